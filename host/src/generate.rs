@@ -1,0 +1,1 @@
+//! Batched decoding over token ids.

@@ -1,0 +1,20 @@
+//! aligner: self-alignment methods as sets of sandboxed plugins over native models and training.
+//!
+//! The library behind the `aligner` binary. Data flows one way:
+//!
+//! ```text
+//! plugin set ─► run ─► pool ─► round: sample ─► generate ─► judge ─► pair ─► filter ─► score ─► order ─► train ─► next round
+//! ```
+
+pub mod cli;
+pub mod generate;
+pub mod logprob;
+pub mod model;
+pub mod objective;
+pub mod plugin;
+pub mod plugin_set;
+pub mod record;
+pub mod report;
+pub mod round;
+pub mod run;
+pub mod train;

@@ -1,0 +1,2 @@
+//! aligner
+fn main() {}

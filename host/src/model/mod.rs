@@ -1,0 +1,4 @@
+//! Models: shape, weights, tokenizer and chat template, wherever they come from.
+
+pub mod checkpoint;
+pub mod spec;

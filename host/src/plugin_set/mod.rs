@@ -1,0 +1,1 @@
+//! Plugin sets: what the user typed, and what the program needs.

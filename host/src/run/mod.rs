@@ -1,0 +1,3 @@
+//! Runs: their directory, journal and seeds.
+
+pub mod seed;

@@ -1,0 +1,1 @@
+//! Compiles plugin crates to WebAssembly and encodes them as components.

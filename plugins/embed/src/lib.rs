@@ -1,0 +1,1 @@
+//! The plugins, plugin sets and data that ship inside the aligner binary.
