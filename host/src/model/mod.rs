@@ -1,4 +1,5 @@
 //! Models: shape, weights, tokenizer and chat template, wherever they come from.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod spec;
