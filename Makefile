@@ -1,0 +1,55 @@
+# What a user runs. `make demo` and `make test` set up what they need, given rustup.
+
+CARGO ?= cargo
+ALIGNER := target/release/aligner
+DEMO := runs/demo
+
+.PHONY: all setup fetch build demo smoke lint test ecosystem soak clean
+
+all: build
+
+# The pinned compiler with its WebAssembly target, from rust-toolchain.toml.
+setup:
+	@rustc --version >/dev/null 2>&1 || rustup toolchain install
+	@rustup target list --installed | grep -qx wasm32-unknown-unknown || rustup target add wasm32-unknown-unknown
+
+# Everything that comes from the network, so that the rest works without one.
+fetch: setup
+	$(CARGO) fetch --locked
+	$(CARGO) fetch --locked --manifest-path plugins/Cargo.toml
+	$(CARGO) fetch --locked --manifest-path tests/guests/Cargo.toml
+
+build: setup
+	$(CARGO) build --release --locked -p aligner
+
+# SOFT+ on SmolLM2-135M-Instruct: three rounds on the CPU. A second call finds the work done.
+demo: build
+	$(ALIGNER) --plugins soft-plus.toml --out $(DEMO) $(if $(wildcard $(DEMO)/run.json),--resume)
+
+# The demo's first round on a few prompts, for CI.
+smoke: build
+	rm -rf runs/smoke
+	$(ALIGNER) --plugins soft-plus.toml --out runs/smoke --rounds 1 --set data.limit=12
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path plugins/Cargo.toml
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace --all-targets -- -D warnings
+
+# Without a network, once `make fetch` has run.
+test: setup
+	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
+
+# What needs Python: the demo's adapter in PEFT.
+ecosystem: build
+	tests/ecosystem/run
+
+# Long kills.
+soak: build
+	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill
+
+clean:
+	$(CARGO) clean
+	rm -rf runs

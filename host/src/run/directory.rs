@@ -1,0 +1,414 @@
+//! The run directory: the only state of a run, and the only module that writes into it.
+//!
+//! A file is whole or absent: it is written under another name, synced and renamed, and the journal
+//! speaks of it only afterwards. What a stage collects while it works goes to an append-only ledger
+//! beside the final file; a resumed stage starts from it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+/// Why the run directory could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The operating system said no: no space, no permission, a folder gone.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// For example `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process works in the directory.
+    #[error("`{}` is in use by another aligner process", path.display())]
+    InUse {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A file holds something else than the program wrote.
+    #[error("`{}` is damaged: {detail}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line where there is one.
+        detail: String,
+    },
+    /// The directory was written by a newer aligner.
+    #[error("`{}` has run format {found}, and this aligner reads up to {known}", path.display())]
+    Newer {
+        /// The run directory.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+    /// The directory holds something that `--out` must not write over.
+    #[error("`{}` {what}", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What it holds.
+        what: String,
+        /// The way out.
+        hint: String,
+    },
+    /// Something the run stands on is not what it was when the run began.
+    #[error("{what}")]
+    Changed {
+        /// One sentence that names the thing.
+        what: String,
+    },
+}
+
+impl DirectoryError {
+    /// Returns the way out, where there is one to tell.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DirectoryError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room, then `aligner resume` goes on from the last finished batch".into())
+            }
+            DirectoryError::Io { .. } => None,
+            DirectoryError::InUse { .. } => {
+                Some("wait for it to end, or name another folder with `--out`".into())
+            }
+            DirectoryError::Damaged { .. } => {
+                Some("restore the file, or start the run again with `--fresh`".into())
+            }
+            DirectoryError::Newer { .. } => Some("upgrade aligner to open this run".into()),
+            DirectoryError::Occupied { hint, .. } => Some(hint.clone()),
+            DirectoryError::Changed { .. } => {
+                Some("put it back as it was, or start a new run with `--out` or `--fresh`".into())
+            }
+        }
+    }
+}
+
+/// An open run directory, held by this process alone.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// Holds the lock until it is dropped.
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens a directory, making it where it is not there, and takes its lock.
+    pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
+        fs::create_dir_all(path).map_err(io_error("make", path))?;
+        let lock_path = path.join(".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io_error("open", &lock_path))?;
+        // SAFETY: the descriptor belongs to `lock`, which lives through the call.
+        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        if locked != 0 {
+            return Err(DirectoryError::InUse { path: path.to_owned() });
+        }
+        Ok(Directory { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Returns where the directory is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the path of a file in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns whether a file or folder is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.join(name).exists()
+    }
+
+    /// Writes a whole file: under another name, synced, renamed. Returns its SHA-256 in hex.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<String, DirectoryError> {
+        let path = self.join(name);
+        let folder = path.parent().expect("a file in the run directory has a parent");
+        fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        let temporary = self.join(&format!("{name}.tmp"));
+        let mut file = File::create(&temporary).map_err(io_error("write", &temporary))?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(io_error("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        sync_folder(folder)?;
+        Ok(sha256(bytes))
+    }
+
+    /// Writes a JSON document, indented.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<String, DirectoryError> {
+        let mut text = serde_json::to_vec_pretty(value).expect("our own types serialise");
+        text.push(b'\n');
+        self.write(name, &text)
+    }
+
+    /// Writes one JSON document a line.
+    pub fn write_lines<T: Serialize>(
+        &self,
+        name: &str,
+        rows: &[T],
+    ) -> Result<String, DirectoryError> {
+        let mut text = Vec::new();
+        for row in rows {
+            serde_json::to_writer(&mut text, row).expect("our own types serialise");
+            text.push(b'\n');
+        }
+        self.write(name, &text)
+    }
+
+    /// Writes a folder that `fill` makes: under another name, synced, renamed. What stood there under
+    /// this name is replaced; it can only be what a killed process left before its journal line.
+    pub fn write_folder<E: From<DirectoryError>>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.join(name);
+        let folder = path.parent().expect("a folder in the run directory has a parent");
+        let temporary = self.join(&format!("{name}.tmp"));
+        self.remove(&format!("{name}.tmp"))?;
+        // Makes the parent as well.
+        fs::create_dir_all(&temporary).map_err(io_error("make", &temporary))?;
+        fill(&temporary)?;
+        sync_tree(&temporary)?;
+        self.remove(name)?;
+        fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        sync_folder(folder)?;
+        Ok(())
+    }
+
+    /// Copies a folder of the run to another name in it.
+    pub fn copy_folder(&self, from: &str, to: &str) -> Result<(), DirectoryError> {
+        let source = self.join(from);
+        self.write_folder(to, |target| {
+            for entry in fs::read_dir(&source).map_err(io_error("read", &source))? {
+                let entry = entry.map_err(io_error("read", &source))?;
+                let copy = target.join(entry.file_name());
+                fs::copy(entry.path(), &copy).map_err(io_error("write", &copy))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads a whole file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, DirectoryError> {
+        let path = self.join(name);
+        fs::read(&path).map_err(io_error("read", &path))
+    }
+
+    /// Reads a JSON document.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T, DirectoryError> {
+        serde_json::from_slice(&self.read(name)?).map_err(|error| self.damaged(name, error))
+    }
+
+    /// Reads a file of one JSON document a line.
+    pub fn read_lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, DirectoryError> {
+        let bytes = self.read(name)?;
+        let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        lines
+            .enumerate()
+            .map(|(index, line)| {
+                serde_json::from_slice(line)
+                    .map_err(|error| self.damaged(name, format!("line {}: {error}", index + 1)))
+            })
+            .collect()
+    }
+
+    /// Removes a file or folder; one that is not there is no error.
+    pub fn remove(&self, name: &str) -> Result<(), DirectoryError> {
+        let path = self.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a ledger: reads the whole lines that are there, cuts off what a killed process left
+    /// half-written, and appends from there.
+    pub fn ledger<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<(Vec<T>, Ledger), DirectoryError> {
+        let path = self.join(name);
+        let folder = path.parent().expect("a file in the run directory has a parent");
+        fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let (mut rows, mut whole) = (Vec::new(), 0u64);
+        let mut reader = BufReader::new(&file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read =
+                reader.read_until(b'\n', &mut line).map_err(io_error("read", &path))? as u64;
+            if read == 0 || line.last() != Some(&b'\n') {
+                break;
+            }
+            // A line that ends but does not parse was cut by a crash of the machine, or is not ours:
+            // everything from it on is done again.
+            match serde_json::from_slice(&line) {
+                Ok(row) => rows.push(row),
+                Err(_) => break,
+            }
+            whole += read;
+        }
+        drop(reader);
+        file.set_len(whole).map_err(io_error("cut", &path))?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
+        Ok((rows, Ledger { file, path }))
+    }
+
+    /// Returns an error that says a file is not what the program wrote.
+    pub fn damaged(&self, name: &str, detail: impl ToString) -> DirectoryError {
+        DirectoryError::Damaged { path: self.join(name), detail: detail.to_string() }
+    }
+}
+
+/// An append-only file of one JSON document a line.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    path: PathBuf,
+}
+
+impl Ledger {
+    /// Appends one row and syncs it: after this returns, a kill does not lose it.
+    pub fn append(&mut self, row: &impl Serialize) -> Result<(), DirectoryError> {
+        let mut line = serde_json::to_vec(row).expect("our own types serialise");
+        line.push(b'\n');
+        self.file
+            .write_all(&line)
+            .and_then(|()| self.file.sync_data())
+            .map_err(io_error("write", &self.path))
+    }
+}
+
+/// Returns the SHA-256 of some bytes, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Returns bytes in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |source| DirectoryError::Io { action, path, source }
+}
+
+/// Makes a rename in a folder last through a crash of the machine.
+fn sync_folder(path: &Path) -> Result<(), DirectoryError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync", path))
+}
+
+fn sync_tree(path: &Path) -> Result<(), DirectoryError> {
+    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
+        let entry = entry.map_err(io_error("read", path))?;
+        let kind = entry.file_type().map_err(io_error("read", path))?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())
+                .and_then(|file| file.sync_all())
+                .map_err(io_error("sync", &entry.path()))?;
+        }
+    }
+    sync_folder(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, Directory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("run")).unwrap();
+        (folder, directory)
+    }
+
+    #[test]
+    fn a_file_is_whole_or_absent() {
+        let (_folder, directory) = directory();
+        let digest = directory.write("rounds/01/a.jsonl", b"hello").unwrap();
+        assert_eq!(digest, sha256(b"hello"));
+        assert_eq!(directory.read("rounds/01/a.jsonl").unwrap(), b"hello");
+        assert!(!directory.has("rounds/01/a.jsonl.tmp"));
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let (_folder, directory) = directory();
+        let second = Directory::open(directory.path());
+        assert!(matches!(second, Err(DirectoryError::InUse { .. })), "{second:?}");
+    }
+
+    #[test]
+    fn a_ledger_forgets_a_half_written_line_and_nothing_else() {
+        let (_folder, directory) = directory();
+        let (rows, mut ledger) = directory.ledger::<u32>("l.jsonl").unwrap();
+        assert!(rows.is_empty());
+        for row in 1..=3 {
+            ledger.append(&row).unwrap();
+        }
+        drop(ledger);
+        let bytes = directory.read("l.jsonl").unwrap();
+        for cut in 0..=bytes.len() {
+            fs::write(directory.join("l.jsonl"), &bytes[..cut]).unwrap();
+            let (rows, mut ledger) = directory.ledger::<u32>("l.jsonl").unwrap();
+            let whole = bytes[..cut].iter().filter(|&&byte| byte == b'\n').count() as u32;
+            assert_eq!(rows, (1..=whole).collect::<Vec<_>>(), "cut at {cut}");
+            ledger.append(&9).unwrap();
+            drop(ledger);
+            let (rows, _) = directory.ledger::<u32>("l.jsonl").unwrap();
+            assert_eq!(rows.last(), Some(&9), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_folder_replaces_what_a_killed_process_left() {
+        let (_folder, directory) = directory();
+        fs::create_dir_all(directory.join("adapter.tmp")).unwrap();
+        fs::write(directory.join("adapter.tmp/half"), b"x").unwrap();
+        let fill = |path: &Path| {
+            fs::write(path.join("whole"), b"y").unwrap();
+            Ok::<(), DirectoryError>(())
+        };
+        directory.write_folder("adapter", fill).unwrap();
+        directory.write_folder("adapter", fill).unwrap();
+        assert!(directory.has("adapter/whole") && !directory.has("adapter/half"));
+        directory.copy_folder("adapter", "final/adapter").unwrap_or_else(|error| {
+            panic!("the parent folder is made as well: {error}");
+        });
+    }
+
+    #[test]
+    fn damage_is_named_with_its_line() {
+        let (_folder, directory) = directory();
+        fs::write(directory.join("rows.jsonl"), b"1\n2\nthree\n").unwrap();
+        let error = directory.read_lines::<u32>("rows.jsonl").unwrap_err().to_string();
+        assert!(error.contains("rows.jsonl") && error.contains("line 3"), "{error}");
+    }
+}
