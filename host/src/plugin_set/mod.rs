@@ -1,1 +1,143 @@
 //! Plugin sets: what the user typed, and what the program needs.
+//!
+//! A method is one TOML file. `typed` reads it into a tree that remembers where each value was
+//! typed, `check` turns the tree into a [`PluginSet`], and everything after that works with the
+//! checked type alone. The checked set is what `run.json` holds, with every default filled in.
+
+mod plugin;
+mod settings;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use plugin::{After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Scope, Source};
+pub use settings::{
+    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, Start, Train, TrainData,
+};
+
+/// The version of the contract in `wit/` that this host speaks.
+pub const CONTRACT: &str = "0.1";
+
+/// The names that always mean a model: the one of this round, the one before round 1, and the one of
+/// the round before.
+pub const MODEL_ROLES: [&str; 3] = ["policy", "initial", "previous"];
+
+/// A checked plugin set: all that a run does, with every default filled in and every path absolute.
+///
+/// Serialises into `run.json` and back without loss; maps and plugin configurations are sorted by
+/// key, so equal sets give equal bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSet {
+    /// `[method]`
+    pub method: Method,
+    /// `[models]`
+    pub models: Models,
+    /// `[data]`
+    pub data: Data,
+    /// `[run]`
+    pub run: Run,
+    /// `[principle]`; where absent each prompt is its own only variant.
+    pub principle: Option<Plugin>,
+    /// `[sampler]`; where absent every round works on the whole pool, without exemplars.
+    pub sampler: Option<Plugin>,
+    /// `[[filter]]`, in the order in which they run at each place.
+    pub filters: Vec<Filter>,
+    /// `[judge]`
+    pub judge: Option<Plugin>,
+    /// `[difficulty]`
+    pub difficulty: Option<Difficulty>,
+    /// `[generate]`
+    pub generate: Generate,
+    /// `[train]`; where absent nothing is trained.
+    pub train: Option<Train>,
+    /// `[evaluate]`; where absent nothing is measured on held-out prompts.
+    pub evaluate: Option<Evaluate>,
+    /// `[[rounds]]`: the first entry overrides round 1, and so on; at most `run.rounds` entries.
+    pub rounds: Vec<RoundSettings>,
+}
+
+/// `[method]`: what the plugin set is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    /// Lower-case words joined by hyphens; names the run directory.
+    pub name: String,
+    /// The version of the contract it was written for, for example `0.1`.
+    pub contract: String,
+    /// One line for people.
+    pub summary: Option<String>,
+    /// Where the method is published.
+    pub paper: Option<String>,
+}
+
+/// `[models]`: each an alias, a folder, a GGUF file, or `hf:owner/name@revision`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// The model that is aligned; `initial` means it before the first round.
+    pub policy: String,
+    /// Further models that plugins may ask and rounds may generate with, by name.
+    pub named: BTreeMap<String, String>,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// The prompt pool, JSONL.
+    pub prompts: Source,
+    /// Prompts with trusted answers, JSONL; required by `[evaluate]`.
+    pub held_out: Option<Source>,
+    /// Only the first so many prompts; absent: all. At least 1.
+    pub limit: Option<u32>,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// At least 1. Default: the number of `[[rounds]]` entries, or 1.
+    pub rounds: u32,
+    /// Every random draw of the run comes from it. Default: 0.
+    pub seed: u64,
+}
+
+/// The settings of one round, after its `[[rounds]]` entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundSettings {
+    /// `[generate]` with the entry's `generate` over it.
+    pub generate: Generate,
+    /// `[train]` with the entry's `train` over it.
+    pub train: Option<Train>,
+}
+
+impl PluginSet {
+    /// Returns how `round` (from 1) generates.
+    pub fn generate(&self, round: u32) -> &Generate {
+        self.overrides(round).map_or(&self.generate, |settings| &settings.generate)
+    }
+
+    /// Returns how `round` (from 1) trains; `None` where it does not.
+    pub fn train(&self, round: u32) -> Option<&Train> {
+        self.overrides(round).map_or(self.train.as_ref(), |settings| settings.train.as_ref())
+    }
+
+    /// Returns every plugin with its kind, in the order of the stages: `principle`, `sampler`, the
+    /// filters, `judge`, `difficulty`.
+    pub fn plugins(&self) -> Vec<(&'static str, &Plugin)> {
+        let mut plugins = Vec::new();
+        plugins.extend(self.principle.as_ref().map(|plugin| ("principle", plugin)));
+        plugins.extend(self.sampler.as_ref().map(|plugin| ("sampler", plugin)));
+        plugins.extend(self.filters.iter().map(|filter| ("filter", &filter.plugin)));
+        plugins.extend(self.judge.as_ref().map(|plugin| ("judge", plugin)));
+        plugins.extend(self.difficulty.as_ref().map(|scorer| ("difficulty", &scorer.plugin)));
+        plugins
+    }
+
+    fn overrides(&self, round: u32) -> Option<&RoundSettings> {
+        self.rounds.get(round.checked_sub(1)? as usize)
+    }
+}

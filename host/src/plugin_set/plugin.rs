@@ -1,0 +1,174 @@
+//! The tables that name a plugin.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+
+/// Where a component or a data file comes from.
+///
+/// Written as a string: `builtin:NAME`, or the path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Embedded in the binary under this name.
+    Builtin(String),
+    /// A file; absolute in a checked plugin set.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Builtin(name) => write!(f, "builtin:{name}"),
+            Source::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Source, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix("builtin:") {
+            Some(name) => Ok(Source::Builtin(name.to_owned())),
+            None if text.is_empty() => Err(de::Error::custom("a source must not be empty")),
+            None => Ok(Source::File(PathBuf::from(text))),
+        }
+    }
+}
+
+/// One plugin: which component, and what it is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plugin {
+    /// The component.
+    pub source: Source,
+    /// A JSON object, handed to `meta.configure`; its keys are sorted. Default: `{}`.
+    pub config: Value,
+    /// What one call may use.
+    pub limits: Limits,
+    /// What a failing call does.
+    pub on_error: OnError,
+    /// What it may ask models; absent: nothing.
+    pub ask: Option<Ask>,
+}
+
+/// What one call of a plugin may use.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Instructions, roughly; the same on every machine. Default: 10 G.
+    pub fuel: u64,
+    /// Of the component's memories together. Default: 256 MiB.
+    pub memory_bytes: u64,
+    /// Of one call; the last resort, after which the run stops. Default: 60.
+    pub wall_seconds: f64,
+    /// What crosses the boundary in either direction. Default: 64 MiB.
+    pub copied_bytes: u64,
+    /// Of log lines. Default: 64 KiB.
+    pub log_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            fuel: 10_000_000_000,
+            memory_bytes: 256 << 20,
+            wall_seconds: 60.0,
+            copied_bytes: 64 << 20,
+            log_bytes: 64 << 10,
+        }
+    }
+}
+
+/// What a failing call of a plugin does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// Stops the run, which can be resumed.
+    #[default]
+    Stop,
+    /// Halves the batch down to the record at fault and drops that.
+    Drop,
+}
+
+/// What a plugin may ask models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// `policy`, `initial`, `previous`, or names from `[models]`; not empty.
+    pub models: Vec<String>,
+    /// Prompt and new tokens together, over the whole run. Default: 1 M.
+    pub tokens: u64,
+}
+
+impl Ask {
+    /// The budget of a plugin that may ask and says no number.
+    pub const DEFAULT_TOKENS: u64 = 1_000_000;
+}
+
+/// `[[filter]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The stage it stands behind.
+    pub after: After,
+    /// The plugin.
+    #[serde(flatten)]
+    pub plugin: Plugin,
+}
+
+/// The stage that a filter stands behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum After {
+    /// Sees prompts.
+    Sample,
+    /// Sees completions.
+    Generate,
+    /// Sees rewards.
+    Judge,
+    /// Sees preference pairs.
+    Pair,
+}
+
+/// `[difficulty]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difficulty {
+    /// What is scored, and when.
+    pub scope: Scope,
+    /// How the scored records are ordered.
+    pub order: Order,
+    /// The plugin.
+    #[serde(flatten)]
+    pub plugin: Plugin,
+}
+
+/// What a difficulty plugin scores, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// The pool, once, before round 1, by the initial model.
+    #[default]
+    Pool,
+    /// The records of each round, after the filters.
+    Round,
+}
+
+/// How scored records are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Low scores first.
+    #[default]
+    EasyToHard,
+    /// High scores first.
+    HardToEasy,
+    /// Shuffled with the run's seed.
+    Random,
+    /// As in the file.
+    AsGiven,
+}

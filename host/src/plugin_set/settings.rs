@@ -1,0 +1,269 @@
+//! The tables that set the machinery: generation, training, evaluation.
+//!
+//! Every default stands in a `Default` of this file and nowhere else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{adapter::LoraConfig, spec::Linear},
+    record::Decoding,
+};
+
+/// `[generate]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// `policy` (the model that the round before left), `initial`, `previous`, or a name from
+    /// `[models]`. Default: `policy`.
+    pub model: String,
+    /// In [0, 10]; 0 is greedy. Default: 1.
+    pub temperature: f64,
+    /// In (0, 1]; 1 keeps every token. Default: 1.
+    pub top_p: f64,
+    /// 0 keeps every token. Default: 0.
+    pub top_k: u32,
+    /// Over 0; 1 is none. Default: 1.
+    pub repetition_penalty: f64,
+    /// At least 1. Default: 256.
+    pub max_new_tokens: u32,
+    /// The completion ends before the first of these; at most 16, none empty. Default: none.
+    pub stop: Vec<String>,
+    /// Rows that are decoded at once; changes speed and memory, never a token. Absent: the host
+    /// chooses.
+    pub batch: Option<u32>,
+}
+
+impl Default for Generate {
+    fn default() -> Generate {
+        Generate {
+            model: "policy".to_owned(),
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            max_new_tokens: 256,
+            stop: Vec::new(),
+            batch: None,
+        }
+    }
+}
+
+impl Generate {
+    /// Returns the decoding settings, all of them present.
+    pub fn decoding(&self) -> Decoding {
+        Decoding {
+            temperature: Some(self.temperature),
+            top_p: Some(self.top_p),
+            top_k: Some(self.top_k),
+            repetition_penalty: Some(self.repetition_penalty),
+            max_new_tokens: Some(self.max_new_tokens),
+            stop: Some(self.stop.clone()),
+        }
+    }
+}
+
+/// `[train]`, under Hugging Face's names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// The loss. Default: `sft`.
+    pub objective: Objective,
+    /// Where each round's training begins. Default: `previous`.
+    pub start: Start,
+    /// What each round trains on. Default: `round`.
+    pub data: TrainData,
+    /// The peak of the schedule; over 0. Default: 1e-4.
+    pub learning_rate: f64,
+    /// Over 0; a part of an epoch ends early. Default: 1.
+    pub num_train_epochs: f64,
+    /// Rows in one forward pass; at least 1. Default: 8.
+    pub per_device_train_batch_size: u32,
+    /// Passes in one update; at least 1. Default: 1.
+    pub gradient_accumulation_steps: u32,
+    /// Part of all steps in which the rate rises; in [0, 1]. Default: 0.03.
+    pub warmup_ratio: f64,
+    /// How the rate falls after the warm-up. Default: `cosine`.
+    pub lr_scheduler_type: LrScheduler,
+    /// Decoupled, as in AdamW; at least 0. Default: 0.
+    pub weight_decay: f64,
+    /// In [0, 1). Default: 0.9.
+    pub adam_beta1: f64,
+    /// In [0, 1). Default: 0.999.
+    pub adam_beta2: f64,
+    /// Over 0. Default: 1e-8.
+    pub adam_epsilon: f64,
+    /// The norm that gradients are clipped to; 0 clips nothing. Default: 1.
+    pub max_grad_norm: f64,
+    /// Longest row in tokens, prompt and completion; at least 2. Default: 1024.
+    pub max_length: u32,
+    /// Updates between two checkpoints that a killed training goes on from; absent: none within a
+    /// round.
+    pub save_steps: Option<u32>,
+    /// The adapter that is trained.
+    pub lora: Lora,
+}
+
+impl Default for Train {
+    fn default() -> Train {
+        Train {
+            objective: Objective::Sft,
+            start: Start::Previous,
+            data: TrainData::Round,
+            learning_rate: 1e-4,
+            num_train_epochs: 1.0,
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            warmup_ratio: 0.03,
+            lr_scheduler_type: LrScheduler::Cosine,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            max_length: 1024,
+            save_steps: None,
+            lora: Lora::default(),
+        }
+    }
+}
+
+/// The loss of the training stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Minus the mean logprob of the completion's tokens.
+    Sft,
+}
+
+/// Where a round's training begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At the adapter that the round before left.
+    Previous,
+    /// At a fresh adapter on the initial model.
+    Initial,
+}
+
+/// What a round trains on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainData {
+    /// The records it kept.
+    Round,
+    /// These and all that earlier rounds kept.
+    All,
+}
+
+/// How the learning rate changes, under Hugging Face's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrScheduler {
+    /// Stays at its peak, without a warm-up.
+    Constant,
+    /// Stays at its peak after the warm-up.
+    ConstantWithWarmup,
+    /// Falls to 0 along a line.
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+}
+
+/// `lora` of `[train]`, under PEFT's names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Rank, in 1..=1024. Default: 16.
+    pub r: u32,
+    /// Numerator of the scale; over 0. Default: equal to `r`, a scale of 1.
+    pub alpha: f64,
+    /// In [0, 1). Default: 0.
+    pub dropout: f64,
+    /// Names of linear layers such as `q_proj`, in checkpoint order; not empty. Default: all seven
+    /// (`all-linear`).
+    pub target_modules: Vec<String>,
+    /// Scale by `alpha / sqrt(r)` instead of `alpha / r`. Default: false.
+    pub use_rslora: bool,
+}
+
+impl Default for Lora {
+    fn default() -> Lora {
+        Lora {
+            r: 16,
+            alpha: 16.0,
+            dropout: 0.0,
+            target_modules: Linear::ALL.map(|linear| linear.name().to_owned()).to_vec(),
+            use_rslora: false,
+        }
+    }
+}
+
+impl Lora {
+    /// Returns the adapter's hyper-parameters as the model takes them.
+    pub fn config(&self) -> LoraConfig {
+        let named = |linear: &Linear| self.target_modules.iter().any(|name| name == linear.name());
+        LoraConfig {
+            r: self.r as usize,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: Linear::ALL.into_iter().filter(named).collect(),
+            use_rslora: self.use_rslora,
+        }
+    }
+}
+
+/// `[evaluate]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    /// What is measured after each round, in the order given, none twice; not empty.
+    pub measures: Vec<Measure>,
+    /// When to stop before the last round; absent: never.
+    pub early_stop: Option<EarlyStop>,
+}
+
+/// What is measured on held-out prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Of the trusted answers, over all their tokens; lower is better.
+    Perplexity,
+    /// Distinct word pairs over all word pairs of the model's own answers; higher is better.
+    #[serde(rename = "distinct-2")]
+    Distinct2,
+    /// Mean tokens of the model's own answers; neither way is better.
+    Length,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Measure; 3] = [Measure::Perplexity, Measure::Distinct2, Measure::Length];
+
+    /// Returns the name that plugin sets and reports use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Measure::Perplexity => "perplexity",
+            Measure::Distinct2 => "distinct-2",
+            Measure::Length => "length",
+        }
+    }
+
+    /// Returns whether `new` is better than `old`; `None` where neither way is better.
+    pub fn better(self, new: f64, old: f64) -> Option<bool> {
+        match self {
+            Measure::Perplexity => Some(new < old),
+            Measure::Distinct2 => Some(new > old),
+            Measure::Length => None,
+        }
+    }
+}
+
+/// When a run stops before its last round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStop {
+    /// One of `measures` that has a better direction; it also chooses the best round.
+    pub measure: Measure,
+    /// Rounds without improvement before stopping; at least 1. Default: 1.
+    pub patience: u32,
+}
