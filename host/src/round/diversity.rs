@@ -1,0 +1,48 @@
+//! How varied a set of texts is.
+
+use std::collections::HashSet;
+
+/// Returns distinct-2: distinct pairs of neighbouring words over all such pairs, in [0, 1]
+/// (Li et al. 2016, <https://arxiv.org/abs/1510.03055>). Words are split at white space and compared
+/// in lower case. 0 where no text has two words.
+pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
+    let (mut all, mut distinct) = (0usize, HashSet::new());
+    for text in texts {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        for pair in words.windows(2) {
+            all += 1;
+            distinct.insert((pair[0].clone(), pair[1].clone()));
+        }
+    }
+    if all == 0 { 0.0 } else { distinct.len() as f64 / all as f64 }
+}
+
+/// Returns the mean of some numbers, or `None` where there are none.
+pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (sum, count) =
+        values.into_iter().fold((0.0, 0u64), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distinct_2_counts_pairs_over_all_texts() {
+        let check = |texts: &[&str], expected: f64| {
+            assert_eq!(distinct_2(texts.iter().copied()), expected, "{texts:?}");
+        };
+        check(&[], 0.0);
+        check(&["", "one"], 0.0);
+        check(&["a b c"], 1.0);
+        check(&["a b a b"], 2.0 / 3.0);
+        check(&["a b", "A  B", "b a"], 2.0 / 3.0);
+    }
+
+    #[test]
+    fn the_mean_of_nothing_is_nothing() {
+        assert_eq!(mean([]), None);
+        assert_eq!(mean([1.0, 2.0, 6.0]), Some(3.0));
+    }
+}

@@ -1,0 +1,78 @@
+//! Why a run stopped.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::model::ModelError;
+use crate::plugin::PluginError;
+use crate::run::directory::DirectoryError;
+use crate::train::TrainError;
+
+/// Why a run stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run directory could not be read or written, or is not ours to write.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A plugin failed, or asked for what it may not.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A model could not be loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The training could not go on.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The settings contradict each other in a way that only shows with plugins and data at hand.
+    #[error("{what}")]
+    Settings {
+        /// One sentence that names the thing.
+        what: String,
+        /// The way out.
+        hint: String,
+    },
+    /// No record came through a round, so there is nothing to train on.
+    #[error("round {round} kept none of its {completions} records{}", reasons(drops))]
+    NothingKept {
+        /// From 1.
+        round: u32,
+        /// How many records entered its filters.
+        completions: u64,
+        /// How many were dropped for which reason.
+        drops: BTreeMap<String, u64>,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; all finished work is in `{}`", path.display())]
+    Interrupted {
+        /// The run directory.
+        path: PathBuf,
+    },
+}
+
+impl RunError {
+    /// Returns the way out, where there is one to tell.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            RunError::Directory(error) => error.hint(),
+            RunError::Plugin(error) => error.hint(),
+            RunError::Model(error) => error.hint(),
+            RunError::Train(error) => error.hint(),
+            RunError::Settings { hint, .. } => Some(hint.clone()),
+            RunError::NothingKept { .. } => Some(
+                "`aligner show DIR --dropped` lists what was dropped; loosen the filter that \
+                 dropped most, raise `generate.max_new_tokens`, or take a larger model"
+                    .into(),
+            ),
+            RunError::Interrupted { path } => {
+                Some(format!("`aligner resume {}` goes on", path.display()))
+            }
+        }
+    }
+}
+
+fn reasons(drops: &BTreeMap<String, u64>) -> String {
+    let mut reasons: Vec<_> = drops.iter().collect();
+    reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), (*reason).clone()));
+    let text: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    if text.is_empty() { String::new() } else { format!(": {}", text.join(", ")) }
+}

@@ -1,0 +1,164 @@
+//! One round, from the prompt pool to the next policy.
+
+mod ask;
+mod assess;
+pub mod diversity;
+mod error;
+mod evaluate;
+mod generate;
+mod learn;
+mod models;
+mod pool;
+pub mod rows;
+mod sample;
+pub mod stage;
+mod summary;
+
+pub use error::RunError;
+pub use models::{Models, Policy};
+pub use pool::Pool;
+pub use summary::Summary;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::data::HeldOut;
+use crate::plugin_set::{After, PluginSet, Scope};
+use crate::progress::Progress;
+use crate::record::{Exemplar, Record};
+use rows::Trained;
+use stage::{Notebook, Place};
+
+/// All that the rounds of a run work with.
+pub struct Workshop<'a> {
+    /// What is to be done.
+    pub set: &'a PluginSet,
+    /// The loaded plugins, by their place in the set.
+    pub plugins: &'a crate::run::plugins::Plugins,
+    /// The loaded models.
+    pub models: &'a Models,
+    /// The exemplars that the principle plugin publishes, by id.
+    pub catalogue: &'a [Exemplar],
+    /// Prompts with trusted answers.
+    pub held_out: &'a [HeldOut],
+    /// The run directory and its journal.
+    pub notebook: &'a mut Notebook,
+    /// Where progress is shown.
+    pub progress: &'a Progress,
+    /// Set when the user wants to stop.
+    pub cancel: &'a AtomicBool,
+}
+
+/// What a round leaves to the next.
+pub struct Outcome {
+    /// The trained policy.
+    pub policy: Policy,
+    /// The row of the report.
+    pub summary: Summary,
+    /// What it trained on.
+    pub trained: Vec<Trained>,
+}
+
+/// The records on their way through a round.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Those still in the round, in working order.
+    pub records: Vec<Record>,
+    /// How many were dropped for which reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Stands for all of this in the keys of later stages.
+    pub digest: String,
+}
+
+impl Flow {
+    /// Counts a dropped record.
+    pub fn drop(&mut self, reason: &str) {
+        *self.drops.entry(reason.to_owned()).or_default() += 1;
+    }
+}
+
+/// Does one round: the policy that enters completes the prompts, and what the plugins keep of that
+/// trains the policy that leaves.
+///
+/// `earlier` holds what earlier rounds trained on, for `data = "all"`.
+pub fn round(
+    shop: &mut Workshop<'_>,
+    round: u32,
+    pool: &mut Pool,
+    entering: &Policy,
+    earlier: &[Trained],
+) -> Result<Outcome, RunError> {
+    let sampled = sample::select(shop, round, pool)?;
+    let sampled = assess::filter(shop, round, After::Sample, sampled, entering)?;
+    let prompts = sampled.records.len();
+
+    let generated = generate::complete(shop, round, sampled, entering)?;
+    let completions = generated.records.len();
+    let kept = assess::filter(shop, round, After::Generate, generated, entering)?;
+
+    let judged = assess::judge(shop, round, kept, entering)?;
+    let judged = assess::filter(shop, round, After::Judge, judged, entering)?;
+    let paired = assess::filter(shop, round, After::Pair, judged, entering)?;
+
+    let scored = match &shop.set.difficulty {
+        Some(difficulty) if difficulty.scope == Scope::Round => {
+            let scored = assess::difficulty(shop, round, paired, entering)?;
+            assess::order(shop, round, scored)
+        }
+        _ => paired,
+    };
+
+    if scored.records.is_empty() {
+        let completions = completions as u64;
+        return Err(RunError::NothingKept { round, completions, drops: scored.drops });
+    }
+    let learned = learn::train(shop, round, &scored, entering, earlier)?;
+    let measures = evaluate::held_out(shop, round, &learned.policy)?;
+
+    let summary = Summary::of(round, prompts, completions, &scored, &learned, measures);
+    Ok(Outcome { policy: learned.policy, summary, trained: learned.rows })
+}
+
+/// Prepares the pool: scores every prompt with the initial model, as round 1 would complete it, and
+/// puts the pool into order.
+pub fn pool(shop: &mut Workshop<'_>, pool: &mut Pool, initial: &Policy) -> Result<(), RunError> {
+    let Some(difficulty) = &shop.set.difficulty else { return Ok(()) };
+    if difficulty.scope != Scope::Pool {
+        return Ok(());
+    }
+    let sampled = sample::everything(shop, pool)?;
+    let generated = generate::complete(shop, 0, sampled, initial)?;
+    let scored = assess::difficulty(shop, 0, generated, initial)?;
+    let difficulties = scored.records.iter().filter_map(|record| {
+        record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))
+    });
+    pool.arrange(difficulties.collect(), difficulty.order, assess::order_seed(shop, 0));
+    Ok(())
+}
+
+impl Workshop<'_> {
+    /// Fails where the user has asked to stop.
+    pub fn check_cancel(&self) -> Result<(), RunError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            let path = self.notebook.directory.path().to_owned();
+            return Err(RunError::Interrupted { path });
+        }
+        Ok(())
+    }
+
+    /// Returns the seed of a place in the run.
+    pub fn seed(&self, place: Place<'_>) -> u64 {
+        crate::run::seed::of([
+            self.set.run.seed.into(),
+            place.seed_round().into(),
+            place.stage.into(),
+        ])
+    }
+}
+
+/// Returns what a key must hold of an adapter-bearing policy.
+fn policy_key(policy: &Policy) -> serde_json::Value {
+    json!(policy.digest)
+}

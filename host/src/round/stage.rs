@@ -1,0 +1,210 @@
+//! How a stage is done once: its key, its files, its lines in the journal.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::run::directory::{Directory, DirectoryError, Ledger};
+use crate::run::journal::{self, Journal};
+
+/// Where in the run a stage stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// 0 for the pool.
+    pub round: u32,
+    /// For example `generate`; names the stage's file.
+    pub stage: &'a str,
+}
+
+impl Place<'_> {
+    /// Returns the folder of the round: `pool`, or `rounds/01` and so on.
+    pub fn folder(&self) -> String {
+        folder(self.round)
+    }
+
+    /// Returns the file that the stage writes.
+    pub fn file(&self) -> String {
+        format!("{}/{}.jsonl", self.folder(), self.stage)
+    }
+
+    /// Returns the file in which the stage collects results while it works.
+    pub fn ledger(&self) -> String {
+        format!("{}/{}.partial.jsonl", self.folder(), self.stage)
+    }
+
+    /// Returns the round that seeds are drawn for. The pool is prepared as round 1 would be, so that
+    /// round 1 finds its completions done.
+    pub fn seed_round(&self) -> u32 {
+        self.round.max(1)
+    }
+}
+
+/// Returns the folder of a round: `pool` for 0, or `rounds/01` and so on.
+pub fn folder(round: u32) -> String {
+    if round == 0 { "pool".into() } else { format!("rounds/{round:02}") }
+}
+
+/// What a stage made.
+#[derive(Debug)]
+pub struct Made<T> {
+    /// One row for each line of the stage's file.
+    pub rows: Vec<T>,
+    /// Counts for the journal, such as `kept` or `tokens`.
+    pub counts: BTreeMap<String, u64>,
+    /// Further files that the stage has written, with their SHA-256.
+    pub files: BTreeMap<String, String>,
+}
+
+impl<T> Made<T> {
+    /// Returns rows alone.
+    pub fn rows(rows: Vec<T>) -> Made<T> {
+        Made { rows, counts: BTreeMap::new(), files: BTreeMap::new() }
+    }
+
+    /// Adds a count.
+    pub fn count(mut self, name: &str, value: u64) -> Made<T> {
+        self.counts.insert(name.into(), value);
+        self
+    }
+}
+
+/// What a stage gives to the next: its rows, and the digest that stands for them in keys.
+#[derive(Clone, Debug)]
+pub struct Output<T> {
+    /// One row for each line of the stage's file.
+    pub rows: Vec<T>,
+    /// Digest of the stage's key: equal where everything that the rows depend on is equal.
+    pub digest: String,
+}
+
+/// A line of `timings.jsonl`: all that may differ between two equal runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Timing {
+    /// 0 for the pool.
+    pub round: u32,
+    /// The stage.
+    pub stage: String,
+    /// Wall time of the work done by this process.
+    pub seconds: f64,
+    /// Largest resident memory of the process so far, in bytes.
+    pub peak_memory_bytes: u64,
+}
+
+/// The file of all timings.
+pub const TIMINGS: &str = "timings.jsonl";
+
+/// The run directory with its journal: where stages are noted.
+pub struct Notebook {
+    /// The run directory.
+    pub directory: Directory,
+    /// Its journal.
+    pub journal: Journal,
+    /// What every key depends on: seed, model, engine, contract.
+    pub base: Value,
+    timings: Ledger,
+}
+
+impl Notebook {
+    /// Opens the journal and timings of a run directory.
+    pub fn open(directory: Directory, base: Value) -> Result<Notebook, DirectoryError> {
+        let journal = Journal::open(&directory)?;
+        let (_, timings) = directory.ledger::<Value>(TIMINGS)?;
+        Ok(Notebook { directory, journal, base, timings })
+    }
+
+    /// Does a stage, or reads what it made before.
+    ///
+    /// `depends` holds everything that the rows depend on besides the run's base; its digest is the
+    /// stage's key. `work` may collect in `place.ledger()`, which is removed when the stage is done.
+    pub fn stage<T, E>(
+        &mut self,
+        place: Place<'_>,
+        depends: Value,
+        work: impl FnOnce(&mut Notebook) -> Result<Made<T>, E>,
+    ) -> Result<Output<T>, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<DirectoryError>,
+    {
+        let Place { round, stage } = place;
+        let key = journal::key(&json!([&self.base, round, stage, depends]));
+        let file = place.file();
+        if self.journal.finished(&self.directory, round, stage, &key)? {
+            self.directory.remove(&place.ledger())?;
+            return Ok(Output { rows: self.directory.read_lines(&file)?, digest: key });
+        }
+        self.journal.start(round, stage, &key)?;
+        let begun = Instant::now();
+        let made = work(self)?;
+        let digest = self.directory.write_lines(&file, &made.rows)?;
+        let mut files = made.files;
+        files.insert(file, digest);
+        self.journal.finish(round, stage, &key, files, made.counts)?;
+        self.directory.remove(&place.ledger())?;
+        self.timings.append(&Timing {
+            round,
+            stage: stage.into(),
+            seconds: begun.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory_bytes(),
+        })?;
+        Ok(Output { rows: made.rows, digest: key })
+    }
+}
+
+/// Returns the largest resident memory of this process so far, in bytes.
+pub fn peak_memory_bytes() -> u64 {
+    // SAFETY: the struct is plain numbers, and `getrusage` fills it or leaves the zeros.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    // Kilobytes on Linux.
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_done_once_and_its_ledger_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut times = 0;
+        for _ in 0..2 {
+            let directory = Directory::open(folder.path()).unwrap();
+            let mut notebook = Notebook::open(directory, json!({"seed": 1})).unwrap();
+            let place = Place { round: 1, stage: "sample" };
+            let output = notebook
+                .stage(place, json!("inputs"), |notebook| {
+                    times += 1;
+                    let (_, mut ledger) = notebook.directory.ledger::<u32>(&place.ledger())?;
+                    ledger.append(&1)?;
+                    Ok::<_, DirectoryError>(Made::rows(vec![1u32, 2]).count("kept", 2))
+                })
+                .unwrap();
+            assert_eq!(output.rows, [1, 2]);
+            assert!(!notebook.directory.has(&place.ledger()));
+        }
+        assert_eq!(times, 1);
+    }
+
+    #[test]
+    fn a_failed_stage_leaves_its_ledger_for_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        let mut notebook = Notebook::open(directory, json!(null)).unwrap();
+        let place = Place { round: 2, stage: "generate" };
+        let failed = notebook.stage(place, json!(1), |notebook| {
+            let (_, mut ledger) = notebook.directory.ledger::<u32>(&place.ledger())?;
+            ledger.append(&7)?;
+            Err::<Made<u32>, _>(notebook.directory.damaged("x", "on purpose"))
+        });
+        assert!(failed.is_err());
+        let (rows, _) = notebook.directory.ledger::<u32>(&place.ledger()).unwrap();
+        assert_eq!(rows, [7]);
+    }
+}
