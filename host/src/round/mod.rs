@@ -22,12 +22,10 @@ pub use summary::Summary;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
-
 use crate::data::HeldOut;
 use crate::plugin_set::{After, PluginSet, Scope};
 use crate::progress::Progress;
-use crate::record::{Exemplar, Record};
+use crate::record::{Decoding, Exemplar, Record};
 use rows::Trained;
 use stage::{Notebook, Place};
 
@@ -43,8 +41,8 @@ pub struct Workshop<'a> {
     pub catalogue: &'a [Exemplar],
     /// Prompts with trusted answers.
     pub held_out: &'a [HeldOut],
-    /// The run directory and its journal.
-    pub notebook: &'a mut Notebook,
+    /// Digest of these.
+    pub held_out_digest: &'a str,
     /// Where progress is shown.
     pub progress: &'a Progress,
     /// Set when the user wants to stop.
@@ -68,6 +66,8 @@ pub struct Flow {
     pub records: Vec<Record>,
     /// How many were dropped for which reason.
     pub drops: BTreeMap<String, u64>,
+    /// What the sampler changed of `[generate]`, by record id.
+    pub decoding: BTreeMap<String, Decoding>,
     /// Stands for all of this in the keys of later stages.
     pub digest: String,
 }
@@ -84,27 +84,28 @@ impl Flow {
 ///
 /// `earlier` holds what earlier rounds trained on, for `data = "all"`.
 pub fn round(
-    shop: &mut Workshop<'_>,
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
     round: u32,
     pool: &mut Pool,
     entering: &Policy,
     earlier: &[Trained],
 ) -> Result<Outcome, RunError> {
-    let sampled = sample::select(shop, round, pool)?;
-    let sampled = assess::filter(shop, round, After::Sample, sampled, entering)?;
+    let sampled = sample::select(shop, book, round, pool)?;
+    let sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?;
     let prompts = sampled.records.len();
 
-    let generated = generate::complete(shop, round, sampled, entering)?;
+    let generated = generate::complete(shop, book, round, sampled, entering)?;
     let completions = generated.records.len();
-    let kept = assess::filter(shop, round, After::Generate, generated, entering)?;
+    let kept = assess::filter(shop, book, round, After::Generate, generated, entering)?;
 
-    let judged = assess::judge(shop, round, kept, entering)?;
-    let judged = assess::filter(shop, round, After::Judge, judged, entering)?;
-    let paired = assess::filter(shop, round, After::Pair, judged, entering)?;
+    let judged = assess::judge(shop, book, round, kept, entering)?;
+    let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
+    let paired = assess::filter(shop, book, round, After::Pair, judged, entering)?;
 
     let scored = match &shop.set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Round => {
-            let scored = assess::difficulty(shop, round, paired, entering)?;
+            let scored = assess::difficulty(shop, book, round, paired, entering)?;
             assess::order(shop, round, scored)
         }
         _ => paired,
@@ -114,8 +115,8 @@ pub fn round(
         let completions = completions as u64;
         return Err(RunError::NothingKept { round, completions, drops: scored.drops });
     }
-    let learned = learn::train(shop, round, &scored, entering, earlier)?;
-    let measures = evaluate::held_out(shop, round, &learned.policy)?;
+    let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
+    let measures = evaluate::held_out(shop, book, round, &learned.policy)?;
 
     let summary = Summary::of(round, prompts, completions, &scored, &learned, measures);
     Ok(Outcome { policy: learned.policy, summary, trained: learned.rows })
@@ -123,14 +124,19 @@ pub fn round(
 
 /// Prepares the pool: scores every prompt with the initial model, as round 1 would complete it, and
 /// puts the pool into order.
-pub fn pool(shop: &mut Workshop<'_>, pool: &mut Pool, initial: &Policy) -> Result<(), RunError> {
+pub fn pool(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    pool: &mut Pool,
+    initial: &Policy,
+) -> Result<(), RunError> {
     let Some(difficulty) = &shop.set.difficulty else { return Ok(()) };
     if difficulty.scope != Scope::Pool {
         return Ok(());
     }
-    let sampled = sample::everything(shop, pool)?;
-    let generated = generate::complete(shop, 0, sampled, initial)?;
-    let scored = assess::difficulty(shop, 0, generated, initial)?;
+    let sampled = sample::everything(shop, book, pool)?;
+    let generated = generate::complete(shop, book, 0, sampled, initial)?;
+    let scored = assess::difficulty(shop, book, 0, generated, initial)?;
     let difficulties = scored.records.iter().filter_map(|record| {
         record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))
     });
@@ -140,9 +146,9 @@ pub fn pool(shop: &mut Workshop<'_>, pool: &mut Pool, initial: &Policy) -> Resul
 
 impl Workshop<'_> {
     /// Fails where the user has asked to stop.
-    pub fn check_cancel(&self) -> Result<(), RunError> {
+    pub fn check_cancel(&self, book: &Notebook) -> Result<(), RunError> {
         if self.cancel.load(Ordering::Relaxed) {
-            let path = self.notebook.directory.path().to_owned();
+            let path = book.directory.path().to_owned();
             return Err(RunError::Interrupted { path });
         }
         Ok(())
@@ -156,9 +162,4 @@ impl Workshop<'_> {
             place.stage.into(),
         ])
     }
-}
-
-/// Returns what a key must hold of an adapter-bearing policy.
-fn policy_key(policy: &Policy) -> serde_json::Value {
-    json!(policy.digest)
 }

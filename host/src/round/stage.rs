@@ -1,12 +1,13 @@
 //! How a stage is done once: its key, its files, its lines in the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::record::Completion;
 use crate::run::directory::{Directory, DirectoryError, Ledger};
 use crate::run::journal::{self, Journal};
 
@@ -45,6 +46,14 @@ impl Place<'_> {
 /// Returns the folder of a round: `pool` for 0, or `rounds/01` and so on.
 pub fn folder(round: u32) -> String {
     if round == 0 { "pool".into() } else { format!("rounds/{round:02}") }
+}
+
+/// Returns what people call a stage: `pool: generate` or `round 2: generate`.
+pub fn label(place: Place<'_>) -> String {
+    match place.round {
+        0 => format!("pool: {}", place.stage),
+        round => format!("round {round}: {}", place.stage),
+    }
 }
 
 /// What a stage made.
@@ -104,6 +113,8 @@ pub struct Notebook {
     pub journal: Journal,
     /// What every key depends on: seed, model, engine, contract.
     pub base: Value,
+    /// Completions that finished stages have made, by key.
+    pub completions: HashMap<String, Completion>,
     timings: Ledger,
 }
 
@@ -112,7 +123,7 @@ impl Notebook {
     pub fn open(directory: Directory, base: Value) -> Result<Notebook, DirectoryError> {
         let journal = Journal::open(&directory)?;
         let (_, timings) = directory.ledger::<Value>(TIMINGS)?;
-        Ok(Notebook { directory, journal, base, timings })
+        Ok(Notebook { directory, journal, base, completions: HashMap::new(), timings })
     }
 
     /// Does a stage, or reads what it made before.

@@ -140,11 +140,16 @@ impl Directory {
         fs::create_dir_all(folder).map_err(io_error("make", folder))?;
         let temporary = self.join(&format!("{name}.tmp"));
         let mut file = File::create(&temporary).map_err(io_error("write", &temporary))?;
-        file.write_all(bytes)
+        let half = bytes.len() / 2;
+        file.write_all(&bytes[..half])
+            .and_then(|()| fault::point())
+            .and_then(|()| file.write_all(&bytes[half..]))
             .and_then(|()| file.sync_all())
+            .and_then(|()| fault::point())
             .map_err(io_error("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
         sync_folder(folder)?;
+        fault::point().map_err(io_error("write", &path))?;
         Ok(sha256(bytes))
     }
 
@@ -184,9 +189,11 @@ impl Directory {
         fs::create_dir_all(&temporary).map_err(io_error("make", &temporary))?;
         fill(&temporary)?;
         sync_tree(&temporary)?;
+        fault::point().map_err(io_error("write", &temporary))?;
         self.remove(name)?;
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
         sync_folder(folder)?;
+        fault::point().map_err(io_error("write", &path))?;
         Ok(())
     }
 
@@ -297,9 +304,13 @@ impl Ledger {
     pub fn append(&mut self, row: &impl Serialize) -> Result<(), DirectoryError> {
         let mut line = serde_json::to_vec(row).expect("our own types serialise");
         line.push(b'\n');
+        let half = line.len() / 2;
         self.file
-            .write_all(&line)
+            .write_all(&line[..half])
+            .and_then(|()| fault::point())
+            .and_then(|()| self.file.write_all(&line[half..]))
             .and_then(|()| self.file.sync_data())
+            .and_then(|()| fault::point())
             .map_err(io_error("write", &self.path))
     }
 }
@@ -312,6 +323,47 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Returns bytes in lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Faults on purpose, for the tests that kill a run at every write.
+///
+/// `ALIGNER_FAULT=kill:N` kills the process at the N-th point where it is in the middle of a write or
+/// between two, from 1; `ALIGNER_FAULT=full:N` fails there, and from there on, as a full disk does.
+mod fault {
+    use std::io;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    enum Kind {
+        Kill,
+        Full,
+    }
+
+    static WANTED: LazyLock<Option<(Kind, u64)>> = LazyLock::new(|| {
+        let text = std::env::var("ALIGNER_FAULT").ok()?;
+        let (kind, number) = text.split_once(':')?;
+        let kind = match kind {
+            "kill" => Kind::Kill,
+            "full" => Kind::Full,
+            _ => return None,
+        };
+        Some((kind, number.parse().ok()?))
+    });
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    pub fn point() -> io::Result<()> {
+        let Some((kind, number)) = &*WANTED else { return Ok(()) };
+        let passed = PASSED.fetch_add(1, Ordering::Relaxed) + 1;
+        match kind {
+            Kind::Kill if passed == *number => {
+                // SAFETY: sends a signal to this process; nothing of Rust's state is touched.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                unreachable!("SIGKILL cannot be held off")
+            }
+            Kind::Full if passed >= *number => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {

@@ -1,0 +1,183 @@
+//! The generate stage: prompts become variants, variants get completions.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::ask::Asker;
+use super::models::{Job, Unanswered};
+use super::rows::{Generated, Rendered};
+use super::stage::{Made, Notebook, Output, Place, label};
+use super::{Flow, Policy, RunError, Workshop};
+use crate::record::{Completion, Decoding, Record, Text, Variant, VariantRole};
+use crate::run::{journal, seed};
+
+/// A line of the stage's ledger: a completion that is done, whatever becomes of the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Finished {
+    key: String,
+    completion: Completion,
+}
+
+/// Renders and completes records. Those whose prompt is too long are dropped.
+pub fn complete(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    round: u32,
+    flow: Flow,
+    policy: &Policy,
+) -> Result<Flow, RunError> {
+    let rendered = render(shop, book, round, &flow, policy)?;
+    shop.check_cancel(book)?;
+    let place = Place { round, stage: "generate" };
+    let settings = shop.set.generate(place.seed_round());
+    let state = shop.models.state(&settings.model, policy);
+    let depends = json!([rendered.digest, state, settings.decoding()]);
+    let jobs = jobs(shop, place, &rendered.rows, &flow.decoding, &state);
+
+    let output = book.stage(place, depends, |book| {
+        let (rows, mut ledger) = book.directory.ledger::<Finished>(&place.ledger())?;
+        let mut done: HashMap<String, Completion> =
+            rows.into_iter().map(|row| (row.key, row.completion)).collect();
+        for job in &jobs {
+            if let Some(completion) = book.completions.get(&job.key) {
+                done.insert(job.key.clone(), completion.clone());
+            }
+        }
+        let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();
+        let reused = (jobs.len() - open.len()) as u64;
+
+        let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
+        let mut unanswered = BTreeMap::new();
+        let batch = settings.batch;
+        shop.models.complete(&settings.model, policy, &open, batch, shop.cancel, &mut |job, result| {
+            match result {
+                Ok(completion) => {
+                    let row = Finished { key: job.key.clone(), completion };
+                    ledger.append(&row)?;
+                    bar.note_tokens(u64::from(row.completion.tokens));
+                    done.insert(row.key, row.completion);
+                }
+                Err(Unanswered(why)) => {
+                    tracing::info!(record = job.record, "{why}");
+                    unanswered.insert(job.key.clone(), why);
+                }
+            }
+            bar.inc(1);
+            Ok(())
+        })?;
+        shop.check_cancel(book)?;
+        bar.finish();
+        Ok::<_, RunError>(gather(&rendered.rows, &jobs, &done).count("reused", reused))
+    })?;
+
+    for row in &output.rows {
+        let completions = row.variants.iter().filter_map(|variant| variant.completion.clone());
+        book.completions.extend(row.keys.iter().cloned().zip(completions));
+    }
+    Ok(apply(flow, output))
+}
+
+/// Lets the principle plugin put each prompt; without one each is its own only variant.
+fn render(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    round: u32,
+    flow: &Flow,
+    policy: &Policy,
+) -> Result<Output<Rendered>, RunError> {
+    let place = Place { round, stage: "render" };
+    let depends = json!([flow.digest, shop.plugins.principle_key(), policy.digest]);
+    book.stage(place, depends, |book| {
+        let mut asker = Asker::open(shop, book, place, policy)?;
+        let variants = match &shop.plugins.principle {
+            None => flow.records.iter().map(|record| vec![plain(record)]).collect(),
+            Some(principle) => asker.tell(shop.plugins.runtime.render(
+                principle,
+                &shop.plugin_place(place),
+                &flow.records,
+                &mut asker,
+            ))?,
+        };
+        let rows = flow
+            .records
+            .iter()
+            .zip(variants)
+            .map(|(record, variants)| Rendered { id: record.id().to_owned(), variants })
+            .collect();
+        asker.close(book, Made::rows(rows))
+    })
+}
+
+fn plain(record: &Record) -> Variant {
+    let prompt: Text = record.prompt.text.clone();
+    Variant { name: "plain".into(), role: VariantRole::Plain, prompt, completion: None }
+}
+
+/// Returns one job for each variant, in order.
+fn jobs(
+    shop: &Workshop<'_>,
+    place: Place<'_>,
+    rows: &[Rendered],
+    changes: &BTreeMap<String, Decoding>,
+    state: &str,
+) -> Vec<Job> {
+    let defaults = shop.set.generate(place.seed_round()).decoding();
+    let variants = rows.iter().flat_map(|row| row.variants.iter().map(move |v| (&row.id, v)));
+    variants
+        .map(|(id, variant)| {
+            let decoding =
+                changes.get(id).map_or_else(|| defaults.clone(), |change| change.or(&defaults));
+            let seed = seed::of([
+                shop.seed(place).into(),
+                id.as_str().into(),
+                variant.name.as_str().into(),
+            ]);
+            let key = journal::key(&json!([state, variant.prompt, decoding, seed]));
+            Job { key, record: id.clone(), prompt: variant.prompt.clone(), decoding, seed }
+        })
+        .collect()
+}
+
+/// Puts the completions to their variants; a record with one missing is marked as dropped.
+fn gather(
+    rows: &[Rendered],
+    jobs: &[Job],
+    done: &HashMap<String, Completion>,
+) -> Made<Generated> {
+    let mut jobs = jobs.iter();
+    let (mut tokens, mut made) = (0u64, Vec::with_capacity(rows.len()));
+    for row in rows {
+        let mut generated =
+            Generated { id: row.id.clone(), variants: vec![], keys: vec![], dropped: None };
+        for (variant, job) in row.variants.iter().zip(&mut jobs) {
+            let completion = done.get(&job.key).cloned();
+            match &completion {
+                Some(completion) => tokens += u64::from(completion.tokens),
+                None => generated.dropped = Some("too-long".into()),
+            }
+            generated.variants.push(Variant { completion, ..variant.clone() });
+            generated.keys.push(job.key.clone());
+        }
+        if generated.dropped.is_some() {
+            generated.variants.iter_mut().for_each(|variant| variant.completion = None);
+        }
+        made.push(generated);
+    }
+    Made::rows(made).count("tokens", tokens)
+}
+
+fn apply(flow: Flow, output: Output<Generated>) -> Flow {
+    let mut next = Flow { records: Vec::new(), digest: output.digest, ..flow };
+    for (mut record, row) in flow.records.into_iter().zip(output.rows) {
+        match row.dropped {
+            Some(reason) => *next.drops.entry(reason).or_default() += 1,
+            None => {
+                record.variants = row.variants;
+                next.records.push(record);
+            }
+        }
+    }
+    next
+}
