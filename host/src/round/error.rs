@@ -16,7 +16,7 @@ pub enum RunError {
     Directory(#[from] DirectoryError),
     /// A plugin failed, or asked for what it may not.
     #[error(transparent)]
-    Plugin(#[from] PluginError),
+    Plugin(PluginError),
     /// A model could not be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -47,6 +47,20 @@ pub enum RunError {
         /// The run directory.
         path: PathBuf,
     },
+}
+
+impl From<PluginError> for RunError {
+    /// What went wrong while a plugin's questions were answered is not the plugin's fault: it comes
+    /// back as it was.
+    fn from(error: PluginError) -> RunError {
+        match error {
+            PluginError::Answer(source) => match source.downcast::<RunError>() {
+                Ok(inner) => *inner,
+                Err(source) => RunError::Plugin(PluginError::Answer(source)),
+            },
+            error => RunError::Plugin(error),
+        }
+    }
 }
 
 impl RunError {

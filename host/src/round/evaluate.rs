@@ -8,7 +8,7 @@ use super::rows::Measured;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
 use crate::plugin_set::Measure;
-use crate::record::{Completion, Decoding, Text};
+use crate::record::{Completion, Decoding};
 use crate::run::seed;
 
 /// Measures a policy. Round 0 is the initial model. Without `[evaluate]` there is nothing to do.
@@ -52,8 +52,8 @@ fn perplexity(
         .held_out
         .iter()
         .map(|row| ScoreJob {
-            record: row.id.clone(),
-            prompt: row.prompt.clone(),
+            record: row.prompt.id.clone(),
+            prompt: row.prompt.text.clone(),
             completion: row.answer.clone(),
         })
         .collect();
@@ -92,9 +92,14 @@ fn own_answers(
         .held_out
         .iter()
         .map(|row| {
-            let prompt: Text = row.prompt.clone();
-            let seed = seed::of([shop.seed(place).into(), row.id.as_str().into()]);
-            Job { key: row.id.clone(), record: row.id.clone(), prompt, decoding: decoding.clone(), seed }
+            let id = &row.prompt.id;
+            Job {
+                key: id.clone(),
+                record: id.clone(),
+                prompt: row.prompt.text.clone(),
+                decoding: decoding.clone(),
+                seed: seed::of([shop.seed(place).into(), id.as_str().into()]),
+            }
         })
         .collect();
     let open: Vec<&Job> = jobs.iter().collect();

@@ -10,6 +10,7 @@ use super::models::{Job, Unanswered};
 use super::rows::{Generated, Rendered};
 use super::stage::{Made, Notebook, Output, Place, label};
 use super::{Flow, Policy, RunError, Workshop};
+use crate::plugin::{Outcome, PLUGIN_ERROR};
 use crate::record::{Completion, Decoding, Record, Text, Variant, VariantRole};
 use crate::run::{journal, seed};
 
@@ -88,17 +89,23 @@ fn render(
     policy: &Policy,
 ) -> Result<Output<Rendered>, RunError> {
     let place = Place { round, stage: "render" };
-    let depends = json!([flow.digest, shop.plugins.principle_key(), policy.digest]);
+    let depends = json!([flow.digest, shop.plugins.principle_key(shop.set), policy.digest]);
     book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
-        let variants = match &shop.plugins.principle {
+        let variants: Vec<Vec<Variant>> = match &shop.plugins.principle {
             None => flow.records.iter().map(|record| vec![plain(record)]).collect(),
-            Some(principle) => asker.tell(shop.plugins.runtime.render(
-                principle,
-                &shop.plugin_place(place),
-                &flow.records,
-                &mut asker,
-            ))?,
+            Some(principle) => {
+                let at = shop.plugin_place(place, 0);
+                let stage = principle.render(&at, &flow.records, &mut asker)?;
+                let variants = stage.outcomes.into_iter().map(|outcome| match outcome {
+                    Outcome::Done(variants) => variants,
+                    Outcome::Failed(why) => {
+                        tracing::warn!("{why}");
+                        Vec::new()
+                    }
+                });
+                variants.collect()
+            }
         };
         let rows = flow
             .records
@@ -151,6 +158,9 @@ fn gather(
     for row in rows {
         let mut generated =
             Generated { id: row.id.clone(), variants: vec![], keys: vec![], dropped: None };
+        if row.variants.is_empty() {
+            generated.dropped = Some(PLUGIN_ERROR.into());
+        }
         for (variant, job) in row.variants.iter().zip(&mut jobs) {
             let completion = done.get(&job.key).cloned();
             match &completion {

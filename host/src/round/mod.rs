@@ -74,7 +74,7 @@ pub struct Flow {
 
 impl Flow {
     /// Counts a dropped record.
-    pub fn drop(&mut self, reason: &str) {
+    pub fn note_drop(&mut self, reason: &str) {
         *self.drops.entry(reason.to_owned()).or_default() += 1;
     }
 }
@@ -152,6 +152,17 @@ impl Workshop<'_> {
             return Err(RunError::Interrupted { path });
         }
         Ok(())
+    }
+
+    /// Returns a place as the plugin runtime takes it; `position` tells the plugins of a chain apart.
+    pub fn plugin_place<'p>(&self, place: Place<'p>, position: usize) -> crate::plugin::Place<'p> {
+        crate::plugin::Place {
+            run_seed: self.set.run.seed,
+            round: place.seed_round(),
+            rounds: self.set.run.rounds,
+            stage: place.stage,
+            position: position as u32,
+        }
     }
 
     /// Returns the seed of a place in the run.

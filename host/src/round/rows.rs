@@ -20,6 +20,9 @@ pub struct Sampled {
     /// What its decoding changes of `[generate]`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub decoding: Decoding,
+    /// Why it could not be equipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
 }
 
 /// A line of `render.jsonl`: the variants of a prompt, without completions.

@@ -7,9 +7,8 @@ use serde_json::json;
 use super::rows::Sampled;
 use super::stage::{Made, Notebook, Output, Place};
 use super::{Flow, Pool, RunError, Workshop};
-use crate::plugin::{Candidate, Card, Slot};
+use crate::plugin::{Candidate, Outcome, PLUGIN_ERROR};
 use crate::record::{Decoding, Exemplar, Prompt};
-use crate::run::seed;
 
 /// Selects and equips the prompts of a round.
 pub fn select(
@@ -21,21 +20,16 @@ pub fn select(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "sample" };
     let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends = json!([shop.plugins.sampler_key(), shop.plugins.principle_key(), ids]);
+    let depends = json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
     let output = book.stage(place, depends, |_| {
         let prompts = match &shop.plugins.sampler {
             None => pool.iter().collect(),
             Some(sampler) => {
-                let candidates: Vec<Candidate> = pool.iter().map(|prompt| candidate(pool, prompt)).collect();
-                let ids = shop.plugins.runtime.select(
-                    sampler,
-                    &shop.plugin_place(place),
-                    &candidates,
-                    shop.seed(place),
-                )?;
-                let by_id: HashMap<&str, &Prompt> =
-                    pool.iter().map(|prompt| (prompt.id.as_str(), prompt)).collect();
-                ids.iter().filter_map(|id| by_id.get(id.as_str()).copied()).collect()
+                let candidates: Vec<Candidate> =
+                    pool.iter().map(|prompt| candidate(pool, prompt)).collect();
+                let (indices, _) = sampler.select(&shop.plugin_place(place, 0), &candidates)?;
+                let prompts: Vec<&Prompt> = pool.iter().collect();
+                indices.into_iter().map(|index| prompts[index]).collect()
             }
         };
         equip(shop, place, &prompts)
@@ -53,7 +47,7 @@ pub fn everything(
     shop.check_cancel(book)?;
     let place = Place { round: 0, stage: "sample" };
     let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends = json!([shop.plugins.sampler_key(), shop.plugins.principle_key(), ids]);
+    let depends = json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
     let output =
         book.stage(place, depends, |_| equip(shop, place, &pool.iter().collect::<Vec<_>>()))?;
     Ok(flow(shop, pool, output))
@@ -79,34 +73,33 @@ fn equip(
         id: prompt.id.clone(),
         exemplars: Vec::new(),
         decoding: Decoding::default(),
+        dropped: None,
     };
     let rows: Vec<Sampled> = match &shop.plugins.sampler {
         None => prompts.iter().map(bare).collect(),
         Some(sampler) => {
-            let slots: Vec<Slot> = prompts
-                .iter()
-                .map(|prompt| Slot {
-                    id: prompt.id.clone(),
-                    tags: prompt.tags.clone(),
-                    seed: seed::of([shop.seed(place).into(), prompt.id.as_str().into()]),
-                })
-                .collect();
-            let card = |exemplar: &Exemplar| Card {
-                id: exemplar.id.clone(),
-                tags: exemplar.tags.clone(),
-            };
-            let cards: Vec<Card> = shop.catalogue.iter().map(card).collect();
-            let place = shop.plugin_place(place);
-            let equipment = shop.plugins.runtime.equip(sampler, &place, &slots, &cards)?;
-            slots
-                .into_iter()
-                .zip(equipment)
-                .map(|(slot, equipment)| Sampled {
-                    id: slot.id,
-                    exemplars: equipment.exemplars,
-                    decoding: equipment.decoding,
-                })
-                .collect()
+            let at = shop.plugin_place(place, 0);
+            let owned: Vec<Prompt> = prompts.iter().map(|&prompt| prompt.clone()).collect();
+            let outcomes = sampler.equip(&at, &owned, shop.catalogue)?.outcomes;
+            let mut rows = Vec::with_capacity(outcomes.len());
+            for (prompt, outcome) in prompts.iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Done(equipment) => {
+                        let ids = equipment.exemplars.iter().map(|&i| shop.catalogue[i].id.clone());
+                        rows.push(Sampled {
+                            id: prompt.id.clone(),
+                            exemplars: ids.collect(),
+                            decoding: equipment.decoding,
+                            dropped: None,
+                        });
+                    }
+                    Outcome::Failed(why) => {
+                        tracing::warn!(record = prompt.id, "{why}");
+                        rows.push(Sampled { dropped: Some(PLUGIN_ERROR.into()), ..bare(prompt) });
+                    }
+                }
+            }
+            rows
         }
     };
     let count = rows.len() as u64;
@@ -124,6 +117,10 @@ fn flow(shop: &Workshop<'_>, pool: &Pool, output: Output<Sampled>) -> Flow {
         digest: output.digest,
     };
     for row in output.rows {
+        if let Some(reason) = &row.dropped {
+            flow.note_drop(reason);
+            continue;
+        }
         let Some(mut record) = pool.record(&row.id) else { continue };
         let exemplars = row.exemplars.iter().filter_map(|id| catalogue.get(id.as_str()));
         record.exemplars = exemplars.map(|&exemplar| exemplar.clone()).collect();

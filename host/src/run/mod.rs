@@ -1,5 +1,211 @@
-//! Runs: their directory, journal and seeds.
+//! Runs: opening and resuming them, the loop over rounds, and how they end.
 
 pub mod directory;
 pub mod journal;
+pub mod manifest;
+pub mod plugins;
 pub mod seed;
+
+mod card;
+mod finish;
+mod prepare;
+
+pub use prepare::{Prepared, Wanted, prepare};
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+
+use crate::plugin_set::Measure;
+use crate::progress::Progress;
+use crate::report::{Report, RoundSummary};
+use crate::round::rows::{Measured, Trained};
+use crate::round::stage::Notebook;
+use crate::round::{self, Models, Policy, Pool, RunError, Workshop};
+use directory::{Directory, DirectoryError};
+use journal::Journal;
+use manifest::Manifest;
+
+/// What to do with a run directory that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Only a finished run of the same settings is welcome: its table is printed.
+    Refuse,
+    /// Go on with it.
+    Resume,
+    /// Throw it away.
+    Fresh,
+}
+
+/// A run directory that is ready: begun, or to be gone on with, or finished.
+#[derive(Debug)]
+pub enum Opened {
+    /// There is work to do.
+    Open(Directory),
+    /// The same run is finished there.
+    Finished(Directory),
+}
+
+/// Opens the directory of a run, under the rules for directories that are there already.
+pub fn open(path: &Path, manifest: &Manifest, existing: Existing) -> Result<Opened, DirectoryError> {
+    let occupied = |what: &str, hint: &str| DirectoryError::Occupied {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        hint: hint.to_owned(),
+    };
+    if path.exists() && !path.is_dir() {
+        return Err(occupied("is a file", "name another folder with `--out`"));
+    }
+    let holds_something = path.read_dir().is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != ".lock"))
+    });
+    let is_run = path.join(manifest::FILE).exists();
+    if holds_something && !is_run {
+        let unborn = path.join(format!("{}.tmp", manifest::FILE)).exists();
+        if !unborn {
+            return Err(occupied(
+                "holds files that are not an aligner run",
+                "name another folder with `--out`; nothing was written",
+            ));
+        }
+    }
+    let directory = Directory::open(path)?;
+    let Some(found) = Manifest::read(&directory)? else {
+        directory.write_json(manifest::FILE, manifest)?;
+        return Ok(Opened::Open(directory));
+    };
+    let differences = manifest.differences(&found);
+    match existing {
+        Existing::Fresh => {
+            for entry in [
+                manifest::FILE,
+                journal::FILE,
+                round::stage::TIMINGS,
+                "pool",
+                "rounds",
+                "final",
+                "report.json",
+            ] {
+                directory.remove(entry)?;
+            }
+            directory.write_json(manifest::FILE, manifest)?;
+            Ok(Opened::Open(directory))
+        }
+        _ if !differences.is_empty() => Err(DirectoryError::Occupied {
+            path: path.to_owned(),
+            what: format!("holds another run: it differs in {}", differences.join(", ")),
+            hint: "name another folder with `--out`, or throw the old run away with `--fresh`"
+                .into(),
+        }),
+        _ if Journal::open(&directory)?.done().is_some() => Ok(Opened::Finished(directory)),
+        Existing::Resume => Ok(Opened::Open(directory)),
+        Existing::Refuse => Err(occupied(
+            "holds this run, unfinished",
+            "go on with `--resume`, or begin again with `--fresh`",
+        )),
+    }
+}
+
+/// Does a run from where it stands to its end, and returns its report.
+pub fn execute(
+    prepared: &Prepared,
+    models: &Models,
+    directory: Directory,
+    progress: &Progress,
+    cancel: &AtomicBool,
+) -> Result<Report, RunError> {
+    let set = &prepared.set;
+    let base = json!([set.run.seed, prepared.manifest.engine, prepared.manifest.format]);
+    let mut book = Notebook::open(directory, base)?;
+    let shop = Workshop {
+        set,
+        plugins: &prepared.plugins,
+        models,
+        catalogue: &prepared.catalogue,
+        held_out: &prepared.held_out,
+        held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
+        progress,
+        cancel,
+    };
+
+    let initial = models.initial();
+    let before = round::held_out(&shop, &mut book, 0, &initial)?;
+    let mut pool = Pool::new(prepared.prompts.clone());
+    round::pool(&shop, &mut book, &mut pool, &initial)?;
+
+    let mut report = Report::new(&prepared.manifest, before);
+    let (mut policy, mut earlier) = (initial, Vec::<Trained>::new());
+    let mut reason = "rounds";
+    for number in 1..=set.run.rounds {
+        let outcome = round::round(&shop, &mut book, number, &mut pool, &policy, &earlier)?;
+        policy = outcome.policy;
+        earlier.extend(outcome.trained);
+        report.rounds.push(outcome.summary);
+        report.best_round = best_round(&report, stop_measure(prepared));
+        book.directory.write_json("report.json", &report)?;
+        if should_stop(prepared, &report) && number < set.run.rounds {
+            reason = "early-stop";
+            break;
+        }
+    }
+    report.ended = Some(reason.into());
+    finish::finish(prepared, &mut book, &report, reason)?;
+    Ok(report)
+}
+
+/// Returns the measure that chooses the best round.
+fn stop_measure(prepared: &Prepared) -> Option<Measure> {
+    let evaluate = prepared.set.evaluate.as_ref()?;
+    match evaluate.early_stop {
+        Some(stop) => Some(stop.measure),
+        None => evaluate.measures.iter().copied().find(|m| m.better(0.0, 1.0).is_some()),
+    }
+}
+
+/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured.
+fn best_round(report: &Report, measure: Option<Measure>) -> u32 {
+    let last = report.rounds.last().map_or(0, |row| row.round);
+    let Some(measure) = measure else { return last };
+    let value = |row: &RoundSummary| find(&row.held_out, measure);
+    let mut best: Option<&RoundSummary> = None;
+    for row in report.rounds.iter().filter(|row| value(row).is_some()) {
+        let better = match (best.and_then(value), value(row)) {
+            (Some(old), Some(new)) => measure.better(new, old) == Some(true),
+            _ => true,
+        };
+        if better {
+            best = Some(row);
+        }
+    }
+    best.map_or(last, |row| row.round)
+}
+
+/// Returns whether the last `patience` rounds brought nothing better than what was before them.
+fn should_stop(prepared: &Prepared, report: &Report) -> bool {
+    let Some(stop) = prepared.set.evaluate.as_ref().and_then(|evaluate| evaluate.early_stop) else {
+        return false;
+    };
+    let mut best = find(&report.before, stop.measure);
+    let mut without = 0;
+    for row in &report.rounds {
+        let Some(new) = find(&row.held_out, stop.measure) else { continue };
+        if best.is_none_or(|old| stop.measure.better(new, old) == Some(true)) {
+            (best, without) = (Some(new), 0);
+        } else {
+            without += 1;
+        }
+    }
+    without >= stop.patience
+}
+
+fn find(measures: &[Measured], measure: Measure) -> Option<f64> {
+    measures.iter().find(|row| row.measure == measure.as_str()).map(|row| row.value)
+}
+
+/// Returns the directory of a run that names none: the method, the day and four digits of what the
+/// run is, so that the same run on the same day finds itself.
+pub fn default_directory(manifest: &Manifest, day: &str) -> PathBuf {
+    let name = &manifest.plugin_set.method.name;
+    PathBuf::from("runs").join(format!("{name}-{day}-{}", &manifest.digest()[..4]))
+}

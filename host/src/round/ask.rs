@@ -1,0 +1,191 @@
+//! Answers what plugins ask: the models behind it, and the ledger before it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::models::{Job, ScoreJob, Unanswered};
+use super::stage::{Made, Notebook, Place, label};
+use super::{Policy, RunError, Workshop};
+use crate::plugin::{Answerer, Ask};
+use crate::record::{Answer, Request};
+use crate::run::directory::Ledger;
+use crate::run::journal;
+
+/// A line of a stage's `-asks.jsonl`: what a plugin asked, and the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The record's id.
+    pub record: String,
+    /// Counts the record's requests from 0.
+    pub index: u64,
+    /// What was asked.
+    pub request: Request,
+    /// What the host answered.
+    pub answer: Answer,
+}
+
+/// A line of the ledger: an answer that is there, whatever becomes of the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answered {
+    key: String,
+    answer: Answer,
+}
+
+/// Answers the asks of one stage.
+pub struct Asker<'a> {
+    shop: &'a Workshop<'a>,
+    place: Place<'a>,
+    policy: &'a Policy,
+    run: std::path::PathBuf,
+    ledger: Ledger,
+    known: HashMap<String, Answer>,
+    log: Vec<Asked>,
+}
+
+impl<'a> Asker<'a> {
+    /// Opens the ledger of a stage, with what a killed process answered already.
+    pub fn open(
+        shop: &'a Workshop<'a>,
+        book: &Notebook,
+        place: Place<'a>,
+        policy: &'a Policy,
+    ) -> Result<Asker<'a>, RunError> {
+        let (rows, ledger) = book.directory.ledger::<Answered>(&place.ledger())?;
+        let known = rows.into_iter().map(|row| (row.key, row.answer)).collect();
+        let run = book.directory.path().to_owned();
+        Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new() })
+    }
+
+    /// Writes down what was asked, where anything was, and adds it to what the stage made.
+    pub fn close<T>(self, book: &Notebook, mut made: Made<T>) -> Result<Made<T>, RunError> {
+        if !self.log.is_empty() {
+            let file = format!("{}/{}-asks.jsonl", self.place.folder(), self.place.stage);
+            let digest = book.directory.write_lines(&file, &self.log)?;
+            made.files.insert(file, digest);
+            made.counts.insert("asks".into(), self.log.len() as u64);
+        }
+        Ok(made)
+    }
+
+    fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RunError> {
+        let defaults = self.shop.set.generate(self.place.seed_round()).decoding();
+        let mut jobs: BTreeMap<&str, Vec<Job>> = BTreeMap::new();
+        let mut scores: BTreeMap<&str, Vec<(String, ScoreJob)>> = BTreeMap::new();
+        let mut keys = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let state = self.shop.models.state(ask.request.model(), self.policy);
+            let key = match ask.request {
+                Request::Generate { model, prompt, decoding, .. } => {
+                    let decoding = decoding.or(&defaults);
+                    let key = journal::key(&json!([state, prompt, decoding, ask.seed]));
+                    if !self.known.contains_key(&key) {
+                        let job = Job {
+                            key: key.clone(),
+                            record: ask.record.to_owned(),
+                            prompt: prompt.clone(),
+                            decoding,
+                            seed: ask.seed,
+                        };
+                        jobs.entry(model).or_default().push(job);
+                    }
+                    key
+                }
+                Request::Score { model, prompt, completion } => {
+                    let key = journal::key(&json!([state, prompt, completion]));
+                    if !self.known.contains_key(&key) {
+                        let job = ScoreJob {
+                            record: ask.record.to_owned(),
+                            prompt: prompt.clone(),
+                            completion: completion.clone(),
+                        };
+                        scores.entry(model).or_default().push((key.clone(), job));
+                    }
+                    key
+                }
+            };
+            keys.push(key);
+        }
+        for (model, jobs) in jobs {
+            self.generate(model, &jobs)?;
+        }
+        for (model, jobs) in scores {
+            self.score(model, jobs)?;
+        }
+        self.check_cancel()?;
+        let answers: Vec<Answer> = keys.iter().map(|key| self.known[key].clone()).collect();
+        self.log.extend(asks.iter().zip(&answers).map(|(ask, answer)| Asked {
+            record: ask.record.to_owned(),
+            index: ask.index as u64,
+            request: ask.request.clone(),
+            answer: answer.clone(),
+        }));
+        Ok(answers)
+    }
+
+    fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
+        let open: Vec<&Job> = jobs.iter().collect();
+        let bar =
+            self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
+        let (ledger, known) = (&mut self.ledger, &mut self.known);
+        let cancel = self.shop.cancel;
+        self.shop.models.complete(model, self.policy, &open, None, cancel, &mut |job, result| {
+            let answer = match result {
+                Ok(completion) => {
+                    bar.note_tokens(u64::from(completion.tokens));
+                    Answer::Completion(completion)
+                }
+                Err(Unanswered(why)) => Answer::Unanswered(why),
+            };
+            let row = Answered { key: job.key.clone(), answer };
+            ledger.append(&row)?;
+            known.insert(row.key, row.answer);
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish();
+        Ok(())
+    }
+
+    /// Scores in groups, so that a kill loses one group at most.
+    fn score(&mut self, model: &str, jobs: Vec<(String, ScoreJob)>) -> Result<(), RunError> {
+        const GROUP: usize = 64;
+        let bar =
+            self.shop.progress.stage(&label(self.place), jobs.len() as u64, "scores");
+        let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
+        for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {
+            let models = self.shop.models;
+            let scores =
+                models.score(model, self.policy, jobs, self.shop.cancel, &mut |done| bar.inc(done))?;
+            self.check_cancel()?;
+            for (key, score) in keys.iter().zip(scores) {
+                let answer = match score {
+                    Ok(score) => Answer::Score(score),
+                    Err(Unanswered(why)) => Answer::Unanswered(why),
+                };
+                let row = Answered { key: key.clone(), answer };
+                self.ledger.append(&row)?;
+                self.known.insert(row.key, row.answer);
+            }
+        }
+        bar.finish();
+        Ok(())
+    }
+
+    fn check_cancel(&self) -> Result<(), RunError> {
+        if self.shop.cancel.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(RunError::Interrupted { path: self.run.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl Answerer for Asker<'_> {
+    fn answer(
+        &mut self,
+        asks: &[Ask<'_>],
+    ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
+        self.answer_all(asks).map_err(Into::into)
+    }
+}

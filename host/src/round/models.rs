@@ -1,0 +1,305 @@
+//! The models of a run: text in, text out. The one place where text and token ids meet.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::RunError;
+use crate::generate::{self, Hooks, SequenceError};
+use crate::logprob;
+use crate::model::adapter::Adapter;
+use crate::model::backend::cpu::Cpu;
+use crate::model::forward::Engine;
+use crate::model::text::Model;
+use crate::model::weights::{LoadedAdapter, Weights};
+use crate::model::ModelError;
+use crate::record::{Completion, Decoding, Finish, Score, Text};
+use crate::run::directory::sha256;
+
+/// Something to complete.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Digest of model state, prompt, decoding and seed: equal keys mean equal completions.
+    pub key: String,
+    /// The record's id, for messages.
+    pub record: String,
+    /// What to complete.
+    pub prompt: Text,
+    /// How to decode; complete.
+    pub decoding: Decoding,
+    /// What draws are keyed by.
+    pub seed: u64,
+}
+
+/// Something to score.
+#[derive(Clone, Debug)]
+pub struct ScoreJob {
+    /// The record's id, for messages.
+    pub record: String,
+    /// What comes before.
+    pub prompt: Text,
+    /// What is scored.
+    pub completion: String,
+}
+
+/// A job could not be carried out for a reason that lies in it; says which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered(pub String);
+
+/// The policy at some point of the run: the initial weights, and perhaps an adapter.
+#[derive(Clone)]
+pub struct Policy {
+    /// The adapter, where a round has trained one.
+    pub adapter: Option<Arc<Adapter>>,
+    /// The same, ready for the engine.
+    loaded: Option<Arc<LoadedAdapter<Cpu>>>,
+    /// Digest of weights and adapter.
+    pub digest: String,
+}
+
+/// A model with its weights.
+pub struct Loaded {
+    /// Tokenizer, template, shape.
+    pub model: Model,
+    /// Weights.
+    pub engine: Engine<Cpu>,
+}
+
+/// The loaded models of a run.
+pub struct Models {
+    policy: Loaded,
+    named: BTreeMap<String, Loaded>,
+}
+
+impl Models {
+    /// Returns loaded models: the policy, and further ones by name.
+    pub fn new(policy: Loaded, named: BTreeMap<String, Loaded>) -> Models {
+        Models { policy, named }
+    }
+
+    /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
+    /// decides the last bits of a result.
+    pub fn engine() -> String {
+        format!("cpu f32 {}", Cpu::new().kernels())
+    }
+
+    /// Returns the policy's model.
+    pub fn policy(&self) -> &Loaded {
+        &self.policy
+    }
+
+    /// Returns the policy before the first round.
+    pub fn initial(&self) -> Policy {
+        Policy { adapter: None, loaded: None, digest: self.policy.model.digest.clone() }
+    }
+
+    /// Returns the policy with an adapter. `bytes` stands for the adapter in the digest.
+    pub fn adapted(&self, adapter: Adapter, bytes: &[u8]) -> Result<Policy, RunError> {
+        let loaded = self.policy.engine.load_adapter(&adapter, 1.0).map_err(ModelError::from)?;
+        let digest = sha256(format!("{} {}", self.policy.model.digest, sha256(bytes)).as_bytes());
+        Ok(Policy { adapter: Some(Arc::new(adapter)), loaded: Some(Arc::new(loaded)), digest })
+    }
+
+    /// Returns a digest of a model as it stands: equal digests give equal answers.
+    pub fn state(&self, name: &str, policy: &Policy) -> String {
+        match (name, self.named.get(name)) {
+            ("initial", _) => self.policy.model.digest.clone(),
+            (_, Some(named)) => named.model.digest.clone(),
+            _ => policy.digest.clone(),
+        }
+    }
+
+    fn find<'a>(
+        &'a self,
+        name: &str,
+        policy: &'a Policy,
+    ) -> (&'a Loaded, Option<&'a LoadedAdapter<Cpu>>) {
+        match (name, self.named.get(name)) {
+            ("initial", _) => (&self.policy, None),
+            (_, Some(named)) => (named, None),
+            // `policy` and `previous` are the same until the round has trained.
+            _ => (&self.policy, policy.loaded.as_deref()),
+        }
+    }
+
+    /// Completes jobs and hands each over as soon as it is done, in no particular order. A job whose
+    /// prompt is too long for the model is handed over as unanswered. Returns early where `cancel` is
+    /// set.
+    pub fn complete(
+        &self,
+        name: &str,
+        policy: &Policy,
+        jobs: &[&Job],
+        batch: Option<u32>,
+        cancel: &AtomicBool,
+        done: &mut dyn FnMut(&Job, Result<Completion, Unanswered>) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        let (loaded, adapter) = self.find(name, policy);
+        let model = &loaded.model;
+        let (mut open, mut texts) = (Vec::new(), Vec::new());
+        for &job in jobs {
+            match prepare(model, job) {
+                Ok(ready) => {
+                    open.push(job);
+                    texts.push(ready);
+                }
+                Err(why) => done(job, Err(why))?,
+            }
+        }
+        let stops: Vec<&[String]> =
+            open.iter().map(|job| job.decoding.stop.as_deref().unwrap_or(&[])).collect();
+        let mut settings = generate::Settings {
+            end_tokens: model.tokenizer.stop_tokens(),
+            ..generate::Settings::default()
+        };
+        if let Some(batch) = batch {
+            settings.max_batch = batch as usize;
+        }
+        let mut failed: Option<RunError> = None;
+        let hooks = Hooks {
+            stop: &|index, tokens| ends_with_stop(model, tokens, stops[index]),
+            on_done: &mut |index, output| {
+                let completion = completion(model, output, stops[index], &settings.end_tokens);
+                match completion.and_then(|completion| done(open[index], Ok(completion))) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            },
+            progress: &mut |_| flow(cancel),
+        };
+        let result = generate::generate(&loaded.engine, adapter, &texts, &settings, hooks);
+        match (failed, result) {
+            (Some(error), _) => Err(error),
+            (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
+            (None, Err(error)) => Err(ModelError::from(error).into()),
+        }
+    }
+
+    /// Scores jobs, in their order. One that does not fit the model's context is unanswered. Returns
+    /// early, with fewer scores, where `cancel` is set.
+    pub fn score(
+        &self,
+        name: &str,
+        policy: &Policy,
+        jobs: &[ScoreJob],
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Result<Score, Unanswered>>, RunError> {
+        let (loaded, adapter) = self.find(name, policy);
+        let mut scores = Vec::with_capacity(jobs.len());
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match row(&loaded.model, &job.prompt, &job.completion) {
+                Ok(row) => {
+                    places.push(scores.len());
+                    rows.push(row);
+                    scores.push(Err(Unanswered(String::new())));
+                }
+                Err(error) => scores.push(Err(Unanswered(error.to_string()))),
+            }
+        }
+        let settings = generate::Settings::default();
+        let mut before = 0;
+        let mut heard = |state: generate::Progress| {
+            progress((state.done - before) as u64);
+            before = state.done;
+            flow(cancel)
+        };
+        match logprob::score(&loaded.engine, adapter, &rows, &settings, &mut heard) {
+            Ok(found) => {
+                for (place, score) in places.into_iter().zip(found) {
+                    let tokens = score.token_logprobs.len() as u32;
+                    scores[place] = Ok(Score { logprob: score.logprob, tokens });
+                }
+                Ok(scores)
+            }
+            Err(SequenceError::Cancelled) => Ok(Vec::new()),
+            Err(error) => Err(ModelError::from(error).into()),
+        }
+    }
+}
+
+impl Loaded {
+    /// Loads the weights of an opened model. `progress` hears how many tensors are read, of how many.
+    pub fn load(
+        opened: &crate::model::source::Opened,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Loaded, ModelError> {
+        let backend = Cpu::new();
+        let weights = Weights::load(&backend, opened.checkpoint.as_ref(), progress)?;
+        Ok(Loaded { model: opened.model.clone(), engine: Engine::new(backend, weights) })
+    }
+}
+
+/// Returns the row that scores a completion after a prompt.
+pub fn row(model: &Model, prompt: &Text, completion: &str) -> Result<logprob::Row, ModelError> {
+    let example = model.encode_example(prompt, completion, Finish::Stop)?;
+    let from = example.trained.iter().position(|&trained| trained).unwrap_or(example.tokens.len());
+    Ok(logprob::Row { tokens: example.tokens, from })
+}
+
+fn flow(cancel: &AtomicBool) -> ControlFlow<()> {
+    if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn prepare(model: &Model, job: &Job) -> Result<generate::Job, Unanswered> {
+    let prompt = model.encode_prompt(&job.prompt).map_err(|error| Unanswered(error.to_string()))?;
+    let decoding = &job.decoding;
+    let max_new_tokens = decoding.max_new_tokens.unwrap_or(1) as usize;
+    let limit = model.spec.context_length;
+    if prompt.len() + max_new_tokens > limit {
+        return Err(Unanswered(format!(
+            "the prompt of `{}` has {} tokens, and with {max_new_tokens} new ones that is over the \
+             model's context of {limit}",
+            job.record,
+            prompt.len()
+        )));
+    }
+    let sampling = generate::Sampling {
+        temperature: decoding.temperature.unwrap_or(1.0),
+        top_p: decoding.top_p.unwrap_or(1.0),
+        top_k: decoding.top_k.unwrap_or(0),
+        repetition_penalty: decoding.repetition_penalty.unwrap_or(1.0),
+        max_new_tokens,
+    };
+    Ok(generate::Job { prompt, sampling, seed: job.seed })
+}
+
+/// Returns whether the completion's newest tokens complete a stop string.
+fn ends_with_stop(model: &Model, tokens: &[u32], stops: &[String]) -> bool {
+    let Some(longest) = stops.iter().map(String::len).max() else { return false };
+    // A token has at least one byte, so so many tokens hold every stop string that could end here;
+    // a few more, because the first may be cut within a letter.
+    let tail = &tokens[tokens.len().saturating_sub(longest + 4)..];
+    let Ok(text) = model.tokenizer.decode(tail) else { return false };
+    stops.iter().any(|stop| text.contains(stop.as_str()))
+}
+
+fn completion(
+    model: &Model,
+    output: generate::Output,
+    stops: &[String],
+    end_tokens: &[u32],
+) -> Result<Completion, RunError> {
+    let mut text_tokens = output.tokens.as_slice();
+    if let Some((last, before)) = text_tokens.split_last() {
+        if end_tokens.contains(last) {
+            text_tokens = before;
+        }
+    }
+    let mut text = model.tokenizer.decode(text_tokens)?;
+    if let Some(cut) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        text.truncate(cut);
+    }
+    Ok(Completion {
+        text,
+        tokens: output.tokens.len() as u32,
+        logprob: output.logprob.min(0.0),
+        entropy: output.entropy,
+        finish: if output.ended { Finish::Stop } else { Finish::Length },
+    })
+}

@@ -1,0 +1,125 @@
+//! `run.json`: what a run is, before anything of it is done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::directory::{Directory, DirectoryError, sha256};
+use crate::plugin_set::PluginSet;
+
+/// The file.
+pub const FILE: &str = "run.json";
+
+/// The version of the run directory's format. It goes up when a reader of the old format would
+/// misread the new one, or when a random draw or a stage's result changes for equal settings.
+pub const FORMAT: u64 = 1;
+
+/// What a run is: two runs with equal manifests end with equal bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`] of the program that wrote it.
+    pub format: u64,
+    /// The version of the program that began the run; not part of what the run is.
+    pub aligner: String,
+    /// Everything that was set, with every default filled in.
+    pub plugin_set: PluginSet,
+    /// Device, number type and kernels, for example `cpu f32 avx2`: what else decides the last bits.
+    pub engine: String,
+    /// The policy under `policy`, further models by name.
+    pub models: BTreeMap<String, ModelId>,
+    /// The prompt pool.
+    pub prompts: DataId,
+    /// The held-out prompts.
+    pub held_out: Option<DataId>,
+    /// Every plugin, in the order of the stages.
+    pub plugins: Vec<PluginId>,
+}
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelId {
+    /// As the plugin set names it.
+    pub name: String,
+    /// SHA-256 over weights, configuration, tokenizer and template.
+    pub digest: String,
+}
+
+/// A data file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataId {
+    /// As the plugin set names it.
+    pub source: String,
+    /// SHA-256 over the rows as they were read.
+    pub digest: String,
+    /// Rows that are used.
+    pub rows: u64,
+    /// Rows left out because an earlier one has the same text.
+    pub duplicates: u64,
+}
+
+/// A plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginId {
+    /// The kind that its place in the plugin set wants.
+    pub kind: String,
+    /// From the component.
+    pub name: String,
+    /// From the component.
+    pub version: String,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// As the plugin set names it.
+    pub source: String,
+}
+
+impl Manifest {
+    /// Returns a digest of what the run is.
+    pub fn digest(&self) -> String {
+        let manifest = Manifest { aligner: String::new(), ..self.clone() };
+        sha256(&serde_json::to_vec(&manifest).expect("our own types serialise"))
+    }
+
+    /// Reads the manifest of a run directory; `None` where there is none.
+    pub fn read(directory: &Directory) -> Result<Option<Manifest>, DirectoryError> {
+        if !directory.has(FILE) {
+            return Ok(None);
+        }
+        // The format is read by itself first: a newer one may have other fields.
+        let value: serde_json::Value = directory.read_json(FILE)?;
+        let found = value["format"].as_u64();
+        let found = found.ok_or_else(|| directory.damaged(FILE, "it names no `format`"))?;
+        if found > FORMAT {
+            let path = directory.path().to_owned();
+            return Err(DirectoryError::Newer { path, found, known: FORMAT });
+        }
+        serde_json::from_value(value).map(Some).map_err(|error| directory.damaged(FILE, error))
+    }
+
+    /// Returns what differs between two runs, in words; empty where they are the same run.
+    pub fn differences(&self, other: &Manifest) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut note = |differs: bool, what: String| {
+            if differs {
+                found.push(what);
+            }
+        };
+        for (name, model) in &self.models {
+            let theirs = other.models.get(name);
+            note(theirs != Some(model), format!("model `{name}` ({})", model.name));
+        }
+        note(self.prompts != other.prompts, format!("prompts `{}`", self.prompts.source));
+        note(self.held_out != other.held_out, "held-out prompts".into());
+        for (ours, theirs) in self.plugins.iter().zip(&other.plugins) {
+            note(ours != theirs, format!("{} `{}`", ours.kind, ours.name));
+        }
+        note(self.plugins.len() != other.plugins.len(), "the list of plugins".into());
+        note(self.engine != other.engine, format!("engine `{}`", self.engine));
+        note(self.format != other.format, "the run format".into());
+        let sets = [&self.plugin_set, &other.plugin_set]
+            .map(|set| serde_json::to_value(set).expect("our own types serialise"));
+        for (section, ours) in sets[0].as_object().into_iter().flatten() {
+            note(sets[1].get(section) != Some(ours), format!("settings of `[{section}]`"));
+        }
+        found
+    }
+}

@@ -1,0 +1,88 @@
+//! Everything that is checked before weights load: data, plugins, tokenizer, digests.
+
+use std::collections::BTreeMap;
+
+use super::directory::sha256;
+use super::manifest::{DataId, FORMAT, Manifest, ModelId};
+use super::plugins::Plugins;
+use crate::data::{self, HeldOut};
+use crate::model::source::{self, Opened};
+use crate::plugin::Runtime;
+use crate::plugin_set::{PluginSet, Source};
+use crate::record::{Exemplar, Prompt};
+use crate::round::{Models, RunError};
+
+/// A run that could begin: its files are read, its plugins loaded, its models found.
+pub struct Prepared {
+    /// What is to be done.
+    pub set: PluginSet,
+    /// The loaded plugins.
+    pub plugins: Plugins,
+    /// The exemplars that the principle plugin publishes.
+    pub catalogue: Vec<Exemplar>,
+    /// The prompt pool.
+    pub prompts: Vec<Prompt>,
+    /// Prompts with trusted answers.
+    pub held_out: Vec<HeldOut>,
+    /// What the run is.
+    pub manifest: Manifest,
+    /// The models' files, tokenizers and templates; weights are not loaded yet. The policy is under
+    /// `policy`.
+    pub models: BTreeMap<String, Opened>,
+}
+
+/// Reads and checks what a plugin set names. `report` hears what is fetched.
+pub fn prepare(
+    set: PluginSet,
+    runtime: Runtime,
+    report: &mut dyn FnMut(source::Progress<'_>),
+) -> Result<Prepared, RunError> {
+    let builtin = |name: &str| aligner_embed::data(name);
+    let pool = data::read_prompts(&set.data.prompts, &builtin)?;
+    let mut prompts = pool.prompts;
+    if let Some(limit) = set.data.limit {
+        prompts.truncate(limit as usize);
+    }
+    let held_out = match &set.data.held_out {
+        Some(source) => data::read_held_out(source, &builtin)?,
+        None => Vec::new(),
+    };
+    let plugins = Plugins::load(runtime, &set)?;
+    let catalogue = match &plugins.principle {
+        Some(principle) => principle.catalogue()?,
+        None => Vec::new(),
+    };
+
+    let mut models = BTreeMap::new();
+    let named = set.models.named.iter().map(|(name, model)| (name.as_str(), model));
+    for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
+        models.insert(name.to_owned(), source::open(model, report)?);
+    }
+    let id = |opened: &Opened| ModelId {
+        name: opened.model.name.clone(),
+        digest: opened.model.digest.clone(),
+    };
+    let rows = |source: &Source, rows: &[u8], count: usize, duplicates: usize| DataId {
+        source: source.to_string(),
+        digest: sha256(rows),
+        rows: count as u64,
+        duplicates: duplicates as u64,
+    };
+    let bytes = serde_json::to_vec(&prompts).expect("our own types serialise");
+    let held_out_bytes = format!("{held_out:?}");
+    let manifest = Manifest {
+        format: FORMAT,
+        aligner: env!("CARGO_PKG_VERSION").into(),
+        engine: Models::engine(),
+        models: models.iter().map(|(name, opened)| (name.clone(), id(opened))).collect(),
+        prompts: rows(&set.data.prompts, &bytes, prompts.len(), pool.duplicates),
+        held_out: set
+            .data
+            .held_out
+            .as_ref()
+            .map(|source| rows(source, held_out_bytes.as_bytes(), held_out.len(), 0)),
+        plugins: plugins.ids().to_vec(),
+        plugin_set: set.clone(),
+    };
+    Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models })
+}
