@@ -1,5 +1,6 @@
 //! Models: shape, weights, tokenizer and chat template, wherever they come from.
 
 pub mod adapter;
+pub mod backend;
 pub mod checkpoint;
 pub mod spec;
