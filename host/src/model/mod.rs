@@ -3,4 +3,8 @@
 pub mod adapter;
 pub mod backend;
 pub mod checkpoint;
+pub mod forward;
 pub mod spec;
+#[cfg(test)]
+pub(crate) mod tiny;
+pub mod weights;
