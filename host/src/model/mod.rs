@@ -1,5 +1,10 @@
 //! Models: shape, weights, tokenizer and chat template, wherever they come from.
 
 pub mod adapter;
+pub mod backend;
 pub mod checkpoint;
+pub mod forward;
 pub mod spec;
+#[cfg(test)]
+pub(crate) mod tiny;
+pub mod weights;
