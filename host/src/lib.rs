@@ -7,6 +7,7 @@
 //! ```
 
 pub mod cli;
+pub mod data;
 pub mod generate;
 pub mod logprob;
 pub mod model;

@@ -4,17 +4,27 @@
 //! typed, `check` turns the tree into a [`PluginSet`], and everything after that works with the
 //! checked type alone. The checked set is what `run.json` holds, with every default filled in.
 
+mod check;
+mod load;
 mod plugin;
+pub(crate) mod problem;
+mod section;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod typed;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use load::{Embedded, Loaded, load, parse};
 pub use plugin::{After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Scope, Source};
+pub use problem::{Invalid, PluginSetError};
 pub use settings::{
     EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, Start, Train, TrainData,
 };
+pub use typed::{Override, OverrideError};
 
 /// The version of the contract in `wit/` that this host speaks.
 pub const CONTRACT: &str = "0.1";
