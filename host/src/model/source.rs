@@ -1,0 +1,108 @@
+//! From what the user named to an open model.
+//!
+//! | name | model |
+//! |---|---|
+//! | `smollm2-135m-instruct` | an alias: a known file, fetched once and checked by its digest |
+//! | `hf:owner/name[@revision]` | a repository of the Hugging Face Hub, fetched once |
+//! | a folder | Hugging Face layout: `config.json`, safetensors, `tokenizer.json` |
+//! | `FILE.gguf` | one file with all of it |
+
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::Checkpoint;
+use super::error::ModelError;
+use super::safetensors::Safetensors;
+use super::template::Template;
+use super::text::Model;
+use super::tokenizer::{Tokenizer, optional_json};
+use super::{config, digest, safetensors};
+
+/// How far a download is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being fetched.
+    pub what: String,
+    /// Bytes so far.
+    pub done: u64,
+    /// Bytes in all, where known.
+    pub total: Option<u64>,
+}
+
+/// Opens a model by its name, fetching it where it is not there yet; reads no weights.
+///
+/// `progress` is called while something is fetched.
+pub fn open(
+    name: &str,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    let _ = progress;
+    let path = Path::new(name);
+    if path.is_dir() {
+        return open_folder(name, path);
+    }
+    Err(ModelError::Unknown {
+        name: name.to_owned(),
+        hint: "name a folder in Hugging Face layout".to_owned(),
+    })
+}
+
+/// Opens a folder in Hugging Face layout.
+fn open_folder(name: &str, folder: &Path) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    let config_path = folder.join("config.json");
+    let Some(config) = optional_json(&config_path)? else {
+        return Err(ModelError::malformed(
+            folder,
+            "has no `config.json`, so it is not a model in Hugging Face layout",
+        ));
+    };
+    let spec = config::from_hugging_face(&config_path, &config)?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let template = match folder_template(folder)? {
+        Some(source) => Some(Template::new(name, &source, tokenizer.named_tokens().to_vec())?),
+        None => None,
+    };
+    let weights = safetensors::files(folder)?;
+    let checkpoint = Safetensors::open(spec.clone(), &weights)?;
+    let mut files = weights;
+    files.extend(SMALL_FILES.map(|name| folder.join(name)).into_iter().filter(|f| f.exists()));
+    let digest = digest::of_files(&files)?;
+    let model = Model::new(name, digest, spec, tokenizer, template, folder.to_owned())?;
+    Ok((model, Box::new(checkpoint)))
+}
+
+/// The files beside the weights that change what a model reads or writes.
+const SMALL_FILES: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// Returns the chat template of a folder: its own file, or the one in the tokenizer's settings,
+/// which may be a list of named ones.
+fn folder_template(folder: &Path) -> Result<Option<String>, ModelError> {
+    let file = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&file) {
+        Ok(source) => return Ok(Some(source)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(ModelError::read(&file, error)),
+    }
+    let path: PathBuf = folder.join("tokenizer_config.json");
+    let Some(settings) = optional_json(&path)? else { return Ok(None) };
+    match &settings["chat_template"] {
+        serde_json::Value::Null => Ok(None),
+        serde_json::Value::String(source) => Ok(Some(source.clone())),
+        serde_json::Value::Array(list) => list
+            .iter()
+            .find(|one| one["name"] == "default")
+            .and_then(|one| one["template"].as_str())
+            .map(|source| Some(source.to_owned()))
+            .ok_or_else(|| {
+                ModelError::malformed(&path, "has several chat templates and none named `default`")
+            }),
+        _ => Err(ModelError::malformed(&path, "has a `chat_template` that is not a text")),
+    }
+}
