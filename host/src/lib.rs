@@ -14,6 +14,7 @@ pub mod model;
 pub mod objective;
 pub mod plugin;
 pub mod plugin_set;
+pub mod progress;
 pub mod record;
 pub mod report;
 pub mod round;

@@ -1,1 +1,303 @@
-//! Tables of a run.
+//! Tables of a run: what it will do, and what each round did.
+//!
+//! Pure functions from numbers to text; where the numbers come from is not known here.
+
+mod plan;
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use plan::{Plan, PlanPlugin};
+use table::{Align, Table};
+
+/// A held-out measure and its value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// For example `perplexity`.
+    pub measure: String,
+    /// Finite.
+    pub value: f64,
+}
+
+/// What one round did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundSummary {
+    /// From 1.
+    pub round: u32,
+    /// Prompts that the round worked on.
+    pub prompts: u64,
+    /// Completions that were generated.
+    pub completions: u64,
+    /// Records that the round trained on.
+    pub kept: u64,
+    /// Records that left the round, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Least and greatest difficulty of the round's prompts; absent where nothing scored them.
+    pub difficulty: Option<[f64; 2]>,
+    /// Mean tokens of a completion.
+    pub mean_length: Option<f64>,
+    /// Distinct word pairs over all word pairs of the kept completions, in [0, 1].
+    pub distinct_2: Option<f64>,
+    /// Mean over the completions of their mean token entropy, in nats.
+    pub entropy: Option<f64>,
+    /// Training loss of the first update, in nats a token.
+    pub loss_first: Option<f64>,
+    /// Training loss of the last update, in nats a token.
+    pub loss_last: Option<f64>,
+    /// In the order of `evaluate.measures`.
+    pub held_out: Vec<Measured>,
+}
+
+/// What a run did so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Name of the method.
+    pub method: String,
+    /// Name of the model that was aligned.
+    pub model: String,
+    /// The measures of the initial model.
+    pub before: Vec<Measured>,
+    /// In order.
+    pub rounds: Vec<RoundSummary>,
+    /// The round whose adapter is the result; 0 before the first.
+    pub best_round: u32,
+    /// Why the run ended: `rounds` or `early-stop`; absent while it goes on.
+    pub ended: Option<String>,
+}
+
+impl Report {
+    /// Returns the report of a run that has not done a round yet.
+    pub fn new(method: &str, model: &str, before: Vec<Measured>) -> Report {
+        Report {
+            method: method.to_owned(),
+            model: model.to_owned(),
+            before,
+            rounds: Vec::new(),
+            best_round: 0,
+            ended: None,
+        }
+    }
+
+    /// Returns the table of the rounds with what was dropped under it, ending in a newline.
+    ///
+    /// Columns of numbers that no round has are left out. `*` marks the best round.
+    pub fn table(&self) -> String {
+        let measures = self.measures();
+        let mut table = Table::new();
+        table.column("round", "", Align::Right);
+        table.column("prompts", "", Align::Right);
+        table.column("completions", "", Align::Right);
+        table.column("kept", "", Align::Right);
+        table.column("difficulty", "", Align::Right);
+        table.column("length", "", Align::Right);
+        table.column("distinct-2", "", Align::Right);
+        table.column("entropy", "", Align::Right);
+        table.column("loss", "", Align::Right);
+        for measure in &measures {
+            table.column(measure, "held-out", Align::Right);
+        }
+        if !self.before.is_empty() {
+            let mut row = vec![String::new(); 9];
+            row[0] = "start".to_owned();
+            row.extend(measures.iter().map(|measure| measured(&self.before, measure)));
+            table.row(row);
+        }
+        for round in &self.rounds {
+            let best = if round.round == self.best_round { "*" } else { "" };
+            let mut row = vec![
+                format!("{best}{}", round.round),
+                round.prompts.to_string(),
+                round.completions.to_string(),
+                round.kept.to_string(),
+                round.difficulty.map_or(String::new(), |[least, most]| {
+                    format!("{}–{}", number(least), number(most))
+                }),
+                optional(round.mean_length, |length| format!("{length:.1}")),
+                optional(round.distinct_2, |share| format!("{share:.3}")),
+                optional(round.entropy, |entropy| format!("{entropy:.2}")),
+                match (round.loss_first, round.loss_last) {
+                    (Some(first), Some(last)) => format!("{}→{}", number(first), number(last)),
+                    _ => String::new(),
+                },
+            ];
+            row.extend(measures.iter().map(|measure| measured(&round.held_out, measure)));
+            table.row(row);
+        }
+        let mut text = table.render();
+        if self.rounds.iter().any(|round| round.round == self.best_round) {
+            text.push_str("* best round\n");
+        }
+        for round in self.rounds.iter().filter(|round| !round.dropped.is_empty()) {
+            text.push_str(&format!(
+                "dropped in round {}: {}\n",
+                round.round,
+                drops(&round.dropped)
+            ));
+        }
+        text
+    }
+
+    /// The measures that any row has, in order of appearance.
+    fn measures(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        let rows = std::iter::once(&self.before).chain(self.rounds.iter().map(|r| &r.held_out));
+        for measured in rows.flatten() {
+            if !names.contains(&measured.measure.as_str()) {
+                names.push(&measured.measure);
+            }
+        }
+        names
+    }
+}
+
+/// Returns reasons with their counts, the most frequent first.
+pub fn drops(dropped: &BTreeMap<String, u64>) -> String {
+    let mut reasons: Vec<(&String, &u64)> = dropped.iter().collect();
+    reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), *reason));
+    let shown: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| format!("{} {count}", table::printable(reason)))
+        .collect();
+    shown.join(", ")
+}
+
+fn measured(row: &[Measured], measure: &str) -> String {
+    let found = row.iter().find(|measured| measured.measure == measure);
+    found.map_or(String::new(), |measured| number(measured.value))
+}
+
+fn optional(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
+    value.map_or(String::new(), show)
+}
+
+/// Returns a number with about three digits that count.
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{value:.2e}"),
+        size if size >= 99.95 => format!("{value:.0}"),
+        size if size >= 9.995 => format!("{value:.1}"),
+        size if size >= 0.9995 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(values: &[(&str, f64)]) -> Vec<Measured> {
+        values
+            .iter()
+            .map(|(name, value)| Measured { measure: (*name).into(), value: *value })
+            .collect()
+    }
+
+    fn report() -> Report {
+        let round = |round, kept, held_out: &[(&str, f64)]| RoundSummary {
+            round,
+            prompts: 32,
+            completions: 32,
+            kept,
+            dropped: [("format".to_owned(), 3), ("repetition".to_owned(), 9)].into(),
+            difficulty: Some([1.234, 45.67]),
+            mean_length: Some(58.31),
+            distinct_2: Some(0.8712),
+            entropy: Some(1.934),
+            loss_first: Some(2.3456),
+            loss_last: Some(1.9876),
+            held_out: measured(held_out),
+        };
+        let mut report = Report::new(
+            "soft-plus",
+            "m",
+            measured(&[("perplexity", 14.25), ("distinct-2", 0.91), ("length", 120.0)]),
+        );
+        report.rounds.push(round(
+            1,
+            20,
+            &[("perplexity", 13.5), ("distinct-2", 0.9), ("length", 96.04)],
+        ));
+        report.rounds.push(round(
+            2,
+            8,
+            &[("perplexity", 12345.6), ("distinct-2", 0.8), ("length", 50.0)],
+        ));
+        report.best_round = 1;
+        report
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_fits() {
+        let text = report().table();
+        let expected = "\
+                                                                                                  held-out    held-out  held-out
+round  prompts  completions  kept  difficulty  length  distinct-2  entropy       loss  perplexity  distinct-2    length
+start                                                                                        14.2       0.910       120
+   *1       32           32    20   1.23–45.7    58.3       0.871     1.93  2.35→1.99        13.5       0.900      96.0
+    2       32           32     8   1.23–45.7    58.3       0.871     1.93  2.35→1.99       12346       0.800      50.0
+* best round
+dropped in round 1: repetition 9, format 3
+dropped in round 2: repetition 9, format 3
+";
+        let lines =
+            |text: &str| text.lines().map(str::trim_start).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(lines(&text), lines(expected), "\n{text}");
+        assert!(
+            text.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 120),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_no_round_has_takes_no_room() {
+        let mut report = report();
+        report.before.clear();
+        for round in &mut report.rounds {
+            round.difficulty = None;
+            round.entropy = None;
+            round.held_out.clear();
+            round.dropped.clear();
+        }
+        report.best_round = 0;
+        assert_eq!(
+            report.table(),
+            "\
+round  prompts  completions  kept  length  distinct-2       loss
+    1       32           32    20    58.3       0.871  2.35→1.99
+    2       32           32     8    58.3       0.871  2.35→1.99
+"
+        );
+        report.rounds.clear();
+        assert_eq!(report.table(), "round  prompts  completions  kept\n");
+    }
+
+    #[test]
+    fn reports_survive_json() {
+        let report = report();
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        let check = |value: f64, expected: &str| assert_eq!(number(value), expected);
+        check(0.0, "0.000");
+        check(0.9996, "1.00");
+        check(9.996, "10.0");
+        check(99.96, "100");
+        check(-1.5, "-1.50");
+        check(12345.6, "12346");
+        check(1.5e9, "1.50e9");
+    }
+
+    #[test]
+    fn reasons_of_plugins_cannot_move_the_cursor() {
+        let dropped = [("a\u{1b}[2J\nb".to_owned(), 1)].into();
+        assert_eq!(drops(&dropped), "a\u{fffd}[2J\u{fffd}b 1");
+    }
+}

@@ -351,8 +351,8 @@ fn limits(table: &Section<'_>) -> Checked<Limits> {
     const GIB: u64 = 1 << 30;
     Ok(Limits {
         fuel: table.count("fuel", 1_000..=u64::MAX >> 1)?.unwrap_or(default.fuel),
-        // A 32-bit memory holds 4 GiB, and less than one page of 64 KiB holds nothing.
-        memory_bytes: table.bytes("memory", 64 << 10..=4 * GIB)?.unwrap_or(default.memory_bytes),
+        // Less than one page of 64 KiB holds nothing; 256 MiB is what the sandbox sets aside.
+        memory_bytes: table.bytes("memory", 64 << 10..=256 << 20)?.unwrap_or(default.memory_bytes),
         wall_seconds: table
             .number("wall_seconds", "a number over 0, at most 3600", |s| s > 0.0 && s <= 3600.0)?
             .unwrap_or(default.wall_seconds),

@@ -61,13 +61,13 @@ pub struct Plugin {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Instructions, roughly; the same on every machine. Default: 10 G.
+    /// Instructions, roughly; the same on every machine. Default: 2 G.
     pub fuel: u64,
-    /// Of the component's memories together. Default: 256 MiB.
+    /// Of the component's memories together; at most 256 MiB. Default: 64 MiB.
     pub memory_bytes: u64,
-    /// Of one call; the last resort, after which the run stops. Default: 60.
+    /// Of one call; the last resort, after which the run stops. Default: 30.
     pub wall_seconds: f64,
-    /// What crosses the boundary in either direction. Default: 64 MiB.
+    /// What crosses the boundary in either direction. Default: 16 MiB.
     pub copied_bytes: u64,
     /// Of log lines. Default: 64 KiB.
     pub log_bytes: u64,
@@ -76,10 +76,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            fuel: 10_000_000_000,
-            memory_bytes: 256 << 20,
-            wall_seconds: 60.0,
-            copied_bytes: 64 << 20,
+            fuel: 2_000_000_000,
+            memory_bytes: 64 << 20,
+            wall_seconds: 30.0,
+            copied_bytes: 16 << 20,
             log_bytes: 64 << 10,
         }
     }

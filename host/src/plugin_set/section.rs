@@ -245,7 +245,7 @@ impl<'a> Section<'a> {
     /// Returns the count under `key`: an integer, or a string such as `2G`.
     pub fn count(&self, key: &str, range_: RangeInclusive<u64>) -> Checked<Option<u64>> {
         let expected =
-            format!("{} or a text such as \"2G\"", range(*range_.start(), *range_.end()));
+            format!("{}, or a text such as \"2G\"", range(*range_.start(), *range_.end()));
         self.whole(key, range_, &expected, |text| {
             with_unit(text, &[("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12)])
         })

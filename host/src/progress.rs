@@ -1,0 +1,282 @@
+//! How far a stage is: a bar on a terminal, lines elsewhere; all of it on stderr.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A line at the start, at most every two seconds, and at the end.
+    Plain,
+    /// A bar that moves; lines where stderr is not a terminal.
+    Fancy,
+    /// Nothing at all.
+    Silent,
+}
+
+/// Shows the progress of one stage after the other.
+#[derive(Debug)]
+pub struct Progress {
+    style: Style,
+}
+
+/// Time between two lines of a stage.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// A stage that ends sooner gets no line at its end.
+const BLINK: Duration = Duration::from_millis(200);
+
+impl Progress {
+    /// Shows progress in this style.
+    pub fn new(style: Style) -> Progress {
+        let drawable = style != Style::Fancy || io::stderr().is_terminal();
+        Progress { style: if drawable { style } else { Style::Plain } }
+    }
+
+    /// Begins a stage, for example `round 2, generate` with 96 `completions`. A stage without
+    /// anything to do says nothing.
+    pub fn stage(&self, name: &str, total: u64, unit: &str) -> Stage {
+        let counts = Counts { name: name.to_owned(), unit: unit.to_owned(), total };
+        let style = if total == 0 { Style::Silent } else { self.style };
+        let bar = match style {
+            Style::Fancy => Some(bar(&counts)),
+            Style::Plain => {
+                say(&format!("{name}: {total} {unit}"));
+                None
+            }
+            Style::Silent => None,
+        };
+        Stage {
+            counts,
+            style,
+            bar,
+            begun: Instant::now(),
+            done: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            last_line: Mutex::new(Instant::now()),
+        }
+    }
+}
+
+/// A stage at work. Can be told from several threads at once.
+#[derive(Debug)]
+pub struct Stage {
+    counts: Counts,
+    style: Style,
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    done: AtomicU64,
+    tokens: AtomicU64,
+    last_line: Mutex<Instant>,
+}
+
+#[derive(Debug)]
+struct Counts {
+    name: String,
+    unit: String,
+    total: u64,
+}
+
+impl Stage {
+    /// Notes that `count` more units are done.
+    pub fn inc(&self, count: u64) {
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(self.rates(done));
+            }
+            None if self.style == Style::Plain => self.line(done),
+            None => {}
+        }
+    }
+
+    /// Notes that `count` more tokens went through a model; they are shown as a rate.
+    pub fn note_tokens(&self, count: u64) {
+        self.tokens.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Ends the stage.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let elapsed = self.begun.elapsed();
+        if self.style != Style::Silent && (self.bar.is_some() || elapsed >= BLINK) {
+            let (done, tokens) = self.now();
+            say(&self.counts.last_line(done, tokens, elapsed));
+        }
+    }
+
+    fn line(&self, done: u64) {
+        // Whoever finds the clock in use need not wait for it: the other one shows a line.
+        let Ok(mut last) = self.last_line.try_lock() else { return };
+        if last.elapsed() >= LINE_EVERY && done < self.counts.total {
+            *last = Instant::now();
+            let rates = self.rates(done);
+            let Counts { name, unit, total } = &self.counts;
+            say(&format!("{name}: {done}/{total} {unit}, {rates}"));
+        }
+    }
+
+    fn rates(&self, done: u64) -> String {
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        self.counts.rates(done, tokens, self.begun.elapsed())
+    }
+
+    fn now(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.tokens.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Stage {
+    /// A stage that fails takes its bar away, so that the error stands alone.
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Counts {
+    fn rates(&self, done: u64, tokens: u64, elapsed: Duration) -> String {
+        let seconds = elapsed.as_secs_f64().max(1e-3);
+        let rate = done as f64 / seconds;
+        let mut text = format!("{} {}/s", short(rate), self.unit);
+        if tokens > 0 {
+            text.push_str(&format!(", {} tok/s", short(tokens as f64 / seconds)));
+        }
+        if done > 0 {
+            let left = self.total.saturating_sub(done) as f64 / rate;
+            text.push_str(&format!(", {} left", duration(left)));
+        }
+        text
+    }
+
+    fn last_line(&self, done: u64, tokens: u64, elapsed: Duration) -> String {
+        let seconds = elapsed.as_secs_f64().max(1e-3);
+        let mut text = format!(
+            "{}: {done} {} in {} ({}/s",
+            self.name,
+            self.unit,
+            duration(seconds),
+            short(done as f64 / seconds)
+        );
+        if tokens > 0 {
+            text.push_str(&format!(", {tokens} tokens, {} tok/s", short(tokens as f64 / seconds)));
+        }
+        text.push(')');
+        text
+    }
+}
+
+fn bar(counts: &Counts) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(counts.total), ProgressDrawTarget::stderr());
+    let template = "{prefix} {bar:30} {pos}/{len} {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(counts.name.clone());
+    bar.set_message(counts.unit.clone());
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// Writes a line to stderr. Whoever closed it does not want to read it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Returns a rate with two digits or more: `0.031`, `1.3`, `27`, `1450`.
+fn short(rate: f64) -> String {
+    match rate {
+        rate if rate >= 9.95 || rate == 0.0 => format!("{rate:.0}"),
+        rate if rate >= 0.995 => format!("{rate:.1}"),
+        rate if rate >= 0.0995 => format!("{rate:.2}"),
+        rate => format!("{rate:.3}"),
+    }
+}
+
+/// Returns a time as people say it: `0.4 s`, `38 s`, `4 min 10 s`, `2 h 5 min`.
+pub fn duration(seconds: f64) -> String {
+    if seconds.is_nan() || seconds > 1e9 {
+        return "unknown".to_owned();
+    }
+    if seconds < 9.95 {
+        return format!("{:.1} s", seconds.max(0.0));
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        let check = |seconds: f64, expected: &str| assert_eq!(duration(seconds), expected);
+        check(0.0, "0.0 s");
+        check(-1.0, "0.0 s");
+        check(0.44, "0.4 s");
+        check(9.94, "9.9 s");
+        check(9.96, "10 s");
+        check(59.6, "1 min 0 s");
+        check(250.0, "4 min 10 s");
+        check(3599.6, "1 h 0 min");
+        check(7500.0, "2 h 5 min");
+        check(f64::INFINITY, "unknown");
+        check(f64::NAN, "unknown");
+    }
+
+    #[test]
+    fn rates_keep_two_digits() {
+        let check = |rate: f64, expected: &str| assert_eq!(short(rate), expected);
+        check(0.0, "0");
+        check(0.031, "0.031");
+        check(0.5, "0.50");
+        check(1.26, "1.3");
+        check(9.96, "10");
+        check(1449.6, "1450");
+    }
+
+    #[test]
+    fn lines_hold_rate_tokens_and_time_left() {
+        let counts =
+            Counts { name: "round 1, generate".into(), unit: "completions".into(), total: 96 };
+        let ten = Duration::from_secs(10);
+        assert_eq!(counts.rates(24, 0, ten), "2.4 completions/s, 30 s left");
+        assert_eq!(counts.rates(24, 1500, ten), "2.4 completions/s, 150 tok/s, 30 s left");
+        assert_eq!(counts.rates(0, 0, Duration::ZERO), "0 completions/s");
+        assert_eq!(counts.rates(200, 0, ten), "20 completions/s, 0.0 s left");
+        assert_eq!(
+            counts.last_line(96, 6000, Duration::from_secs(40)),
+            "round 1, generate: 96 completions in 40 s (2.4/s, 6000 tokens, 150 tok/s)"
+        );
+    }
+
+    #[test]
+    fn a_stage_counts_from_all_threads() {
+        let stage = Progress::new(Style::Silent).stage("s", 800, "records");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..100).for_each(|_| stage.inc(1)));
+            }
+        });
+        stage.note_tokens(3);
+        assert_eq!(stage.now(), (800, 3));
+        stage.finish();
+    }
+}

@@ -1,0 +1,205 @@
+//! What a run will do, said before it does it.
+
+use std::path::PathBuf;
+
+use super::table::{Align, Table, printable};
+use crate::progress::duration;
+
+/// What a run will do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Name of the method.
+    pub method: String,
+    /// What the plugin set is called: its path, or `builtin:NAME`.
+    pub plugin_set: String,
+    /// At least 1.
+    pub rounds: u32,
+    /// As the user named it.
+    pub model: String,
+    /// SHA-256 of the model's files, in hexadecimal.
+    pub model_digest: String,
+    /// Of the model's files.
+    pub model_bytes: u64,
+    /// In the order of the stages.
+    pub plugins: Vec<PlanPlugin>,
+    /// Prompts of the pool.
+    pub prompts: u64,
+    /// Rows that were left out because an earlier one has the same text.
+    pub duplicates: u64,
+    /// Held-out prompts; 0 where nothing is measured on them.
+    pub held_out: u64,
+    /// Tokens that go through the models over all rounds, estimated.
+    pub tokens: u64,
+    /// How long that takes, estimated; absent where the machine was not measured.
+    pub seconds: Option<f64>,
+    /// For example `cpu`.
+    pub device: String,
+    /// The run directory.
+    pub out: PathBuf,
+}
+
+/// A plugin of the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanPlugin {
+    /// `principle`, `sampler`, `filter`, `judge` or `difficulty`.
+    pub kind: String,
+    /// As it calls itself.
+    pub name: String,
+    /// As it calls itself.
+    pub version: String,
+    /// SHA-256 of the component, in hexadecimal; eight digits are shown.
+    pub digest: String,
+    /// What it may ask; absent where it may not.
+    pub ask: Option<crate::plugin_set::Ask>,
+}
+
+impl Plan {
+    /// Returns the plan as lines, ending in a newline.
+    pub fn render(&self) -> String {
+        let mut lines = Vec::new();
+        let mut line = |name: &str, value: String| {
+            lines.push(format!("{name:<9}{}\n", printable(&value)));
+        };
+        let rounds = if self.rounds == 1 { "round" } else { "rounds" };
+        line("method", format!("{} ({}), {} {rounds}", self.method, self.plugin_set, self.rounds));
+        line(
+            "model",
+            format!(
+                "{}, {}, sha256 {}",
+                self.model,
+                bytes(self.model_bytes),
+                eight(&self.model_digest)
+            ),
+        );
+        let mut prompts = count(self.prompts, "prompt");
+        if self.duplicates > 0 {
+            prompts.push_str(&format!(", {} left out", count(self.duplicates, "duplicate")));
+        }
+        if self.held_out > 0 {
+            prompts.push_str(&format!(", {} held out", self.held_out));
+        }
+        line("data", prompts);
+        let time = self.seconds.map_or(String::new(), |s| format!(", about {}", duration(s)));
+        line("work", format!("about {} tokens{time} on {}", rounded(self.tokens), self.device));
+        line("output", self.out.display().to_string());
+        let mut text = lines.concat();
+        if !self.plugins.is_empty() {
+            text.push('\n');
+            text.push_str(&self.plugin_table());
+        }
+        text
+    }
+
+    fn plugin_table(&self) -> String {
+        let mut table = Table::new();
+        for heading in ["kind", "plugin", "version", "sha256", "may ask"] {
+            table.column(heading, "", Align::Left);
+        }
+        for plugin in &self.plugins {
+            let ask = match &plugin.ask {
+                Some(ask) => format!("{}, {} tokens", ask.models.join(", "), rounded(ask.tokens)),
+                None => "nothing".to_owned(),
+            };
+            table.row(vec![
+                plugin.kind.clone(),
+                plugin.name.clone(),
+                plugin.version.clone(),
+                eight(&plugin.digest),
+                ask,
+            ]);
+        }
+        table.render()
+    }
+}
+
+fn eight(digest: &str) -> String {
+    digest.chars().take(8).collect()
+}
+
+fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// Returns a number as people say it: `950`, `12 k`, `3.4 M`.
+fn rounded(number: u64) -> String {
+    let value = number as f64;
+    match number {
+        0..1000 => number.to_string(),
+        1000..9_950 => format!("{:.1} k", value / 1e3),
+        9_950..999_500 => format!("{:.0} k", value / 1e3),
+        999_500..9_950_000 => format!("{:.1} M", value / 1e6),
+        9_950_000..999_500_000 => format!("{:.0} M", value / 1e6),
+        _ => format!("{:.1} G", value / 1e9),
+    }
+}
+
+/// Returns a size in decimal units, as download pages give it.
+fn bytes(number: u64) -> String {
+    match number {
+        0..1000 => format!("{number} B"),
+        _ => format!("{}B", rounded(number)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_says_all() {
+        let plugin = |kind: &str, name: &str, ask| PlanPlugin {
+            kind: kind.into(),
+            name: name.into(),
+            version: "0.1.0".into(),
+            digest: "0123456789abcdef".into(),
+            ask,
+        };
+        let ask = crate::plugin_set::Ask { models: vec!["initial".into()], tokens: 500_000 };
+        let plan = Plan {
+            method: "soft-plus".into(),
+            plugin_set: "builtin:soft-plus".into(),
+            rounds: 3,
+            model: "smollm2-135m-instruct".into(),
+            model_digest: "fedcba9876543210".into(),
+            model_bytes: 98_000_000,
+            plugins: vec![
+                plugin("principle", "self-align", None),
+                plugin("difficulty", "perplexity", Some(ask)),
+            ],
+            prompts: 240,
+            duplicates: 1,
+            held_out: 40,
+            tokens: 34_567,
+            seconds: Some(400.0),
+            device: "cpu".into(),
+            out: "runs/demo".into(),
+        };
+        assert_eq!(
+            plan.render(),
+            "\
+method   soft-plus (builtin:soft-plus), 3 rounds
+model    smollm2-135m-instruct, 98 MB, sha256 fedcba98
+data     240 prompts, 1 duplicate left out, 40 held out
+work     about 35 k tokens, about 6 min 40 s on cpu
+output   runs/demo
+
+kind        plugin      version  sha256    may ask
+principle   self-align  0.1.0    01234567  nothing
+difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
+"
+        );
+    }
+
+    #[test]
+    fn numbers_are_rounded_as_people_say_them() {
+        let check = |number: u64, tokens: &str, size: &str| {
+            assert_eq!((rounded(number).as_str(), bytes(number).as_str()), (tokens, size));
+        };
+        check(0, "0", "0 B");
+        check(999, "999", "999 B");
+        check(1_000, "1.0 k", "1.0 kB");
+        check(999_499, "999 k", "999 kB");
+        check(3_400_000, "3.4 M", "3.4 MB");
+        check(7_000_000_000, "7.0 G", "7.0 GB");
+    }
+}
