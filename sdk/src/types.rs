@@ -1,0 +1,121 @@
+//! The contract's types, with what makes them handy.
+
+pub use crate::bindings::common::aligner::plugin::types::{
+    Answer, Completion, Context, Decoding, Exemplar, Finish, GenerateRequest, Measurement, Message,
+    Pair, Prompt, Record, Request, Reward, Score, ScoreRequest, Speaker, Text, Turn, Variant,
+    VariantRole,
+};
+pub use crate::bindings::common::aligner::plugin::verdicts::{Revision, Verdict};
+pub use crate::bindings::judge::exports::aligner::plugin::judge::Opinion;
+pub use crate::bindings::sampler::exports::aligner::plugin::sampler::{
+    Candidate, Card, Equipment, Slot,
+};
+
+impl Text {
+    /// Returns a conversation of one user message.
+    pub fn user(content: impl Into<String>) -> Text {
+        Text::Chat(vec![Message { speaker: Speaker::User, content: content.into() }])
+    }
+
+    /// Returns the words a person would recognise the prompt by: the raw text, or the last message
+    /// of the user.
+    pub fn gist(&self) -> &str {
+        match self {
+            Text::Raw(text) => text,
+            Text::Chat(messages) => messages
+                .iter()
+                .rfind(|message| message.speaker == Speaker::User)
+                .map_or("", |message| &message.content),
+        }
+    }
+}
+
+impl Record {
+    /// Returns the variant of that name.
+    pub fn variant(&self, name: &str) -> Option<&Variant> {
+        self.variants.iter().find(|variant| variant.name == name)
+    }
+
+    /// Returns every completion there is, each with its variant.
+    pub fn completions(&self) -> impl Iterator<Item = (&Variant, &Completion)> {
+        self.variants.iter().filter_map(|v| v.completion.as_ref().map(|completion| (v, completion)))
+    }
+
+    /// Returns the measurement of that name.
+    pub fn measurement(&self, name: &str) -> Option<f64> {
+        self.measurements.iter().find(|it| it.name == name).map(|it| it.value)
+    }
+
+    /// Returns a judge's number for the completion of a variant.
+    pub fn reward(&self, variant: &str, name: &str) -> Option<f64> {
+        let found = self.rewards.iter().find(|it| it.variant == variant && it.name == name);
+        found.map(|reward| reward.value)
+    }
+}
+
+impl Variant {
+    /// Returns a variant that is still to be completed.
+    pub fn new(name: impl Into<String>, role: VariantRole, prompt: Text) -> Variant {
+        Variant { name: name.into(), role, prompt, completion: None }
+    }
+}
+
+impl Decoding {
+    /// Returns settings under which the likeliest token is always taken.
+    pub fn greedy() -> Decoding {
+        Decoding { temperature: Some(0.0), ..Decoding::default() }
+    }
+}
+
+/// Leaves everything to `[generate]` of the plugin set.
+impl Default for Decoding {
+    fn default() -> Decoding {
+        Decoding {
+            temperature: None,
+            top_p: None,
+            top_k: None,
+            repetition_penalty: None,
+            max_new_tokens: None,
+            stop: None,
+        }
+    }
+}
+
+impl GenerateRequest {
+    /// Asks a model (`policy`, `initial`, `previous`, or a name from `[models]`) to complete a
+    /// prompt, decoded as in `[generate]`.
+    pub fn of(model: impl Into<String>, prompt: Text) -> GenerateRequest {
+        GenerateRequest { model: model.into(), prompt, decoding: Decoding::default(), seed: 0 }
+    }
+}
+
+impl ScoreRequest {
+    /// Asks a model (`policy`, `initial`, `previous`, or a name from `[models]`) how likely a
+    /// completion of a prompt is.
+    pub fn of(
+        model: impl Into<String>,
+        prompt: Text,
+        completion: impl Into<String>,
+    ) -> ScoreRequest {
+        ScoreRequest { model: model.into(), prompt, completion: completion.into() }
+    }
+}
+
+impl Score {
+    /// Returns `exp(-logprob / tokens)`, at least 1.
+    pub fn perplexity(&self) -> f64 {
+        (-self.logprob / f64::from(self.tokens)).exp()
+    }
+}
+
+impl From<GenerateRequest> for Request {
+    fn from(request: GenerateRequest) -> Request {
+        Request::Generate(request)
+    }
+}
+
+impl From<ScoreRequest> for Request {
+    fn from(request: ScoreRequest) -> Request {
+        Request::Score(request)
+    }
+}
