@@ -532,7 +532,7 @@ fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Train> {
         adam_epsilon: over_0("adam_epsilon", base.adam_epsilon)?,
         max_grad_norm: at_least_0("max_grad_norm", base.max_grad_norm)?,
         max_length: table.integer("max_length", 2, 1 << 24)?.unwrap_or(base.max_length),
-        save_steps: table.integer("save_steps", 1, 1 << 30)?.or(base.save_steps),
+        save_steps: table.integer("save_steps", 0, 1 << 30)?.unwrap_or(base.save_steps),
         lora: lora(table, base.lora, first)?,
     })
 }

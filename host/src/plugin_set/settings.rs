@@ -96,9 +96,9 @@ pub struct Train {
     pub max_grad_norm: f64,
     /// Longest row in tokens, prompt and completion; at least 2. Default: 1024.
     pub max_length: u32,
-    /// Updates between two checkpoints that a killed training goes on from; absent: none within a
-    /// round.
-    pub save_steps: Option<u32>,
+    /// Updates between two checkpoints that a killed training goes on from; 0 writes none within a
+    /// round. Default: 1.
+    pub save_steps: u32,
     /// The adapter that is trained.
     pub lora: Lora,
 }
@@ -121,7 +121,7 @@ impl Default for Train {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             max_length: 1024,
-            save_steps: None,
+            save_steps: 1,
             lora: Lora::default(),
         }
     }

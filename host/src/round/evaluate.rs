@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::diversity::{distinct_2, mean};
 use super::models::{Job, ScoreJob, Unanswered};
-use super::rows::Measured;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
 use crate::plugin_set::Measure;
 use crate::record::{Completion, Decoding};
+use crate::report::Measured;
 use crate::run::seed;
 
 /// Measures a policy. Round 0 is the initial model. Without `[evaluate]` there is nothing to do.

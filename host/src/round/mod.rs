@@ -15,9 +15,9 @@ pub mod stage;
 mod summary;
 
 pub use error::RunError;
-pub use models::{Models, Policy};
+pub use evaluate::held_out;
+pub use models::{Loaded, Models, Policy, row};
 pub use pool::Pool;
-pub use summary::Summary;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::data::HeldOut;
 use crate::plugin_set::{After, PluginSet, Scope};
 use crate::progress::Progress;
-use crate::record::{Decoding, Exemplar, Record};
+use crate::record::{Completion, Decoding, Exemplar, Record};
+use crate::report::RoundSummary;
 use rows::Trained;
 use stage::{Notebook, Place};
 
@@ -54,7 +55,7 @@ pub struct Outcome {
     /// The trained policy.
     pub policy: Policy,
     /// The row of the report.
-    pub summary: Summary,
+    pub summary: RoundSummary,
     /// What it trained on.
     pub trained: Vec<Trained>,
 }
@@ -93,10 +94,10 @@ pub fn round(
 ) -> Result<Outcome, RunError> {
     let sampled = sample::select(shop, book, round, pool)?;
     let sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?;
-    let prompts = sampled.records.len();
+    let ids: Vec<String> = sampled.records.iter().map(|record| record.id().to_owned()).collect();
 
     let generated = generate::complete(shop, book, round, sampled, entering)?;
-    let completions = generated.records.len();
+    let completions: Vec<Completion> = completions(&generated);
     let kept = assess::filter(shop, book, round, After::Generate, generated, entering)?;
 
     let judged = assess::judge(shop, book, round, kept, entering)?;
@@ -112,14 +113,28 @@ pub fn round(
     };
 
     if scored.records.is_empty() {
-        let completions = completions as u64;
+        let completions = completions.len() as u64;
         return Err(RunError::NothingKept { round, completions, drops: scored.drops });
     }
     let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
-    let measures = evaluate::held_out(shop, book, round, &learned.policy)?;
+    let held_out = evaluate::held_out(shop, book, round, &learned.policy)?;
 
-    let summary = Summary::of(round, prompts, completions, &scored, &learned, measures);
+    let sources = summary::Sources {
+        round,
+        prompts: ids.len() as u64,
+        completions: &completions,
+        kept: &scored,
+        learned: &learned,
+        held_out,
+    };
+    let summary = summary::summary(sources, pool, &ids);
     Ok(Outcome { policy: learned.policy, summary, trained: learned.rows })
+}
+
+/// Returns every completion of a round.
+fn completions(flow: &Flow) -> Vec<Completion> {
+    let variants = flow.records.iter().flat_map(|record| &record.variants);
+    variants.filter_map(|variant| variant.completion.clone()).collect()
 }
 
 /// Prepares the pool: scores every prompt with the initial model, as round 1 would complete it, and

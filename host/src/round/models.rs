@@ -94,10 +94,10 @@ impl Models {
         Policy { adapter: None, loaded: None, digest: self.policy.model.digest.clone() }
     }
 
-    /// Returns the policy with an adapter. `bytes` stands for the adapter in the digest.
-    pub fn adapted(&self, adapter: Adapter, bytes: &[u8]) -> Result<Policy, RunError> {
+    /// Returns the policy with an adapter.
+    pub fn adapted(&self, adapter: Adapter) -> Result<Policy, RunError> {
         let loaded = self.policy.engine.load_adapter(&adapter, 1.0).map_err(ModelError::from)?;
-        let digest = sha256(format!("{} {}", self.policy.model.digest, sha256(bytes)).as_bytes());
+        let digest = sha256(format!("{} {}", self.policy.model.digest, adapter.digest()).as_bytes());
         Ok(Policy { adapter: Some(Arc::new(adapter)), loaded: Some(Arc::new(loaded)), digest })
     }
 

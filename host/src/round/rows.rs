@@ -80,8 +80,8 @@ pub struct Scored {
     pub difficulty: Option<f64>,
 }
 
-/// A line of `train.jsonl`: one example, in the order in which the trainer saw it in its first epoch.
-/// `prompt` and `completion` are TRL's columns.
+/// A line of `train.jsonl`: one example, as it came to the trainer. `prompt` and
+/// `completion` are TRL's columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
     /// The record's id.
@@ -161,15 +161,6 @@ pub struct Step {
     pub learning_rate: f64,
     /// Trained tokens in the batch.
     pub num_tokens: u64,
-}
-
-/// A line of `evaluate.jsonl`: one held-out measure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// For example `perplexity`.
-    pub measure: String,
-    /// Its value.
-    pub value: f64,
 }
 
 fn is_default(decoding: &Decoding) -> bool {

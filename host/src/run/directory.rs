@@ -286,6 +286,21 @@ impl Directory {
         Ok((rows, Ledger { file, path }))
     }
 
+    /// Writes a ledger anew with these rows, and appends from there.
+    pub fn rewrite_ledger<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        rows: &[T],
+    ) -> Result<Ledger, DirectoryError> {
+        self.write_lines(name, rows)?;
+        Ok(self.ledger::<T>(name)?.1)
+    }
+
+    /// Returns the SHA-256 of a file, in hex.
+    pub fn digest(&self, name: &str) -> Result<String, DirectoryError> {
+        Ok(sha256(&self.read(name)?))
+    }
+
     /// Returns an error that says a file is not what the program wrote.
     pub fn damaged(&self, name: &str, detail: impl ToString) -> DirectoryError {
         DirectoryError::Damaged { path: self.join(name), detail: detail.to_string() }

@@ -19,8 +19,8 @@ use serde_json::json;
 
 use crate::plugin_set::Measure;
 use crate::progress::Progress;
-use crate::report::{Report, RoundSummary};
-use crate::round::rows::{Measured, Trained};
+use crate::report::{Measured, Report, RoundSummary};
+use crate::round::rows::Trained;
 use crate::round::stage::Notebook;
 use crate::round::{self, Models, Policy, Pool, RunError, Workshop};
 use directory::{Directory, DirectoryError};
@@ -134,7 +134,7 @@ pub fn execute(
     let mut pool = Pool::new(prepared.prompts.clone());
     round::pool(&shop, &mut book, &mut pool, &initial)?;
 
-    let mut report = Report::new(&prepared.manifest, before);
+    let mut report = Report::new(&set.method.name, &set.models.policy, before);
     let (mut policy, mut earlier) = (initial, Vec::<Trained>::new());
     let mut reason = "rounds";
     for number in 1..=set.run.rounds {

@@ -1,0 +1,59 @@
+//! The row of the report that a round makes.
+
+use super::diversity::{distinct_2, mean};
+use super::learn::{Learned, taught};
+use super::{Flow, Pool};
+use crate::record::Completion;
+use crate::report::{Measured, RoundSummary};
+
+/// What a round's row is made of.
+pub struct Sources<'a> {
+    /// From 1.
+    pub round: u32,
+    /// Prompts that were selected.
+    pub prompts: u64,
+    /// Every completion of the round, as the model wrote it.
+    pub completions: &'a [Completion],
+    /// What came through the filters, and what did not.
+    pub kept: &'a Flow,
+    /// What the training made of it.
+    pub learned: &'a Learned,
+    /// Measured after the round.
+    pub held_out: Vec<Measured>,
+}
+
+/// Returns the row of a round.
+pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummary {
+    let Sources { round, prompts, completions, kept, learned, held_out } = sources;
+    let texts: Vec<&str> = kept
+        .records
+        .iter()
+        .filter_map(|record| taught(record).map(|completion| completion.text.as_str()))
+        .collect();
+    let scores = ids.iter().filter_map(|id| pool.difficulty(id));
+    let of_records = kept.records.iter().filter_map(|record| record.difficulty);
+    let difficulty = scores.chain(of_records).fold(None, |range: Option<[f64; 2]>, score| {
+        Some(range.map_or([score; 2], |[least, most]| [least.min(score), most.max(score)]))
+    });
+    let mut dropped = kept.drops.clone();
+    for row in &learned.rows {
+        if let Some(reason) = &row.dropped {
+            *dropped.entry(reason.clone()).or_default() += 1;
+        }
+    }
+    let trained = learned.rows.iter().filter(|row| row.dropped.is_none()).count();
+    RoundSummary {
+        round,
+        prompts,
+        completions: completions.len() as u64,
+        kept: trained as u64,
+        dropped,
+        difficulty,
+        mean_length: mean(completions.iter().map(|c| f64::from(c.tokens))),
+        distinct_2: (!texts.is_empty()).then(|| distinct_2(texts.iter().copied())),
+        entropy: mean(completions.iter().map(|c| c.entropy)),
+        loss_first: learned.steps.first().map(|step| step.loss),
+        loss_last: learned.steps.last().map(|step| step.loss),
+        held_out,
+    }
+}
