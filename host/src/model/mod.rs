@@ -2,4 +2,5 @@
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod peft;
 pub mod spec;
