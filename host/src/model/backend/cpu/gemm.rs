@@ -1,0 +1,438 @@
+//! Products with packed weights: `x · Wᵀ` and, from the same pack, `dy · W`.
+//!
+//! A weight `[outputs, inputs]` is cut into panels of 16 outputs, each stored as `[inputs, 16]`, so
+//! that one input's 16 weights are one cache line. Both kernels keep a tile of 6 × 16 sums in
+//! registers. Going forward the 16 are outputs and the 6 are rows; going backward the 16 are rows
+//! and the 6 are inputs, with weights broadcast and rows of `dy` packed. So one copy of a weight
+//! serves both, and the embedding lookup too.
+//!
+//! A sum runs over blocks of [`DEPTH`] terms: each block's terms in ascending order from zero, the
+//! blocks' sums in ascending order. Nothing else has a say in it.
+
+use rayon::prelude::*;
+
+use super::simd::{Isa, Kernel, Lanes, Shared};
+use crate::model::backend::Write;
+
+/// Outputs in a panel.
+const PANEL: usize = 16;
+/// Rows (forward) or inputs (backward) in a tile.
+const TILE: usize = 6;
+/// Terms in a block of a sum.
+const DEPTH: usize = 256;
+/// Rows that one task takes: with `DEPTH` terms each they fit into the second-level cache.
+const ROWS: usize = 120;
+/// Panels that one task takes at most.
+const PANELS: usize = 16;
+/// Multiplications below which a task is not worth handing to another thread.
+const GRAIN: usize = 100_000;
+
+/// One input's weights in a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; PANEL]);
+
+/// A weight `[outputs, inputs]` in panels; see the [module](self).
+pub struct Matrix {
+    outputs: usize,
+    inputs: usize,
+    /// `[outputs / 16 rounded up, inputs]`; zeros beyond the last output.
+    lines: Vec<Line>,
+}
+
+impl Matrix {
+    /// Packs `values`, row-major.
+    pub(super) fn new(values: &[f32], outputs: usize, inputs: usize) -> Matrix {
+        let lines = vec![Line([0.0; PANEL]); outputs.div_ceil(PANEL) * inputs];
+        let mut matrix = Matrix { outputs, inputs, lines };
+        matrix.fill(values, 1.0);
+        matrix
+    }
+
+    /// Overwrites the weight with `scale` times `values`, row-major.
+    pub(super) fn fill(&mut self, values: &[f32], scale: f32) {
+        let (outputs, inputs) = (self.outputs, self.inputs);
+        let values = &values[..outputs * inputs];
+        if values.is_empty() {
+            return;
+        }
+        self.lines.par_chunks_mut(inputs).enumerate().for_each(|(panel, lines)| {
+            let rows = &values[panel * PANEL * inputs..];
+            for (lane, row) in rows.chunks_exact(inputs).take(PANEL).enumerate() {
+                for (line, &value) in lines.iter_mut().zip(row) {
+                    line.0[lane] = scale * value;
+                }
+            }
+        });
+    }
+
+    /// Returns `(outputs, inputs)`.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.outputs, self.inputs)
+    }
+
+    /// Copies one row, `[inputs]`, out of its panel.
+    pub(super) fn row(&self, row: usize, y: &mut [f32]) {
+        assert!(row < self.outputs, "row {row} of a matrix with {} rows", self.outputs);
+        let lines = &self.lines[row / PANEL * self.inputs..][..self.inputs];
+        for (y, line) in y.iter_mut().zip(lines) {
+            *y = line.0[row % PANEL];
+        }
+    }
+}
+
+/// `y` `[rows, outputs]` = or += `x` `[rows, inputs]` · `w`ᵀ.
+pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32], write: Write) {
+    let (x, y) = (&x[..rows * w.inputs], &mut y[..rows * w.outputs]);
+    let stride = w.outputs;
+    let y = Shared::new(y);
+    let panels = w.outputs.div_ceil(PANEL);
+    let row_blocks = rows.div_ceil(ROWS);
+    let group = group(panels, row_blocks, rows.min(ROWS) * PANEL * w.inputs);
+    let groups = panels.div_ceil(group);
+    parallel(row_blocks * groups, |task| {
+        let (block, group_index) = (task / groups, task % groups);
+        let (row, panel) = (block * ROWS, group_index * group);
+        let (rows, panels) = (ROWS.min(rows - row), group.min(panels - panel));
+        // SAFETY: `y` has `rows * outputs` numbers, and tasks write disjoint rows and columns.
+        unsafe { block_forward(isa, x, row, rows, w, panel, panels, y.get(), stride, write) }
+    });
+}
+
+/// `y` `[rows, panels * 16]` = `x` · `w`ᵀ for some of the panels, on this thread; the last panel
+/// may be cut off by the end of the weight, where `y` gets zeros.
+pub(super) fn linear_panels(
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    w: &Matrix,
+    panels: std::ops::Range<usize>,
+    y: &mut [f32],
+) {
+    let (x, stride) = (&x[..rows * w.inputs], panels.len() * PANEL);
+    assert!(y.len() >= rows * stride && panels.end <= w.outputs.div_ceil(PANEL));
+    let y = y.as_mut_ptr().wrapping_sub(panels.start * PANEL);
+    let padded = Forward {
+        x: x.as_ptr(),
+        inputs: w.inputs,
+        rows,
+        lines: w.lines.as_ptr(),
+        panels,
+        outputs: usize::MAX,
+        y,
+        stride,
+        write: Write::Set,
+    };
+    isa.run(padded);
+}
+
+/// # Safety
+///
+/// `y` has room for rows `row..row + rows` of `stride` numbers each, and no other thread touches
+/// the columns of these panels in them.
+#[expect(clippy::too_many_arguments, reason = "two ranges and three matrices")]
+unsafe fn block_forward(
+    isa: Isa,
+    x: &[f32],
+    row: usize,
+    rows: usize,
+    w: &Matrix,
+    panel: usize,
+    panels: usize,
+    y: *mut f32,
+    stride: usize,
+    write: Write,
+) {
+    isa.run(Forward {
+        x: x[row * w.inputs..(row + rows) * w.inputs].as_ptr(),
+        inputs: w.inputs,
+        rows,
+        lines: w.lines.as_ptr(),
+        panels: panel..panel + panels,
+        outputs: w.outputs,
+        // SAFETY: the row is within `y`, says the caller.
+        y: unsafe { y.add(row * stride) },
+        stride,
+        write,
+    });
+}
+
+/// Some rows of `y` for some panels.
+struct Forward {
+    x: *const f32,
+    inputs: usize,
+    rows: usize,
+    lines: *const Line,
+    panels: std::ops::Range<usize>,
+    /// Columns of `y` from here on are not written.
+    outputs: usize,
+    y: *mut f32,
+    stride: usize,
+    write: Write,
+}
+
+impl Kernel for Forward {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        if self.inputs == 0 && self.write == Write::Set {
+            for row in 0..self.rows {
+                for column in self.panels.start * PANEL..(self.panels.end * PANEL).min(self.outputs)
+                {
+                    // SAFETY: within the part of `y` that is this task's.
+                    unsafe { *self.y.add(row * self.stride + column) = 0.0 };
+                }
+            }
+        }
+        let tiles = self.rows.div_ceil(TILE);
+        for start in (0..self.inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(self.inputs - start);
+            let add = start > 0 || self.write == Write::Add;
+            for panel in self.panels.clone() {
+                let columns = PANEL.min(self.outputs - panel * PANEL);
+                // Tiles of nearly equal height: a lone last row would leave the adders idle.
+                for tile in 0..tiles {
+                    let (row, end) = (tile * self.rows / tiles, (tile + 1) * self.rows / tiles);
+                    // SAFETY: rows and columns are within `x`, `lines` and this task's part of `y`.
+                    unsafe {
+                        let x = self.x.add(row * self.inputs + start);
+                        let w = self.lines.add(panel * self.inputs + start).cast::<f32>();
+                        let y = self.y.wrapping_add(row * self.stride + panel * PANEL);
+                        let sums = Sums { y, stride: self.stride, columns, add };
+                        match end - row {
+                            6 => tile_forward::<L, 6>(x, self.inputs, w, depth, sums),
+                            5 => tile_forward::<L, 5>(x, self.inputs, w, depth, sums),
+                            4 => tile_forward::<L, 4>(x, self.inputs, w, depth, sums),
+                            3 => tile_forward::<L, 3>(x, self.inputs, w, depth, sums),
+                            2 => tile_forward::<L, 2>(x, self.inputs, w, depth, sums),
+                            _ => tile_forward::<L, 1>(x, self.inputs, w, depth, sums),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a tile's sums go.
+struct Sums {
+    y: *mut f32,
+    stride: usize,
+    columns: usize,
+    add: bool,
+}
+
+/// # Safety
+///
+/// `x` has `N` rows of `depth` numbers, `stride` apart; `w` has `depth` lines; `sums.y` has `N` rows
+/// of `sums.columns` numbers; the machine has the lanes.
+#[inline(always)]
+unsafe fn tile_forward<L: Lanes, const N: usize>(
+    x: *const f32,
+    stride: usize,
+    w: *const f32,
+    depth: usize,
+    sums: Sums,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tile = [[L::splat(0.0); 2]; N];
+        for i in 0..depth {
+            let (low, high) = (L::load(w.add(i * PANEL)), L::load(w.add(i * PANEL + 8)));
+            for r in 0..N {
+                let x = L::splat(*x.add(r * stride + i));
+                tile[r][0] = x.mul_add(low, tile[r][0]);
+                tile[r][1] = x.mul_add(high, tile[r][1]);
+            }
+        }
+        for (r, &sum) in tile.iter().enumerate() {
+            put(sum, sums.y.add(r * sums.stride), sums.columns, sums.add);
+        }
+    }
+}
+
+/// Writes or adds the first `columns` of 16 numbers.
+///
+/// # Safety
+///
+/// `y` has room for `columns` numbers; the machine has the lanes.
+#[inline(always)]
+unsafe fn put<L: Lanes>(sum: [L; 2], y: *mut f32, columns: usize, add: bool) {
+    // SAFETY: whole panels go straight to `y`, others only as far as `columns`.
+    unsafe {
+        if columns == PANEL {
+            for (half, sum) in sum.into_iter().enumerate() {
+                let y = y.add(8 * half);
+                (if add { L::load(y).add(sum) } else { sum }).store(y);
+            }
+        } else {
+            let sum = [sum[0].array(), sum[1].array()];
+            for (i, &sum) in sum.as_flattened().iter().take(columns).enumerate() {
+                *y.add(i) = if add { *y.add(i) + sum } else { sum };
+            }
+        }
+    }
+}
+
+/// Rows that one task of the backward product takes, in panels of 16.
+const ROW_PANELS: usize = 8;
+/// Inputs that one task of the backward product takes; a multiple of `TILE`.
+const INPUTS: usize = 192;
+
+/// `dx` `[rows, inputs]` = or += `dy` `[rows, outputs]` · `w`.
+pub(super) fn linear_backward(
+    isa: Isa,
+    dy: &[f32],
+    rows: usize,
+    w: &Matrix,
+    dx: &mut [f32],
+    write: Write,
+) {
+    let (dy, dx) = (&dy[..rows * w.outputs], &mut dx[..rows * w.inputs]);
+    if w.outputs == 0 && write == Write::Set {
+        dx.fill(0.0);
+    }
+    let dx = Shared::new(dx);
+    let groups = w.inputs.div_ceil(INPUTS);
+    parallel(rows.div_ceil(ROW_PANELS * PANEL) * groups, |task| {
+        let (row, input) = (task / groups * ROW_PANELS * PANEL, task % groups * INPUTS);
+        isa.run(Backward {
+            dy,
+            row,
+            rows: (ROW_PANELS * PANEL).min(rows - row),
+            w,
+            input,
+            inputs: INPUTS.min(w.inputs - input),
+            dx: dx.get(),
+            write,
+        });
+    });
+}
+
+/// Some rows of `dx` for some inputs.
+struct Backward<'a> {
+    dy: &'a [f32],
+    row: usize,
+    rows: usize,
+    w: &'a Matrix,
+    input: usize,
+    inputs: usize,
+    /// All of it; only this task's rows and columns are written.
+    dx: *mut f32,
+    write: Write,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let panels = self.rows.div_ceil(PANEL);
+        let width = panels * PANEL;
+        let tiles = self.inputs.div_ceil(TILE);
+        let mut packed = vec![Line([0.0; PANEL]); panels * DEPTH];
+        // The result transposed: `[inputs, rows]`, with room for a whole last tile.
+        let mut sums = vec![0f32; tiles * TILE * width];
+        for start in (0..self.w.outputs).step_by(DEPTH) {
+            let depth = DEPTH.min(self.w.outputs - start);
+            for r in 0..self.rows {
+                let dy = &self.dy[(self.row + r) * self.w.outputs + start..][..depth];
+                let lines = &mut packed[r / PANEL * DEPTH..][..depth];
+                for (line, &dy) in lines.iter_mut().zip(dy) {
+                    line.0[r % PANEL] = dy;
+                }
+            }
+            let first_line = start / PANEL * self.w.inputs + self.input;
+            for tile in 0..tiles {
+                let height = TILE.min(self.inputs - tile * TILE);
+                let lines = &self.w.lines[first_line + tile * TILE..];
+                for panel in 0..panels {
+                    let rows = packed[panel * DEPTH..].as_ptr().cast::<f32>();
+                    let sums = sums[tile * TILE * width + panel * PANEL..].as_mut_ptr();
+                    // SAFETY: `lines` reaches the last input of the last panel of this block,
+                    // `packed` has `depth` lines, and `sums` rows for a whole tile.
+                    unsafe {
+                        let w = lines.as_ptr().cast::<f32>();
+                        if height == TILE {
+                            tile_backward::<L, TILE>(w, self.w.inputs, rows, depth, sums, width);
+                        } else {
+                            for i in 0..height {
+                                let (w, sums) = (w.add(i * PANEL), sums.add(i * width));
+                                tile_backward::<L, 1>(w, self.w.inputs, rows, depth, sums, width);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for r in 0..self.rows {
+            // SAFETY: these rows and inputs are this task's alone, and within `dx`.
+            let dx = unsafe {
+                let first = (self.row + r) * self.w.inputs + self.input;
+                std::slice::from_raw_parts_mut(self.dx.add(first), self.inputs)
+            };
+            for (i, dx) in dx.iter_mut().enumerate() {
+                let sum = sums[i * width + r];
+                *dx = if self.write == Write::Add { *dx + sum } else { sum };
+            }
+        }
+    }
+}
+
+/// Adds to `sums` `[N, 16 rows]` what `depth` outputs give for `N` inputs.
+///
+/// # Safety
+///
+/// `w` has the `N` lines of as many panels as `depth` outputs take, `inputs` lines apart; `rows` has
+/// `depth` lines; `sums` has `N` rows of 16, `stride` apart; the machine has the lanes.
+#[inline(always)]
+unsafe fn tile_backward<L: Lanes, const N: usize>(
+    w: *const f32,
+    inputs: usize,
+    rows: *const f32,
+    depth: usize,
+    sums: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tile = [[L::splat(0.0); 2]; N];
+        let mut j = 0;
+        while j < depth {
+            let w = w.add(j * inputs);
+            let lanes = PANEL.min(depth - j);
+            for lane in 0..lanes {
+                let (low, high) = (
+                    L::load(rows.add((j + lane) * PANEL)),
+                    L::load(rows.add((j + lane) * PANEL + 8)),
+                );
+                for i in 0..N {
+                    let w = L::splat(*w.add(i * PANEL + lane));
+                    tile[i][0] = w.mul_add(low, tile[i][0]);
+                    tile[i][1] = w.mul_add(high, tile[i][1]);
+                }
+            }
+            j += PANEL;
+        }
+        for (i, &sum) in tile.iter().enumerate() {
+            put(sum, sums.add(i * stride), PANEL, true);
+        }
+    }
+}
+
+/// Returns how many panels a task takes, so that each thread gets a few tasks worth having.
+fn group(panels: usize, row_blocks: usize, work: usize) -> usize {
+    let tasks = (4 * rayon::current_num_threads()).div_ceil(row_blocks.max(1));
+    let least = GRAIN.div_ceil(work.max(1));
+    panels.div_ceil(tasks.max(1)).max(least).clamp(1, PANELS.max(least))
+}
+
+/// Runs tasks `0..count`, on other threads where there is more than one.
+pub(super) fn parallel(count: usize, task: impl Fn(usize) + Sync) {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(&task);
+    }
+}

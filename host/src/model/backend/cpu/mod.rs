@@ -1,0 +1,207 @@
+//! The processor as a device.
+//!
+//! Kernels run on the threads of rayon's current pool.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::{Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, Write};
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod gemm;
+pub(crate) mod head;
+pub(crate) mod simd;
+
+pub use attention::Cache;
+pub use gemm::Matrix;
+pub use simd::Isa;
+
+/// The processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    pub(crate) isa: Isa,
+}
+
+impl Cpu {
+    /// Returns the processor with the best instructions it has.
+    pub fn new() -> Cpu {
+        Cpu { isa: Isa::detect() }
+    }
+
+    /// Returns the processor without special instructions, to compare with.
+    pub fn portable() -> Cpu {
+        Cpu { isa: Isa::Portable }
+    }
+
+    /// Returns which instructions the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu::new()
+    }
+}
+
+/// The segments of a pass.
+#[derive(Clone, Debug)]
+pub struct CpuPlan {
+    /// The segments as they were given.
+    pub(crate) segments: Vec<Segment>,
+    /// Each row's position in its sequence.
+    pub(crate) positions: Vec<u32>,
+    /// Each row's segment.
+    pub(crate) row_segments: Vec<u32>,
+}
+
+impl Backend for Cpu {
+    type Buffer = Vec<f32>;
+    type Matrix = Matrix;
+    type Plan = CpuPlan;
+    type Cache = Cache;
+
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| work())
+    }
+
+    fn zeros(&self, len: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(vec![0.0; len])
+    }
+
+    fn upload(&self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
+        Ok(values.to_vec())
+    }
+
+    fn write(&self, values: &[f32], buffer: &mut Vec<f32>, offset: usize) {
+        buffer[offset..offset + values.len()].copy_from_slice(values);
+    }
+
+    fn view<'a>(
+        &self,
+        buffer: &'a Vec<f32>,
+        range: Range<usize>,
+    ) -> Result<Cow<'a, [f32]>, BackendError> {
+        Ok(Cow::Borrowed(&buffer[range]))
+    }
+
+    fn len(&self, buffer: &Vec<f32>) -> usize {
+        buffer.len()
+    }
+
+    fn pack(&self, values: &[f32], outputs: usize, inputs: usize) -> Result<Matrix, BackendError> {
+        Ok(Matrix::new(values, outputs, inputs))
+    }
+
+    fn repack(&self, values: &Vec<f32>, scale: f32, matrix: &mut Matrix) {
+        matrix.fill(values, scale);
+    }
+
+    fn shape(&self, matrix: &Matrix) -> (usize, usize) {
+        matrix.shape()
+    }
+
+    fn plan(&self, segments: &[Segment]) -> Result<CpuPlan, BackendError> {
+        let rows = segments.iter().enumerate().flat_map(|(i, segment)| {
+            (segment.position..segment.position + segment.rows).map(move |p| (p as u32, i as u32))
+        });
+        let (positions, row_segments) = rows.unzip();
+        Ok(CpuPlan { segments: segments.to_vec(), positions, row_segments })
+    }
+
+    fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Vec<f32>) {
+        let (_, width) = embedding.shape();
+        elementwise::over_rows(&mut y[..tokens.len() * width], width, |first, y| {
+            for (y, &token) in y.chunks_exact_mut(width).zip(&tokens[first..]) {
+                embedding.row(token as usize, y);
+            }
+        });
+    }
+
+    fn linear(&self, x: &Vec<f32>, rows: usize, weight: &Matrix, y: &mut Vec<f32>, write: Write) {
+        gemm::linear(self.isa, x, rows, weight, y, write);
+    }
+
+    fn linear_backward(
+        &self,
+        dy: &Vec<f32>,
+        rows: usize,
+        weight: &Matrix,
+        dx: &mut Vec<f32>,
+        write: Write,
+    ) {
+        gemm::linear_backward(self.isa, dy, rows, weight, dx, write);
+    }
+
+    fn rms_norm(&self, x: &Vec<f32>, rows: usize, weight: &Vec<f32>, eps: f32, y: &mut Vec<f32>) {
+        elementwise::rms_norm(self.isa, x, rows, weight, eps, y);
+    }
+
+    fn rope(
+        &self,
+        x: &mut Vec<f32>,
+        heads: usize,
+        rotary: &Rotary<Cpu>,
+        plan: &CpuPlan,
+        inverse: bool,
+    ) {
+        let Rotary { cos, sin, head_dim, .. } = rotary;
+        elementwise::rope(self.isa, x, heads, *head_dim, &plan.positions, cos, sin, inverse);
+    }
+
+    fn swiglu(&self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, y: &mut Vec<f32>) {
+        elementwise::swiglu(self.isa, gate, up, &mut y[..len]);
+    }
+
+    fn gather(&self, x: &Vec<f32>, width: usize, rows: &[usize], y: &mut Vec<f32>) {
+        for (y, &row) in y.chunks_exact_mut(width).zip(rows) {
+            y.copy_from_slice(&x[row * width..(row + 1) * width]);
+        }
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
+        Ok(Cache::new(shape))
+    }
+
+    fn store(
+        &self,
+        keys: &Vec<f32>,
+        values: &Vec<f32>,
+        layer: usize,
+        plan: &CpuPlan,
+        cache: &mut Cache,
+    ) {
+        attention::store(keys, values, layer, plan, cache);
+    }
+
+    fn attend(
+        &self,
+        queries: &Vec<f32>,
+        heads: usize,
+        layer: usize,
+        plan: &CpuPlan,
+        cache: &Cache,
+        y: &mut Vec<f32>,
+    ) {
+        attention::attend(queries, heads, layer, plan, cache, y);
+    }
+
+    fn logprobs(
+        &self,
+        hidden: &Vec<f32>,
+        head: &Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        Ok(head::logprobs(self.isa, hidden, head, targets))
+    }
+    fn logprobs_of_logits(
+        &self,
+        logits: &Vec<f32>,
+        vocab: usize,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        Ok(head::logprobs_of_logits(self.isa, logits, vocab, targets))
+    }
+}

@@ -1,0 +1,307 @@
+//! The operations that models are made of, behind one trait for each kind of device.
+//!
+//! Operations are coarse: a forward pass is about a dozen calls for each block. Rows are ragged and
+//! never padded: a pass runs over the rows of all its [`Segment`]s, one after the other, and a
+//! [`Backend::Plan`] says which sequence and position each row belongs to. Everything is f32, row-major.
+//!
+//! **The order of additions for one output element depends on nothing but the element's own inputs
+//! and the model's shape**: not on the other rows, on tiles, threads, chunks or shared pages. So
+//! batching changes no bit, and neither does sharing a prefix.
+//!
+//! Buffers may be longer than an operation needs, so that they can be reused: an operation reads
+//! and writes their first `rows * width` numbers. It is a mistake in the program, and a panic, to
+//! pass a buffer that is too short.
+//!
+//! Operations on a device run asynchronously, so only allocation and the calls that wait for a
+//! result can fail. A failure in between is remembered and reported by the next of those.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+pub mod cpu;
+pub mod training;
+
+pub use training::TrainingBackend;
+
+/// Positions in a page of the key and value cache.
+pub const PAGE: usize = 16;
+
+/// A device and its kernels.
+pub trait Backend: Sized + Send + Sync + 'static {
+    /// Activations on the device: a flat array of f32.
+    type Buffer: Send + Sync;
+    /// A weight `[out, in]` on the device, in whatever layout its kernels want.
+    type Matrix: Send + Sync;
+    /// The segments of a pass on the device.
+    type Plan: Send + Sync;
+    /// Keys and values of all blocks, in pages.
+    type Cache: Send + Sync;
+
+    /// Runs `work`, a pass or several, where its operations start fastest: on the processor, on a
+    /// thread of the pool that the kernels use.
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
+    /// Returns a buffer of `len` zeros.
+    fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Returns a buffer that holds `values`.
+    fn upload(&self, values: &[f32]) -> Result<Self::Buffer, BackendError>;
+
+    /// Overwrites `buffer` from `offset` on with `values`.
+    fn write(&self, values: &[f32], buffer: &mut Self::Buffer, offset: usize);
+
+    /// Returns part of a buffer on the host: borrowed where the device is the host.
+    fn view<'a>(
+        &self,
+        buffer: &'a Self::Buffer,
+        range: Range<usize>,
+    ) -> Result<Cow<'a, [f32]>, BackendError>;
+
+    /// Returns how many numbers a buffer holds.
+    fn len(&self, buffer: &Self::Buffer) -> usize;
+
+    /// Brings a weight, `[outputs, inputs]` row-major, into the layout of the kernels.
+    fn pack(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Self::Matrix, BackendError>;
+
+    /// Overwrites a weight with `scale` times `values`, `[outputs, inputs]` row-major as in [`pack`].
+    ///
+    /// [`pack`]: Backend::pack
+    fn repack(&self, values: &Self::Buffer, scale: f32, matrix: &mut Self::Matrix);
+
+    /// Returns `(outputs, inputs)`.
+    fn shape(&self, matrix: &Self::Matrix) -> (usize, usize);
+
+    /// Brings the segments of a pass to the device.
+    fn plan(&self, segments: &[Segment]) -> Result<Self::Plan, BackendError>;
+
+    /// Sets row `i` of `y` `[tokens, inputs]` to row `tokens[i]` of the embedding `[vocab, inputs]`.
+    ///
+    /// The embedding is packed like any weight, so a tied head is the same matrix. Every token is
+    /// below `vocab`.
+    fn embed(&self, embedding: &Self::Matrix, tokens: &[u32], y: &mut Self::Buffer);
+
+    /// `y` `[rows, outputs]` = or += `x` `[rows, inputs]` · `weight`ᵀ.
+    fn linear(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Matrix,
+        y: &mut Self::Buffer,
+        write: Write,
+    );
+
+    /// `dx` `[rows, inputs]` = or += `dy` `[rows, outputs]` · `weight`: the gradient of [`linear`]
+    /// with respect to its input.
+    ///
+    /// [`linear`]: Backend::linear
+    fn linear_backward(
+        &self,
+        dy: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Matrix,
+        dx: &mut Self::Buffer,
+        write: Write,
+    );
+
+    /// `y` = `x / sqrt(mean(x²) + eps) * weight` for each row; `weight` is `[width]`.
+    fn rms_norm(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Buffer,
+        eps: f32,
+        y: &mut Self::Buffer,
+    );
+
+    /// Rotates each head of `x` `[rows, heads, head_dim]` by its row's position.
+    ///
+    /// Dimension `i` is rotated with `i + head_dim / 2`. `inverse` rotates back, which is also the
+    /// gradient.
+    fn rope(
+        &self,
+        x: &mut Self::Buffer,
+        heads: usize,
+        rotary: &Rotary<Self>,
+        plan: &Self::Plan,
+        inverse: bool,
+    );
+
+    /// `y[i]` = `silu(gate[i]) * up[i]` for the first `len` numbers.
+    fn swiglu(&self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, y: &mut Self::Buffer);
+
+    /// Sets row `i` of `y` to row `rows[i]` of `x`.
+    fn gather(&self, x: &Self::Buffer, width: usize, rows: &[usize], y: &mut Self::Buffer);
+
+    /// Returns an empty cache. Its pages are numbered from 0 and belong to the caller, who decides
+    /// which sequences share which.
+    fn cache(&self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
+
+    /// Writes keys and values `[rows, kv_heads, head_dim]` of one block into the pages of the
+    /// rows' sequences.
+    fn store(
+        &self,
+        keys: &Self::Buffer,
+        values: &Self::Buffer,
+        layer: usize,
+        plan: &Self::Plan,
+        cache: &mut Self::Cache,
+    );
+
+    /// Causal attention of each row over its sequence from position 0 to its own, which the cache
+    /// already holds. `queries` and `y` are `[rows, heads, head_dim]`; scores are divided by
+    /// `sqrt(head_dim)`.
+    fn attend(
+        &self,
+        queries: &Self::Buffer,
+        heads: usize,
+        layer: usize,
+        plan: &Self::Plan,
+        cache: &Self::Cache,
+        y: &mut Self::Buffer,
+    );
+
+    /// Returns what the output head says of one target for each row, without ever holding
+    /// `[rows, vocab]`.
+    ///
+    /// `hidden` is `[rows, inputs]` after the last norm, `head` is `[vocab, inputs]`, and every
+    /// target is below `vocab`.
+    fn logprobs(
+        &self,
+        hidden: &Self::Buffer,
+        head: &Self::Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError>;
+
+    /// Returns the same, bit for bit, from the rows' logits `[rows, vocab]`, which [`linear`] made
+    /// of `hidden` and `head`.
+    ///
+    /// [`linear`]: Backend::linear
+    fn logprobs_of_logits(
+        &self,
+        logits: &Self::Buffer,
+        vocab: usize,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError>;
+}
+
+/// What an operation does with what its output held before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Overwrite it.
+    Set,
+    /// Add to it.
+    Add,
+}
+
+/// Consecutive positions of one sequence: some rows of a pass.
+///
+/// The rows of a pass are those of its first segment, then those of its second, and so on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Number of rows.
+    pub rows: usize,
+    /// Position of the first row in its sequence.
+    pub position: usize,
+    /// The sequence's pages from position 0 on, at least to the segment's end: position `p` is in
+    /// slot `p % PAGE` of `pages[p / PAGE]`. Empty where no cache is used, as in training.
+    pub pages: Vec<u32>,
+}
+
+/// The shape of a key and value cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Number of pages, each for [`PAGE`] positions in every block.
+    pub pages: usize,
+}
+
+impl CacheShape {
+    /// Returns the size of one page over all blocks, in bytes.
+    pub fn page_bytes(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * PAGE * size_of::<f32>()
+    }
+}
+
+/// The sizes of an attention over heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads; head `h` attends to key and value head `h / (heads / kv_heads)`.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// What the output head says of one token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// Log-probability of the target, in nats; never positive.
+    pub logprob: f32,
+    /// Log of the sum of the exponentials of all logits.
+    pub log_sum: f32,
+    /// Entropy of the whole distribution, in nats.
+    pub entropy: f32,
+}
+
+/// Cosines and sines for [`Backend::rope`], each `[positions, head_dim / 2]`.
+pub struct Rotary<B: Backend> {
+    /// Cosines.
+    pub cos: B::Buffer,
+    /// Sines.
+    pub sin: B::Buffer,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Number of positions.
+    pub positions: usize,
+}
+
+impl<B: Backend> Rotary<B> {
+    /// Computes the tables in f64 from frequencies in radians a position.
+    pub fn new(backend: &B, frequencies: &[f64], positions: usize) -> Result<Self, BackendError> {
+        let table = |f: fn(f64) -> f64| -> Vec<f32> {
+            (0..positions)
+                .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
+                .collect()
+        };
+        Ok(Rotary {
+            cos: backend.upload(&table(f64::cos))?,
+            sin: backend.upload(&table(f64::sin))?,
+            head_dim: 2 * frequencies.len(),
+            positions,
+        })
+    }
+}
+
+/// Why a device could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// There is not enough memory.
+    #[error("{device} has no room for {bytes} more bytes")]
+    OutOfMemory {
+        /// Name of the device, for example `cpu`.
+        device: String,
+        /// Size of the allocation.
+        bytes: usize,
+    },
+    /// The device or its driver failed.
+    #[error("{device} failed: {message}")]
+    Device {
+        /// Name of the device, for example `cuda:0`.
+        device: String,
+        /// What the driver says.
+        message: String,
+    },
+}

@@ -1,0 +1,175 @@
+//! The operations that only training needs: backward passes and the optimiser.
+//!
+//! Gradients have the shape of what they are the gradient of, with a `d` before its name. What
+//! [`super`] says about rows, buffers and the order of additions holds here too, with one
+//! exception: a gradient of a weight is a sum over all rows.
+
+use super::{AttentionShape, Backend, BackendError, Write};
+
+/// A device that can train.
+pub trait TrainingBackend: Backend {
+    /// `y` = or += `scale` · `x` for the first `len` numbers.
+    fn add_scaled(
+        &self,
+        x: &Self::Buffer,
+        scale: f32,
+        len: usize,
+        y: &mut Self::Buffer,
+        write: Write,
+    );
+
+    /// `y[i]` = or += `x[i] / (1 - rate)` where `seed::uniform(seed, i) >= rate`, else 0.
+    ///
+    /// The same call on the gradient is its backward pass. `rate` is in [0, 1).
+    fn dropout(
+        &self,
+        x: &Self::Buffer,
+        len: usize,
+        rate: f64,
+        seed: u64,
+        y: &mut Self::Buffer,
+        write: Write,
+    );
+
+    /// `dw` `[outputs, inputs]` += `scale` · `dy` `[rows, outputs]`ᵀ · `x` `[rows, inputs]`: the
+    /// gradient of [`Backend::linear`] with respect to its weight. Rows are added in order.
+    #[expect(clippy::too_many_arguments, reason = "two operands, their shape and the result")]
+    fn weight_gradient(
+        &self,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        rows: usize,
+        outputs: usize,
+        inputs: usize,
+        scale: f32,
+        dw: &mut Self::Buffer,
+    );
+
+    /// `dx` = or += the gradient of [`Backend::rms_norm`] with respect to `x`.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass and two more")]
+    fn rms_norm_backward(
+        &self,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Buffer,
+        eps: f32,
+        dx: &mut Self::Buffer,
+        write: Write,
+    );
+
+    /// Sets `dgate` and `dup` to the gradients of [`Backend::swiglu`], over `len` numbers.
+    fn swiglu_backward(
+        &self,
+        dy: &Self::Buffer,
+        gate: &Self::Buffer,
+        up: &Self::Buffer,
+        len: usize,
+        dgate: &mut Self::Buffer,
+        dup: &mut Self::Buffer,
+    );
+
+    /// Causal attention within each segment of the plan, whose positions all start at 0.
+    ///
+    /// `queries` and `y` are `[rows, heads, head_dim]`, `keys` and `values`
+    /// `[rows, kv_heads, head_dim]`, after [`Backend::rope`]. `log_sums` `[rows, heads]` gets the
+    /// log of the sum of the exponentials of each row's scaled scores.
+    #[expect(clippy::too_many_arguments, reason = "three operands, their shape and two results")]
+    fn attention(
+        &self,
+        queries: &Self::Buffer,
+        keys: &Self::Buffer,
+        values: &Self::Buffer,
+        shape: AttentionShape,
+        plan: &Self::Plan,
+        y: &mut Self::Buffer,
+        log_sums: &mut Self::Buffer,
+    );
+
+    /// Sets `gradients` to those of [`attention`](TrainingBackend::attention), from what it was
+    /// given and what it returned.
+    fn attention_backward(
+        &self,
+        dy: &Self::Buffer,
+        saved: AttentionSaved<'_, Self::Buffer>,
+        shape: AttentionShape,
+        plan: &Self::Plan,
+        gradients: AttentionGradients<'_, Self::Buffer>,
+    );
+
+    /// `dhidden` `[rows, inputs]` = or += the gradient of the sum of `weights[i] * logprob[i]` over
+    /// the rows of [`Backend::logprobs`].
+    ///
+    /// `log_sums` are those that the forward pass returned. Logits are computed again, a few rows
+    /// at a time; a row of weight 0 costs nothing.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass and two more")]
+    fn logprobs_backward(
+        &self,
+        hidden: &Self::Buffer,
+        head: &Self::Matrix,
+        targets: &[u32],
+        log_sums: &[f32],
+        weights: &[f32],
+        dhidden: &mut Self::Buffer,
+        write: Write,
+    ) -> Result<(), BackendError>;
+
+    /// Returns the sum of the squares of the first `len` numbers, added in f64.
+    fn squared_norm(&self, x: &Self::Buffer, len: usize) -> Result<f64, BackendError>;
+
+    /// Moves the first `len` parameters by one step of AdamW, in place.
+    ///
+    /// `gradient` is multiplied by `step.gradient_scale` first; `first` and `second` are the moments.
+    fn adamw(
+        &self,
+        parameters: &mut Self::Buffer,
+        gradient: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+        len: usize,
+        step: &AdamWStep,
+    );
+}
+
+/// What [`TrainingBackend::attention`] was given and returned.
+pub struct AttentionSaved<'a, T> {
+    /// `[rows, heads, head_dim]`
+    pub queries: &'a T,
+    /// `[rows, kv_heads, head_dim]`
+    pub keys: &'a T,
+    /// `[rows, kv_heads, head_dim]`
+    pub values: &'a T,
+    /// `[rows, heads, head_dim]`
+    pub y: &'a T,
+    /// `[rows, heads]`
+    pub log_sums: &'a T,
+}
+
+/// Where [`TrainingBackend::attention_backward`] writes.
+pub struct AttentionGradients<'a, T> {
+    /// `[rows, heads, head_dim]`
+    pub dqueries: &'a mut T,
+    /// `[rows, kv_heads, head_dim]`
+    pub dkeys: &'a mut T,
+    /// `[rows, kv_heads, head_dim]`
+    pub dvalues: &'a mut T,
+}
+
+/// One step of AdamW with decoupled weight decay, as PyTorch computes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWStep {
+    /// Number of the step, from 1, for the bias correction.
+    pub step: u64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay, multiplied by the learning rate.
+    pub weight_decay: f64,
+    /// What the gradient is multiplied by first: below 1 where it is clipped.
+    pub gradient_scale: f64,
+}
