@@ -69,8 +69,8 @@ pub fn write(folder: &Path, adapter: &Adapter, base: Base<'_>) -> Result<(), Pef
 pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let path = folder.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(io(&path))?;
-    let config = parse_config(&text)
-        .map_err(|message| PeftError::Config { path: path.clone(), message })?;
+    let config =
+        parse_config(&text).map_err(|message| PeftError::Config { path: path.clone(), message })?;
     let mut adapter = Adapter::zeros(spec, config);
     // Before any matrix is read: the target modules are the user's, and so are rank and dropout.
     adapter.check(spec).map_err(|source| PeftError::Adapter { path, source })?;
@@ -91,7 +91,11 @@ pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
                 Some(view) => numbers(&view, shape),
                 None => Err(format!("is missing; expected {shape:?} of f32, f16 or bf16")),
             }
-            .map_err(|message| PeftError::Tensor { path: path.clone(), name, message })?;
+            .map_err(|message| PeftError::Tensor {
+                path: path.clone(),
+                name,
+                message,
+            })?;
         }
     }
     match left.into_keys().next() {
@@ -205,8 +209,7 @@ fn target_modules(value: &Value) -> Result<Vec<Linear>, String> {
         let linear = Linear::ALL.into_iter().find(|linear| {
             name.as_str().is_some_and(|name| name == linear.name() || name == linear.path())
         });
-        let linear =
-            linear.ok_or_else(|| format!("`target_modules` holds {name}, {expected}"))?;
+        let linear = linear.ok_or_else(|| format!("`target_modules` holds {name}, {expected}"))?;
         if !linears.contains(&linear) {
             linears.push(linear);
         }
