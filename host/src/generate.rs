@@ -1,1 +1,586 @@
 //! Batched decoding over token ids.
+//!
+//! Sequences run together in passes of the model: each takes one new token from every running
+//! sequence and, beside them, prompts that wait. A finished sequence leaves and the next job takes
+//! its place. Prompts that begin alike share the pages of the cache in which they agree.
+//!
+//! None of this shows in the result: a job's completion depends on its prompt, its settings, its
+//! seed and the model, not on the other jobs, the batch or the threads.
+
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+
+use crate::model::backend::{Backend, BackendError, TokenLogprob, Write};
+use crate::model::forward::Engine;
+use crate::model::weights::LoadedAdapter;
+use crate::run::seed;
+
+pub(crate) mod batch;
+pub(crate) mod prefix;
+mod sample;
+
+use batch::{Batch, Made, Start};
+
+/// A prompt to complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// At least one token.
+    pub prompt: Vec<u32>,
+    /// How to draw.
+    pub sampling: Sampling,
+    /// Seed of this job's draws: token `i` is drawn with `seed::uniform(seed, i)`.
+    pub seed: u64,
+}
+
+/// How tokens are drawn, with the names and meanings of Hugging Face's `generate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// In (0, 1].
+    pub top_p: f64,
+    /// 0 keeps every token.
+    pub top_k: u32,
+    /// Over 0; 1 is none. Counts tokens of prompt and completion.
+    pub repetition_penalty: f64,
+    /// At least 1.
+    pub max_new_tokens: usize,
+}
+
+/// A completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The tokens drawn, the end token included.
+    pub tokens: Vec<u32>,
+    /// Sum over these tokens of log p in nats, at temperature 1 and without top-p, top-k or
+    /// penalties.
+    pub logprob: f64,
+    /// Mean over the drawn tokens of the entropy of the distribution at temperature 1, in nats.
+    pub entropy: f64,
+    /// Whether it ended by itself, rather than at `max_new_tokens`.
+    pub ended: bool,
+}
+
+/// What holds for all jobs of a call; none of it changes a completion but `end_tokens`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Tokens that end a completion.
+    pub end_tokens: Vec<u32>,
+    /// Sequences that run at the same time, at most.
+    pub max_batch: usize,
+    /// Bytes of keys and values, at most.
+    pub cache_bytes: usize,
+    /// Rows of prompts in a pass, at most.
+    pub prefill_rows: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { end_tokens: vec![], max_batch: 32, cache_bytes: 2 << 30, prefill_rows: 512 }
+    }
+}
+
+/// What a caller of [`generate`] wants to say or hear while it runs.
+pub struct Hooks<'a> {
+    /// Whether a completion, given by its job and its tokens so far, is at its end; for stop
+    /// strings.
+    pub stop: &'a (dyn Fn(usize, &[u32]) -> bool + Sync),
+    /// Gets each completion, with its job's index, as soon as it is done.
+    pub on_done: &'a mut dyn FnMut(usize, Output) -> ControlFlow<()>,
+    /// Is called after each pass.
+    pub progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+}
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Jobs or rows that are done.
+    pub done: usize,
+    /// All jobs or rows.
+    pub total: usize,
+    /// Tokens drawn or scored.
+    pub tokens: usize,
+}
+
+/// Why sequences could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SequenceError {
+    /// A prompt has no tokens.
+    #[error("sequence {index} has no prompt")]
+    Empty {
+        /// Which one.
+        index: usize,
+    },
+    /// A sequence does not fit into the model's context.
+    #[error(
+        "sequence {index} has {tokens} tokens and up to {new} new ones, but the model's context is {limit} tokens"
+    )]
+    TooLong {
+        /// Which one.
+        index: usize,
+        /// Tokens that it has.
+        tokens: usize,
+        /// Tokens that may be added.
+        new: usize,
+        /// The model's context length.
+        limit: usize,
+    },
+    /// A token that the model does not have.
+    #[error("sequence {index} has token {token}, but the model has {vocab} tokens")]
+    Token {
+        /// Which one.
+        index: usize,
+        /// The token.
+        token: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// A setting is out of its range.
+    #[error("sequence {index}: `{name}` is {value}, but must be {range}")]
+    Setting {
+        /// Which one.
+        index: usize,
+        /// Name of the setting.
+        name: &'static str,
+        /// What it is.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// One sequence alone needs a larger cache than is allowed.
+    #[error("sequence {index} needs {needed} bytes of cache, but {allowed} are allowed")]
+    Memory {
+        /// Which one.
+        index: usize,
+        /// Bytes that it needs.
+        needed: usize,
+        /// Bytes that are allowed.
+        allowed: usize,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The model gave logits that are not numbers.
+    #[error("the model's logits for sequence {index} are not finite at position {position}")]
+    NotFinite {
+        /// Which one.
+        index: usize,
+        /// The last position that the model read.
+        position: usize,
+    },
+    /// A callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Completes every job, and gives each completion to `hooks.on_done` as soon as it is done.
+///
+/// `adapter` is the policy's, or none for the initial model. All jobs are checked before the first
+/// pass; an error about one names its index, so that the caller can drop it.
+pub fn generate<B: Backend>(
+    engine: &Engine<B>,
+    adapter: Option<&LoadedAdapter<B>>,
+    jobs: &[Job],
+    settings: &Settings,
+    hooks: Hooks<'_>,
+) -> Result<(), SequenceError> {
+    for (index, job) in jobs.iter().enumerate() {
+        check_sampling(index, &job.sampling)?;
+        check_tokens(engine, index, &job.prompt, job.sampling.max_new_tokens)?;
+    }
+    let starts: Vec<Start> = jobs
+        .iter()
+        .map(|job| Start {
+            tokens: &job.prompt,
+            wanted_from: job.prompt.len() - 1,
+            // The last token is drawn, but never read.
+            positions: job.prompt.len() + job.sampling.max_new_tokens - 1,
+        })
+        .collect();
+    let mut batch =
+        new_batch(engine, adapter, &starts, settings.cache_bytes, settings.prefill_rows)?;
+    let mut logits = Logits { buffer: engine.backend.zeros(0)?, chunk: engine.backend.zeros(0)? };
+    let mut outputs: Vec<Output> = vec![];
+    outputs.resize_with(jobs.len(), || Output {
+        tokens: vec![],
+        logprob: 0.0,
+        entropy: 0.0,
+        ended: false,
+    });
+    let mut progress = Progress { total: jobs.len(), ..Progress::default() };
+    let mut waiting = 0..jobs.len();
+    loop {
+        while batch.len() < settings.max_batch.max(1)
+            && waiting.start < waiting.end
+            && batch.start(waiting.start, &starts[waiting.start])
+        {
+            waiting.start += 1;
+        }
+        if batch.len() == 0 {
+            return Ok(());
+        }
+        let made = batch.pass()?;
+        let draws = logits.draw(engine, &batch, &made, jobs, &outputs)?;
+        for (made, (token, said)) in made.into_iter().zip(draws) {
+            let Made { index, position } = made;
+            if !said.logprob.is_finite() {
+                return Err(SequenceError::NotFinite { index, position });
+            }
+            let output = &mut outputs[index];
+            output.tokens.push(token);
+            output.logprob += said.logprob as f64;
+            output.entropy += said.entropy as f64;
+            output.ended =
+                settings.end_tokens.contains(&token) || (hooks.stop)(index, &output.tokens);
+            progress.tokens += 1;
+            if !output.ended && output.tokens.len() < jobs[index].sampling.max_new_tokens {
+                batch.push(index, token);
+                continue;
+            }
+            batch.end(index);
+            progress.done += 1;
+            let mut output = Output { tokens: std::mem::take(&mut output.tokens), ..*output };
+            output.entropy /= output.tokens.len() as f64;
+            if (hooks.on_done)(index, output).is_break() {
+                return Err(SequenceError::Cancelled);
+            }
+        }
+        if (hooks.progress)(progress).is_break() {
+            return Err(SequenceError::Cancelled);
+        }
+    }
+}
+
+/// Room for the logits of some rows.
+struct Logits<B: Backend> {
+    /// `[HEAD_ROWS, vocab]`
+    buffer: B::Buffer,
+    /// `[HEAD_ROWS, hidden]`
+    chunk: B::Buffer,
+}
+
+/// Rows whose logits are held at the same time.
+const HEAD_ROWS: usize = 64;
+
+impl<B: Backend> Logits<B> {
+    /// Draws a token for each row that a pass made.
+    fn draw(
+        &mut self,
+        engine: &Engine<B>,
+        batch: &Batch<'_, B>,
+        made: &[Made],
+        jobs: &[Job],
+        outputs: &[Output],
+    ) -> Result<Vec<(u32, TokenLogprob)>, BackendError> {
+        let (backend, head) = (&*engine.backend, engine.weights.head());
+        let (vocab, hidden) = backend.shape(head);
+        let most = made.len().min(HEAD_ROWS);
+        if backend.len(&self.buffer) < most * vocab {
+            self.buffer = backend.zeros(most * vocab)?;
+            self.chunk = backend.zeros(most * hidden)?;
+        }
+        let mut draws = Vec::with_capacity(made.len());
+        for (i, made) in made.chunks(HEAD_ROWS).enumerate() {
+            let rows: Vec<usize> = (i * HEAD_ROWS..i * HEAD_ROWS + made.len()).collect();
+            draws.extend(backend.enter(|| {
+                backend.gather(batch.hidden(), hidden, &rows, &mut self.chunk);
+                backend.linear(&self.chunk, made.len(), head, &mut self.buffer, Write::Set);
+                let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
+                let tokens: Vec<u32> = logits
+                    .par_chunks_exact(vocab)
+                    .zip(made)
+                    .map(|(logits, made)| {
+                        let job = &jobs[made.index];
+                        let drawn = outputs[made.index].tokens.len() as u64;
+                        let uniform = seed::uniform(job.seed, drawn);
+                        sample::draw(logits, &job.sampling, batch.tokens(made.index), uniform)
+                    })
+                    .collect();
+                let said = backend.logprobs_of_logits(&self.buffer, vocab, &tokens)?;
+                Ok::<_, BackendError>(tokens.into_iter().zip(said))
+            })?);
+        }
+        Ok(draws)
+    }
+}
+
+/// Returns a batch for checked starts.
+pub(crate) fn new_batch<'e, B: Backend>(
+    engine: &'e Engine<B>,
+    adapter: Option<&'e LoadedAdapter<B>>,
+    starts: &[Start<'_>],
+    allowed: usize,
+    rows: usize,
+) -> Result<Batch<'e, B>, SequenceError> {
+    let batch = Batch::new(engine, adapter, starts, allowed, rows)?;
+    batch.map_err(|(index, needed)| SequenceError::Memory { index, needed, allowed })
+}
+
+/// Checks that a sequence's tokens exist and that it fits into the context with `new` more.
+pub(crate) fn check_tokens<B: Backend>(
+    engine: &Engine<B>,
+    index: usize,
+    tokens: &[u32],
+    new: usize,
+) -> Result<(), SequenceError> {
+    let spec = &engine.weights.spec;
+    let (vocab, limit) = (spec.vocab, spec.context_length);
+    if tokens.is_empty() {
+        return Err(SequenceError::Empty { index });
+    }
+    if tokens.len().saturating_add(new) > limit {
+        return Err(SequenceError::TooLong { index, tokens: tokens.len(), new, limit });
+    }
+    match tokens.iter().find(|&&token| token as usize >= vocab) {
+        Some(&token) => Err(SequenceError::Token { index, token, vocab }),
+        None => Ok(()),
+    }
+}
+
+fn check_sampling(index: usize, sampling: &Sampling) -> Result<(), SequenceError> {
+    let Sampling { temperature, top_p, top_k: _, repetition_penalty, max_new_tokens } = *sampling;
+    let checks = [
+        ("temperature", temperature, temperature >= 0.0, "finite and not negative"),
+        ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "over 0 and at most 1"),
+        ("repetition_penalty", repetition_penalty, repetition_penalty > 0.0, "finite and over 0"),
+        ("max_new_tokens", max_new_tokens as f64, max_new_tokens > 0, "at least 1"),
+    ];
+    for (name, value, right, range) in checks {
+        if !right || !value.is_finite() {
+            return Err(SequenceError::Setting { index, name, value, range });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logprob::{Row, score};
+    use crate::model::backend::cpu::Cpu;
+    use crate::model::spec::Spec;
+    use crate::model::tiny;
+    use crate::model::weights::Weights;
+
+    fn engine(spec: Spec) -> Engine<Cpu> {
+        let weights = Weights::load(&Cpu::new(), &tiny::checkpoint(spec, 1), &mut |_, _| ());
+        Engine::new(Cpu::new(), weights.unwrap())
+    }
+
+    /// Nine jobs, of which most begin alike and two are equal but for the seed.
+    fn jobs() -> Vec<Job> {
+        let random = |seed, len| (0..len).map(move |i| seed::bits(seed, i) as u32 % 300);
+        let common: Vec<u32> = random(1, 50).collect();
+        let job = |i: u64| {
+            let own = random(2 + i / 2, [0, 1, 30, 140][i as usize % 4]);
+            let prompt: Vec<u32> = match i {
+                5 => random(9, 1).collect(),
+                _ => common.iter().copied().chain(own).collect(),
+            };
+            let sampling = Sampling {
+                temperature: [1.0, 0.7, 0.0][i as usize % 3],
+                top_p: [1.0, 0.9][i as usize % 2],
+                top_k: [0, 0, 20][i as usize % 3],
+                repetition_penalty: [1.0, 1.3][i as usize / 2 % 2],
+                max_new_tokens: 1 + (7 * i as usize) % 40,
+            };
+            Job { prompt, sampling, seed: i }
+        };
+        let mut jobs: Vec<Job> = (0..9).map(job).collect();
+        jobs[8] = Job { seed: 77, ..jobs[2].clone() };
+        jobs
+    }
+
+    fn run(
+        engine: &Engine<Cpu>,
+        adapter: Option<&LoadedAdapter<Cpu>>,
+        jobs: &[Job],
+        settings: &Settings,
+    ) -> Vec<Output> {
+        let mut outputs = vec![None; jobs.len()];
+        let hooks = Hooks {
+            stop: &|_, tokens| tokens.ends_with(&[7, 8]),
+            on_done: &mut |index, output| {
+                assert!(outputs[index].replace(output).is_none());
+                ControlFlow::Continue(())
+            },
+            progress: &mut |_| ControlFlow::Continue(()),
+        };
+        generate(engine, adapter, jobs, settings, hooks).unwrap();
+        outputs.into_iter().map(Option::unwrap).collect()
+    }
+
+    fn settings(max_batch: usize, prefill_rows: usize) -> Settings {
+        Settings { end_tokens: vec![3], max_batch, prefill_rows, ..Settings::default() }
+    }
+
+    #[test]
+    fn batch_chunks_threads_sharing_and_memory_change_no_bit() {
+        let engine = engine(tiny::spec(16, true));
+        let adapter = tiny::adapter(&engine.weights.spec, 5);
+        let adapter = engine.load_adapter(&adapter, 1.0).unwrap();
+        let jobs = jobs();
+        for adapter in [None, Some(&adapter)] {
+            let all = run(&engine, adapter, &jobs, &settings(8, 512));
+            // Alone, nothing is shared.
+            for (job, output) in jobs.iter().zip(&all) {
+                let alone = run(&engine, adapter, std::slice::from_ref(job), &settings(1, 512));
+                assert_eq!(alone, std::slice::from_ref(output));
+            }
+            for (max_batch, rows) in [(1, 512), (3, 512), (8, 1), (8, 5), (100, 33), (2, 16)] {
+                assert_eq!(run(&engine, adapter, &jobs, &settings(max_batch, rows)), all);
+            }
+            for threads in [1, 2, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let outputs = pool.install(|| run(&engine, adapter, &jobs, &settings(4, 64)));
+                assert_eq!(outputs, all, "{threads} threads");
+            }
+            // Room for the longest job and one page.
+            let page = engine.cache_shape(0).page_bytes();
+            for pages in [14, 15, 17, 20, 25] {
+                let small = Settings { cache_bytes: pages * page, ..settings(8, 64) };
+                assert_eq!(run(&engine, adapter, &jobs, &small), all, "{pages} pages");
+            }
+        }
+    }
+
+    #[test]
+    fn a_completion_scored_again_has_the_logprob_it_was_drawn_with() {
+        for spec in [tiny::spec(16, true), Spec { vocab: 1300, ..tiny::spec(32, false) }] {
+            let engine = engine(spec);
+            let jobs = jobs();
+            let outputs = run(&engine, None, &jobs, &settings(8, 512));
+            let rows: Vec<Row> = jobs
+                .iter()
+                .zip(&outputs)
+                .map(|(job, output)| Row {
+                    tokens: [&job.prompt[..], &output.tokens[..]].concat(),
+                    from: job.prompt.len(),
+                })
+                .collect();
+            for settings in [settings(8, 512), settings(2, 10)] {
+                let scores =
+                    score(&engine, None, &rows, &settings, &mut |_| ControlFlow::Continue(()));
+                for (score, output) in scores.unwrap().iter().zip(&outputs) {
+                    assert_eq!(score.logprob, output.logprob);
+                    assert_eq!(score.token_logprobs.len(), output.tokens.len());
+                    let entropy = score.entropy / output.tokens.len() as f64;
+                    assert_eq!(entropy, output.entropy);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_are_those_of_the_plain_model() {
+        let checkpoint = tiny::checkpoint(Spec { vocab: 700, ..tiny::spec(16, true) }, 1);
+        let weights = Weights::load(&Cpu::new(), &checkpoint, &mut |_, _| ()).unwrap();
+        let engine = Engine::new(Cpu::new(), weights);
+        let tokens: Vec<u32> = (0..60).map(|i| seed::bits(4, i) as u32 % 700).collect();
+        let logits = tiny::oracle(&checkpoint, None, &tokens);
+        let rows: Vec<Row> =
+            [1, 17, 59, 60].map(|from| Row { tokens: tokens.clone(), from }).into();
+        let scores =
+            score(&engine, None, &rows, &settings(8, 20), &mut |_| ControlFlow::Continue(()));
+        for (row, score) in rows.iter().zip(scores.unwrap()) {
+            let (mut logprob, mut entropy) = (0.0, 0.0);
+            for at in row.from..60 {
+                let logits = &logits[(at - 1) * 700..at * 700];
+                let log_sum = logits.iter().map(|&l| (l as f64).exp()).sum::<f64>().ln();
+                logprob += logits[tokens[at] as usize] as f64 - log_sum;
+                let p = logits.iter().map(|&l| l as f64 - log_sum);
+                entropy -= p.map(|p| p * p.exp()).sum::<f64>();
+            }
+            assert!((score.logprob - logprob).abs() < 1e-3, "{} {logprob}", score.logprob);
+            assert!((score.entropy - entropy).abs() < 1e-3, "{} {entropy}", score.entropy);
+            assert_eq!(score.token_logprobs.len(), 60 - row.from);
+        }
+    }
+
+    #[test]
+    fn completions_end_where_they_should() {
+        let engine = engine(tiny::spec(16, true));
+        let sampling = Sampling {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            max_new_tokens: 60,
+        };
+        let jobs: Vec<Job> =
+            (0..20).map(|seed| Job { prompt: vec![1, 2], sampling, seed }).collect();
+        let settings = Settings { end_tokens: (0..10).collect(), ..settings(8, 512) };
+        let mut ended = 0;
+        for output in run(&engine, None, &jobs, &settings) {
+            let (last, before) = output.tokens.split_last().unwrap();
+            assert!(before.iter().all(|token| *token >= 10));
+            assert_eq!(output.ended, *last < 10);
+            assert!(output.ended || output.tokens.len() == 60);
+            ended += usize::from(output.ended);
+        }
+        assert!(ended > 10, "{ended}");
+    }
+
+    #[test]
+    fn jobs_that_cannot_run_are_refused_before_the_first_pass() {
+        let engine = engine(tiny::spec(16, true));
+        let good = Job { prompt: vec![1; 20], ..jobs()[0].clone() };
+        let refused = |job: Job, settings: &Settings| {
+            let hooks = Hooks {
+                stop: &|_, _| panic!("nothing should run"),
+                on_done: &mut |_, _| panic!("nothing should run"),
+                progress: &mut |_| panic!("nothing should run"),
+            };
+            let jobs = [good.clone(), job];
+            generate(&engine, None, &jobs, settings, hooks).unwrap_err().to_string()
+        };
+        let with = |sampling: Sampling| Job { sampling, ..good.clone() };
+        let plain = good.sampling;
+        for (job, message) in [
+            (Job { prompt: vec![], ..good.clone() }, "sequence 1 has no prompt"),
+            (Job { prompt: vec![5, 300], ..good.clone() }, "token 300, but the model has 300"),
+            (
+                Job { prompt: vec![5; 512], ..good.clone() },
+                "sequence 1 has 512 tokens and up to 1 new ones, but the model's context is 512",
+            ),
+            (with(Sampling { temperature: -1.0, ..plain }), "`temperature` is -1, but must be"),
+            (with(Sampling { temperature: f64::NAN, ..plain }), "`temperature` is NaN"),
+            (with(Sampling { top_p: 0.0, ..plain }), "`top_p` is 0, but must be over 0"),
+            (with(Sampling { repetition_penalty: 0.0, ..plain }), "`repetition_penalty` is 0"),
+            (with(Sampling { max_new_tokens: 0, ..plain }), "`max_new_tokens` is 0"),
+            (
+                with(Sampling { max_new_tokens: usize::MAX, ..plain }),
+                "the model's context is 512 tokens",
+            ),
+        ] {
+            let found = refused(job, &settings(8, 512));
+            assert!(found.contains(message), "{found:?} instead of {message:?}");
+        }
+        let long = Job { prompt: vec![1; 33], ..good.clone() };
+        let small = Settings { cache_bytes: 40_000, ..settings(8, 512) };
+        let found = refused(long, &small);
+        assert!(found.contains("sequence 1 needs 49152 bytes of cache, but 40000"), "{found}");
+    }
+
+    #[test]
+    fn a_caller_can_stop_at_any_pass() {
+        let engine = engine(tiny::spec(16, true));
+        let mut passes = 0;
+        let mut done = 0;
+        let hooks = Hooks {
+            stop: &|_, _| false,
+            on_done: &mut |_, _| {
+                done += 1;
+                ControlFlow::Continue(())
+            },
+            progress: &mut |_| {
+                passes += 1;
+                if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        };
+        let error = generate(&engine, None, &jobs(), &settings(8, 512), hooks).unwrap_err();
+        assert!(matches!(error, SequenceError::Cancelled));
+        assert_eq!((passes, done), (3, 1));
+    }
+}

@@ -27,9 +27,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use schedule::Schedule;
-pub use settings::{
-    Example, LrSchedulerType, SettingsError, TrainSettings, check_examples,
-};
+pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
 
@@ -244,7 +242,8 @@ impl<B: TrainingBackend> Trainer<B> {
         for micro_batch in micro_batches(indices, examples, settings.micro_batch_tokens) {
             let mut sequences = Sequences::default();
             for Example { id, tokens, trained } in micro_batch.iter().map(|&i| &examples[i]) {
-                let place = [settings.seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
+                let place =
+                    [settings.seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
                 sequences.push(tokens, trained, seed::of(place));
             }
             let weights = vec![1.0; sequences.targets.len()];

@@ -2,6 +2,9 @@
 
 pub mod adapter;
 pub mod backend;
+pub mod backward;
 pub mod checkpoint;
+pub mod forward;
 pub mod peft;
 pub mod spec;
+pub mod weights;

@@ -296,3 +296,174 @@ pub enum PeftError {
         message: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{Rope, RopeScaling};
+
+    fn spec() -> Spec {
+        Spec {
+            layers: 2,
+            hidden: 8,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            intermediate: 12,
+            vocab: 16,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+            tied_embeddings: true,
+            context_length: 16,
+        }
+    }
+
+    fn config() -> LoraConfig {
+        let target_modules = vec![Linear::Q, Linear::V, Linear::Down];
+        LoraConfig { r: 2, alpha: 16.0, dropout: 0.05, target_modules, use_rslora: false }
+    }
+
+    fn adapter() -> Adapter {
+        let mut adapter = Adapter::init(&spec(), config(), 7);
+        for (i, pair) in adapter.pairs.values_mut().enumerate() {
+            pair.b.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 100 + j) as f32 / 7.0);
+        }
+        adapter
+    }
+
+    const BASE: Base<'_> = Base { name_or_path: "owner/name", revision: Some("main") };
+
+    #[test]
+    fn an_adapter_comes_back_bit_by_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &adapter(), BASE).unwrap();
+        let back = read(folder.path(), &spec()).unwrap();
+        assert_eq!(back, adapter());
+        assert_eq!(back.digest(), adapter().digest());
+        // Written again, the bytes are the same.
+        let bytes = |name| fs::read(folder.path().join(name)).unwrap();
+        let before = (bytes(CONFIG_FILE), bytes(WEIGHTS_FILE));
+        write(folder.path(), &back, BASE).unwrap();
+        assert_eq!((bytes(CONFIG_FILE), bytes(WEIGHTS_FILE)), before);
+        let weights = bytes(WEIGHTS_FILE);
+        let file = SafeTensors::deserialize(&weights).unwrap();
+        let name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight";
+        assert_eq!(file.tensor(name).unwrap().shape(), [8, 2]);
+        assert_eq!(file.len(), 12);
+    }
+
+    #[test]
+    fn the_configuration_is_what_other_tools_read() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &adapter(), BASE).unwrap();
+        let text = fs::read_to_string(folder.path().join(CONFIG_FILE)).unwrap();
+        assert_eq!(
+            text,
+            r#"{
+  "alpha_pattern": {},
+  "base_model_name_or_path": "owner/name",
+  "bias": "none",
+  "fan_in_fan_out": false,
+  "inference_mode": true,
+  "init_lora_weights": true,
+  "layers_to_transform": null,
+  "lora_alpha": 16,
+  "lora_dropout": 0.05,
+  "modules_to_save": null,
+  "peft_type": "LORA",
+  "r": 2,
+  "rank_pattern": {},
+  "revision": "main",
+  "target_modules": [
+    "q_proj",
+    "v_proj",
+    "down_proj"
+  ],
+  "task_type": "CAUSAL_LM",
+  "use_dora": false,
+  "use_rslora": false
+}
+"#
+        );
+    }
+
+    #[test]
+    fn configurations_that_mean_something_else_are_refused() {
+        let check = |change: Value, expected: &str| {
+            let mut config = config_json(&config(), BASE);
+            for (key, value) in change.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            match parse_config(&config.to_string()) {
+                Ok(_) => assert_eq!(expected, ""),
+                Err(message) => {
+                    assert!(message.starts_with(expected) && !expected.is_empty(), "{message}")
+                }
+            }
+        };
+        check(json!({}), "");
+        check(json!({"target_modules": "all-linear"}), "");
+        check(json!({"target_modules": ["self_attn.q_proj", "up_proj"], "lora_alpha": 0.5}), "");
+        check(json!({"megatron_config": null, "peft_version": "0.21"}), "");
+        check(json!({"use_dora": true}), "`use_dora` is true, which cannot be used");
+        check(json!({"bias": "all"}), "`bias` is \"all\"");
+        check(json!({"modules_to_save": ["lm_head"]}), "`modules_to_save` is [\"lm_head\"]");
+        check(json!({"rank_pattern": {"q_proj": 4}}), "`rank_pattern` is {\"q_proj\":4}");
+        check(json!({"layers_to_transform": [0]}), "`layers_to_transform` is [0]");
+        check(json!({"target_modules": ["lm_head"]}), "`target_modules` holds \"lm_head\"");
+        check(json!({"target_modules": ".*proj"}), "`target_modules` is \".*proj\"");
+        check(json!({"peft_type": "IA3"}), "`peft_type` is `IA3`");
+        check(json!({"r": "many"}), "invalid type");
+    }
+
+    #[test]
+    fn broken_folders_are_named() {
+        let check = |change: &dyn Fn(&Path), spec: Spec, expected: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), &adapter(), BASE).unwrap();
+            change(folder.path());
+            let error = read(folder.path(), &spec).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        let same = |_: &Path| ();
+        check(&|f| fs::remove_file(f.join(CONFIG_FILE)).unwrap(), spec(), "cannot access `");
+        check(&|f| fs::write(f.join(CONFIG_FILE), "{").unwrap(), spec(), "is not a usable adapter");
+        let truncate = |f: &Path| {
+            let path = f.join(WEIGHTS_FILE);
+            let bytes = fs::read(&path).unwrap();
+            fs::write(path, &bytes[..bytes.len() - 8]).unwrap();
+        };
+        check(&truncate, spec(), "is not a whole safetensors file");
+        check(
+            &same,
+            Spec { intermediate: 16, ..spec() },
+            "has shape [2, 12], the model and rank need [2, 16]",
+        );
+        check(&same, Spec { layers: 3, ..spec() }, "is missing; expected [2, 8]");
+        check(&same, Spec { layers: 1, ..spec() }, "belongs to no target module");
+        let rank = |f: &Path| {
+            let path = f.join(CONFIG_FILE);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(path, text.replace("\"r\": 2", "\"r\": 0")).unwrap();
+        };
+        check(&rank, spec(), "needs a rank of at least 1");
+        let poison = |f: &Path| {
+            let mut poisoned = adapter();
+            poisoned.pairs.get_mut(&(0, Linear::Q)).unwrap().a[3] = f32::NAN;
+            write(f, &poisoned, BASE).unwrap();
+        };
+        check(&poison, spec(), "holds NaN at number 3, expected finite numbers");
+    }
+
+    #[test]
+    fn half_precision_is_read() {
+        // 1.5, -2 and 0.25 in bf16 and in f16.
+        for (dtype, bits) in
+            [(Dtype::BF16, [0x3fc0u16, 0xc000, 0x3e80]), (Dtype::F16, [0x3e00, 0xc000, 0x3400])]
+        {
+            let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+            let view = TensorView::new(dtype, vec![1, 3], &bytes).unwrap();
+            assert_eq!(numbers(&view, [1, 3]).unwrap(), [1.5, -2.0, 0.25]);
+        }
+    }
+}

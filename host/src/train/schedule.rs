@@ -63,7 +63,11 @@ mod tests {
         check(LrSchedulerType::Constant, 0.5, &[0.0, 0.5, 1.0, 1.0]);
         check(LrSchedulerType::Linear, 0.0, &[1.0, 0.75, 0.5, 0.25]);
         check(LrSchedulerType::Linear, 0.3, &[0.0, 0.5, 1.0, 0.5]);
-        check(LrSchedulerType::Cosine, 0.0, &[1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2]);
+        check(
+            LrSchedulerType::Cosine,
+            0.0,
+            &[1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2],
+        );
         check(LrSchedulerType::Cosine, 0.1, &[0.0, 1.0, 0.75, 0.25]);
         // Of one step, all would be warm-up; of none, nothing is asked.
         check(LrSchedulerType::Cosine, 0.1, &[1.0]);

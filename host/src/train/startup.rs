@@ -61,9 +61,8 @@ impl Startup {
             return Ok(());
         }
         self.updates += 1;
-        let moved = |name: &String| {
-            seen.iter().any(|s| s.name == name && s.moved && !s.gradient_is_zero)
-        };
+        let moved =
+            |name: &String| seen.iter().any(|s| s.name == name && s.moved && !s.gradient_is_zero);
         self.unmoved.retain(|name| !moved(name));
         match self.unmoved.first().and_then(|name| seen.iter().find(|s| s.name == name)) {
             Some(first) if self.updates >= UPDATES => Err(StartupError::Unmoved {

@@ -83,8 +83,7 @@ impl TrainState {
     /// Reads what [`to_bytes`](TrainState::to_bytes) wrote, to the last bit.
     pub fn from_bytes(bytes: &[u8]) -> Result<TrainState, StateError> {
         let broken = |message: String| StateError::Broken { message };
-        let (_, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|e| broken(e.to_string()))?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| broken(e.to_string()))?;
         let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
         let header = header.ok_or_else(|| broken(format!("its metadata has no `{KEY}`")))?;
         #[derive(Deserialize)]
@@ -122,7 +121,10 @@ impl TrainState {
             for layer in 0..header.layers {
                 for &linear in &config.target_modules {
                     let name = |letter| {
-                        format!("{prefix}model.layers.{layer}.{}.lora_{letter}.weight", linear.path())
+                        format!(
+                            "{prefix}model.layers.{layer}.{}.lora_{letter}.weight",
+                            linear.path()
+                        )
                     };
                     let pair = LoraPair { a: tensor(name('A'))?, b: tensor(name('B'))? };
                     adapter.pairs.insert((layer, linear), pair);
@@ -145,7 +147,9 @@ impl TrainState {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
     /// A later aligner wrote it.
-    #[error("the saved training has format {format}, this aligner reads up to {FORMAT}; upgrade aligner to resume it")]
+    #[error(
+        "the saved training has format {format}, this aligner reads up to {FORMAT}; upgrade aligner to resume it"
+    )]
     Newer {
         /// Its format.
         format: u32,

@@ -165,6 +165,41 @@ unsafe fn silu_times<L: Lanes>(gate: L, up: L) -> L {
     }
 }
 
+/// Returns `exp((logit - max) * factor)` for each logit, on this thread.
+pub(crate) fn exp_weights(logits: &[f32], factor: f64) -> Vec<f32> {
+    Isa::detect().run(ExpWeights { logits, factor: factor.min(f32::MAX as f64) as f32 })
+}
+
+struct ExpWeights<'a> {
+    logits: &'a [f32],
+    factor: f32,
+}
+
+impl Kernel for ExpWeights<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> Vec<f32> {
+        let mut weights = self.logits.to_vec();
+        // Whole vectors only: what is added weighs nothing and is cut off again.
+        weights.resize(weights.len().next_multiple_of(8), f32::NEG_INFINITY);
+        // SAFETY: `Isa::run` picked the lanes, and a chunk has eight numbers.
+        unsafe {
+            let mut max = L::splat(f32::NEG_INFINITY);
+            for chunk in weights.chunks_exact(8) {
+                max = max.max(L::load(chunk.as_ptr()));
+            }
+            let max = max.array().into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let (max, factor) = (L::splat(max), L::splat(self.factor));
+            for chunk in weights.chunks_exact_mut(8) {
+                exp(L::load(chunk.as_ptr()).sub(max).mul(factor)).store(chunk.as_mut_ptr());
+            }
+        }
+        weights.truncate(self.logits.len());
+        weights
+    }
+}
+
 /// Calls `task(first, rows)` for runs of whole rows of `y`, in parallel where that pays.
 pub(super) fn over_rows(y: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     if y.is_empty() {

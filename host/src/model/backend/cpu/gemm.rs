@@ -436,3 +436,95 @@ pub(super) fn parallel(count: usize, task: impl Fn(usize) + Sync) {
         (0..count).into_par_iter().with_max_len(1).for_each(&task);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tiny::normal;
+
+    /// Returns the largest difference from sums in f64, and the result's bits.
+    fn differences(isa: Isa, rows: usize, outputs: usize, inputs: usize) -> (f64, f64) {
+        let w = normal(1, outputs * inputs, 1.0);
+        let matrix = Matrix::new(&w, outputs, inputs);
+        let before = normal(4, rows * outputs.max(inputs), 1.0);
+        let worst = |backward: bool| {
+            let (terms, width) = if backward { (outputs, inputs) } else { (inputs, outputs) };
+            let x = normal(2, rows * terms, 1.0);
+            let product = |rows: usize, x: &[f32], y: &mut [f32], write| match backward {
+                true => linear_backward(isa, x, rows, &matrix, y, write),
+                false => linear(isa, x, rows, &matrix, y, write),
+            };
+            let mut y = vec![f32::NAN; rows * width];
+            product(rows, &x, &mut y, Write::Set);
+            let mut added = before[..rows * width].to_vec();
+            product(rows, &x, &mut added, Write::Add);
+            let mut worst = 0f64;
+            for r in 0..rows {
+                let mut alone = vec![0.0; width];
+                product(1, &x[r * terms..(r + 1) * terms], &mut alone, Write::Set);
+                assert!(alone == y[r * width..(r + 1) * width], "row {r} of {rows}");
+                for c in 0..width {
+                    let w = |t: usize| if backward { w[t * inputs + c] } else { w[c * inputs + t] };
+                    let want: f64 = (0..terms).map(|t| x[r * terms + t] as f64 * w(t) as f64).sum();
+                    let i = r * width + c;
+                    let sum = added[i] as f64 - before[i] as f64;
+                    worst = worst.max((y[i] as f64 - want).abs()).max((sum - want).abs());
+                }
+            }
+            worst / (terms as f64).sqrt().max(1.0)
+        };
+        (worst(false), worst(true))
+    }
+
+    #[test]
+    fn products_are_right_and_a_row_does_not_depend_on_the_others() {
+        for isa in [Isa::detect(), Isa::Portable] {
+            for rows in (0..18).chain([119, 121, 130, 259]) {
+                for (outputs, inputs) in
+                    [(1, 1), (17, 3), (16, 7), (40, 33), (5, 256), (33, 257), (300, 48), (2, 600)]
+                {
+                    let (forward, backward) = differences(isa, rows, outputs, inputs);
+                    assert!(
+                        forward < 4e-6 && backward < 4e-6,
+                        "{isa:?} {rows} {outputs} {inputs}: {forward:e} {backward:e}"
+                    );
+                }
+            }
+            let (forward, backward) = differences(isa, 3, 520, 200);
+            assert!(forward < 4e-6 && backward < 4e-6, "{forward:e} {backward:e}");
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let (rows, outputs, inputs) = (150, 700, 300);
+        let matrix = Matrix::new(&normal(1, outputs * inputs, 1.0), outputs, inputs);
+        let (x, dy) = (normal(2, rows * inputs, 1.0), normal(3, rows * outputs, 1.0));
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
+                linear(Isa::detect(), &x, rows, &matrix, &mut y, Write::Set);
+                linear_backward(Isa::detect(), &dy, rows, &matrix, &mut dx, Write::Set);
+                (y, dx)
+            })
+        };
+        assert!(run(1) == run(2) && run(1) == run(3));
+    }
+
+    #[test]
+    fn rows_come_back_out_of_the_pack() {
+        let values = normal(1, 35 * 9, 1.0);
+        let mut matrix = Matrix::new(&values, 35, 9);
+        let row = |matrix: &Matrix, i| {
+            let mut row = [0.0; 9];
+            matrix.row(i, &mut row);
+            row
+        };
+        for i in 0..35 {
+            assert_eq!(row(&matrix, i), values[i * 9..(i + 1) * 9]);
+        }
+        matrix.fill(&values, 2.0);
+        assert_eq!(row(&matrix, 34)[8], 2.0 * values[34 * 9 + 8]);
+    }
+}

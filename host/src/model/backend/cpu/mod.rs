@@ -16,6 +16,8 @@ mod product;
 pub(crate) mod simd;
 mod training_attention;
 
+pub(crate) use elementwise::exp_weights;
+
 pub use attention::Cache;
 pub use gemm::Matrix;
 pub use simd::Isa;
@@ -58,6 +60,8 @@ pub struct CpuPlan {
     pub(crate) positions: Vec<u32>,
     /// Each row's segment.
     pub(crate) row_segments: Vec<u32>,
+    /// Rows cut into tasks for attention over the cache.
+    pub(crate) rows: Vec<attention::Rows>,
 }
 
 impl Backend for Cpu {
@@ -107,11 +111,12 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, segments: &[Segment]) -> Result<CpuPlan, BackendError> {
-        let rows = segments.iter().enumerate().flat_map(|(i, segment)| {
+        let places = segments.iter().enumerate().flat_map(|(i, segment)| {
             (segment.position..segment.position + segment.rows).map(move |p| (p as u32, i as u32))
         });
-        let (positions, row_segments) = rows.unzip();
-        Ok(CpuPlan { segments: segments.to_vec(), positions, row_segments })
+        let (positions, row_segments) = places.unzip();
+        let rows = attention::Rows::cut(segments);
+        Ok(CpuPlan { segments: segments.to_vec(), positions, row_segments, rows })
     }
 
     fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Vec<f32>) {
@@ -188,7 +193,7 @@ impl Backend for Cpu {
         cache: &Cache,
         y: &mut Vec<f32>,
     ) {
-        attention::attend(queries, heads, layer, plan, cache, y);
+        attention::attend(self.isa, queries, heads, layer, plan, cache, y);
     }
 
     fn logprobs(

@@ -1,0 +1,147 @@
+//! Running sequences, and the passes that move them on.
+
+use super::prefix::{Lease, Pages};
+use crate::model::backend::{Backend, BackendError, PAGE, Segment};
+use crate::model::forward::{Engine, Workspace};
+use crate::model::weights::LoadedAdapter;
+
+/// What a sequence is at the start: its tokens, and from where on it is the caller's business.
+#[derive(Clone, Copy)]
+pub(crate) struct Start<'a> {
+    /// The tokens known at the start.
+    pub(crate) tokens: &'a [u32],
+    /// The first position whose hidden row is wanted; what is before may come from shared pages.
+    pub(crate) wanted_from: usize,
+    /// Positions that the sequence may come to have, those of `tokens` included.
+    pub(crate) positions: usize,
+}
+
+/// Sequences that share a cache.
+pub(crate) struct Batch<'e, B: Backend> {
+    engine: &'e Engine<B>,
+    adapter: Option<&'e LoadedAdapter<B>>,
+    cache: B::Cache,
+    workspace: Workspace<B>,
+    pages: Pages,
+    /// Rows of prompts that one pass takes at most.
+    chunk: usize,
+    running: Vec<Sequence>,
+}
+
+/// A running sequence.
+struct Sequence {
+    /// Its place among the starts.
+    index: usize,
+    tokens: Vec<u32>,
+    wanted_from: usize,
+    /// How many tokens are in the cache.
+    computed: usize,
+    lease: Lease,
+}
+
+/// A hidden row that a pass made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The sequence's place among the starts.
+    pub(crate) index: usize,
+    /// The position of the row; it predicts the token after it.
+    pub(crate) position: usize,
+}
+
+impl<'e, B: Backend> Batch<'e, B> {
+    /// Returns a batch in which nothing runs yet, with a cache for `starts` within `bytes`; `Err`
+    /// with a start's index and the bytes that it needs where it alone is too much.
+    pub(crate) fn new(
+        engine: &'e Engine<B>,
+        adapter: Option<&'e LoadedAdapter<B>>,
+        starts: &[Start<'_>],
+        bytes: usize,
+        chunk: usize,
+    ) -> Result<Result<Batch<'e, B>, (usize, usize)>, BackendError> {
+        let page_bytes = engine.cache_shape(0).page_bytes();
+        let needed = |start: &Start| start.positions.div_ceil(PAGE);
+        let all: usize = starts.iter().map(needed).sum();
+        let count = all.min(bytes / page_bytes);
+        if let Some(i) = starts.iter().position(|start| needed(start) > count) {
+            return Ok(Err((i, needed(&starts[i]) * page_bytes)));
+        }
+        let cache = engine.backend.cache(engine.cache_shape(count))?;
+        let workspace = Workspace::new(&*engine.backend)?;
+        let pages = Pages::new(count, starts.iter().map(|s| (s.tokens, s.wanted_from)));
+        let (chunk, running) = (chunk.max(1), Vec::new());
+        Ok(Ok(Batch { engine, adapter, cache, workspace, pages, chunk, running }))
+    }
+
+    /// Returns how many sequences are running.
+    pub(crate) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Starts a sequence; `false` where there are not enough free pages yet.
+    pub(crate) fn start(&mut self, index: usize, start: &Start<'_>) -> bool {
+        let Some(lease) = self.pages.lease(index, start.positions) else { return false };
+        let (tokens, wanted_from) = (start.tokens.to_vec(), start.wanted_from);
+        let computed = lease.found * PAGE;
+        self.running.push(Sequence { index, tokens, wanted_from, computed, lease });
+        true
+    }
+
+    /// Returns a running sequence's tokens.
+    pub(crate) fn tokens(&self, index: usize) -> &[u32] {
+        let sequence = self.running.iter().find(|sequence| sequence.index == index);
+        &sequence.expect("the sequence is running").tokens
+    }
+
+    /// Adds a token to a running sequence.
+    pub(crate) fn push(&mut self, index: usize, token: u32) {
+        let sequence = self.running.iter_mut().find(|sequence| sequence.index == index);
+        sequence.expect("the sequence is running").tokens.push(token);
+    }
+
+    /// Ends a sequence and frees its pages.
+    pub(crate) fn end(&mut self, index: usize) {
+        let at = self.running.iter().position(|sequence| sequence.index == index);
+        let sequence = self.running.remove(at.expect("the sequence is running"));
+        self.pages.release(sequence.lease);
+    }
+
+    /// Returns the hidden rows that the last pass made, `[rows, hidden]`.
+    pub(crate) fn hidden(&self) -> &B::Buffer {
+        self.workspace.hidden()
+    }
+
+    /// Makes one pass over tokens that are not in the cache yet, and returns which of the wanted
+    /// hidden rows it made.
+    ///
+    /// Sequences with one new token always take part; the others share `chunk` rows in the order in
+    /// which they were started.
+    pub(crate) fn pass(&mut self) -> Result<Vec<Made>, BackendError> {
+        let (mut tokens, mut segments, mut wanted, mut made) = (vec![], vec![], vec![], vec![]);
+        let mut room = self.chunk;
+        for sequence in &mut self.running {
+            let pending = sequence.tokens.len() - sequence.computed;
+            let rows = if pending == 1 { 1 } else { pending.min(room) };
+            if rows == 0 || !self.pages.is_ready(&sequence.lease) {
+                continue;
+            }
+            if pending > 1 {
+                room -= rows;
+            }
+            let (first, end) = (sequence.computed, sequence.computed + rows);
+            for position in first.max(sequence.wanted_from)..end {
+                wanted.push(tokens.len() + position - first);
+                made.push(Made { index: sequence.index, position });
+            }
+            tokens.extend_from_slice(&sequence.tokens[first..end]);
+            let pages = sequence.lease.pages[..end.div_ceil(PAGE)].to_vec();
+            segments.push(Segment { rows, position: first, pages });
+            sequence.computed = end;
+            self.pages.computed(&sequence.lease, end);
+        }
+        let Batch { engine, adapter, cache, workspace, .. } = self;
+        engine.backend.enter(move || {
+            engine.forward(*adapter, workspace, cache, &tokens, &segments, &wanted)
+        })?;
+        Ok(made)
+    }
+}

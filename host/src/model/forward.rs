@@ -1,0 +1,280 @@
+//! The forward pass: from token ids to the hidden rows that the output head reads.
+
+use std::sync::Arc;
+
+use super::adapter::Adapter;
+use super::backend::{Backend, BackendError, CacheShape, Segment, Write};
+use super::spec::{Linear, Spec};
+use super::weights::{LoadedAdapter, Weights, WeightsError};
+
+/// A model on a device. Cheap to clone: the weights are shared.
+pub struct Engine<B: Backend> {
+    /// The device.
+    pub backend: Arc<B>,
+    /// The model.
+    pub weights: Arc<Weights<B>>,
+}
+
+impl<B: Backend> Clone for Engine<B> {
+    fn clone(&self) -> Self {
+        Engine { backend: self.backend.clone(), weights: self.weights.clone() }
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    /// Returns an engine over loaded weights.
+    pub fn new(backend: B, weights: Weights<B>) -> Engine<B> {
+        Engine { backend: Arc::new(backend), weights: Arc::new(weights) }
+    }
+
+    /// Packs an adapter for this model; see [`LoadedAdapter::load`].
+    pub fn load_adapter(
+        &self,
+        adapter: &Adapter,
+        factor: f64,
+    ) -> Result<LoadedAdapter<B>, WeightsError> {
+        LoadedAdapter::load(&self.backend, &self.weights.spec, adapter, factor)
+    }
+
+    /// Returns the shape of a cache with so many pages.
+    pub fn cache_shape(&self, pages: usize) -> CacheShape {
+        let spec = &self.weights.spec;
+        let (layers, kv_heads, head_dim) = (spec.layers, spec.kv_heads, spec.head_dim);
+        CacheShape { layers, kv_heads, head_dim, pages }
+    }
+
+    /// Runs rows of tokens through the model and leaves the hidden rows that are `wanted`, after
+    /// the last norm, in [`Workspace::hidden`].
+    ///
+    /// - `adapter`: the policy's, or none for the initial model.
+    /// - `tokens`: one for each row of `segments`, all below the vocabulary's size.
+    /// - `segments`: positions below the context length. A row attends to what its sequence's pages
+    ///   hold up to its own position, rows of this pass included.
+    /// - `wanted`: indices of rows, ascending.
+    pub fn forward(
+        &self,
+        adapter: Option<&LoadedAdapter<B>>,
+        workspace: &mut Workspace<B>,
+        cache: &mut B::Cache,
+        tokens: &[u32],
+        segments: &[Segment],
+        wanted: &[usize],
+    ) -> Result<(), BackendError> {
+        let (backend, weights) = (&*self.backend, &*self.weights);
+        let spec = &weights.spec;
+        let rows = tokens.len();
+        let plan = backend.plan(segments)?;
+        workspace.fit(backend, spec, rows, adapter.map_or(0, |adapter| adapter.rank))?;
+        let Workspace { x, h, q, k, v, attended, gate, up, active, low } = workspace;
+
+        backend.embed(&weights.embedding, tokens, x); // [rows, hidden]
+        for (layer, block) in weights.blocks.iter().enumerate() {
+            let mut linear = |linear, x: &B::Buffer, rows, y: &mut B::Buffer, write| {
+                backend.linear(x, rows, block.linear(linear), y, write);
+                if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, linear)) {
+                    backend.linear(x, rows, &pair.a, low, Write::Set);
+                    backend.linear(low, rows, &pair.b, y, Write::Add);
+                }
+            };
+            let eps = spec.rms_norm_eps;
+            backend.rms_norm(x, rows, &block.input_norm, eps, h);
+            linear(Linear::Q, h, rows, q, Write::Set); // [rows, heads, head_dim]
+            linear(Linear::K, h, rows, k, Write::Set); // [rows, kv_heads, head_dim]
+            linear(Linear::V, h, rows, v, Write::Set); // [rows, kv_heads, head_dim]
+            backend.rope(q, spec.heads, &weights.rotary, &plan, false);
+            backend.rope(k, spec.kv_heads, &weights.rotary, &plan, false);
+            backend.store(k, v, layer, &plan, cache);
+
+            // After the last block's keys and values, only the wanted rows matter.
+            let last = layer + 1 == spec.layers;
+            if last && wanted.is_empty() {
+                break;
+            }
+            backend.attend(q, spec.heads, layer, &plan, cache, attended);
+            let mut rows = rows;
+            if last && wanted.len() < rows {
+                rows = wanted.len();
+                backend.gather(attended, spec.heads * spec.head_dim, wanted, q);
+                std::mem::swap(attended, q);
+                backend.gather(x, spec.hidden, wanted, h);
+                std::mem::swap(x, h);
+            }
+            linear(Linear::O, attended, rows, x, Write::Add);
+            backend.rms_norm(x, rows, &block.post_attention_norm, eps, h);
+            linear(Linear::Gate, h, rows, gate, Write::Set); // [rows, intermediate]
+            linear(Linear::Up, h, rows, up, Write::Set); // [rows, intermediate]
+            backend.swiglu(gate, up, rows * spec.intermediate, active);
+            linear(Linear::Down, active, rows, x, Write::Add);
+        }
+        backend.rms_norm(x, wanted.len(), &weights.norm, spec.rms_norm_eps, h); // [wanted, hidden]
+        Ok(())
+    }
+}
+
+/// The activations of a pass, kept from one pass to the next.
+pub struct Workspace<B: Backend> {
+    /// The residual stream, `[rows, hidden]`.
+    x: B::Buffer,
+    /// What a layer reads, `[rows, hidden]`.
+    h: B::Buffer,
+    /// `[rows, heads, head_dim]`
+    q: B::Buffer,
+    /// `[rows, kv_heads, head_dim]`
+    k: B::Buffer,
+    /// `[rows, kv_heads, head_dim]`
+    v: B::Buffer,
+    /// `[rows, heads, head_dim]`
+    attended: B::Buffer,
+    /// `[rows, intermediate]`
+    gate: B::Buffer,
+    /// `[rows, intermediate]`
+    up: B::Buffer,
+    /// `[rows, intermediate]`
+    active: B::Buffer,
+    /// `[rows, r]`
+    low: B::Buffer,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Returns a workspace that grows when a pass needs it.
+    pub fn new(backend: &B) -> Result<Workspace<B>, BackendError> {
+        let none = || backend.zeros(0);
+        Ok(Workspace {
+            x: none()?,
+            h: none()?,
+            q: none()?,
+            k: none()?,
+            v: none()?,
+            attended: none()?,
+            gate: none()?,
+            up: none()?,
+            active: none()?,
+            low: none()?,
+        })
+    }
+
+    /// Returns the wanted hidden rows of the last pass, `[wanted, hidden]`.
+    pub fn hidden(&self) -> &B::Buffer {
+        &self.h
+    }
+
+    fn fit(
+        &mut self,
+        backend: &B,
+        spec: &Spec,
+        rows: usize,
+        rank: usize,
+    ) -> Result<(), BackendError> {
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        for (buffer, width) in [
+            (&mut self.x, spec.hidden),
+            (&mut self.h, spec.hidden),
+            (&mut self.q, q),
+            (&mut self.k, kv),
+            (&mut self.v, kv),
+            (&mut self.attended, q),
+            (&mut self.gate, spec.intermediate),
+            (&mut self.up, spec.intermediate),
+            (&mut self.active, spec.intermediate),
+            (&mut self.low, rank),
+        ] {
+            if backend.len(buffer) < rows * width {
+                *buffer = backend.zeros(rows * width)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::backend::PAGE;
+    use crate::model::backend::cpu::Cpu;
+    use crate::model::spec::RopeScaling;
+    use crate::model::tiny;
+
+    /// Runs one sequence in passes of `chunk` rows and returns all its logits.
+    fn logits(
+        engine: &Engine<Cpu>,
+        adapter: Option<&LoadedAdapter<Cpu>>,
+        tokens: &[u32],
+        chunk: usize,
+    ) -> Vec<f32> {
+        let backend = &*engine.backend;
+        let count = tokens.len().div_ceil(PAGE);
+        // Out of order, so that a page's number is not its place.
+        let pages: Vec<u32> = (0..count as u32).rev().collect();
+        let mut cache = backend.cache(engine.cache_shape(count)).unwrap();
+        let mut workspace = Workspace::new(backend).unwrap();
+        let mut logits = vec![];
+        for (i, tokens) in tokens.chunks(chunk).enumerate() {
+            let (rows, position) = (tokens.len(), i * chunk);
+            let segments = [Segment { rows, position, pages: pages.clone() }];
+            let wanted: Vec<usize> = (0..rows).collect();
+            engine
+                .forward(adapter, &mut workspace, &mut cache, tokens, &segments, &wanted)
+                .unwrap();
+            let vocab = engine.weights.spec.vocab;
+            let mut y = vec![0.0; rows * vocab];
+            backend.linear(workspace.hidden(), rows, engine.weights.head(), &mut y, Write::Set);
+            logits.extend(y);
+        }
+        logits
+    }
+
+    fn check(spec: Spec, length: usize) {
+        let checkpoint = tiny::checkpoint(spec.clone(), 1);
+        let tokens: Vec<u32> = (0..length as u64)
+            .map(|i| crate::run::seed::bits(2, i) as u32 % spec.vocab as u32)
+            .collect();
+        let adapter = tiny::adapter(&spec, 3);
+        for backend in [Cpu::new(), Cpu::portable()] {
+            let weights = Weights::load(&backend, &checkpoint, &mut |_, _| ()).unwrap();
+            let engine = Engine::new(backend, weights);
+            let loaded = engine.load_adapter(&adapter, 1.0).unwrap();
+            let off = engine.load_adapter(&adapter, 0.0).unwrap();
+            for (loaded, adapter) in
+                [(None, None), (Some(&loaded), Some(&adapter)), (Some(&off), None)]
+            {
+                let want = tiny::oracle(&checkpoint, adapter, &tokens);
+                let got = logits(&engine, loaded, &tokens, 1000);
+                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-4, "{spec:?} {:?}: {worst:e}", engine.backend.isa());
+                for chunk in [1, 7, 16, 64] {
+                    assert!(logits(&engine, loaded, &tokens, chunk) == got, "chunks of {chunk}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn logits_are_those_of_the_plain_model() {
+        check(tiny::spec(16, true), 40);
+        check(tiny::spec(32, false), 300);
+        // A width of head that no vector divides, and one key and value head for each query head.
+        check(Spec { kv_heads: 4, ..tiny::spec(12, true) }, 33);
+        // One for all of them, which is more than a tile holds.
+        check(Spec { heads: 7, kv_heads: 1, ..tiny::spec(16, false) }, 35);
+        let mut stretched = tiny::spec(32, true);
+        stretched.rope.scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        };
+        check(stretched, 100);
+    }
+
+    #[test]
+    fn an_adapter_for_another_model_is_refused() {
+        let spec = tiny::spec(16, true);
+        let load = |adapter: &Adapter| LoadedAdapter::load(&Cpu::new(), &spec, adapter, 1.0).err();
+        let other = tiny::adapter(&Spec { layers: 3, ..spec.clone() }, 1);
+        let message = load(&other).unwrap().to_string();
+        assert!(message.contains("block 2, but this model has 2 blocks"), "{message}");
+        let other = tiny::adapter(&Spec { hidden: 50, ..spec.clone() }, 1);
+        let message = load(&other).unwrap().to_string();
+        assert!(message.contains("layers.0.self_attn.q_proj.lora_A.weight"), "{message}");
+    }
+}

@@ -1,0 +1,172 @@
+//! For tests: a small random model, and the same model as everybody writes it in candle.
+
+use std::collections::BTreeMap;
+
+use candle_core::{D, DType, Device, Tensor};
+
+use super::adapter::{Adapter, LoraConfig};
+use super::checkpoint::{Checkpoint, CheckpointError};
+use super::spec::{Linear, Rope, RopeScaling, Spec};
+use crate::run::seed;
+
+/// A checkpoint in memory.
+pub(crate) struct TinyCheckpoint {
+    pub(crate) spec: Spec,
+    pub(crate) tensors: BTreeMap<String, Vec<f32>>,
+}
+
+impl Checkpoint for TinyCheckpoint {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let found = self.tensors.get(name).filter(|t| t.len() == shape.iter().product::<usize>());
+        found.cloned().ok_or_else(|| CheckpointError { message: format!("no `{name}` {shape:?}") })
+    }
+}
+
+/// Numbers of a normal distribution with deviation `scale`, from Box and Muller's transform.
+pub(crate) fn normal(seed: u64, len: usize, scale: f64) -> Vec<f32> {
+    let number = |i: usize| {
+        let (u, v) = (seed::uniform(seed, 2 * i as u64), seed::uniform(seed, 2 * i as u64 + 1));
+        let radius = (-2.0 * (1.0 - u).ln()).sqrt();
+        (scale * radius * (std::f64::consts::TAU * v).cos()) as f32
+    };
+    (0..len).map(number).collect()
+}
+
+/// A Llama with 2 blocks, 4 query heads over 2 key and value heads, and 300 tokens.
+pub(crate) fn spec(head_dim: usize, tied_embeddings: bool) -> Spec {
+    Spec {
+        layers: 2,
+        hidden: 48,
+        heads: 4,
+        kv_heads: 2,
+        head_dim,
+        intermediate: 88,
+        vocab: 300,
+        rms_norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        tied_embeddings,
+        context_length: 512,
+    }
+}
+
+pub(crate) fn checkpoint(spec: Spec, seed: u64) -> TinyCheckpoint {
+    let mut tensors = BTreeMap::new();
+    let mut add = |name: String, len: usize, scale: f64, mean: f32| {
+        let seed = seed::of([seed.into(), name.as_str().into()]);
+        let values = normal(seed, len, scale).into_iter().map(|x| x + mean).collect();
+        tensors.insert(name, values);
+    };
+    let Spec { hidden, vocab, layers, .. } = spec;
+    add("model.embed_tokens.weight".into(), vocab * hidden, 0.5, 0.0);
+    if !spec.tied_embeddings {
+        add("lm_head.weight".into(), vocab * hidden, 0.3, 0.0);
+    }
+    add("model.norm.weight".into(), hidden, 0.1, 1.0);
+    for layer in 0..layers {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            add(format!("model.layers.{layer}.{norm}.weight"), hidden, 0.1, 1.0);
+        }
+        for linear in Linear::ALL {
+            let (outputs, inputs) = spec.linear_shape(linear);
+            let name = format!("model.layers.{layer}.{}.weight", linear.path());
+            add(name, outputs * inputs, 1.0 / (inputs as f64).sqrt(), 0.0);
+        }
+    }
+    TinyCheckpoint { spec, tensors }
+}
+
+/// An adapter over all linear layers with random matrices of rank 4.
+pub(crate) fn adapter(spec: &Spec, seed: u64) -> Adapter {
+    let target_modules = Linear::ALL.to_vec();
+    let config = LoraConfig { r: 4, alpha: 8.0, dropout: 0.0, target_modules, use_rslora: false };
+    let mut adapter = Adapter::zeros(spec, config);
+    for (i, pair) in adapter.pairs.values_mut().enumerate() {
+        pair.a = normal(seed + 2 * i as u64, pair.a.len(), 0.2);
+        pair.b = normal(seed + 2 * i as u64 + 1, pair.b.len(), 0.2);
+    }
+    adapter
+}
+
+/// Logits `[T, V]` of one sequence, from candle's operations in f32.
+pub(crate) fn oracle(
+    checkpoint: &TinyCheckpoint,
+    adapter: Option<&Adapter>,
+    tokens: &[u32],
+) -> Vec<f32> {
+    logits(checkpoint, adapter, tokens).expect("candle runs on the processor")
+}
+
+fn logits(
+    checkpoint: &TinyCheckpoint,
+    adapter: Option<&Adapter>,
+    tokens: &[u32],
+) -> candle_core::Result<Vec<f32>> {
+    let spec = &checkpoint.spec;
+    let (device, t, d) = (&Device::Cpu, tokens.len(), spec.head_dim);
+    let get = |name: &str, shape: &[usize]| {
+        let values = checkpoint.tensor(name, shape).expect("the checkpoint is complete");
+        Tensor::from_vec(values, shape, device)
+    };
+    let norm = |x: &Tensor, name: &str| -> candle_core::Result<Tensor> {
+        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+        let x = x.broadcast_div(&(mean + spec.rms_norm_eps as f64)?.sqrt()?)?;
+        x.broadcast_mul(&get(name, &[spec.hidden])?)
+    };
+    let linear = |x: &Tensor, layer: usize, linear: Linear| -> candle_core::Result<Tensor> {
+        let (outputs, inputs) = spec.linear_shape(linear);
+        let name = format!("model.layers.{layer}.{}.weight", linear.path());
+        let y = x.matmul(&get(&name, &[outputs, inputs])?.t()?)?;
+        let Some(adapter) = adapter else { return Ok(y) };
+        let pair = &adapter.pairs[&(layer, linear)];
+        let a = Tensor::from_slice(&pair.a, (adapter.config.r, inputs), device)?;
+        let b = Tensor::from_slice(&pair.b, (outputs, adapter.config.r), device)?;
+        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * adapter.config.scale())?
+    };
+    let angles: Vec<f64> = (0..t)
+        .flat_map(|p| spec.rope.frequencies(d).into_iter().map(move |w| p as f64 * w))
+        .collect();
+    let angles = Tensor::from_vec(angles, (t, d / 2), device)?;
+    let (cos, sin) = (angles.cos()?.to_dtype(DType::F32)?, angles.sin()?.to_dtype(DType::F32)?);
+    let mask: Vec<f32> =
+        (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(mask, (t, t), device)?;
+    // [T, heads * D] -> [heads, T, D]
+    let split = |x: Tensor, heads: usize| x.reshape((t, heads, d))?.transpose(0, 1)?.contiguous();
+    let rotate = |x: Tensor| -> candle_core::Result<Tensor> {
+        let (a, b) = (x.narrow(2, 0, d / 2)?, x.narrow(2, d / 2, d / 2)?);
+        let low = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let high = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[low, high], 2)
+    };
+    // [kv_heads, T, D] -> [heads, T, D]
+    let repeat = |x: Tensor| {
+        let group = spec.heads / spec.kv_heads;
+        x.unsqueeze(1)?.broadcast_as((spec.kv_heads, group, t, d))?.reshape((spec.heads, t, d))
+    };
+
+    let embedding = get("model.embed_tokens.weight", &[spec.vocab, spec.hidden])?;
+    let mut x = embedding.index_select(&Tensor::new(tokens, device)?, 0)?; // [T, hidden]
+    for layer in 0..spec.layers {
+        let h = norm(&x, &format!("model.layers.{layer}.input_layernorm.weight"))?;
+        let q = rotate(split(linear(&h, layer, Linear::Q)?, spec.heads)?)?;
+        let k = repeat(rotate(split(linear(&h, layer, Linear::K)?, spec.kv_heads)?)?)?;
+        let v = repeat(split(linear(&h, layer, Linear::V)?, spec.kv_heads)?)?;
+        let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (d as f64).sqrt())?;
+        let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+        let y = p.matmul(&v)?.transpose(0, 1)?.reshape((t, spec.heads * d))?; // [T, heads * D]
+        x = (x + linear(&y, layer, Linear::O)?)?;
+        let h = norm(&x, &format!("model.layers.{layer}.post_attention_layernorm.weight"))?;
+        let gate = candle_nn::ops::silu(&linear(&h, layer, Linear::Gate)?)?;
+        let y = (gate * linear(&h, layer, Linear::Up)?)?;
+        x = (x + linear(&y, layer, Linear::Down)?)?;
+    }
+    let head = match spec.tied_embeddings {
+        true => embedding,
+        false => get("lm_head.weight", &[spec.vocab, spec.hidden])?,
+    };
+    norm(&x, "model.norm.weight")?.matmul(&head.t()?)?.flatten_all()?.to_vec1()
+}
