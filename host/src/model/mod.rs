@@ -2,18 +2,21 @@
 
 pub mod adapter;
 pub mod backend;
+pub mod backward;
 pub mod checkpoint;
 pub mod config;
 pub mod digest;
 pub mod error;
 pub mod forward;
 pub mod layout;
+pub mod peft;
 pub mod safetensors;
 pub mod source;
 pub mod spec;
 pub mod template;
 pub mod text;
-#[cfg(test)]
-pub(crate) mod tiny;
 pub mod tokenizer;
 pub mod weights;
+
+#[cfg(test)]
+pub(crate) mod tiny;

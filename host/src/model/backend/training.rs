@@ -4,7 +4,7 @@
 //! [`super`] says about rows, buffers and the order of additions holds here too, with one
 //! exception: a gradient of a weight is a sum over all rows.
 
-use super::{AttentionShape, Backend, BackendError, Write};
+use super::{AttentionShape, Backend, BackendError, TokenLogprob, Write};
 
 /// A device that can train.
 pub trait TrainingBackend: Backend {
@@ -18,17 +18,30 @@ pub trait TrainingBackend: Backend {
         write: Write,
     );
 
-    /// `y[i]` = or += `x[i] / (1 - rate)` where `seed::uniform(seed, i) >= rate`, else 0.
+    /// `y` = or += `x` with some numbers zeroed and the others divided by `1 - rate`.
     ///
-    /// The same call on the gradient is its backward pass. `rate` is in [0, 1).
+    /// Rows of `width` numbers belong to the draws one after the other. Within a draw's rows, number
+    /// `i` is kept where `seed::uniform(draw.seed, i) >= rate`, so what else is in the pass does not
+    /// matter. The same call on the gradient is the backward pass. `rate` is in [0, 1).
     fn dropout(
         &self,
         x: &Self::Buffer,
-        len: usize,
+        width: usize,
+        draws: &[Draw],
         rate: f64,
-        seed: u64,
         y: &mut Self::Buffer,
         write: Write,
+    );
+
+    /// Zeroes the first `total` rows of `y`, then sets row `rows[i]` to row `i` of `x`: the gradient
+    /// of [`Backend::gather`] for rows that are named once.
+    fn scatter(
+        &self,
+        x: &Self::Buffer,
+        width: usize,
+        rows: &[usize],
+        total: usize,
+        y: &mut Self::Buffer,
     );
 
     /// `dw` `[outputs, inputs]` += `scale` · `dy` `[rows, outputs]`ᵀ · `x` `[rows, inputs]`: the
@@ -97,22 +110,19 @@ pub trait TrainingBackend: Backend {
         gradients: AttentionGradients<'_, Self::Buffer>,
     );
 
-    /// `dhidden` `[rows, inputs]` = or += the gradient of the sum of `weights[i] * logprob[i]` over
-    /// the rows of [`Backend::logprobs`].
+    /// Sets `dhidden` `[rows, inputs]` to the gradient of the sum of `weights[i] * logprob[i]` over
+    /// the rows of [`Backend::logprobs`], and returns what that would: the logits are formed anyway.
     ///
-    /// `log_sums` are those that the forward pass returned. Logits are computed again, a few rows
-    /// at a time; a row of weight 0 costs nothing.
-    #[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass and two more")]
+    /// So an objective whose weights do not depend on the logprobs needs this call alone. Logits
+    /// are held for a few rows at a time, never for all.
     fn logprobs_backward(
         &self,
         hidden: &Self::Buffer,
         head: &Self::Matrix,
         targets: &[u32],
-        log_sums: &[f32],
         weights: &[f32],
         dhidden: &mut Self::Buffer,
-        write: Write,
-    ) -> Result<(), BackendError>;
+    ) -> Result<Vec<TokenLogprob>, BackendError>;
 
     /// Returns the sum of the squares of the first `len` numbers, added in f64.
     fn squared_norm(&self, x: &Self::Buffer, len: usize) -> Result<f64, BackendError>;
@@ -129,6 +139,15 @@ pub trait TrainingBackend: Backend {
         len: usize,
         step: &AdamWStep,
     );
+}
+
+/// The draws of some rows in [`TrainingBackend::dropout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Number of rows.
+    pub rows: usize,
+    /// Their seed.
+    pub seed: u64,
 }
 
 /// What [`TrainingBackend::attention`] was given and returned.

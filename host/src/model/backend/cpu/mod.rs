@@ -8,10 +8,13 @@ use std::ops::Range;
 use super::{Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, Write};
 
 pub(crate) mod attention;
+mod backward;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod head;
+mod product;
 pub(crate) mod simd;
+mod training_attention;
 
 pub(crate) use elementwise::exp_weights;
 

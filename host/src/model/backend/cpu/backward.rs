@@ -1,0 +1,352 @@
+//! Backward passes and the optimiser on the processor.
+
+use super::elementwise::{inverse_rms, over_rows};
+use super::gemm::{self, Matrix, parallel};
+use super::simd::{Kernel, Lanes, Shared, exp};
+use super::training_attention::{self, dot};
+use super::{Cpu, CpuPlan, head, product};
+use crate::model::backend::training::{
+    AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
+};
+use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, Write};
+use crate::run::seed;
+
+/// Rows whose logits are held at a time.
+const HEAD_ROWS: usize = 256;
+
+impl TrainingBackend for Cpu {
+    fn add_scaled(&self, x: &Vec<f32>, scale: f32, len: usize, y: &mut Vec<f32>, write: Write) {
+        over_rows(&mut y[..len], 1, |first, y| {
+            let x = &x[first..][..y.len()];
+            match write {
+                Write::Set => y.iter_mut().zip(x).for_each(|(y, x)| *y = scale * x),
+                Write::Add => y.iter_mut().zip(x).for_each(|(y, x)| *y += scale * x),
+            }
+        });
+    }
+
+    fn dropout(
+        &self,
+        x: &Vec<f32>,
+        width: usize,
+        draws: &[Draw],
+        rate: f64,
+        y: &mut Vec<f32>,
+        write: Write,
+    ) {
+        let keep = (1.0 / (1.0 - rate)) as f32;
+        let mut start = 0;
+        for draw in draws {
+            let (x, len) = (&x[start..], draw.rows * width);
+            over_rows(&mut y[start..start + len], 1, |first, y| {
+                for (i, (y, x)) in y.iter_mut().zip(&x[first..]).enumerate() {
+                    let kept = seed::uniform(draw.seed, (first + i) as u64) >= rate;
+                    let value = if kept { keep * x } else { 0.0 };
+                    *y = if write == Write::Add { *y + value } else { value };
+                }
+            });
+            start += len;
+        }
+    }
+
+    fn scatter(&self, x: &Vec<f32>, width: usize, rows: &[usize], total: usize, y: &mut Vec<f32>) {
+        y[..total * width].fill(0.0);
+        for (x, &row) in x.chunks_exact(width).zip(rows) {
+            y[row * width..(row + 1) * width].copy_from_slice(x);
+        }
+    }
+
+    fn weight_gradient(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        rows: usize,
+        outputs: usize,
+        inputs: usize,
+        scale: f32,
+        dw: &mut Vec<f32>,
+    ) {
+        product::weight_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        rows: usize,
+        weight: &Vec<f32>,
+        eps: f32,
+        dx: &mut Vec<f32>,
+        write: Write,
+    ) {
+        let width = weight.len();
+        over_rows(&mut dx[..rows * width], width, |first, dx| {
+            let part = first * width..first * width + dx.len();
+            let (dy, x) = (&dy[part.clone()], &x[part]);
+            self.isa.run(RmsNormBackward { dy, x, weight, eps, dx, write });
+        });
+    }
+
+    fn swiglu_backward(
+        &self,
+        dy: &Vec<f32>,
+        gate: &Vec<f32>,
+        up: &Vec<f32>,
+        len: usize,
+        dgate: &mut Vec<f32>,
+        dup: &mut Vec<f32>,
+    ) {
+        let dup = Shared::new(&mut dup[..len]);
+        over_rows(&mut dgate[..len], 1, |first, dgate| {
+            let part = first..first + dgate.len();
+            // SAFETY: `dup` is as long as `dgate`, and tasks get disjoint parts of both.
+            let dup = unsafe { std::slice::from_raw_parts_mut(dup.get().add(first), dgate.len()) };
+            let (dy, gate, up) = (&dy[part.clone()], &gate[part.clone()], &up[part]);
+            self.isa.run(SwigluBackward { dy, gate, up, dgate, dup });
+        });
+    }
+
+    fn attention(
+        &self,
+        queries: &Vec<f32>,
+        keys: &Vec<f32>,
+        values: &Vec<f32>,
+        shape: AttentionShape,
+        plan: &CpuPlan,
+        y: &mut Vec<f32>,
+        log_sums: &mut Vec<f32>,
+    ) {
+        training_attention::attention(self.isa, queries, keys, values, shape, plan, y, log_sums);
+    }
+
+    fn attention_backward(
+        &self,
+        dy: &Vec<f32>,
+        saved: AttentionSaved<'_, Vec<f32>>,
+        shape: AttentionShape,
+        plan: &CpuPlan,
+        gradients: AttentionGradients<'_, Vec<f32>>,
+    ) {
+        training_attention::attention_backward(self.isa, dy, saved, shape, plan, gradients);
+    }
+
+    fn logprobs_backward(
+        &self,
+        hidden: &Vec<f32>,
+        head: &Matrix,
+        targets: &[u32],
+        weights: &[f32],
+        dhidden: &mut Vec<f32>,
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        let (vocab, inputs) = head.shape();
+        let mut logits = vec![0f32; targets.len().min(HEAD_ROWS) * vocab];
+        let mut logprobs = Vec::with_capacity(targets.len());
+        for first in (0..targets.len()).step_by(HEAD_ROWS) {
+            let rows = HEAD_ROWS.min(targets.len() - first);
+            let (targets, weights) = (&targets[first..][..rows], &weights[first..][..rows]);
+            let logits = &mut logits[..rows * vocab];
+            let hidden = &hidden[first * inputs..];
+            gemm::linear(self.isa, hidden, rows, head, logits, Write::Set);
+            let block = head::logprobs_of_logits(self.isa, logits, vocab, targets);
+            let out = Shared::new(logits);
+            parallel(rows, |row| {
+                // SAFETY: each task has one row of the logits.
+                let logits =
+                    unsafe { std::slice::from_raw_parts_mut(out.get().add(row * vocab), vocab) };
+                let (log_sum, weight) = (block[row].log_sum, weights[row]);
+                self.isa.run(LogitGradient { logits, log_sum, weight });
+                logits[targets[row] as usize] += weight;
+            });
+            let dhidden = &mut dhidden[first * inputs..];
+            gemm::linear_backward(self.isa, logits, rows, head, dhidden, Write::Set);
+            logprobs.extend(block);
+        }
+        Ok(logprobs)
+    }
+
+    fn squared_norm(&self, x: &Vec<f32>, len: usize) -> Result<f64, BackendError> {
+        Ok(x[..len].iter().map(|&x| f64::from(x) * f64::from(x)).sum())
+    }
+
+    fn adamw(
+        &self,
+        parameters: &mut Vec<f32>,
+        gradient: &Vec<f32>,
+        first: &mut Vec<f32>,
+        second: &mut Vec<f32>,
+        len: usize,
+        step: &AdamWStep,
+    ) {
+        self.isa.run(AdamW {
+            parameters: &mut parameters[..len],
+            gradient: &gradient[..len],
+            first: &mut first[..len],
+            second: &mut second[..len],
+            step,
+        });
+    }
+}
+
+struct RmsNormBackward<'a> {
+    dy: &'a [f32],
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    dx: &'a mut [f32],
+    write: Write,
+}
+
+impl Kernel for RmsNormBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let width = self.weight.len();
+        // The gradient of the normalised row, which is what the mean square depends on.
+        let mut scaled = vec![0f32; width];
+        let rows = self.dy.chunks_exact(width).zip(self.x.chunks_exact(width));
+        for ((dy, x), dx) in rows.zip(self.dx.chunks_exact_mut(width)) {
+            for ((scaled, dy), weight) in scaled.iter_mut().zip(dy).zip(self.weight) {
+                *scaled = dy * weight;
+            }
+            let inverse = inverse_rms::<L>(x, self.eps);
+            // SAFETY: equally long, and under `Isa::run`.
+            let along = unsafe { dot::<L>(&scaled, x) };
+            let back = along * inverse * inverse * inverse / width as f32;
+            for ((dx, scaled), x) in dx.iter_mut().zip(&scaled).zip(x) {
+                let gradient = scaled * inverse - x * back;
+                *dx = if self.write == Write::Add { *dx + gradient } else { gradient };
+            }
+        }
+    }
+}
+
+struct SwigluBackward<'a> {
+    dy: &'a [f32],
+    gate: &'a [f32],
+    up: &'a [f32],
+    dgate: &'a mut [f32],
+    dup: &'a mut [f32],
+}
+
+impl Kernel for SwigluBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let len = self.dy.len();
+        let whole = len - len % 8;
+        for i in (0..whole).step_by(8) {
+            // SAFETY: all five slices have `len` numbers, and `i + 8 <= len`.
+            unsafe {
+                let [dy, gate, up] = [self.dy, self.gate, self.up].map(|x| x.as_ptr().add(i));
+                let (dgate, dup) = gate_and_up(L::load(dy), L::load(gate), L::load(up));
+                dgate.store(self.dgate.as_mut_ptr().add(i));
+                dup.store(self.dup.as_mut_ptr().add(i));
+            }
+        }
+        if whole < len {
+            // The last few through the same lanes.
+            let [dy, gate, up] = [self.dy, self.gate, self.up].map(|x| {
+                let mut eight = [0f32; 8];
+                eight[..len - whole].copy_from_slice(&x[whole..]);
+                eight
+            });
+            // SAFETY: arrays of eight.
+            let (dgate, dup) = unsafe {
+                let [dy, gate, up] = [dy, gate, up].map(|x| L::load(x.as_ptr()));
+                let (dgate, dup) = gate_and_up(dy, gate, up);
+                (dgate.array(), dup.array())
+            };
+            self.dgate[whole..].copy_from_slice(&dgate[..len - whole]);
+            self.dup[whole..].copy_from_slice(&dup[..len - whole]);
+        }
+    }
+}
+
+/// # Safety
+///
+/// The machine has the lanes.
+#[inline(always)]
+unsafe fn gate_and_up<L: Lanes>(dy: L, gate: L, up: L) -> (L, L) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let one = L::splat(1.0);
+        let sigmoid = one.div(one.add(exp(L::splat(0.0).sub(gate))));
+        let slope = sigmoid.mul(gate.mul_add(one.sub(sigmoid), one));
+        (dy.mul(up).mul(slope), dy.mul(gate).mul(sigmoid))
+    }
+}
+
+/// Turns a row of logits into `-weight * softmax`: the gradient but for the target's own part.
+struct LogitGradient<'a> {
+    logits: &'a mut [f32],
+    log_sum: f32,
+    weight: f32,
+}
+
+impl Kernel for LogitGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let mut chunks = self.logits.chunks_exact_mut(8);
+        for chunk in chunks.by_ref() {
+            // SAFETY: a chunk has eight numbers; under `Isa::run`.
+            unsafe { turn_logits::<L>(chunk, self.log_sum, self.weight) };
+        }
+        let rest = chunks.into_remainder();
+        let mut last = [0f32; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        // SAFETY: an array of eight; under `Isa::run`.
+        unsafe { turn_logits::<L>(&mut last, self.log_sum, self.weight) };
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+}
+
+/// # Safety
+///
+/// There are eight logits, and the machine has the lanes.
+#[inline(always)]
+unsafe fn turn_logits<L: Lanes>(logits: &mut [f32], log_sum: f32, weight: f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let p = exp(L::load(logits.as_ptr()).sub(L::splat(log_sum)));
+        p.mul(L::splat(-weight)).store(logits.as_mut_ptr());
+    }
+}
+
+struct AdamW<'a> {
+    parameters: &'a mut [f32],
+    gradient: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    step: &'a AdamWStep,
+}
+
+impl Kernel for AdamW<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let AdamWStep { step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale } =
+            *self.step;
+        // Factors are formed in f64 and applied in f32, in PyTorch's order.
+        let correction1 = 1.0 - beta1.powi(step.min(i32::MAX as u64) as i32);
+        let correction2 = 1.0 - beta2.powi(step.min(i32::MAX as u64) as i32);
+        let decay = (1.0 - learning_rate * weight_decay) as f32;
+        let size = (learning_rate / correction1) as f32;
+        let root = correction2.sqrt() as f32;
+        let (scale, eps) = (gradient_scale as f32, eps as f32);
+        let (rest1, beta2, rest2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
+        let moments = self.first.iter_mut().zip(self.second);
+        for ((parameter, gradient), (first, second)) in
+            self.parameters.iter_mut().zip(self.gradient).zip(moments)
+        {
+            let gradient = scale * gradient;
+            *first += rest1 * (gradient - *first);
+            *second = beta2 * *second + rest2 * gradient * gradient;
+            *parameter = decay * *parameter - size * *first / (second.sqrt() / root + eps);
+        }
+    }
+}

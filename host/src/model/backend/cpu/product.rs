@@ -1,0 +1,292 @@
+//! Small products within one task: any left operand, a right operand packed for the occasion.
+//!
+//! What [`super::gemm`] is for weights, this is for everything else in training: scores and their
+//! gradients, and the gradients of weights, whose left operand is read along its columns.
+
+use super::gemm::parallel;
+use super::simd::{Isa, Kernel, Lanes, Shared};
+use crate::model::backend::Write;
+
+/// Columns in a panel.
+pub(super) const PANEL: usize = 16;
+/// Rows in a tile of sums.
+const TILE: usize = 6;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; PANEL]);
+
+/// A right operand `[depth, columns]` in panels of 16 columns, each stored as `[depth, 16]`, with zeros
+/// beyond the last column.
+#[derive(Default)]
+pub(super) struct Panels {
+    depth: usize,
+    columns: usize,
+    lines: Vec<Line>,
+}
+
+impl Panels {
+    /// Takes `scale` times a matrix `[depth, columns]` whose rows are `stride` apart.
+    #[inline(always)]
+    pub(super) fn fill(
+        &mut self,
+        values: &[f32],
+        stride: usize,
+        depth: usize,
+        columns: usize,
+        scale: f32,
+    ) {
+        self.reset(depth, columns);
+        for (panel, lines) in self.lines.chunks_exact_mut(depth.max(1)).enumerate() {
+            let first = panel * PANEL;
+            let count = PANEL.min(columns - first);
+            for (k, line) in lines.iter_mut().enumerate() {
+                let row = &values[k * stride + first..][..count];
+                for (to, &from) in line.0.iter_mut().zip(row) {
+                    *to = scale * from;
+                }
+            }
+        }
+    }
+
+    /// Takes the transpose of a matrix `[columns, depth]` whose rows are `stride` apart.
+    #[inline(always)]
+    pub(super) fn fill_transposed(
+        &mut self,
+        values: &[f32],
+        stride: usize,
+        depth: usize,
+        columns: usize,
+    ) {
+        self.reset(depth, columns);
+        for (panel, lines) in self.lines.chunks_exact_mut(depth.max(1)).enumerate() {
+            for lane in 0..PANEL.min(columns - panel * PANEL) {
+                let row = &values[(panel * PANEL + lane) * stride..][..depth];
+                for (line, &value) in lines.iter_mut().zip(row) {
+                    line.0[lane] = value;
+                }
+            }
+        }
+    }
+
+    fn reset(&mut self, depth: usize, columns: usize) {
+        (self.depth, self.columns) = (depth, columns);
+        self.lines.clear();
+        self.lines.resize(depth * columns.div_ceil(PANEL), Line([0.0; PANEL]));
+    }
+}
+
+/// A left operand: element `(i, k)` is `row_stride * i + step * k` numbers after `from`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) from: *const f32,
+    pub(super) row_stride: usize,
+    pub(super) step: usize,
+    pub(super) rows: usize,
+}
+
+/// Where a product goes: rows of `columns` numbers, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
+    pub(super) columns: usize,
+    pub(super) write: Write,
+}
+
+/// `target` = or += `left` · the first `depth` rows of `right`, for as many columns as `target` has;
+/// where it has more than `right`, as many as the panels of `right` have.
+///
+/// Each sum runs in ascending order from zero.
+///
+/// # Safety
+///
+/// Both pointers have the numbers behind them that their strides, the rows, `depth` and columns ask
+/// for, and nobody else touches those of `target`; the machine has the lanes.
+#[inline(always)]
+pub(super) unsafe fn product<L: Lanes>(left: Left, right: &Panels, depth: usize, target: Target) {
+    assert!(depth <= right.depth);
+    let panels = target.columns.min(right.columns).div_ceil(PANEL);
+    let tiles = left.rows.div_ceil(TILE);
+    for panel in 0..panels {
+        let lines = right.lines[panel * right.depth..][..depth].as_ptr().cast::<f32>();
+        let columns = PANEL.min(target.columns - panel * PANEL);
+        for tile in 0..tiles {
+            let (row, end) = (tile * left.rows / tiles, (tile + 1) * left.rows / tiles);
+            // SAFETY: rows below `left.rows`, columns below `target.columns`.
+            unsafe {
+                let left = Left { from: left.from.add(row * left.row_stride), ..left };
+                let to = target.to.add(row * target.stride + panel * PANEL);
+                let target = Target { to, columns, ..target };
+                match end - row {
+                    6 => sums::<L, 6>(left, lines, depth, target),
+                    5 => sums::<L, 5>(left, lines, depth, target),
+                    4 => sums::<L, 4>(left, lines, depth, target),
+                    3 => sums::<L, 3>(left, lines, depth, target),
+                    2 => sums::<L, 2>(left, lines, depth, target),
+                    _ => sums::<L, 1>(left, lines, depth, target),
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As for [`product`], with `N` rows and at most one panel; `lines` has `depth` lines.
+#[inline(always)]
+unsafe fn sums<L: Lanes, const N: usize>(
+    left: Left,
+    lines: *const f32,
+    depth: usize,
+    target: Target,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tile = [[L::splat(0.0); 2]; N];
+        for k in 0..depth {
+            let (low, high) = (L::load(lines.add(k * PANEL)), L::load(lines.add(k * PANEL + 8)));
+            for r in 0..N {
+                let x = L::splat(*left.from.add(r * left.row_stride + k * left.step));
+                tile[r][0] = x.mul_add(low, tile[r][0]);
+                tile[r][1] = x.mul_add(high, tile[r][1]);
+            }
+        }
+        let add = target.write == Write::Add;
+        for (r, sum) in tile.into_iter().enumerate() {
+            let y = target.to.add(r * target.stride);
+            if target.columns == PANEL {
+                for (half, sum) in sum.into_iter().enumerate() {
+                    let y = y.add(8 * half);
+                    (if add { L::load(y).add(sum) } else { sum }).store(y);
+                }
+            } else {
+                let sum = [sum[0].array(), sum[1].array()];
+                for (i, &sum) in sum.as_flattened().iter().take(target.columns).enumerate() {
+                    *y.add(i) = if add { *y.add(i) + sum } else { sum };
+                }
+            }
+        }
+    }
+}
+
+/// Rows whose sum is formed before it is added to the gradient.
+const ROWS: usize = 256;
+/// Rows of the gradient that one task takes.
+const OUTPUTS: usize = 96;
+/// Panels of the gradient that one task takes.
+const PANELS: usize = 6;
+
+/// `dw` `[outputs, inputs]` += `scale` · `dy` `[rows, outputs]`ᵀ · `x` `[rows, inputs]`.
+///
+/// One sum for each block of [`ROWS`] rows, added in order.
+#[expect(clippy::too_many_arguments, reason = "two operands, their shape and the result")]
+pub(super) fn weight_gradient(
+    isa: Isa,
+    dy: &[f32],
+    x: &[f32],
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    scale: f32,
+    dw: &mut [f32],
+) {
+    let (dy, x) = (&dy[..rows * outputs], &x[..rows * inputs]);
+    let dw = Shared::new(&mut dw[..outputs * inputs]);
+    let groups = inputs.div_ceil(PANELS * PANEL);
+    parallel(outputs.div_ceil(OUTPUTS) * groups, |task| {
+        let (output, input) = (task / groups * OUTPUTS, task % groups * PANELS * PANEL);
+        isa.run(WeightGradient {
+            dy,
+            x,
+            rows,
+            outputs,
+            inputs,
+            output_range: output..outputs.min(output + OUTPUTS),
+            input_range: input..inputs.min(input + PANELS * PANEL),
+            scale,
+            dw: dw.get(),
+        });
+    });
+}
+
+struct WeightGradient<'a> {
+    dy: &'a [f32],
+    x: &'a [f32],
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    output_range: std::ops::Range<usize>,
+    input_range: std::ops::Range<usize>,
+    scale: f32,
+    /// All of it; only this task's rows and columns are written.
+    dw: *mut f32,
+}
+
+impl Kernel for WeightGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let mut right = Panels::default();
+        for row in (0..self.rows).step_by(ROWS) {
+            let depth = ROWS.min(self.rows - row);
+            let x = &self.x[row * self.inputs + self.input_range.start..];
+            right.fill(x, self.inputs, depth, self.input_range.len(), self.scale);
+            let left = Left {
+                from: self.dy[row * self.outputs + self.output_range.start..].as_ptr(),
+                row_stride: 1,
+                step: self.outputs,
+                rows: self.output_range.len(),
+            };
+            // SAFETY: `dy` has `depth` rows from `row` on, and `dw` is `[outputs, inputs]`, of which
+            // these ranges are this task's alone.
+            unsafe {
+                let first = self.output_range.start * self.inputs + self.input_range.start;
+                let target = Target {
+                    to: self.dw.add(first),
+                    stride: self.inputs,
+                    columns: self.input_range.len(),
+                    write: Write::Add,
+                };
+                product::<L>(left, &right, depth, target);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::seed;
+
+    #[test]
+    fn a_weight_gradient_is_the_sum_over_rows() {
+        let check = |rows: usize, outputs: usize, inputs: usize| {
+            let draw = |seed, n| -> Vec<f32> {
+                (0..n).map(|i| seed::uniform(seed, i as u64) as f32 - 0.5).collect()
+            };
+            let (dy, x) = (draw(1, rows * outputs), draw(2, rows * inputs));
+            for isa in [Isa::detect(), Isa::Portable] {
+                let mut dw = draw(3, outputs * inputs);
+                let before = dw.clone();
+                weight_gradient(isa, &dy, &x, rows, outputs, inputs, 0.5, &mut dw);
+                for o in 0..outputs {
+                    for i in 0..inputs {
+                        let sum: f64 = (0..rows)
+                            .map(|r| dy[r * outputs + o] as f64 * x[r * inputs + i] as f64)
+                            .sum();
+                        let want = before[o * inputs + i] as f64 + 0.5 * sum;
+                        let got = dw[o * inputs + i] as f64;
+                        assert!((got - want).abs() < 1e-5, "{isa:?} {rows} {o} {i} {got} {want}");
+                    }
+                }
+            }
+        };
+        check(1, 1, 1);
+        check(7, 4, 33);
+        check(300, 16, 100);
+        check(513, 101, 4);
+        check(0, 3, 3);
+    }
+}

@@ -1,0 +1,364 @@
+//! Attention in training, without a cache: forward, and backward from the saved log sums.
+//!
+//! A task is one key and value head of one segment with all its query heads. Weights are never kept:
+//! the backward pass forms them again from scores and log sums, a block of rows at a time.
+
+use super::CpuPlan;
+use super::gemm::parallel;
+use super::product::{Left, PANEL, Panels, Target, product};
+use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use crate::model::backend::training::{AttentionGradients, AttentionSaved};
+use crate::model::backend::{AttentionShape, Write};
+
+/// Query rows whose scores are held at a time. Small blocks waste little above the diagonal, large
+/// ones read keys and values less often.
+const BLOCK: usize = 32;
+
+/// Causal attention within each segment; see
+/// [`TrainingBackend::attention`](crate::model::backend::TrainingBackend::attention).
+#[expect(clippy::too_many_arguments, reason = "three operands, their shape and two results")]
+pub(super) fn attention(
+    isa: Isa,
+    queries: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    shape: AttentionShape,
+    plan: &CpuPlan,
+    y: &mut [f32],
+    log_sums: &mut [f32],
+) {
+    let (rows, AttentionShape { heads, kv_heads, head_dim }) = (plan.positions.len(), shape);
+    let queries = &queries[..rows * heads * head_dim];
+    let keys = &keys[..rows * kv_heads * head_dim];
+    let values = &values[..rows * kv_heads * head_dim];
+    let y = Shared::new(&mut y[..rows * heads * head_dim]);
+    let log_sums = Shared::new(&mut log_sums[..rows * heads]);
+    over_heads(plan, kv_heads, |first, rows, kv_head| {
+        let task = Place { shape, first, rows, kv_head };
+        let (y, log_sums) = (y.get(), log_sums.get());
+        isa.run(Forward { task, queries, keys, values, y, log_sums });
+    });
+}
+
+/// The gradients of [`attention`].
+pub(super) fn attention_backward(
+    isa: Isa,
+    dy: &[f32],
+    saved: AttentionSaved<'_, Vec<f32>>,
+    shape: AttentionShape,
+    plan: &CpuPlan,
+    gradients: AttentionGradients<'_, Vec<f32>>,
+) {
+    let (rows, AttentionShape { heads, kv_heads, head_dim }) = (plan.positions.len(), shape);
+    let (wide, narrow) = (rows * heads * head_dim, rows * kv_heads * head_dim);
+    let dqueries = Shared::new(&mut gradients.dqueries[..wide]);
+    let dkeys = Shared::new(&mut gradients.dkeys[..narrow]);
+    let dvalues = Shared::new(&mut gradients.dvalues[..narrow]);
+    over_heads(plan, kv_heads, |first, rows, kv_head| {
+        isa.run(Backward {
+            task: Place { shape, first, rows, kv_head },
+            dy: &dy[..wide],
+            queries: &saved.queries[..wide],
+            keys: &saved.keys[..narrow],
+            values: &saved.values[..narrow],
+            y: &saved.y[..wide],
+            log_sums: saved.log_sums,
+            dqueries: dqueries.get(),
+            dkeys: dkeys.get(),
+            dvalues: dvalues.get(),
+        });
+    });
+}
+
+/// Calls `task(first row, rows, head)` for each segment and each key and value head.
+fn over_heads(plan: &CpuPlan, kv_heads: usize, task: impl Fn(usize, usize, usize) + Sync) {
+    let mut segments = Vec::with_capacity(plan.segments.len());
+    let mut first = 0;
+    for segment in &plan.segments {
+        assert_eq!(segment.position, 0, "a segment in training starts at position 0");
+        segments.push((first, segment.rows));
+        first += segment.rows;
+    }
+    parallel(segments.len() * kv_heads, |i| {
+        let (first, rows) = segments[i / kv_heads];
+        task(first, rows, i % kv_heads);
+    });
+}
+
+/// One key and value head of one segment.
+#[derive(Clone, Copy)]
+struct Place {
+    shape: AttentionShape,
+    first: usize,
+    rows: usize,
+    kv_head: usize,
+}
+
+impl Place {
+    /// Numbers from one row to the next in queries.
+    fn stride(&self) -> usize {
+        self.shape.heads * self.shape.head_dim
+    }
+
+    /// Numbers from one row to the next in keys and values.
+    fn kv_stride(&self) -> usize {
+        self.shape.kv_heads * self.shape.head_dim
+    }
+
+    /// Where a query head's row begins.
+    fn at(&self, row: usize, head: usize) -> usize {
+        ((self.first + row) * self.shape.heads + head) * self.shape.head_dim
+    }
+
+    /// Where this head's first key and value begin.
+    fn kv_at(&self) -> usize {
+        (self.first * self.shape.kv_heads + self.kv_head) * self.shape.head_dim
+    }
+
+    /// The query heads that attend to this key and value head.
+    fn heads(&self) -> std::ops::Range<usize> {
+        let group = self.shape.heads / self.shape.kv_heads;
+        self.kv_head * group..(self.kv_head + 1) * group
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.shape.head_dim as f32).sqrt()
+    }
+
+    /// Blocks of query rows: the first row, and the row after the last.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let rows = self.rows;
+        (0..rows).step_by(BLOCK).map(move |start| (start, rows.min(start + BLOCK)))
+    }
+
+    /// Some rows of queries, or of a gradient of their shape, as a left operand.
+    fn left(&self, values: &[f32], head: usize, start: usize, end: usize) -> Left {
+        let (row_stride, rows) = (self.stride(), end - start);
+        Left { from: values[self.at(start, head)..].as_ptr(), row_stride, step: 1, rows }
+    }
+}
+
+struct Forward<'a> {
+    task: Place,
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    y: *mut f32,
+    log_sums: *mut f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Forward { task, queries, keys, values, y, log_sums } = self;
+        let (kv, kv_stride, head_dim) = (task.kv_at(), task.kv_stride(), task.shape.head_dim);
+        let (mut keys_across, mut values_along) = (Panels::default(), Panels::default());
+        if task.rows == 0 {
+            return;
+        }
+        keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
+        values_along.fill(&values[kv..], kv_stride, task.rows, head_dim, 1.0);
+        let width = task.rows.next_multiple_of(PANEL);
+        let mut scores = vec![0f32; BLOCK.min(task.rows) * width];
+        for head in task.heads() {
+            for (start, end) in task.blocks() {
+                let padded = end.next_multiple_of(PANEL);
+                // SAFETY: `scores` has a row of `width` numbers for each row of the block; `y` and
+                // `log_sums` are as long as the plan asks for, and these rows of this head are this
+                // task's alone.
+                unsafe {
+                    let left = task.left(queries, head, start, end);
+                    let to = scores.as_mut_ptr();
+                    let target = Target { to, stride: width, columns: padded, write: Write::Set };
+                    product::<L>(left, &keys_across, head_dim, target);
+                    for row in start..end {
+                        let scores = &mut scores[(row - start) * width..][..padded];
+                        let log_sum = softmax::<L>(scores, row + 1, task.scale());
+                        *log_sums.add((task.first + row) * task.shape.heads + head) = log_sum;
+                    }
+                    let left = Left {
+                        from: scores.as_ptr(),
+                        row_stride: width,
+                        step: 1,
+                        rows: end - start,
+                    };
+                    let to = y.add(task.at(start, head));
+                    let target =
+                        Target { to, stride: task.stride(), columns: head_dim, write: Write::Set };
+                    product::<L>(left, &values_along, end, target);
+                }
+            }
+        }
+    }
+}
+
+/// Turns scores into weights: softmax of `scale` times the first `len`, zeros after. Returns the
+/// log of the sum of exponentials.
+///
+/// # Safety
+///
+/// `scores` has whole panels; the machine has the lanes.
+#[inline(always)]
+unsafe fn softmax<L: Lanes>(scores: &mut [f32], len: usize, scale: f32) -> f32 {
+    scores[len..].fill(f32::NEG_INFINITY);
+    // SAFETY: a chunk has eight numbers.
+    unsafe {
+        let mut max = L::splat(f32::MIN);
+        for chunk in scores.chunks_exact(8) {
+            max = L::load(chunk.as_ptr()).max(max);
+        }
+        let max = scale * max.array().into_iter().fold(f32::MIN, f32::max);
+        let mut sum = L::splat(0.0);
+        for chunk in scores.chunks_exact_mut(8) {
+            let score = L::load(chunk.as_ptr());
+            let weight = exp(score.mul_add(L::splat(scale), L::splat(-max)));
+            sum = sum.add(weight);
+            weight.store(chunk.as_mut_ptr());
+        }
+        let sum = sum8(sum.array());
+        let inverse = 1.0 / sum;
+        scores.iter_mut().for_each(|weight| *weight *= inverse);
+        max + sum.ln()
+    }
+}
+
+struct Backward<'a> {
+    task: Place,
+    dy: &'a [f32],
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    y: &'a [f32],
+    log_sums: &'a [f32],
+    dqueries: *mut f32,
+    dkeys: *mut f32,
+    dvalues: *mut f32,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Backward { task, dy, queries, keys, values, y, log_sums, .. } = self;
+        let (kv, kv_stride, head_dim) = (task.kv_at(), task.kv_stride(), task.shape.head_dim);
+        if task.rows == 0 {
+            return;
+        }
+        let mut panels: [Panels; 5] = Default::default();
+        let [keys_across, keys_along, values_across, queries_along, dy_along] = &mut panels;
+        keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
+        keys_along.fill(&keys[kv..], kv_stride, task.rows, head_dim, 1.0);
+        values_across.fill_transposed(&values[kv..], kv_stride, head_dim, task.rows);
+        let width = task.rows.next_multiple_of(PANEL);
+        let mut weights = vec![0f32; BLOCK.min(task.rows) * width];
+        let mut dscores = weights.clone();
+        for row in 0..task.rows {
+            for gradient in [self.dkeys, self.dvalues] {
+                // SAFETY: rows of this head are this task's alone.
+                unsafe {
+                    let row = gradient.add(kv + row * kv_stride);
+                    std::slice::from_raw_parts_mut(row, head_dim).fill(0.0);
+                }
+            }
+        }
+        for head in task.heads() {
+            for (start, end) in task.blocks() {
+                let (count, padded) = (end - start, end.next_multiple_of(PANEL));
+                let at = task.at(start, head);
+                queries_along.fill(&queries[at..], task.stride(), count, head_dim, 1.0);
+                dy_along.fill(&dy[at..], task.stride(), count, head_dim, 1.0);
+                // SAFETY: `weights` and `dscores` have a row of `width` numbers for each row of the
+                // block; the gradients are as long as the plan asks for, and these rows of these
+                // heads are this task's alone.
+                unsafe {
+                    let block =
+                        |to| Target { to, stride: width, columns: padded, write: Write::Set };
+                    let left = task.left(queries, head, start, end);
+                    product::<L>(left, keys_across, head_dim, block(weights.as_mut_ptr()));
+                    let left = task.left(dy, head, start, end);
+                    product::<L>(left, values_across, head_dim, block(dscores.as_mut_ptr()));
+                    for row in start..end {
+                        let at = task.at(row, head);
+                        let rows = (row - start) * width..(row - start) * width + padded;
+                        score_gradient::<L>(
+                            &mut weights[rows.clone()],
+                            &mut dscores[rows],
+                            row + 1,
+                            task.scale(),
+                            log_sums[(task.first + row) * task.shape.heads + head],
+                            dot::<L>(&dy[at..at + head_dim], &y[at..at + head_dim]),
+                        );
+                    }
+                    let rows = |from| Left { from, row_stride: width, step: 1, rows: count };
+                    let target = Target {
+                        to: self.dqueries.add(at),
+                        stride: task.stride(),
+                        columns: head_dim,
+                        write: Write::Set,
+                    };
+                    product::<L>(rows(dscores.as_ptr()), keys_along, end, target);
+                    let columns = |from| Left { from, row_stride: 1, step: width, rows: end };
+                    let sum = |to: *mut f32| Target {
+                        to: to.add(kv),
+                        stride: kv_stride,
+                        columns: head_dim,
+                        write: Write::Add,
+                    };
+                    product::<L>(columns(dscores.as_ptr()), queries_along, count, sum(self.dkeys));
+                    product::<L>(columns(weights.as_ptr()), dy_along, count, sum(self.dvalues));
+                }
+            }
+        }
+    }
+}
+
+/// Turns a row of scores into weights and a row of their gradients into that of the scores.
+///
+/// `offset` is the sum of weight times gradient over the row, which equals `dy · y`.
+///
+/// # Safety
+///
+/// Both rows are whole panels of equal length; the machine has the lanes.
+#[inline(always)]
+unsafe fn score_gradient<L: Lanes>(
+    weights: &mut [f32],
+    gradients: &mut [f32],
+    len: usize,
+    scale: f32,
+    log_sum: f32,
+    offset: f32,
+) {
+    weights[len..].fill(f32::NEG_INFINITY);
+    for (weight, gradient) in weights.chunks_exact_mut(8).zip(gradients.chunks_exact_mut(8)) {
+        // SAFETY: chunks have eight numbers.
+        unsafe {
+            let score = L::load(weight.as_ptr());
+            let p = exp(score.mul_add(L::splat(scale), L::splat(-log_sum)));
+            let d = L::load(gradient.as_ptr()).sub(L::splat(offset)).mul(L::splat(scale)).mul(p);
+            p.store(weight.as_mut_ptr());
+            d.store(gradient.as_mut_ptr());
+        }
+    }
+}
+
+/// The sum of products, in eight lanes and then the rest.
+///
+/// # Safety
+///
+/// The slices are equally long; the machine has the lanes.
+#[inline(always)]
+pub(super) unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+    let (wide_a, wide_b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest = wide_a.remainder().iter().zip(wide_b.remainder());
+    // SAFETY: chunks have eight numbers.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for (a, b) in wide_a.zip(wide_b) {
+            sum = L::load(a.as_ptr()).mul_add(L::load(b.as_ptr()), sum);
+        }
+        rest.fold(sum8(sum.array()), |sum, (a, b)| sum + a * b)
+    }
+}

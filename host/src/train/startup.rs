@@ -1,0 +1,120 @@
+//! The proof, at the start of training, that every tensor learns.
+//!
+//! An operation without a backward pass cuts gradients silently; what is behind the cut would stay as
+//! it is while the loss falls a little. So the first steps look at every tensor.
+
+use serde::{Deserialize, Serialize};
+
+/// What is still to be proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Startup {
+    /// Updates so far that could have moved every tensor but for the zeros it started with.
+    updates: u32,
+    /// Names of the tensors that no gradient has moved yet.
+    unmoved: Vec<String>,
+}
+
+/// What one step did to one tensor.
+pub(super) struct Seen<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: [usize; 2],
+    /// Whether the other matrix of its pair is all zero, so that its gradient must be.
+    pub(super) partner_is_zero: bool,
+    pub(super) gradient_is_zero: bool,
+    pub(super) moved: bool,
+}
+
+/// Updates after which everything must have moved: `B` by the first, `A` by the second, as its
+/// gradient is zero for as long as `B` is.
+const UPDATES: u32 = 2;
+
+impl Startup {
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Startup {
+        Startup { updates: 0, unmoved: names.map(str::to_owned).collect() }
+    }
+
+    /// Returns whether all is proved.
+    pub(super) fn is_done(&self) -> bool {
+        self.unmoved.is_empty()
+    }
+
+    /// Takes note of a step, counted from 1, with learning rate above 0 where it `updated`.
+    pub(super) fn observe(
+        &mut self,
+        step: u64,
+        updated: bool,
+        seen: &[Seen<'_>],
+    ) -> Result<(), StartupError> {
+        let cut: Vec<&Seen<'_>> =
+            seen.iter().filter(|s| s.gradient_is_zero && !s.partner_is_zero).collect();
+        if let Some(first) = cut.first() {
+            let (name, shape) = (first.name.to_owned(), first.shape);
+            return Err(StartupError::NoGradient {
+                count: cut.len(),
+                all: seen.len(),
+                step,
+                name,
+                shape,
+            });
+        }
+        if !updated {
+            return Ok(());
+        }
+        self.updates += 1;
+        let moved =
+            |name: &String| seen.iter().any(|s| s.name == name && s.moved && !s.gradient_is_zero);
+        self.unmoved.retain(|name| !moved(name));
+        match self.unmoved.first().and_then(|name| seen.iter().find(|s| s.name == name)) {
+            Some(first) if self.updates >= UPDATES => Err(StartupError::Unmoved {
+                count: self.unmoved.len(),
+                all: seen.len(),
+                updates: self.updates,
+                name: first.name.to_owned(),
+                shape: first.shape,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Something does not learn.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartupError {
+    /// The loss does not reach some tensors.
+    #[error(
+        "{count} of {all} trainable tensors got no gradient in step {step}\n  \
+         the first is `{name}` {shape:?}\n\n\
+         hint: a weight between these tensors and the loss is zero, or an operation there has no \
+         backward pass"
+    )]
+    NoGradient {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        all: usize,
+        /// In which step, from 1.
+        step: u64,
+        /// Name of the first.
+        name: String,
+        /// Its shape.
+        shape: [usize; 2],
+    },
+    /// Updates leave some tensors as they were.
+    #[error(
+        "{count} of {all} trainable tensors did not move in {updates} updates\n  \
+         the first is `{name}` {shape:?}\n\n\
+         hint: `learning_rate` may be too small to change a number in f32"
+    )]
+    Unmoved {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        all: usize,
+        /// How many updates there were.
+        updates: u32,
+        /// Name of the first.
+        name: String,
+        /// Its shape.
+        shape: [usize; 2],
+    },
+}
