@@ -1,1 +1,138 @@
-//! The command line.
+//! The command line: one file a verb, with its arguments and its `main`.
+
+pub mod cancel;
+mod device;
+mod error;
+pub mod exit;
+pub mod methods;
+pub mod model;
+pub mod output;
+pub mod plugin;
+pub mod report;
+pub mod resume;
+pub mod run;
+pub mod show;
+
+use clap::{Parser, Subcommand};
+
+pub use device::Device;
+pub use error::CliError;
+pub use run::ProgressArg;
+
+/// What the user typed.
+///
+/// The hidden verb `__compile-plugin`, under which the program is the compiler of its own child
+/// process, is looked for before this is parsed.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "aligner",
+    version,
+    about = "Self-alignment methods as sets of sandboxed plugins over native models and training.",
+    after_help = "Begin with:  aligner --plugins soft-plus.toml\n\n\
+        Exit codes: 0 done, 1 internal, 2 usage or plugin set, 3 plugin, 4 model or data, \
+        5 run directory, 6 a round kept nothing, 130 interrupted.",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// A verb; without one, a plugin set is run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What is run where there is no verb.
+    #[command(flatten)]
+    pub run: Option<run::RunArgs>,
+}
+
+/// The verbs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Go on with a run that was stopped
+    Resume(resume::ResumeArgs),
+    /// Print the tables of runs
+    Report(report::ReportArgs),
+    /// Say what became of a record, or what was dropped and why
+    Show(show::ShowArgs),
+    /// Fetch, talk to, or score with a model
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// List the embedded plugin sets, or print one
+    Methods(methods::MethodsArgs),
+    /// Look at a component
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(line: &str, expected: Result<&str, &str>) {
+        let found = Cli::try_parse_from(line.split(' '));
+        match (found, expected) {
+            (Ok(cli), Ok(part)) => {
+                let shown = format!("{cli:?}");
+                assert!(shown.contains(part), "{line}: {shown}");
+            }
+            (Err(error), Err(part)) => {
+                assert_eq!(error.exit_code(), 2, "{line}");
+                let shown = error.to_string();
+                assert!(shown.contains(part), "{line}: {shown}");
+            }
+            (found, _) => panic!("{line}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_are_read() {
+        check("aligner --plugins soft-plus.toml", Ok("plugins: \"soft-plus.toml\""));
+        check("aligner --plugins s --set a=1 --set b=c=d", Ok(r#"overrides: ["a=1", "b=c=d"]"#));
+        check("aligner --plugins s --device cuda:3", Ok("device: Cuda(3)"));
+        check("aligner --plugins s --rounds 0", Ok("rounds: Some(0)"));
+        check("aligner --plugins s --progress plain --dry-run", Ok("progress: Some(Plain)"));
+        check("aligner --plugins s --out d --resume", Ok("resume: true"));
+        check("aligner resume runs/x", Ok(r#"Resume(ResumeArgs { directory: "runs/x""#));
+        check("aligner report a b", Ok(r#"directories: ["a", "b"]"#));
+        check("aligner show d p-001", Ok(r#"record: Some("p-001")"#));
+        check("aligner show d --dropped --round 2", Ok("round: Some(2)"));
+        check("aligner model pull", Ok("smollm2-135m-instruct"));
+        check("aligner model chat --adapter a --temperature 0.5", Ok("temperature: 0.5"));
+        check("aligner model score --model m --data d.jsonl", Ok(r#"data: "d.jsonl""#));
+        check("aligner methods", Ok("Methods"));
+        check("aligner plugin check f.wasm --json", Ok("json: true"));
+    }
+
+    #[test]
+    fn bad_command_lines_are_refused() {
+        check("aligner", Err("Usage:"));
+        check("aligner --rounds 2", Err("--plugins <SET>"));
+        check("aligner --plugins", Err("a value is required"));
+        check("aligner --plugin s", Err("--plugins"));
+        check("aligner --plugins s --resume --fresh", Err("cannot be used with"));
+        check("aligner --plugins s --rounds two", Err("invalid value 'two'"));
+        check("aligner --plugins s --rounds -1", Err("unexpected argument '-1'"));
+        check("aligner --plugins s --device gpu", Err("expected `auto`, `cpu` or `cuda:N`"));
+        check("aligner --plugins s --progress json", Err("possible values: plain, fancy"));
+        check("aligner --plugins s report d", Err("cannot be used with"));
+        check("aligner --plugins s extra", Err("extra"));
+        check("aligner resum d", Err("resume"));
+        check("aligner resume", Err("<DIR>"));
+        check("aligner report", Err("<DIR>"));
+        check("aligner show d p --dropped", Err("cannot be used with"));
+        check("aligner model", Err("Usage:"));
+        check("aligner model score", Err("--data"));
+        check("aligner model chat --temperature nan", Err("expected a number from 0 to 10"));
+        check("aligner model chat --top-p 0", Err("expected a number over 0"));
+        check("aligner model chat --max-new-tokens 0", Err("0 is not in 1.."));
+        check("aligner plugin check", Err("<FILE>"));
+        check("aligner __compile", Err("unrecognized"));
+    }
+}

@@ -1,6 +1,9 @@
 //! Finding and reading a plugin set.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use super::{
     PluginSet, PluginSetError,
@@ -42,30 +45,30 @@ pub fn load(
 ) -> Result<Loaded, PluginSetError> {
     let here = std::path::absolute(".")
         .map_err(|error| PluginSetError::Read { path: PathBuf::from("."), error })?;
-    let (shown, bytes, folder) = match std::fs::read(name) {
-        Ok(bytes) => {
+    let asked = name.to_string_lossy();
+    let stem = asked.strip_prefix("builtin:").unwrap_or(&asked);
+    let stem = stem.strip_suffix(".toml").unwrap_or(stem);
+    let embedded_set = embedded.plugin_sets.iter().find(|(name, _)| *name == stem);
+    let (shown, bytes, folder) = match (std::fs::read(name), embedded_set) {
+        (Ok(bytes), _) => {
             let folder = here.join(name.parent().unwrap_or(Path::new("")));
             (name.display().to_string(), bytes, folder)
         }
-        Err(_) if name.is_dir() => return Err(PluginSetError::Folder { path: name.to_owned() }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let asked = name.to_string_lossy();
-            let stem = asked.strip_suffix(".toml").unwrap_or(&asked);
-            let stem = stem.strip_prefix("builtin:").unwrap_or(stem);
-            match embedded.plugin_sets.iter().find(|(name, _)| *name == stem) {
-                Some((name, text)) => {
-                    (format!("builtin:{name}"), text.as_bytes().to_vec(), here.clone())
-                }
-                None => {
-                    let names = embedded.plugin_sets.iter().map(|(name, _)| (*name).to_owned());
-                    return Err(PluginSetError::Missing {
-                        name: asked.into_owned(),
-                        embedded: names.collect(),
-                    });
-                }
-            }
+        // A folder that happens to have a method's name is no plugin set either way.
+        (Err(error), Some((name, text)))
+            if error.kind() == ErrorKind::NotFound || Path::new(asked.as_ref()).is_dir() =>
+        {
+            (format!("builtin:{name}"), text.as_bytes().to_vec(), here.clone())
         }
-        Err(error) => return Err(PluginSetError::Read { path: name.to_owned(), error }),
+        (Err(_), _) if name.is_dir() => {
+            return Err(PluginSetError::Folder { path: name.to_owned() });
+        }
+        (Err(error), _) if error.kind() == ErrorKind::NotFound => {
+            let names = embedded.plugin_sets.iter().map(|(name, _)| (*name).to_owned());
+            let embedded = names.collect();
+            return Err(PluginSetError::Missing { name: asked.into_owned(), embedded });
+        }
+        (Err(error), _) => return Err(PluginSetError::Read { path: name.to_owned(), error }),
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];

@@ -58,7 +58,8 @@ impl PluginSetError {
     pub fn hint(&self) -> Option<String> {
         match self {
             PluginSetError::Missing { name, embedded } => {
-                let stem = name.strip_suffix(".toml").unwrap_or(name);
+                let stem = name.strip_prefix("builtin:").unwrap_or(name);
+                let stem = stem.strip_suffix(".toml").unwrap_or(stem);
                 match closest(stem, embedded.iter().map(String::as_str)) {
                     Some(near) => Some(format!("did you mean `{near}`?")),
                     None if embedded.is_empty() => None,
