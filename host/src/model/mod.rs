@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod backend;
 pub mod backward;
+mod base_name;
 pub mod checkpoint;
 pub mod config;
 pub mod digest;
@@ -17,6 +18,8 @@ pub mod template;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
+
+pub use error::ModelError;
 
 #[cfg(test)]
 pub(crate) mod tiny;

@@ -68,9 +68,10 @@ impl RunError {
     pub fn hint(&self) -> Option<String> {
         match self {
             RunError::Directory(error) => error.hint(),
-            RunError::Plugin(error) => error.hint(),
+            // Its sentence holds the way out.
+            RunError::Plugin(_) => None,
             RunError::Model(error) => error.hint(),
-            RunError::Train(error) => error.hint(),
+            RunError::Train(_) => None,
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { .. } => Some(
                 "`aligner show DIR --dropped` lists what was dropped; loosen the filter that \

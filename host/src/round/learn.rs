@@ -59,7 +59,8 @@ pub fn train(
         let (trained, steps) = steps(shop, book, place, settings, entering, &examples)?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
-        let base = peft::Base { name_or_path: shop.models.policy().model.base_name(), revision: None };
+        let (name, revision) = shop.models.policy().model.base_name();
+        let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
         book.directory.write_folder(&adapter, |folder| {
             peft::write(folder, &trained, base).map_err(|error| RunError::Model(error.into()))
         })?;
@@ -159,7 +160,7 @@ fn steps(
     let mut trainer = if book.directory.has(&checkpoint) {
         let state = TrainState::from_bytes(&book.directory.read(&checkpoint)?)
             .map_err(|error| book.directory.damaged(&checkpoint, error))?;
-        Trainer::resume(&loaded.engine, state, examples, wanted)?
+        Trainer::resume(loaded.engine.clone(), state, examples.to_vec(), wanted)?
     } else {
         let fresh = || {
             let seed = seed::of([shop.seed(place).into(), "lora".into()]);
@@ -181,7 +182,7 @@ fn steps(
             }
             _ => fresh(),
         };
-        Trainer::new(&loaded.engine, start, examples, wanted)?
+        Trainer::new(loaded.engine.clone(), &start, examples.to_vec(), wanted)?
     };
 
     // Updates after the checkpoint are done again; their rows too.
@@ -195,7 +196,7 @@ fn steps(
     loop {
         shop.check_cancel(book)?;
         let Some(metrics) = trainer.step()? else { break };
-        bar.note_tokens(metrics.tokens);
+        bar.note_tokens(metrics.tokens as u64);
         let step = Step {
             step: metrics.step,
             max_steps: metrics.steps,
@@ -203,7 +204,7 @@ fn steps(
             loss: metrics.loss,
             grad_norm: metrics.grad_norm,
             learning_rate: metrics.learning_rate,
-            num_tokens: metrics.tokens,
+            num_tokens: metrics.trained_tokens as u64,
         };
         ledger.append(&step)?;
         done.push(step);
@@ -213,7 +214,7 @@ fn steps(
         }
     }
     bar.finish();
-    Ok((trainer.into_adapter()?, done))
+    Ok((trainer.adapter()?, done))
 }
 
 fn state_file(folder: &str) -> String {

@@ -16,7 +16,7 @@ mod summary;
 
 pub use error::RunError;
 pub use evaluate::held_out;
-pub use models::{Loaded, Models, Policy, row};
+pub use models::{Loaded, Models, Opened, Policy, row};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;

@@ -13,7 +13,8 @@ use crate::model::backend::cpu::Cpu;
 use crate::model::forward::Engine;
 use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights};
-use crate::model::ModelError;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::{ModelError, source};
 use crate::record::{Completion, Decoding, Finish, Score, Text};
 use crate::run::directory::sha256;
 
@@ -58,10 +59,29 @@ pub struct Policy {
     pub digest: String,
 }
 
+/// A model whose files are found and checked, without its weights.
+pub struct Opened {
+    /// Tokenizer, template, shape.
+    pub model: Arc<Model>,
+    /// Where the weights are.
+    pub checkpoint: Box<dyn Checkpoint>,
+}
+
+impl Opened {
+    /// Opens a model by its name, and fetches it where it is not there yet.
+    pub fn open(
+        name: &str,
+        progress: &mut dyn FnMut(source::Progress),
+    ) -> Result<Opened, ModelError> {
+        let (model, checkpoint) = source::open(name, progress)?;
+        Ok(Opened { model: Arc::new(model), checkpoint })
+    }
+}
+
 /// A model with its weights.
 pub struct Loaded {
     /// Tokenizer, template, shape.
-    pub model: Model,
+    pub model: Arc<Model>,
     /// Weights.
     pub engine: Engine<Cpu>,
 }
@@ -81,7 +101,7 @@ impl Models {
     /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
     /// decides the last bits of a result.
     pub fn engine() -> String {
-        format!("cpu f32 {}", Cpu::new().kernels())
+        format!("cpu f32 {}", Cpu::new().isa())
     }
 
     /// Returns the policy's model.
@@ -226,7 +246,7 @@ impl Models {
 impl Loaded {
     /// Loads the weights of an opened model. `progress` hears how many tensors are read, of how many.
     pub fn load(
-        opened: &crate::model::source::Opened,
+        opened: &Opened,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Loaded, ModelError> {
         let backend = Cpu::new();

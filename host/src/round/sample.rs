@@ -22,7 +22,7 @@ pub fn select(
     let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
     let depends = json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
     let output = book.stage(place, depends, |_| {
-        let prompts = match &shop.plugins.sampler {
+        let prompts: Vec<&Prompt> = match &shop.plugins.sampler {
             None => pool.iter().collect(),
             Some(sampler) => {
                 let candidates: Vec<Candidate> =

@@ -13,7 +13,7 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
     let method = &manifest.plugin_set.method;
     let model: &Model = &prepared.models["policy"].model;
     let mut card = String::new();
-    let base = model.hub_name().unwrap_or(&model.name);
+    let (base, _) = model.base_name();
     let tags = format!("[aligner, self-alignment, {}]", method.name);
     let _ = write!(
         card,

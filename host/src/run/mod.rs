@@ -10,7 +10,7 @@ mod card;
 mod finish;
 mod prepare;
 
-pub use prepare::{Prepared, Wanted, prepare};
+pub use prepare::{Prepared, prepare};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::report::{Measured, Report, RoundSummary};
 use crate::round::rows::Trained;
 use crate::round::stage::Notebook;
-use crate::round::{self, Models, Policy, Pool, RunError, Workshop};
+use crate::round::{self, Models, Pool, RunError, Workshop};
 use directory::{Directory, DirectoryError};
 use journal::Journal;
 use manifest::Manifest;

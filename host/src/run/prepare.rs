@@ -6,11 +6,11 @@ use super::directory::sha256;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
-use crate::model::source::{self, Opened};
+use crate::model::source;
 use crate::plugin::Runtime;
 use crate::plugin_set::{PluginSet, Source};
 use crate::record::{Exemplar, Prompt};
-use crate::round::{Models, RunError};
+use crate::round::{Models, Opened, RunError};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -35,7 +35,7 @@ pub struct Prepared {
 pub fn prepare(
     set: PluginSet,
     runtime: Runtime,
-    report: &mut dyn FnMut(source::Progress<'_>),
+    report: &mut dyn FnMut(source::Progress),
 ) -> Result<Prepared, RunError> {
     let builtin = |name: &str| aligner_embed::data(name);
     let pool = data::read_prompts(&set.data.prompts, &builtin)?;
@@ -56,7 +56,7 @@ pub fn prepare(
     let mut models = BTreeMap::new();
     let named = set.models.named.iter().map(|(name, model)| (name.as_str(), model));
     for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
-        models.insert(name.to_owned(), source::open(model, report)?);
+        models.insert(name.to_owned(), Opened::open(model, report)?);
     }
     let id = |opened: &Opened| ModelId {
         name: opened.model.name.clone(),
