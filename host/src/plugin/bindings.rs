@@ -1,0 +1,24 @@
+//! The contract as Rust types, made from `wit/` at compile time.
+//!
+//! One world that imports what the host gives and exports every interface. No component has to
+//! export all of it: each interface is looked up by itself, in `load`.
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    inline: "
+        package aligner:host;
+        world everything {
+            import aligner:plugin/log@0.1.0;
+            export aligner:plugin/meta@0.1.0;
+            export aligner:plugin/principle@0.1.0;
+            export aligner:plugin/sampler@0.1.0;
+            export aligner:plugin/prompt-writer@0.1.0;
+            export aligner:plugin/filter@0.1.0;
+            export aligner:plugin/set-filter@0.1.0;
+            export aligner:plugin/judge@0.1.0;
+            export aligner:plugin/difficulty@0.1.0;
+        }
+    ",
+    world: "aligner:host/everything",
+    imports: { default: trappable },
+});

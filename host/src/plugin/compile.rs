@@ -1,0 +1,316 @@
+//! Compiles plugins in a child process with limits of its own.
+//!
+//! A file of some hundred kilobytes can keep a compiler busy for minutes, and compilers have bugs
+//! that end the process. So this program starts itself again with [`ARGUMENT`]; the child reads the
+//! plugin from its standard input, writes machine code to its standard output, and whatever becomes
+//! of it, the host reads on.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use wasmtime::Engine;
+
+use super::engine;
+use super::error::{LoadFault, clean};
+use super::inspect::{Form, MAX_FILE_BYTES};
+
+/// The hidden first argument under which the program is a compiler: see [`child_main`].
+pub const ARGUMENT: &str = "__compile-plugin";
+
+/// Processor time of the child. CPython's component takes 13 s.
+const CPU_SECONDS: u64 = 120;
+/// Address space of the child.
+const ADDRESS_SPACE_BYTES: u64 = 4 << 30;
+/// The largest file the child may write.
+const OUTPUT_BYTES: u64 = 1 << 30;
+/// The one variable of the environment that the child gets.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+/// Wall-clock time of the child.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// How plugins are compiled.
+#[derive(Clone, Debug)]
+pub enum Compiler {
+    /// In a child process.
+    Child(CompileCommand),
+    /// In this process, without limits: for components that come with the program, and for tests.
+    InProcess,
+}
+
+/// The command line of the child.
+#[derive(Clone, Debug)]
+pub struct CompileCommand {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments; what to do comes after them.
+    pub args: Vec<OsString>,
+}
+
+impl CompileCommand {
+    /// Returns the command that starts this very program as a compiler. Its `main` must call
+    /// [`child_main`] where the first argument is [`ARGUMENT`].
+    pub fn this_program() -> io::Result<CompileCommand> {
+        // On Linux the image that runs, even where its file has been replaced since: machine code
+        // of another build would not fit.
+        let program = if cfg!(target_os = "linux") {
+            PathBuf::from("/proc/self/exe")
+        } else {
+            std::env::current_exe()?
+        };
+        Ok(CompileCommand { program, args: vec![ARGUMENT.into()] })
+    }
+}
+
+/// What the child is to do; its last argument.
+#[derive(Clone, Copy)]
+enum Task {
+    Encode,
+    Compile,
+}
+
+impl Task {
+    fn as_str(self) -> &'static str {
+        match self {
+            Task::Encode => "encode",
+            Task::Compile => "compile",
+        }
+    }
+}
+
+/// Makes a component of a core module; a component is returned as it is.
+pub(super) fn encode(
+    compiler: &Compiler,
+    form: Form,
+    bytes: &[u8],
+) -> Result<Option<Vec<u8>>, LoadFault> {
+    match form {
+        Form::Component => Ok(None),
+        Form::Core => perform(compiler, Task::Encode, bytes).map(Some),
+    }
+}
+
+/// Compiles a component to machine code for `engine`.
+pub(super) fn compile(
+    compiler: &Compiler,
+    engine: &Engine,
+    component: &[u8],
+) -> Result<Vec<u8>, LoadFault> {
+    match compiler {
+        Compiler::InProcess => engine
+            .precompile_component(component)
+            .map_err(|error| LoadFault::Compile(clean(&format!("{error:#}"), 500))),
+        Compiler::Child(_) => perform(compiler, Task::Compile, component),
+    }
+}
+
+fn perform(compiler: &Compiler, task: Task, bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
+    match compiler {
+        Compiler::InProcess => work(task, bytes).map_err(LoadFault::Compile),
+        Compiler::Child(command) => in_child(command, task, bytes, DEADLINE),
+    }
+}
+
+/// Does the task in this process.
+fn work(task: Task, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let result = match task {
+        Task::Encode => wit_component::ComponentEncoder::default()
+            .validate(true)
+            .module(bytes)
+            .and_then(|encoder| encoder.encode())
+            .map_err(|error| format!("{error:#}")),
+        Task::Compile => engine::engine()
+            .and_then(|engine| engine.precompile_component(bytes))
+            .map_err(|error| format!("{error:#}")),
+    };
+    result.map_err(|text| clean(&text, 500))
+}
+
+/// Starts the child and waits for what it makes.
+///
+/// All three streams are nameless files rather than pipes: nothing can block, and nobody else can
+/// reach them.
+fn in_child(
+    command: &CompileCommand,
+    task: Task,
+    bytes: &[u8],
+    deadline: Duration,
+) -> Result<Vec<u8>, LoadFault> {
+    let start = || -> io::Result<(Child, File, File)> {
+        let (mut input, output, errors) =
+            (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
+        input.write_all(bytes)?;
+        input.rewind()?;
+        let child = Command::new(&command.program)
+            .args(&command.args)
+            .arg(task.as_str())
+            .env_clear()
+            // Where the program itself was started with libraries from elsewhere.
+            .envs(std::env::var_os(LIBRARY_PATH).map(|path| (LIBRARY_PATH, path)))
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::from(output.try_clone()?))
+            .stderr(Stdio::from(errors.try_clone()?))
+            .spawn()?;
+        Ok((child, output, errors))
+    };
+    let fault = |what: &str, error: io::Error| LoadFault::Compile(format!("{what}: {error}"));
+    let (mut child, mut output, mut errors) =
+        start().map_err(|error| fault("the compiler process did not start", error))?;
+    let status = match wait(&mut child, deadline) {
+        Ok(Some(status)) => status,
+        Ok(None) => {
+            return Err(LoadFault::Compile(format!("it took over {} s", deadline.as_secs_f64())));
+        }
+        Err(error) => return Err(fault("the compiler process was lost", error)),
+    };
+    if !status.success() {
+        let mut text = Vec::new();
+        // The cause of death is what matters; a stream that cannot be read adds nothing to it.
+        let _ = errors.rewind().and_then(|()| (&mut errors).take(8192).read_to_end(&mut text));
+        return Err(LoadFault::Compile(death(status, &String::from_utf8_lossy(&text))));
+    }
+    let mut artifact = Vec::new();
+    output
+        .rewind()
+        .and_then(|()| output.read_to_end(&mut artifact))
+        .map_err(|error| fault("its machine code could not be read", error))?;
+    Ok(artifact)
+}
+
+/// Waits until the child ends; kills it at the deadline and returns `None`.
+fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Says how the child ended.
+fn death(status: ExitStatus, stderr: &str) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let text = clean(stderr, 500);
+    match (status.code(), status.signal()) {
+        (Some(1), _) if !text.is_empty() => text,
+        (Some(101), _) => format!("the compiler panicked: {text}"),
+        (Some(code), _) => format!("the compiler ended with code {code}: {text}"),
+        (None, Some(libc::SIGXCPU | libc::SIGKILL)) => {
+            format!("it took over {CPU_SECONDS} s of processor time, or was killed")
+        }
+        (None, Some(signal)) => format!("the compiler died of signal {signal}: {text}"),
+        (None, None) => "the compiler vanished".into(),
+    }
+}
+
+/// What the program does where its first argument is [`ARGUMENT`]: takes limits on itself, reads a
+/// plugin from standard input, and writes the component (`encode`) or its machine code (`compile`)
+/// to standard output. On failure one line on standard error, and code 1.
+pub fn child_main() -> ExitCode {
+    match child() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn child() -> Result<(), String> {
+    take_limits().map_err(|error| format!("no limits on the compiler process: {error}"))?;
+    let task = match std::env::args().next_back().as_deref() {
+        Some("encode") => Task::Encode,
+        Some("compile") => Task::Compile,
+        _ => return Err("`encode` or `compile` is expected".into()),
+    };
+    let mut bytes = Vec::new();
+    io::stdin()
+        .take(2 * MAX_FILE_BYTES as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("the plugin could not be read: {error}"))?;
+    let artifact = work(task, &bytes)?;
+    io::stdout()
+        .write_all(&artifact)
+        .map_err(|error| format!("the machine code could not be written: {error}"))
+}
+
+fn take_limits() -> io::Result<()> {
+    let limits = [
+        (libc::RLIMIT_CPU, CPU_SECONDS),
+        (libc::RLIMIT_AS, ADDRESS_SPACE_BYTES),
+        (libc::RLIMIT_FSIZE, OUTPUT_BYTES),
+        (libc::RLIMIT_CORE, 0),
+    ];
+    for (resource, most) in limits {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a valid place to write to, and the resource is one of libc's own.
+        if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // A stricter limit that is already there stays.
+        limit.rlim_cur = limit.rlim_cur.min(most);
+        limit.rlim_max = limit.rlim_max.min(most);
+        // SAFETY: `limit` is initialised and outlives the call.
+        if unsafe { libc::setrlimit(resource, &limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
+    unsafe {
+        // A compiler whose host is gone works for nobody.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> CompileCommand {
+        CompileCommand { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] }
+    }
+
+    fn check(script: &str, expected: Result<&str, &str>) {
+        let deadline = Duration::from_millis(1500);
+        let result = in_child(&shell(script), Task::Compile, b"input", deadline);
+        match (result, expected) {
+            (Ok(bytes), Ok(expected)) => assert_eq!(bytes, expected.as_bytes()),
+            (Err(LoadFault::Compile(text)), Err(expected)) => {
+                assert!(text.contains(expected), "{text}\n  lacks\n{expected}");
+            }
+            (result, expected) => panic!("{script}: {result:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_child_the_host_reads_on() {
+        check("cat", Ok("input"));
+        check("echo the reason >&2; exit 1", Err("the reason"));
+        check("echo thread main panicked >&2; exit 101", Err("the compiler panicked: thread main"));
+        check("exit 3", Err("code 3"));
+        check("kill -ABRT $$", Err("signal 6"));
+        check("kill -XCPU $$", Err("processor time"));
+        check("exec sleep 60", Err("it took over 1.5 s"));
+        let missing = CompileCommand { program: "/nonexistent/aligner".into(), args: vec![] };
+        let error = in_child(&missing, Task::Compile, b"", DEADLINE).unwrap_err();
+        assert!(error.to_string().contains("did not start"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_does_not_reach_the_child() {
+        check("printf %s \"$HOME$CARGO_HOME\"", Ok(""));
+    }
+}

@@ -1,0 +1,511 @@
+//! From a file to a plugin that is ready to be called.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+
+use super::bindings::aligner::plugin::log;
+use super::bindings::exports::aligner::plugin as exports;
+use super::compile::{self, Compiler};
+use super::converse::Spent;
+use super::error::{Fault, Identity, LoadFault, PluginError, Reported, clean};
+use super::inspect::{self, Interface, Kind, MAX_FILE_BYTES};
+use super::limits::{Account, Limits};
+use super::session::{Session, reported};
+use super::{cache, check, engine};
+
+/// Where compiled plugins are kept.
+#[derive(Clone, Debug, Default)]
+pub enum Cache {
+    /// In the user's cache folder: `$ALIGNER_CACHE`, else `$XDG_CACHE_HOME/aligner`, else
+    /// `~/.cache/aligner`, with `plugins` after it.
+    #[default]
+    User,
+    /// In this folder.
+    Folder(PathBuf),
+    /// Nowhere: every load compiles.
+    Off,
+}
+
+/// How the runtime works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How plugins that do not come with the program are compiled.
+    pub compiler: Compiler,
+    /// Where compiled plugins are kept.
+    pub cache: Cache,
+}
+
+/// Loads plugins. One for the process; it may be used from many threads.
+pub struct Runtime {
+    engine: Engine,
+    linker: Linker<Account>,
+    compiler: Compiler,
+    cache: Option<cache::Store>,
+}
+
+/// A plugin file.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: String,
+    bytes: Cow<'static, [u8]>,
+    trusted: bool,
+}
+
+impl Source {
+    /// Returns a component that comes with the program. It is compiled in this process.
+    pub fn embedded(name: impl Into<String>, bytes: &'static [u8]) -> Source {
+        Source { name: name.into(), bytes: Cow::Borrowed(bytes), trusted: true }
+    }
+
+    /// Returns a plugin from elsewhere that is in memory already; `name` is shown in messages.
+    pub fn bytes(name: impl Into<String>, bytes: Vec<u8>) -> Source {
+        Source { name: name.into(), bytes: Cow::Owned(bytes), trusted: false }
+    }
+
+    /// Reads a plugin file: a component, or a core module built against the contract.
+    pub fn file(path: &Path) -> Result<Source, PluginError> {
+        let name = path.display().to_string();
+        let fault = |fault| PluginError::Load { source_name: name.clone(), fault };
+        let unreadable = |error| fault(LoadFault::Unreadable(error));
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        if !metadata.is_file() {
+            // Reading from a pipe or a device could wait for ever.
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a file");
+            return Err(unreadable(error));
+        }
+        if metadata.len() > MAX_FILE_BYTES as u64 {
+            let bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+            return Err(fault(LoadFault::TooLarge { bytes }));
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(unreadable)?;
+        Ok(Source::bytes(name, bytes))
+    }
+
+    /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.
+    pub fn digest(&self) -> String {
+        cache::hex(&Sha256::digest(&self.bytes))
+    }
+}
+
+/// The right to ask models.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grant {
+    /// The models that may be asked: `policy`, `initial`, `previous`, or names from `[models]`.
+    pub models: BTreeSet<String>,
+    /// Tokens that the answers to one stage of one round may have in all.
+    pub tokens: u64,
+    /// What a request without `max-new-tokens` counts as: `max_new_tokens` of `[generate]`.
+    pub default_max_new_tokens: u32,
+}
+
+/// What happens when a call fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// The stage fails.
+    #[default]
+    Stop,
+    /// The records at fault are found and dropped with reason [`PLUGIN_ERROR`](super::PLUGIN_ERROR).
+    Drop,
+}
+
+/// How the plugin set wants a plugin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setup {
+    /// The kind that its place in the plugin set wants.
+    pub kind: Kind,
+    /// The text of a JSON object; `{}` where there is none.
+    pub config: String,
+    /// For each call.
+    pub limits: Limits,
+    /// Absent where it may not ask.
+    pub grant: Option<Grant>,
+    /// What happens when a call fails.
+    pub on_error: OnError,
+}
+
+impl Setup {
+    /// Returns a setup with an empty configuration, the default limits and no right to ask.
+    pub fn new(kind: Kind) -> Setup {
+        Setup {
+            kind,
+            config: "{}".into(),
+            limits: Limits::default(),
+            grant: None,
+            on_error: OnError::Stop,
+        }
+    }
+}
+
+/// A compiled component with its exports looked up.
+struct Prepared {
+    source_name: String,
+    digest: String,
+    pre: InstancePre<Account>,
+    exports: Exports,
+    interfaces: BTreeSet<Interface>,
+}
+
+/// Where the exports lie; only those that the component has.
+pub(super) struct Exports {
+    meta: exports::meta::GuestIndices,
+    pub principle: Option<exports::principle::GuestIndices>,
+    pub sampler: Option<exports::sampler::GuestIndices>,
+    pub prompt_writer: Option<exports::prompt_writer::GuestIndices>,
+    pub filter: Option<exports::filter::GuestIndices>,
+    pub set_filter: Option<exports::set_filter::GuestIndices>,
+    pub judge: Option<exports::judge::GuestIndices>,
+    pub difficulty: Option<exports::difficulty::GuestIndices>,
+}
+
+/// What a plugin says of itself.
+#[derive(Clone, Debug, PartialEq)]
+struct Description {
+    name: String,
+    version: String,
+    summary: String,
+    schema: String,
+    needs: Vec<String>,
+}
+
+/// A plugin that was compiled, checked and asked who it is, but has no configuration yet.
+#[derive(Clone)]
+pub struct Loaded {
+    prepared: Arc<Prepared>,
+    description: Arc<Description>,
+}
+
+/// A plugin that is ready to be called.
+#[derive(Clone)]
+pub struct Plugin {
+    loaded: Loaded,
+    identity: Identity,
+    setup: Setup,
+}
+
+impl Runtime {
+    /// Makes a runtime. A cache that cannot be used is a warning in the log, not an error.
+    pub fn new(settings: Settings) -> Result<Runtime, PluginError> {
+        let host = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
+        let engine = engine::engine().map_err(host)?;
+        engine::start_ticker(&engine).map_err(|error| PluginError::Host(error.to_string()))?;
+        let mut linker = Linker::new(&engine);
+        log::add_to_linker::<_, HasSelf<Account>>(&mut linker, |account| account).map_err(host)?;
+        let folder = match settings.cache {
+            Cache::User => cache::default_folder(|name| std::env::var_os(name).map(PathBuf::from)),
+            Cache::Folder(folder) => Some(folder),
+            Cache::Off => None,
+        };
+        let cache = folder.and_then(|folder| match cache::Store::open(folder) {
+            Ok(store) => Some(store),
+            Err(error) => {
+                tracing::warn!("going on without a cache of compiled plugins: {error}");
+                None
+            }
+        });
+        Ok(Runtime { engine, linker, compiler: settings.compiler, cache })
+    }
+
+    /// Loads and configures a plugin: what is wrong with file, kind or configuration is found here.
+    pub fn load(&self, source: &Source, setup: Setup) -> Result<Plugin, PluginError> {
+        self.open(source, &setup.limits)?.configure(setup)
+    }
+
+    /// Loads a plugin and asks it who it is, without a configuration.
+    pub fn open(&self, source: &Source, limits: &Limits) -> Result<Loaded, PluginError> {
+        let fault = |fault| PluginError::Load { source_name: source.name.clone(), fault };
+        let (component, interfaces) = self.component(source).map_err(fault)?;
+        let prepared = self.prepare(source, &component, interfaces).map_err(fault)?;
+        let description = describe(&prepared, limits).map_err(fault)?;
+        check_shapes(&prepared, limits).map_err(fault)?;
+        Ok(Loaded { prepared: Arc::new(prepared), description: Arc::new(description) })
+    }
+
+    /// Returns the compiled component, from the cache where it is there.
+    fn component(&self, source: &Source) -> Result<(Component, BTreeSet<Interface>), LoadFault> {
+        if source.bytes.len() > MAX_FILE_BYTES {
+            return Err(LoadFault::TooLarge { bytes: source.bytes.len() });
+        }
+        let digest: [u8; 32] = Sha256::digest(&source.bytes).into();
+        let name = cache::entry_name(&self.engine, &digest);
+        if let Some(cache) = &self.cache
+            && let Some(entry) = cache.get(&name)
+        {
+            match self.thaw(&entry) {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    tracing::warn!("compiling `{}` again: {error}", source.name);
+                    cache.remove(&name);
+                }
+            }
+        }
+        let entry = self.compile(source)?;
+        let found = self.thaw(&entry)?;
+        if let Some(cache) = &self.cache {
+            cache.put(&name, &entry);
+        }
+        Ok(found)
+    }
+
+    /// Checks the file and compiles it. The entry is a line with the interfaces it was found to
+    /// have, and the machine code after it.
+    fn compile(&self, source: &Source) -> Result<Vec<u8>, LoadFault> {
+        let compiler = if source.trusted { &Compiler::InProcess } else { &self.compiler };
+        let form = inspect::check_file(&source.bytes)?;
+        let encoded = compile::encode(compiler, form, &source.bytes)?;
+        let component = match &encoded {
+            Some(component) => {
+                inspect::check_file(component)?;
+                component
+            }
+            None => &source.bytes[..],
+        };
+        let interfaces = inspect::check_component(component)?;
+        let names: Vec<_> = interfaces.iter().map(|interface| interface.as_str()).collect();
+        let mut entry = names.join(" ").into_bytes();
+        entry.push(b'\n');
+        entry.extend(compile::compile(compiler, &self.engine, component)?);
+        Ok(entry)
+    }
+
+    /// Makes a component of an entry.
+    fn thaw(&self, entry: &[u8]) -> Result<(Component, BTreeSet<Interface>), LoadFault> {
+        let damaged = || LoadFault::Compile("the machine code is damaged".into());
+        let line = entry.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
+        let names = std::str::from_utf8(&entry[..line]).map_err(|_| damaged())?;
+        let interfaces = names
+            .split(' ')
+            .map(Interface::from_name)
+            .collect::<Option<BTreeSet<_>>>()
+            .ok_or_else(damaged)?;
+        // SAFETY: the bytes are what our own compiler wrote: either just now, or they come from the
+        // cache, whose keyed digest over exactly these bytes was checked.
+        let component = unsafe { Component::deserialize(&self.engine, &entry[line + 1..]) }
+            .map_err(|error| LoadFault::Compile(clean(&format!("{error:#}"), 500)))?;
+        Ok((component, interfaces))
+    }
+
+    /// Links the component and looks up its exports.
+    fn prepare(
+        &self,
+        source: &Source,
+        component: &Component,
+        interfaces: BTreeSet<Interface>,
+    ) -> Result<Prepared, LoadFault> {
+        let shape = |error: wasmtime::Error| LoadFault::Shape(clean(&format!("{error:#}"), 500));
+        let pre = self.linker.instantiate_pre(component).map_err(shape)?;
+        macro_rules! find {
+            ($interface:ident, $module:ident) => {
+                interfaces
+                    .contains(&Interface::$interface)
+                    .then(|| exports::$module::GuestIndices::new(&pre))
+                    .transpose()
+                    .map_err(shape)?
+            };
+        }
+        let exports = Exports {
+            meta: exports::meta::GuestIndices::new(&pre).map_err(shape)?,
+            principle: find!(Principle, principle),
+            sampler: find!(Sampler, sampler),
+            prompt_writer: find!(PromptWriter, prompt_writer),
+            filter: find!(Filter, filter),
+            set_filter: find!(SetFilter, set_filter),
+            judge: find!(Judge, judge),
+            difficulty: find!(Difficulty, difficulty),
+        };
+        Ok(Prepared {
+            source_name: source.name.clone(),
+            digest: source.digest(),
+            pre,
+            exports,
+            interfaces,
+        })
+    }
+}
+
+/// Asks a plugin who it is, in an instance of its own.
+fn describe(prepared: &Prepared, limits: &Limits) -> Result<Description, LoadFault> {
+    let mut spent = Spent::default();
+    let mut session = Session::open(&prepared.pre, &prepared.source_name, limits, &mut spent)
+        .map_err(LoadFault::Describe)?;
+    // Types are checked here, before anything is called.
+    let mut shape = None;
+    let result = session.call(|store, instance| {
+        let meta = prepared.exports.meta.load(&mut *store, instance).inspect_err(|error| {
+            shape = Some(clean(&format!("{error:#}"), 500));
+        })?;
+        meta.call_describe(store)
+    });
+    if let Some(shape) = shape {
+        return Err(LoadFault::Shape(shape));
+    }
+    let description = result.map_err(LoadFault::Describe)?;
+    check::description(&description).map_err(LoadFault::Description)?;
+    Ok(Description {
+        name: description.name,
+        version: description.version,
+        summary: description.summary,
+        schema: description.config_schema,
+        needs: description.needs,
+    })
+}
+
+/// Checks that the functions of every interface have the contract's types.
+fn check_shapes(prepared: &Prepared, limits: &Limits) -> Result<(), LoadFault> {
+    let mut spent = Spent::default();
+    let mut session = Session::open(&prepared.pre, &prepared.source_name, limits, &mut spent)
+        .map_err(LoadFault::Describe)?;
+    let mut shape = None;
+    let result = session.call(|store, instance| {
+        let exports = &prepared.exports;
+        macro_rules! check {
+            ($($name:ident)*) => {$(
+                if let Some(indices) = &exports.$name {
+                    indices.load(&mut *store, instance).inspect_err(|error| {
+                        shape = Some(clean(&format!("{error:#}"), 500));
+                    })?;
+                }
+            )*};
+        }
+        check!(principle sampler prompt_writer filter set_filter judge difficulty);
+        Ok(())
+    });
+    match (shape, result) {
+        (Some(shape), _) => Err(LoadFault::Shape(shape)),
+        (None, result) => result.map_err(LoadFault::Describe),
+    }
+}
+
+impl Loaded {
+    /// Returns the name that the plugin gives itself.
+    pub fn name(&self) -> &str {
+        &self.description.name
+    }
+
+    /// Returns the plugin's own version.
+    pub fn version(&self) -> &str {
+        &self.description.version
+    }
+
+    /// Returns one line for people.
+    pub fn summary(&self) -> &str {
+        &self.description.summary
+    }
+
+    /// Returns the JSON Schema of the configuration, or an empty text.
+    pub fn schema(&self) -> &str {
+        &self.description.schema
+    }
+
+    /// Returns the names of the measurements that the host must make before it calls.
+    pub fn needs(&self) -> &[String] {
+        &self.description.needs
+    }
+
+    /// Returns the SHA-256 of the file, in lower-case hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.prepared.digest
+    }
+
+    /// Returns the file's path or the embedded plugin's name.
+    pub fn source(&self) -> &str {
+        &self.prepared.source_name
+    }
+
+    /// Returns the interfaces that it has.
+    pub fn interfaces(&self) -> &BTreeSet<Interface> {
+        &self.prepared.interfaces
+    }
+
+    /// Returns the kinds that it can be used as.
+    pub fn kinds(&self) -> BTreeSet<Kind> {
+        self.prepared.interfaces.iter().map(|interface| interface.kind()).collect()
+    }
+
+    /// Makes it a plugin of the wanted kind, and tries the configuration in an instance of its own.
+    pub fn configure(&self, setup: Setup) -> Result<Plugin, PluginError> {
+        let fault =
+            |fault| PluginError::Load { source_name: self.source().to_owned(), fault };
+        let kinds = self.kinds();
+        if !kinds.contains(&setup.kind) {
+            let found = kinds.into_iter().collect();
+            return Err(fault(LoadFault::WrongKind { found, wanted: setup.kind }));
+        }
+        let identity = Identity {
+            kind: setup.kind,
+            name: self.name().to_owned(),
+            version: self.version().to_owned(),
+        };
+        let plugin = Plugin { loaded: self.clone(), identity: identity.clone(), setup };
+        match plugin.session(&mut Spent::default()) {
+            Ok(_) => Ok(plugin),
+            Err(Fault::Reported { kind: Reported::Config, message }) => {
+                Err(fault(LoadFault::Config { identity, message }))
+            }
+            Err(cause) => Err(fault(LoadFault::Configure { identity, fault: cause })),
+        }
+    }
+}
+
+/// Everything that [`Loaded`] says, a plugin says too.
+impl std::ops::Deref for Plugin {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.loaded
+    }
+}
+
+impl Plugin {
+    /// Returns kind, name and version.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Returns how the plugin set wants it.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Returns whether it has this interface.
+    pub fn has(&self, interface: Interface) -> bool {
+        self.interfaces().contains(&interface)
+    }
+
+    pub(super) fn exports(&self) -> &Exports {
+        &self.loaded.prepared.exports
+    }
+
+    /// Makes a fresh instance and configures it.
+    pub(super) fn session<'a>(&'a self, spent: &'a mut Spent) -> Result<Session<'a>, Fault> {
+        let prepared = &self.loaded.prepared;
+        let mut session = Session::open(&prepared.pre, self.name(), &self.setup.limits, spent)?;
+        session
+            .call(|store, instance| {
+                let meta = prepared.exports.meta.load(&mut *store, instance)?;
+                meta.call_configure(store, &self.setup.config)
+            })?
+            .map_err(reported)?;
+        Ok(session)
+    }
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin")
+            .field("identity", &self.identity)
+            .field("source", &self.source())
+            .field("digest", &self.digest())
+            .field("setup", &self.setup)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,75 @@
+//! One instance of a component, and calls into it under the plugin's limits.
+
+use wasmtime::Store;
+use wasmtime::component::{Instance, InstancePre};
+
+use super::converse::Spent;
+use super::engine;
+use super::error::{Fault, Reported, clean};
+use super::limits::{Account, Limits};
+
+/// A fresh instance. It is thrown away after its batch, and after any fault at once.
+pub(super) struct Session<'a> {
+    store: Store<Account>,
+    instance: Instance,
+    limits: &'a Limits,
+    spent: &'a mut Spent,
+}
+
+impl<'a> Session<'a> {
+    /// Makes an instance; its start code runs under the limits already.
+    pub fn open(
+        component: &InstancePre<Account>,
+        name: &str,
+        limits: &'a Limits,
+        spent: &'a mut Spent,
+    ) -> Result<Session<'a>, Fault> {
+        let account = Account::new(name.to_owned(), limits);
+        let mut store = Store::new(component.engine(), account);
+        store.limiter(|account| account);
+        store.set_hostcall_fuel(limits.copied_bytes);
+        spent.instances += 1;
+        let instance =
+            guarded(&mut store, limits, spent, |store| component.instantiate(store))?;
+        Ok(Session { store, instance, limits, spent })
+    }
+
+    /// Calls into the instance with a full budget.
+    pub fn call<T>(
+        &mut self,
+        function: impl FnOnce(&mut Store<Account>, &Instance) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        self.spent.calls += 1;
+        let instance = self.instance;
+        guarded(&mut self.store, self.limits, self.spent, |store| function(store, &instance))
+    }
+}
+
+/// Runs guest code with a full budget and counts what it used.
+fn guarded<T>(
+    store: &mut Store<Account>,
+    limits: &Limits,
+    spent: &mut Spent,
+    run: impl FnOnce(&mut Store<Account>) -> wasmtime::Result<T>,
+) -> Result<T, Fault> {
+    let host = |error: wasmtime::Error| Fault::Trap(clean(&error.to_string(), 500));
+    store.data_mut().begin_call();
+    store.set_fuel(limits.fuel).map_err(host)?;
+    // Anew before each call: a deadline counts from where the epoch stands.
+    store.set_epoch_deadline(engine::ticks(limits.deadline));
+    let result = run(store);
+    let left = store.get_fuel().map_err(host)?;
+    spent.fuel += limits.fuel.saturating_sub(left);
+    result.map_err(|error| Fault::of(&error, limits, store.data_mut().last_error.take()))
+}
+
+/// Turns the contract's error into a fault.
+pub(super) fn reported(error: super::bindings::aligner::plugin::types::Error) -> Fault {
+    use super::bindings::aligner::plugin::types::Error;
+    let (kind, message) = match error {
+        Error::Config(message) => (Reported::Config, message),
+        Error::Input(message) => (Reported::Input, message),
+        Error::Internal(message) => (Reported::Internal, message),
+    };
+    Fault::Reported { kind, message: clean(&message, 1000) }
+}

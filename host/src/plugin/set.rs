@@ -1,0 +1,142 @@
+//! Filters over the whole stage: one instance sees every record, then judges every record.
+
+use std::ops::Range;
+
+use super::bindings::aligner::plugin::types as wit;
+use super::bindings::exports::aligner::plugin::set_filter::GuestIndices;
+use super::converse::{self, Blame, Outcome, Place, Spent, Stage, failure, same_length};
+use super::error::{Fault, PluginError};
+use super::load::{OnError, Plugin};
+use super::session::reported;
+use super::{check, convert};
+use crate::record::{Record, Verdict};
+
+/// How often a stage begins again to find records at fault, where `on_error = "drop"`. A plugin that
+/// fails at every size of batch is broken itself: dropping record after record would hide it.
+const MAX_RESTARTS: usize = 64;
+
+/// Runs the stage. Where a call fails and records may be dropped, the batch is halved and the whole
+/// stage begins again in a fresh instance, because what the plugin has observed is lost with its
+/// instance; a single record that fails is left out from then on.
+pub(super) fn filter(
+    plugin: &Plugin,
+    guest: &GuestIndices,
+    place: &Place,
+    records: &[Record],
+) -> Result<Stage<Verdict>, PluginError> {
+    let mut spent = Spent::default();
+    let mut failed: Vec<Option<String>> = vec![None; records.len()];
+    // Positions of the records that take part, and how they are cut.
+    let mut taking_part: Vec<usize> = (0..records.len()).collect();
+    let sizes: Vec<usize> = records.iter().map(convert::record_bytes).collect();
+    let mut batches = converse::batches(&sizes);
+    let mut restarts = 0;
+    let verdicts = loop {
+        let (batch, blame) =
+            match attempt(plugin, guest, place, records, &taking_part, &batches, &mut spent) {
+                Ok(verdicts) => break verdicts,
+                Err(failed) => failed,
+            };
+        let range = batches[batch].clone();
+        let stop = plugin.setup().on_error == OnError::Stop
+            || blame.fault.always_stops()
+            || restarts == MAX_RESTARTS;
+        if stop {
+            let concerned = match blame.record {
+                Some(record) => range.start + record..range.start + record + 1,
+                None => range,
+            };
+            let ids = taking_part[concerned].iter().map(|&index| records[index].id()).collect();
+            return Err(failure(plugin, place, blame.fault, ids));
+        }
+        restarts += 1;
+        if range.len() == 1 {
+            failed[taking_part[range.start]] = Some(blame.fault.to_string());
+            taking_part.remove(range.start);
+            batches = without(&batches, batch);
+        } else {
+            let middle = range.start + range.len() / 2;
+            batches.splice(batch..=batch, [range.start..middle, middle..range.end]);
+        }
+    };
+    let mut verdicts = verdicts.into_iter();
+    let outcomes = failed
+        .into_iter()
+        .map(|failed| match failed {
+            Some(text) => Outcome::Failed(text),
+            None => Outcome::Done(verdicts.next().expect("one verdict for each taking part")),
+        })
+        .collect();
+    Ok(Stage { outcomes, spent })
+}
+
+/// Leaves out a batch of one record; those after it move down by one.
+fn without(batches: &[Range<usize>], batch: usize) -> Vec<Range<usize>> {
+    let before = batches[..batch].iter().cloned();
+    let after = batches[batch + 1..].iter().map(|range| range.start - 1..range.end - 1);
+    before.chain(after).collect()
+}
+
+/// Shows every batch to a fresh instance, then asks it about every batch. A failure comes with the
+/// number of its batch.
+fn attempt(
+    plugin: &Plugin,
+    guest: &GuestIndices,
+    place: &Place,
+    records: &[Record],
+    taking_part: &[usize],
+    batches: &[Range<usize>],
+    spent: &mut Spent,
+) -> Result<Vec<Verdict>, (usize, Blame)> {
+    if batches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut session = plugin.session(spent).map_err(|fault| (0, fault.into()))?;
+    let convert_batch = |range: &Range<usize>| -> Vec<wit::Record> {
+        taking_part[range.clone()].iter().map(|&index| convert::record(&records[index])).collect()
+    };
+    for (number, range) in batches.iter().enumerate() {
+        let batch = convert_batch(range);
+        session
+            .call(|store, instance| {
+                let guest = guest.load(&mut *store, instance)?;
+                guest.call_observe(store, place.context(), &batch)
+            })
+            .and_then(|result| result.map_err(reported))
+            .map_err(|fault| (number, fault.into()))?;
+    }
+    let mut verdicts = Vec::with_capacity(taking_part.len());
+    for (number, range) in batches.iter().enumerate() {
+        let batch = convert_batch(range);
+        let returned = session
+            .call(|store, instance| {
+                let guest = guest.load(&mut *store, instance)?;
+                guest.call_decide(store, place.context(), &batch)
+            })
+            .and_then(|result| result.map_err(reported))
+            .and_then(|returned| {
+                same_length(returned.len(), "verdicts", range.len(), "records")?;
+                Ok::<_, Fault>(returned)
+            })
+            .map_err(|fault| (number, fault.into()))?;
+        for (record, verdict) in returned.into_iter().enumerate() {
+            let verdict = convert::verdict_back(verdict);
+            check::verdict(&verdict, &records[taking_part[range.start + record]])
+                .map_err(|message| (number, Blame::value(record, message)))?;
+            verdicts.push(verdict);
+        }
+    }
+    Ok(verdicts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_is_left_out_closes_the_gap() {
+        assert_eq!(without(&[0..2, 2..3, 3..5], 1), [0..2, 2..4]);
+        assert_eq!(without(&[0..1], 0), []);
+        assert_eq!(without(&[0..1, 1..4], 0), [0..3]);
+    }
+}
