@@ -5,6 +5,7 @@
 //! checked type alone. The checked set is what `run.json` holds, with every default filled in.
 
 mod check;
+mod keys;
 mod load;
 mod plugin;
 pub(crate) mod problem;

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    check::TABLES,
+    keys::TABLES,
     problem::{Problem, list},
     typed::{Entry, Kind, Node, Place},
 };
@@ -345,7 +345,7 @@ fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<u64> {
         unit => units.iter().find(|(name, _)| *name == unit)?.1,
     };
     let value = number.trim().replace('_', "").parse::<f64>().ok()? * factor;
-    (value.is_finite() && value >= 0.0 && value < 9e18).then_some(value.round() as u64)
+    (0.0..9e18).contains(&value).then_some(value.round() as u64)
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::data::DataError;
+use crate::generate::SequenceError;
 use crate::model::ModelError;
+use crate::model::peft::PeftError;
+use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
 use crate::run::directory::DirectoryError;
 use crate::train::TrainError;
@@ -20,6 +24,18 @@ pub enum RunError {
     /// A model could not be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A data file is wrong.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Weights or an adapter do not fit the model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An adapter folder cannot be read or written.
+    #[error(transparent)]
+    Adapter(#[from] PeftError),
+    /// The engine could not go on.
+    #[error(transparent)]
+    Engine(#[from] SequenceError),
     /// The training could not go on.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -71,7 +87,11 @@ impl RunError {
             // Its sentence holds the way out.
             RunError::Plugin(_) => None,
             RunError::Model(error) => error.hint(),
-            RunError::Train(_) => None,
+            RunError::Data(error) => error.hint(),
+            RunError::Weights(_)
+            | RunError::Adapter(_)
+            | RunError::Engine(_)
+            | RunError::Train(_) => None,
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { .. } => Some(
                 "`aligner show DIR --dropped` lists what was dropped; loosen the filter that \

@@ -62,7 +62,7 @@ pub fn train(
         let (name, revision) = shop.models.policy().model.base_name();
         let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
         book.directory.write_folder(&adapter, |folder| {
-            peft::write(folder, &trained, base).map_err(|error| RunError::Model(error.into()))
+            peft::write(folder, &trained, base).map_err(RunError::from)
         })?;
         for name in [peft::CONFIG_FILE, peft::WEIGHTS_FILE] {
             let name = format!("{adapter}/{name}");
@@ -76,8 +76,7 @@ pub fn train(
         book.directory.remove(&leftover)?;
     }
 
-    let loaded = peft::read(&book.directory.join(&adapter), &shop.models.policy().model.spec)
-        .map_err(|error| RunError::Model(error.into()))?;
+    let loaded = peft::read(&book.directory.join(&adapter), &shop.models.policy().model.spec)?;
     let policy = shop.models.adapted(loaded)?;
     let steps = book.directory.read_lines(&metrics)?;
     let rows = output.rows.into_iter().filter(|row| row.round == round).collect();

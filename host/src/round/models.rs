@@ -101,7 +101,7 @@ impl Models {
     /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
     /// decides the last bits of a result.
     pub fn engine() -> String {
-        format!("cpu f32 {}", Cpu::new().isa())
+        format!("cpu f32 {}", format!("{:?}", Cpu::new().isa()).to_lowercase())
     }
 
     /// Returns the policy's model.
@@ -116,7 +116,7 @@ impl Models {
 
     /// Returns the policy with an adapter.
     pub fn adapted(&self, adapter: Adapter) -> Result<Policy, RunError> {
-        let loaded = self.policy.engine.load_adapter(&adapter, 1.0).map_err(ModelError::from)?;
+        let loaded = self.policy.engine.load_adapter(&adapter, 1.0)?;
         let digest = sha256(format!("{} {}", self.policy.model.digest, adapter.digest()).as_bytes());
         Ok(Policy { adapter: Some(Arc::new(adapter)), loaded: Some(Arc::new(loaded)), digest })
     }
@@ -195,7 +195,7 @@ impl Models {
         match (failed, result) {
             (Some(error), _) => Err(error),
             (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
-            (None, Err(error)) => Err(ModelError::from(error).into()),
+            (None, Err(error)) => Err(error.into()),
         }
     }
 
@@ -238,7 +238,7 @@ impl Models {
                 Ok(scores)
             }
             Err(SequenceError::Cancelled) => Ok(Vec::new()),
-            Err(error) => Err(ModelError::from(error).into()),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -248,7 +248,7 @@ impl Loaded {
     pub fn load(
         opened: &Opened,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Loaded, ModelError> {
+    ) -> Result<Loaded, RunError> {
         let backend = Cpu::new();
         let weights = Weights::load(&backend, opened.checkpoint.as_ref(), progress)?;
         Ok(Loaded { model: opened.model.clone(), engine: Engine::new(backend, weights) })

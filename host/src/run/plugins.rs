@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
-use crate::plugin::{Grant, Kind, Limits, OnError, Plugin, PluginError, Runtime, Setup, Source};
+use crate::plugin::{Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, Runtime, Setup, Source};
 use crate::plugin_set::{self, After, PluginSet};
 
 /// The loaded plugins of a plugin set.
@@ -75,7 +75,7 @@ impl Plugins {
 /// Returns what a stage's key must hold of a plugin: its file, its configuration, and what a failing
 /// call does.
 pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Value {
-    json!([plugin.map(Plugin::digest), wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits))])
+    json!([plugin.map(|plugin| plugin.digest()), wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits))])
 }
 
 /// Opens the file of a plugin, or the component of that name in this binary.
@@ -84,7 +84,12 @@ pub fn source(source: &plugin_set::Source) -> Result<Source, PluginError> {
         plugin_set::Source::File(path) => Source::file(path),
         plugin_set::Source::Builtin(name) => match aligner_embed::component(name) {
             Some(bytes) => Ok(Source::embedded(format!("builtin:{name}"), bytes)),
-            None => Err(PluginError::no_builtin(name, aligner_embed::component_names())),
+            None => {
+                let known: Vec<_> = aligner_embed::component_names().collect();
+                let what = format!("no such plugin is embedded; there are {}", known.join(", "));
+                let fault = LoadFault::Unreadable(std::io::Error::other(what));
+                Err(PluginError::Load { source_name: format!("builtin:{name}"), fault })
+            }
         },
     }
 }

@@ -1,0 +1,132 @@
+//! The tables that name a plugin.
+
+use serde_json::Value;
+
+use super::{Checked, Surroundings, known_model, one_of, source};
+use crate::plugin_set::{
+    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, Scope,
+    keys::{ASK, DIFFICULTY, FILTER, LIMITS},
+    section::Section,
+};
+
+pub(super) fn plugin(
+    table: &Section<'_>,
+    kind: &str,
+    models: &Models,
+    around: &Surroundings<'_>,
+) -> Checked<Plugin> {
+    let text = table.required_text("plugin", "\"builtin:NAME\" or a file")?;
+    let source = source(table, "plugin", &text, "plugin", around.embedded.plugins, around)?;
+    let config = match table.node("config") {
+        Some(node) => {
+            Section::free(node, &format!("`config` of this {kind}"))?;
+            node.to_json()?
+        }
+        None => Value::Object(Default::default()),
+    };
+    let limits = match table.table("limits", &LIMITS)? {
+        Some(limits_table) => limits(&limits_table)?,
+        None => Limits::default(),
+    };
+    let on_error = [("stop", OnError::Stop), ("drop", OnError::Drop)];
+    Ok(Plugin {
+        source,
+        config,
+        limits,
+        on_error: table.choice("on_error", &on_error)?.unwrap_or_default(),
+        ask: match table.table("ask", &ASK)? {
+            Some(table) => Some(ask(&table, models)?),
+            None => None,
+        },
+    })
+}
+
+fn limits(table: &Section<'_>) -> Checked<Limits> {
+    let default = Limits::default();
+    const GIB: u64 = 1 << 30;
+    Ok(Limits {
+        fuel: table.count("fuel", 1_000..=u64::MAX >> 1)?.unwrap_or(default.fuel),
+        // Less than one page of 64 KiB holds nothing; 256 MiB is what the sandbox sets aside.
+        memory_bytes: table.bytes("memory", 64 << 10..=256 << 20)?.unwrap_or(default.memory_bytes),
+        wall_seconds: table
+            .number("wall_seconds", "a number over 0, at most 3600", |s| s > 0.0 && s <= 3600.0)?
+            .unwrap_or(default.wall_seconds),
+        copied_bytes: table
+            .bytes("copied_bytes", 1 << 10..=4 * GIB)?
+            .unwrap_or(default.copied_bytes),
+        log_bytes: table.bytes("log_bytes", 0..=GIB)?.unwrap_or(default.log_bytes),
+    })
+}
+
+fn ask(table: &Section<'_>, models: &Models) -> Checked<Ask> {
+    let names = table.required_texts("models", "a list of models, for example [\"initial\"]")?;
+    if names.is_empty() {
+        return Err(table
+            .wrong("models", "is empty")
+            .label("expected a list of models, for example [\"initial\"]")
+            .hint("a plugin that asks nothing needs no `ask`"));
+    }
+    for (name, place) in &names {
+        known_model(name, place, models)?;
+    }
+    let mut names: Vec<String> = names.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    let tokens = table.count("tokens", 1..=1 << 50)?.unwrap_or(Ask::DEFAULT_TOKENS);
+    Ok(Ask { models: names, tokens })
+}
+
+pub(super) fn filters(
+    root: &Section<'_>,
+    models: &Models,
+    judged: bool,
+    around: &Surroundings<'_>,
+) -> Checked<Vec<Filter>> {
+    let places = [
+        ("sample", After::Sample),
+        ("generate", After::Generate),
+        ("judge", After::Judge),
+        ("pair", After::Pair),
+    ];
+    let mut filters = Vec::new();
+    for table in root.tables("filter", &FILTER)? {
+        let Some(after) = table.choice("after", &places)? else {
+            return Err(table.missing("after", &one_of(&places.map(|(name, _)| name))));
+        };
+        match after {
+            After::Judge if !judged => {
+                return Err(table
+                    .wrong("after", "is `judge`, and the plugin set has no `[judge]`")
+                    .label("expected `sample` or `generate`"));
+            }
+            After::Pair => {
+                return Err(table
+                    .wrong("after", "is `pair`, and objective `sft` makes no pairs")
+                    .label("expected `sample`, `generate` or `judge`"));
+            }
+            _ => {}
+        }
+        filters.push(Filter { after, plugin: plugin(&table, "filter", models, around)? });
+    }
+    Ok(filters)
+}
+
+pub(super) fn difficulty(
+    root: &Section<'_>,
+    models: &Models,
+    around: &Surroundings<'_>,
+) -> Checked<Option<Difficulty>> {
+    let Some(table) = root.table("difficulty", &DIFFICULTY)? else { return Ok(None) };
+    let scopes = [("pool", Scope::Pool), ("round", Scope::Round)];
+    let orders = [
+        ("easy-to-hard", Order::EasyToHard),
+        ("hard-to-easy", Order::HardToEasy),
+        ("random", Order::Random),
+        ("as-given", Order::AsGiven),
+    ];
+    Ok(Some(Difficulty {
+        scope: table.choice("scope", &scopes)?.unwrap_or_default(),
+        order: table.choice("order", &orders)?.unwrap_or_default(),
+        plugin: plugin(&table, "difficulty scorer", models, around)?,
+    }))
+}

@@ -1,0 +1,240 @@
+//! The tables that set the machinery: generation, training, evaluation.
+
+use super::{Checked, known_model, one_of};
+use crate::{
+    model::spec::Linear,
+    plugin_set::{
+        EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Objective, Start, Train,
+        TrainData,
+        keys::{EARLY_STOP, LORA},
+        problem::{Problem, list},
+        section::Section,
+        typed::{Node, Place},
+    },
+};
+
+pub(super) fn generate(table: &Section<'_>, base: Generate, models: &Models) -> Checked<Generate> {
+    let model = match table.text("model")? {
+        Some(name) => {
+            known_model(&name, table.place_of("model"), models)?;
+            name
+        }
+        None => base.model,
+    };
+    let stop = match table.texts("stop")? {
+        Some(stops) => {
+            if stops.len() > 16 || stops.iter().any(|(stop, _)| stop.is_empty()) {
+                return Err(table
+                    .wrong("stop", "is no list of stop strings")
+                    .label("expected at most 16, none of them empty"));
+            }
+            stops.into_iter().map(|(stop, _)| stop).collect()
+        }
+        None => base.stop,
+    };
+    Ok(Generate {
+        model,
+        temperature: table
+            .number("temperature", "a number from 0 (greedy) to 10", |t| (0.0..=10.0).contains(&t))?
+            .unwrap_or(base.temperature),
+        top_p: table
+            .number("top_p", "a number over 0, at most 1", |p| p > 0.0 && p <= 1.0)?
+            .unwrap_or(base.top_p),
+        top_k: table.integer("top_k", 0, u32::MAX.into())?.unwrap_or(base.top_k),
+        repetition_penalty: table
+            .number("repetition_penalty", "a number over 0, at most 10", |p| p > 0.0 && p <= 10.0)?
+            .unwrap_or(base.repetition_penalty),
+        max_new_tokens: table.integer("max_new_tokens", 1, 1 << 20)?.unwrap_or(base.max_new_tokens),
+        stop,
+        batch: table.integer("batch", 1, 1 << 16)?.or(base.batch),
+    })
+}
+
+/// `first` where no settings of the user's lie under these: then `alpha` follows `r`.
+pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Train> {
+    let starts = [("previous", Start::Previous), ("initial", Start::Initial)];
+    let data = [("round", TrainData::Round), ("all", TrainData::All)];
+    let schedulers = [
+        ("constant", LrScheduler::Constant),
+        ("constant_with_warmup", LrScheduler::ConstantWithWarmup),
+        ("linear", LrScheduler::Linear),
+        ("cosine", LrScheduler::Cosine),
+    ];
+    let over_0 = |key, default| -> Checked<f64> {
+        Ok(table.number(key, "a number over 0", |x| x > 0.0)?.unwrap_or(default))
+    };
+    let at_least_0 = |key, default| -> Checked<f64> {
+        Ok(table.number(key, "a number, 0 or more", |x| x >= 0.0)?.unwrap_or(default))
+    };
+    let beta = |key, default| -> Checked<f64> {
+        let in_range = |x| (0.0..1.0).contains(&x);
+        Ok(table.number(key, "a number from 0 to under 1", in_range)?.unwrap_or(default))
+    };
+    Ok(Train {
+        objective: objective(table)?.unwrap_or(base.objective),
+        start: table.choice("start", &starts)?.unwrap_or(base.start),
+        data: table.choice("data", &data)?.unwrap_or(base.data),
+        learning_rate: over_0("learning_rate", base.learning_rate)?,
+        num_train_epochs: table
+            .number("num_train_epochs", "a number over 0, at most 1000", |x| {
+                x > 0.0 && x <= 1000.0
+            })?
+            .unwrap_or(base.num_train_epochs),
+        per_device_train_batch_size: table
+            .integer("per_device_train_batch_size", 1, 1 << 16)?
+            .unwrap_or(base.per_device_train_batch_size),
+        gradient_accumulation_steps: table
+            .integer("gradient_accumulation_steps", 1, 1 << 16)?
+            .unwrap_or(base.gradient_accumulation_steps),
+        warmup_ratio: table
+            .number("warmup_ratio", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))?
+            .unwrap_or(base.warmup_ratio),
+        lr_scheduler_type: table
+            .choice("lr_scheduler_type", &schedulers)?
+            .unwrap_or(base.lr_scheduler_type),
+        weight_decay: at_least_0("weight_decay", base.weight_decay)?,
+        adam_beta1: beta("adam_beta1", base.adam_beta1)?,
+        adam_beta2: beta("adam_beta2", base.adam_beta2)?,
+        adam_epsilon: over_0("adam_epsilon", base.adam_epsilon)?,
+        max_grad_norm: at_least_0("max_grad_norm", base.max_grad_norm)?,
+        max_length: table.integer("max_length", 2, 1 << 24)?.unwrap_or(base.max_length),
+        save_steps: table.integer("save_steps", 0, 1 << 30)?.unwrap_or(base.save_steps),
+        lora: lora(table, base.lora, first)?,
+    })
+}
+
+fn objective(table: &Section<'_>) -> Checked<Option<Objective>> {
+    const LATER: [&str; 8] = ["dpo", "ipo", "sso", "sso-generator", "kto", "orpo", "simpo", "grpo"];
+    if let Some(name) = table.text("objective")?
+        && LATER.contains(&name.as_str())
+    {
+        return Err(table
+            .wrong("objective", &format!("is `{name}`, which is not in this version"))
+            .label("expected `sft`"));
+    }
+    table.choice("objective", &[("sft", Objective::Sft)])
+}
+
+fn lora(train: &Section<'_>, base: Lora, first: bool) -> Checked<Lora> {
+    let table = train.table("lora", &LORA)?;
+    // The same setting under PEFT's and under the trainers' names; whoever gives two gets an error
+    // rather than a guess.
+    let find =
+        |in_train: &str, in_lora: &[&'static str]| -> Checked<Option<(&Section<'_>, String)>> {
+            let mut found: Vec<(&Section<'_>, String)> = Vec::new();
+            if let Some(table) = &table {
+                let given = in_lora.iter().filter(|key| table.has(key));
+                found.extend(given.map(|key| (table, (*key).to_owned())));
+            }
+            if train.has(in_train) {
+                found.push((train, in_train.to_owned()));
+            }
+            if let [_, (section, key), ..] = &found[..] {
+                return Err(section
+                    .wrong(key, "is given twice")
+                    .label(format!("expected one of `lora.{}` and `{}`", in_lora[0], in_train)));
+            }
+            Ok(found.pop())
+        };
+    let r = match find("lora_r", &["r"])? {
+        Some((table, key)) => table.integer(&key, 1, 1024)?,
+        None => None,
+    };
+    let alpha = match find("lora_alpha", &["alpha", "lora_alpha"])? {
+        Some((table, key)) => table.number(&key, "a number over 0", |x| x > 0.0)?,
+        None => None,
+    };
+    let dropout = match find("lora_dropout", &["dropout", "lora_dropout"])? {
+        Some((table, key)) => {
+            table.number(&key, "a number from 0 to under 1", |x| (0.0..1.0).contains(&x))?
+        }
+        None => None,
+    };
+    let target_modules = match find("lora_target_modules", &["target_modules"])? {
+        Some((table, key)) => Some(target_modules(table, &key)?),
+        None => None,
+    };
+    let use_rslora = match &table {
+        Some(table) => table.boolean("use_rslora")?,
+        None => None,
+    };
+    let r = r.unwrap_or(base.r);
+    Ok(Lora {
+        r,
+        alpha: alpha.unwrap_or(if first { f64::from(r) } else { base.alpha }),
+        dropout: dropout.unwrap_or(base.dropout),
+        target_modules: target_modules.unwrap_or(base.target_modules),
+        use_rslora: use_rslora.unwrap_or(base.use_rslora),
+    })
+}
+
+fn target_modules(table: &Section<'_>, key: &str) -> Checked<Vec<String>> {
+    let names = Linear::ALL.map(Linear::name);
+    let expected = format!("`all-linear` or a list of {}", list(&names));
+    if let Some(text) = table.node(key).and_then(Node::as_text) {
+        return match text {
+            "all-linear" => Ok(Lora::default().target_modules),
+            _ => Err(table.wrong(key, &format!("is `{text}`")).label(expected)),
+        };
+    }
+    let chosen = table.required_texts(key, &expected)?;
+    if chosen.is_empty() {
+        return Err(table.wrong(key, "is empty").label(expected));
+    }
+    for (name, place) in &chosen {
+        if !names.contains(&name.as_str()) {
+            return Err(Problem::new(format!("no linear layer is called `{name}`"), place)
+                .label(one_of(&names))
+                .suggest(name, names));
+        }
+    }
+    let wanted = |name: &&str| chosen.iter().any(|(chosen, _)| chosen == name);
+    Ok(names.into_iter().filter(wanted).map(str::to_owned).collect())
+}
+
+pub(super) fn evaluate(table: &Section<'_>, has_held_out: bool) -> Checked<Evaluate> {
+    if !has_held_out {
+        return Err(Problem::new("`[evaluate]` needs held-out prompts", table.place())
+            .label("expected `held_out` in `[data]`")
+            .hint("add `held_out = \"FILE.jsonl\"` to `[data]`, with rows of prompt and answer"));
+    }
+    let names: Vec<&str> = Measure::ALL.iter().map(|measure| measure.as_str()).collect();
+    let measure = |name: &str, place: &Place| {
+        Measure::ALL.into_iter().find(|measure| measure.as_str() == name).ok_or_else(|| {
+            Problem::new(format!("no measure is called `{name}`"), place)
+                .label(one_of(&names))
+                .suggest(name, names.iter().copied())
+        })
+    };
+    let mut measures = Vec::new();
+    for (name, place) in
+        table.required_texts("measures", &format!("a list of {}", names.join(", ")))?
+    {
+        let measure = measure(&name, &place)?;
+        if measures.contains(&measure) {
+            return Err(Problem::new(format!("measure `{name}` stands twice"), &place));
+        }
+        measures.push(measure);
+    }
+    if measures.is_empty() {
+        return Err(table.wrong("measures", "is empty").label(one_of(&names)));
+    }
+    let early_stop = match table.table("early_stop", &EARLY_STOP)? {
+        Some(stop) => {
+            let name = stop.required_text("measure", "one of `measures`")?;
+            let place = stop.place_of("measure");
+            let measure = measure(&name, place)?;
+            if !measures.contains(&measure) {
+                return Err(Problem::new(format!("`{name}` is not measured"), place)
+                    .label("expected one of `measures`"));
+            }
+            if measure.better(0.0, 1.0).is_none() {
+                return Err(Problem::new(format!("neither way of `{name}` is better"), place)
+                    .label("expected `perplexity` or `distinct-2`"));
+            }
+            Some(EarlyStop { measure, patience: stop.integer("patience", 1, 1000)?.unwrap_or(1) })
+        }
+        None => None,
+    };
+    Ok(Evaluate { measures, early_stop })
+}

@@ -1,0 +1,101 @@
+//! The keys that each table may have.
+
+use super::section::Shape;
+
+pub(super) const ROOT: Shape = Shape {
+    keys: &[
+        "method",
+        "models",
+        "data",
+        "run",
+        "principle",
+        "sampler",
+        "filter",
+        "judge",
+        "difficulty",
+        "generate",
+        "train",
+        "evaluate",
+        "rounds",
+    ],
+    later: &["extrapolate", "pool", "pair"],
+};
+pub(super) const METHOD: Shape =
+    Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
+pub(super) const DATA: Shape = Shape { keys: &["prompts", "held_out", "limit"], later: &[] };
+pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed"], later: &[] };
+pub(super) const PLUGIN: Shape = Shape {
+    keys: &["plugin", "config", "limits", "on_error", "ask"],
+    later: &["sha256", "digest"],
+};
+pub(super) const FILTER: Shape = Shape {
+    keys: &["after", "plugin", "config", "limits", "on_error", "ask"],
+    later: &["sha256", "digest"],
+};
+pub(super) const DIFFICULTY: Shape = Shape {
+    keys: &["plugin", "scope", "order", "config", "limits", "on_error", "ask"],
+    later: &["sha256", "digest"],
+};
+pub(super) const LIMITS: Shape =
+    Shape { keys: &["fuel", "memory", "wall_seconds", "copied_bytes", "log_bytes"], later: &[] };
+pub(super) const ASK: Shape = Shape { keys: &["models", "tokens"], later: &["requests"] };
+pub(super) const GENERATE: Shape = Shape {
+    keys: &[
+        "model",
+        "temperature",
+        "top_p",
+        "top_k",
+        "repetition_penalty",
+        "max_new_tokens",
+        "stop",
+        "batch",
+    ],
+    later: &["samples"],
+};
+pub(super) const TRAIN: Shape = Shape {
+    keys: &[
+        "objective",
+        "start",
+        "data",
+        "learning_rate",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "warmup_ratio",
+        "lr_scheduler_type",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "max_length",
+        "save_steps",
+        "lora",
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+    ],
+    later: &["reference", "beta", "loss_type"],
+};
+pub(super) const LORA: Shape = Shape {
+    keys: &["r", "alpha", "dropout", "target_modules", "use_rslora", "lora_alpha", "lora_dropout"],
+    later: &["use_dora", "bias", "modules_to_save"],
+};
+pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };
+pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
+pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
+/// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
+pub(super) const TABLES: [(&str, &Shape); 11] = [
+    ("[method]", &METHOD),
+    ("[data]", &DATA),
+    ("[run]", &RUN),
+    ("[generate]", &GENERATE),
+    ("[train]", &TRAIN),
+    ("[evaluate]", &EVALUATE),
+    ("[difficulty]", &DIFFICULTY),
+    ("[[filter]]", &FILTER),
+    ("lora", &LORA),
+    ("limits", &LIMITS),
+    ("early_stop", &EARLY_STOP),
+];
