@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{CliError, output};
-use crate::plugin_set::{self, Embedded, PluginSet};
+use crate::plugin_set::{self, Embedded, PluginSet, PluginSetError};
 
 /// Arguments of `methods`.
 #[derive(Clone, Debug, Args)]
@@ -17,11 +17,13 @@ pub struct MethodsArgs {
 pub fn main(args: &MethodsArgs, embedded: &Embedded<'_>) -> Result<(), CliError> {
     match &args.name {
         Some(name) => {
-            // Not the path first: a file of this name in the current folder is not asked for.
             let stem = name.strip_suffix(".toml").unwrap_or(name);
-            let builtin = format!("builtin:{stem}");
-            let loaded = plugin_set::load(builtin.as_ref(), &[], embedded)?;
-            output::print(&loaded.text)
+            let found = embedded.plugin_sets.iter().find(|(name, _)| *name == stem);
+            let (_, text) = found.ok_or_else(|| PluginSetError::Missing {
+                name: name.clone(),
+                embedded: embedded.plugin_sets.iter().map(|(name, _)| (*name).into()).collect(),
+            })?;
+            output::print(text)
         }
         None => output::print(&list(embedded)?),
     }

@@ -28,6 +28,7 @@ pub use run::ProgressArg;
     name = "aligner",
     version,
     about = "Self-alignment methods as sets of sandboxed plugins over native models and training.",
+    long_about = None,
     after_help = "Begin with:  aligner --plugins soft-plus.toml\n\n\
         Exit codes: 0 done, 1 internal, 2 usage or plugin set, 3 plugin, 4 model or data, \
         5 run directory, 6 a round kept nothing, 130 interrupted.",

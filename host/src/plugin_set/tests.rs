@@ -148,6 +148,23 @@ fn rounds_have_their_own_settings() {
     assert_eq!(set.train(1).unwrap().lora.config().scale(), 1.0);
 }
 
+#[test]
+fn deep_nesting_is_refused() {
+    let check = |text: String| {
+        let result = parse("f", &text, Path::new("/"), Path::new("/"), &[], &EMBEDDED);
+        assert!(result.is_err(), "{}", &text[..40]);
+    };
+    check(format!("a = {}", "[".repeat(100_000)));
+    check(format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000)));
+    check(format!("a = {}", "{ a = ".repeat(100_000)));
+    check(format!("a{} = 1", ".a".repeat(100_000)));
+    check(format!("[a{}]", ".a".repeat(100_000)));
+    assert!(Override::parse(&format!("a{}=1", ".a".repeat(100_000))).is_err());
+    let deep = Override::parse(&format!("run.seed={}", "[".repeat(100_000))).unwrap();
+    let least = fs::read_to_string(cases().join("accepted-least/set.toml")).unwrap();
+    assert!(parse("f", &least, Path::new("/"), Path::new("/"), &[deep], &EMBEDDED).is_err());
+}
+
 /// Damages a good plugin set in thousands of ways; whatever comes of it is an answer, not a panic.
 #[test]
 fn damage_never_panics() {
