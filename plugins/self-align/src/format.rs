@@ -16,8 +16,8 @@ pub(crate) const INSTRUCTION: &str =
 pub(crate) enum Format {
     /// The paper's: who the assistant is, what the user wants, which principles follow.
     InternalThoughts,
-    /// Only which principles follow, behind a marker that no other turn begins with. A model of
-    /// 135 million parameters keeps this one.
+    /// Only which principles are followed, behind a marker that no other turn begins with. A model
+    /// of 135 million parameters keeps this one.
     Brief,
 }
 
@@ -80,7 +80,7 @@ impl Format {
             }
             Format::Brief => {
                 let rules = thoughts.rsplit_once(" I should follow").map_or("", |(_, rules)| rules);
-                format!("I am a helpful assistant. I follow{rules}")
+                format!("I am a helpful assistant. I follow{rules} Now I answer the user.")
             }
         };
         format!("User: {prompt}\n\n{} {thoughts}\n\nAssistant: {answer}", self.thoughts())
@@ -111,7 +111,7 @@ mod tests {
         check(
             Format::Brief,
             "User: Why?\n\nInternal thoughts: I am a helpful assistant. I follow 2 (informative), \
-             5 (reasoning).\n\nAssistant: Because.",
+             5 (reasoning). Now I answer the user.\n\nAssistant: Because.",
         );
     }
 
@@ -121,7 +121,7 @@ mod tests {
             for exemplar in exemplars(crate::EXEMPLARS, format).unwrap() {
                 let (question, reply) = format.split(&exemplar).expect("a question and a reply");
                 assert!(!question.is_empty(), "{}", exemplar.id);
-                assert!(reply.contains(" follow ") && reply.contains(").\n\nAssistant: "));
+                assert!(reply.contains(" follow ") && reply.contains("\n\nAssistant: "));
             }
         }
     }
