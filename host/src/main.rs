@@ -8,12 +8,15 @@ use std::{
 
 use aligner::{
     cli::{self, Cli, CliError, Command, exit},
-    plugin_set::Embedded,
+    plugin::compile,
 };
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == compile::ARGUMENT) {
+        return compile::child_main();
+    }
     let cli = Cli::parse();
     start_log();
     // The text of a panic is on stderr already; what is left is the documented exit code.
@@ -32,11 +35,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), CliError> {
-    let embedded = Embedded::default();
-    match &cli.command {
-        Some(Command::Methods(args)) => cli::methods::main(args, &embedded),
-        Some(Command::Report(args)) => cli::report::main(args),
-        _ => Err(CliError::new(exit::INTERNAL, "this verb is not part of this build")),
+    match (&cli.command, &cli.run) {
+        (Some(Command::Resume(args)), _) => cli::resume::main(args),
+        (Some(Command::Report(args)), _) => cli::report::main(args),
+        (Some(Command::Show(args)), _) => cli::show::main(args),
+        (Some(Command::Model(command)), _) => cli::model::main(command),
+        (Some(Command::Methods(args)), _) => cli::methods::main(args, &cli::host::embedded()),
+        (Some(Command::Plugin(command)), _) => cli::plugin::main(command),
+        (None, Some(args)) => cli::run::main(args),
+        (None, None) => Err(CliError::usage("nothing to do").hint("see `aligner --help`")),
     }
 }
 

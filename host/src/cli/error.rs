@@ -30,6 +30,12 @@ impl CliError {
         CliError::new(exit::USAGE, message)
     }
 
+    /// Adds where it happened.
+    pub fn context(mut self, place: &str) -> CliError {
+        self.message = format!("{}\n  in {place}", self.message);
+        self
+    }
+
     /// Adds the way out.
     pub fn hint(mut self, hint: impl Into<String>) -> CliError {
         self.hint = Some(hint.into());

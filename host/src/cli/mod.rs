@@ -4,6 +4,7 @@ pub mod cancel;
 mod device;
 mod error;
 pub mod exit;
+pub mod host;
 pub mod methods;
 pub mod model;
 pub mod output;

@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+mod chat;
+mod pull;
+mod score;
+
 use clap::{Args, Subcommand};
 
-use super::Device;
+use super::{CliError, Device};
 
 /// What to do with a model.
 #[derive(Clone, Debug, Subcommand)]
@@ -15,6 +19,15 @@ pub enum ModelCommand {
     Chat(ChatArgs),
     /// Score completions: JSONL in, JSONL with logprobs out
     Score(ScoreArgs),
+}
+
+/// Does what is asked of a model.
+pub fn main(command: &ModelCommand) -> Result<(), CliError> {
+    match command {
+        ModelCommand::Pull(args) => pull::main(args),
+        ModelCommand::Chat(args) => chat::main(args),
+        ModelCommand::Score(args) => score::main(args),
+    }
 }
 
 /// The model that is used where none is named.
@@ -73,6 +86,9 @@ pub struct ScoreArgs {
     /// Rows of prompt and completion (raw text), or of messages
     #[arg(long, value_name = "FILE.jsonl")]
     pub data: PathBuf,
+    /// Add the token ids and the logprob of each scored token
+    #[arg(long)]
+    pub per_token: bool,
     /// Where the model runs: auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,

@@ -1,6 +1,14 @@
 //! `aligner plugin …`: one component by itself. This file holds the arguments.
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{CliError, host, output};
+use crate::{
+    plugin::{Limits, Setup},
+    plugin_set::Source,
+    run::plugins::source,
+};
 
 /// What to do with a plugin.
 #[derive(Clone, Debug, Subcommand)]
@@ -21,4 +29,60 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Does what is asked of a plugin.
+pub fn main(command: &PluginCommand) -> Result<(), CliError> {
+    match command {
+        PluginCommand::Check(args) => check(args),
+    }
+}
+
+/// Says what a component is. A component that a run would refuse is refused here, with the same
+/// words; with `--config`, its configuration is tried too.
+fn check(args: &CheckArgs) -> Result<(), CliError> {
+    let named = match args.file.strip_prefix("builtin:") {
+        Some(name) => Source::Builtin(name.to_owned()),
+        None => Source::File(args.file.clone().into()),
+    };
+    let file = source(&named)?;
+    let begun = std::time::Instant::now();
+    let loaded = host::runtime()?.open(&file, &Limits::default())?;
+    let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
+    let kinds: Vec<String> = loaded.kinds().iter().map(ToString::to_string).collect();
+    if let Some(config) = &args.config {
+        for kind in loaded.kinds() {
+            loaded.configure(Setup { config: config.clone(), ..Setup::new(kind) })?;
+        }
+    }
+    let interfaces: Vec<&str> = loaded.interfaces().iter().map(|it| it.as_str()).collect();
+    if args.json {
+        let schema: Value = serde_json::from_str(loaded.schema()).unwrap_or(Value::Null);
+        let found = json!({
+            "name": loaded.name(),
+            "version": loaded.version(),
+            "summary": loaded.summary(),
+            "kinds": kinds,
+            "interfaces": interfaces,
+            "contract": crate::plugin::CONTRACT,
+            "needs": loaded.needs(),
+            "digest": loaded.digest(),
+            "bytes": file.len(),
+            "config_schema": schema,
+            "load_milliseconds": milliseconds,
+        });
+        return output::print(&format!("{found:#}\n"));
+    }
+    let mut text = format!("{} {}\n  {}\n", loaded.name(), loaded.version(), loaded.summary());
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<10}{value}\n"));
+    line("kind", kinds.join(", "));
+    line("exports", interfaces.join(", "));
+    line("imports", "nothing but `log` and types".into());
+    line("contract", crate::plugin::CONTRACT.into());
+    if !loaded.needs().is_empty() {
+        line("needs", loaded.needs().join(", "));
+    }
+    line("file", format!("{} bytes, sha256 {}", file.len(), loaded.digest()));
+    line("loaded in", format!("{milliseconds:.1} ms"));
+    output::print(&text)
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Device, ProgressArg};
+use super::{CliError, Device, ProgressArg, cancel, exit, run as run_verb};
+use crate::run::{self, Existing, Opened, directory::Directory, manifest::Manifest};
 
 /// Arguments of `resume`.
 #[derive(Clone, Debug, Args)]
@@ -18,4 +19,27 @@ pub struct ResumeArgs {
     /// How progress is shown [default: fancy on a terminal]
     #[arg(long, value_enum, value_name = "STYLE")]
     pub progress: Option<ProgressArg>,
+}
+
+/// Goes on with a run to its end; one that is finished has its table printed.
+pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
+    args.device.resolve()?;
+    cancel::listen()?;
+    let shown = args.directory.display();
+    if !args.directory.join(crate::run::manifest::FILE).exists() {
+        return Err(CliError::new(exit::RUN_DIRECTORY, format!("`{shown}` is no run directory"))
+            .hint(
+                "a run directory holds `run.json`; `aligner --plugins SET --out DIR` makes one",
+            ));
+    }
+    let directory = Directory::open(&args.directory)?;
+    let manifest = Manifest::read(&directory)?.expect("the file was there a moment ago");
+    // The lock is taken again by whoever works on.
+    drop(directory);
+    let progress = ProgressArg::open(args.progress);
+    let prepared = run_verb::prepare(manifest.plugin_set, &progress)?;
+    match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
+        Opened::Finished(directory) => run_verb::finished(&directory),
+        Opened::Open(directory) => run_verb::work(&prepared, directory, &progress),
+    }
 }

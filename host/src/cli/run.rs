@@ -1,13 +1,21 @@
-//! `aligner --plugins SET`: runs a method. This file holds its arguments.
+//! `aligner --plugins SET`: runs a method.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use clap::{Args, ValueEnum};
 
-use super::{CliError, Device};
+use super::{CliError, Device, cancel, host, output};
 use crate::{
-    plugin_set::{self, Embedded, Loaded, Override},
+    plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
+    report::Report,
+    round::Models,
+    run::{self, Existing, Opened, Prepared, directory::Directory, plan},
 };
 
 /// Arguments of a run.
@@ -49,6 +57,108 @@ pub struct RunArgs {
     /// Check everything, print the plan, and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Runs a plugin set to its end, or prints the plan where `--dry-run` asks for it.
+pub fn main(args: &RunArgs) -> Result<(), CliError> {
+    args.device.resolve()?;
+    cancel::listen()?;
+    let loaded = args.plugin_set(&host::embedded())?;
+    let progress = ProgressArg::open(args.progress);
+    let prepared = prepare(loaded.set, &progress)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => run::default_directory(&prepared.manifest, &today()),
+    };
+    let plan = plan::plan(&prepared, &loaded.name, &out)?.render();
+    if args.dry_run {
+        return output::print(&plan);
+    }
+    let existing = match (args.resume, args.fresh) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Fresh,
+        _ => Existing::Refuse,
+    };
+    match run::open(&out, &prepared.manifest, existing)? {
+        Opened::Finished(directory) => finished(&directory),
+        Opened::Open(directory) => {
+            tell(&plan);
+            work(&prepared, directory, &progress)
+        }
+    }
+}
+
+/// Reads and checks all that a run needs before its weights.
+pub fn prepare(set: PluginSet, progress: &Progress) -> Result<Prepared, CliError> {
+    let mut downloads = host::Downloads::new(progress);
+    let prepared = run::prepare(set, host::runtime()?, &mut |state| downloads.note(state));
+    downloads.finish();
+    Ok(prepared?)
+}
+
+/// Does what is left of a run, and prints its table.
+pub fn work(
+    prepared: &Prepared,
+    directory: Directory,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let path = directory.path().to_owned();
+    let mut loaded = BTreeMap::new();
+    for (name, opened) in &prepared.models {
+        loaded.insert(name.clone(), host::load(opened, progress)?);
+    }
+    let policy = loaded.remove("policy").expect("every run has a policy");
+    let models = Models::new(policy, loaded);
+    let report = run::execute(prepared, &models, directory, progress, cancel::flag())?;
+    result(&path, &report, prepared.set.models.policy.as_str())
+}
+
+/// Prints the table of a run that was finished before.
+pub fn finished(directory: &Directory) -> Result<(), CliError> {
+    let report: Report = directory.read_json("report.json")?;
+    tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
+    result(directory.path(), &report, &report.model)
+}
+
+fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
+    let mut text = format!("\n{}", report.table());
+    let adapter = path.join("final/adapter");
+    if adapter.is_dir() {
+        let adapter = adapter.display();
+        text.push_str(&format!(
+            "\nadapter of round {}: {adapter}\n\
+             talk to it:   aligner model chat --model {model} --adapter {adapter}\n\
+             elsewhere:    a PEFT folder; transformers, vLLM and llama.cpp's converter read it\n",
+            report.best_round
+        ));
+    }
+    output::print(&text)
+}
+
+/// Says something that is not the result.
+fn tell(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Returns the day in UTC as `20261122`.
+fn today() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    date(seconds / 86_400)
+}
+
+/// Returns the date of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn date(day: u64) -> String {
+    let z = day + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}")
 }
 
 /// The value of `--progress`.
@@ -93,5 +203,20 @@ impl RunArgs {
             overrides.push(Override::integer("--seed", &["run", "seed"], seed));
         }
         Ok(overrides)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        let check = |day, expected: &str| assert_eq!(date(day), expected);
+        check(0, "19700101");
+        check(58, "19700228");
+        check(59, "19700301");
+        check(11_016, "20000229");
+        check(20_779, "20261122");
     }
 }

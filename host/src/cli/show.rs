@@ -1,8 +1,20 @@
 //! `aligner show DIR [RECORD]`: what became of a record. This file holds its arguments.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
+use serde_json::Value;
+
+use super::{CliError, exit, output};
+use crate::{
+    record::{Text, Verdict},
+    round::rows::{Filtered, Generated, Rendered, Sampled, Scored, Trained},
+    round::stage::folder,
+};
 
 /// Arguments of `show`.
 #[derive(Clone, Debug, Args)]
@@ -19,4 +31,209 @@ pub struct ShowArgs {
     /// Only what was dropped, with plugin and reason
     #[arg(long, conflicts_with = "record")]
     pub dropped: bool,
+}
+
+/// Prints the life of a record, the list of records, or what was dropped.
+pub fn main(args: &ShowArgs) -> Result<(), CliError> {
+    let run = &args.directory;
+    if !run.join(crate::run::manifest::FILE).exists() {
+        let message = format!("`{}` is no run directory", run.display());
+        return Err(CliError::new(exit::RUN_DIRECTORY, message));
+    }
+    // 0 is the pool.
+    let rounds: Vec<u32> = match args.round {
+        Some(round) => vec![round],
+        None => (0..).take_while(|&n| n == 0 || run.join(folder(n)).is_dir()).collect(),
+    };
+    let text = match &args.record {
+        Some(record) => life(run, &rounds, record)?,
+        None if args.dropped => dropped(run, &rounds)?,
+        None => list(run, &rounds)?,
+    };
+    output::print(&text)
+}
+
+/// Reads a stage's file; a stage that has not been done has no rows.
+fn rows<T: serde::de::DeserializeOwned>(
+    run: &Path,
+    round: u32,
+    stage: &str,
+) -> Result<Vec<T>, CliError> {
+    let path = run.join(folder(round)).join(format!("{stage}.jsonl"));
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    let row = |(index, line)| {
+        serde_json::from_str(line).map_err(|error| {
+            let place = format!("`{}` is damaged: line {}: {error}", path.display(), index + 1);
+            CliError::new(exit::RUN_DIRECTORY, place)
+        })
+    };
+    text.lines().enumerate().map(row).collect()
+}
+
+/// The filters' stages, in the order of a round.
+const FILTERS: [&str; 4] = ["filter-sample", "filter-generate", "filter-judge", "filter-pair"];
+
+/// Returns one line for each record and round: what became of it.
+fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
+    let mut text = String::new();
+    for &round in rounds.iter().filter(|&&round| round > 0) {
+        let mut ends: BTreeMap<String, String> = BTreeMap::new();
+        for row in rows::<Sampled>(run, round, "sample")? {
+            ends.insert(row.id, row.dropped.unwrap_or_else(|| "selected".into()));
+        }
+        for row in rows::<Generated>(run, round, "generate")? {
+            ends.insert(row.id, row.dropped.unwrap_or_else(|| "completed".into()));
+        }
+        for stage in FILTERS {
+            for row in rows::<Filtered>(run, round, stage)? {
+                if let Verdict::Drop(reason) = row.verdict {
+                    ends.insert(row.id, format!("dropped: {reason} ({})", row.plugin));
+                }
+            }
+        }
+        for row in rows::<Trained>(run, round, "train")? {
+            if row.round == round {
+                let end = row.dropped.map_or("trained".into(), |why| format!("dropped: {why}"));
+                ends.insert(row.record_id, end);
+            }
+        }
+        for (id, end) in ends {
+            let _ = writeln!(text, "round {round}  {id:<12} {end}");
+        }
+    }
+    Ok(text)
+}
+
+/// Returns what was dropped, grouped by plugin and reason, with the records.
+fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
+    let mut text = String::new();
+    for &round in rounds.iter().filter(|&&round| round > 0) {
+        let mut groups: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+        let mut note = |who: &str, why: &str, id: String| {
+            groups.entry((who.to_owned(), why.to_owned())).or_default().push(id);
+        };
+        for row in rows::<Generated>(run, round, "generate")? {
+            if let Some(why) = &row.dropped {
+                note("aligner", why, row.id);
+            }
+        }
+        for stage in FILTERS {
+            for row in rows::<Filtered>(run, round, stage)? {
+                if let Verdict::Drop(why) = &row.verdict {
+                    note(&format!("{} {}", row.plugin, row.version), why, row.id);
+                }
+            }
+        }
+        for row in rows::<Trained>(run, round, "train")? {
+            if let (Some(why), true) = (&row.dropped, row.round == round) {
+                note("aligner", why, row.record_id);
+            }
+        }
+        for ((who, why), ids) in groups {
+            let _ = writeln!(text, "round {round}  {why} ({who}): {}", ids.len());
+            let _ = writeln!(text, "         {}", ids.join(" "));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("nothing was dropped\n");
+    }
+    Ok(text)
+}
+
+/// Returns all that the run knows of one record, stage by stage.
+fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
+    let mut text = String::new();
+    for &round in rounds {
+        let mut part = String::new();
+        for row in rows::<Sampled>(run, round, "sample")?.into_iter().filter(|r| r.id == record) {
+            let _ = writeln!(part, "  sample      exemplars {}", row.exemplars.join(", "));
+        }
+        for row in rows::<Rendered>(run, round, "render")?.into_iter().filter(|r| r.id == record) {
+            for variant in row.variants {
+                let _ = writeln!(part, "  render      variant {}:", variant.name);
+                block(&mut part, &shown(&variant.prompt));
+            }
+        }
+        for row in rows::<Generated>(run, round, "generate")?.into_iter().filter(|r| r.id == record)
+        {
+            for variant in row.variants {
+                let Some(completion) = variant.completion else { continue };
+                let _ = writeln!(
+                    part,
+                    "  generate    variant {}: {} tokens, logprob {:.2}, {:?}:",
+                    variant.name, completion.tokens, completion.logprob, completion.finish
+                );
+                block(&mut part, &completion.text);
+            }
+        }
+        for row in rows::<Scored>(run, round, "difficulty")?.into_iter().filter(|r| r.id == record)
+        {
+            if let Some(difficulty) = row.difficulty {
+                let _ = writeln!(part, "  difficulty  {difficulty:.4}");
+            }
+        }
+        for stage in FILTERS {
+            for row in rows::<Filtered>(run, round, stage)?.into_iter().filter(|r| r.id == record) {
+                let who = format!("  {stage:<11} {} {}", row.plugin, row.version);
+                match row.verdict {
+                    Verdict::Keep => {
+                        let _ = writeln!(part, "{who}: keep");
+                    }
+                    Verdict::Drop(reason) => {
+                        let _ = writeln!(part, "{who}: drop, {reason}");
+                    }
+                    Verdict::Revise(revisions) => {
+                        for revision in revisions {
+                            let _ = writeln!(part, "{who}: revise {}:", revision.variant);
+                            block(&mut part, &revision.text);
+                        }
+                    }
+                }
+            }
+        }
+        for stage in ["render", "filter-generate", "judge", "difficulty"] {
+            for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {
+                if row["record"] == *record {
+                    let _ = writeln!(part, "  {stage} asked");
+                    block(&mut part, &row["request"].to_string());
+                    block(&mut part, &row["answer"].to_string());
+                }
+            }
+        }
+        let trained = rows::<Trained>(run, round, "train")?;
+        for (place, _) in trained.iter().enumerate().filter(|(_, r)| r.record_id == record) {
+            let _ = writeln!(part, "  train       example {} of {}", place + 1, trained.len());
+        }
+        if !part.is_empty() {
+            let name = if round == 0 { "pool".to_owned() } else { format!("round {round}") };
+            let _ = write!(text, "{name}\n{part}");
+        }
+    }
+    if text.is_empty() {
+        let message = format!("no record `{record}` in `{}`", run.display());
+        return Err(CliError::new(exit::RUN_DIRECTORY, message)
+            .hint("`aligner show DIR` lists the records"));
+    }
+    Ok(text)
+}
+
+fn shown(text: &Text) -> String {
+    match text {
+        Text::Raw(text) => text.clone(),
+        Text::Chat(messages) => {
+            let lines = messages.iter().map(|m| format!("[{}] {}", m.speaker.as_str(), m.content));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+    }
+}
+
+/// Adds text, indented; control characters that could move a terminal's cursor are shown as escapes.
+fn block(text: &mut String, content: &str) {
+    for line in content.lines() {
+        let safe: String = line
+            .chars()
+            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+            .collect();
+        let _ = writeln!(text, "      {safe}");
+    }
 }

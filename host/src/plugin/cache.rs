@@ -212,7 +212,9 @@ fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
             Err(error) => return Err(io(error)),
         }
         let mut key = [0; 32];
-        fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut key)).map_err(io)?;
+        fs::File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut key))
+            .map_err(io)?;
         let make = || -> io::Result<()> {
             // Complete under its name or not there at all; whoever comes first wins.
             let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
@@ -225,11 +227,8 @@ fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
             _ => {}
         }
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(io)?;
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path).map_err(io)?;
     let mut key = [0; 32];
     file.read_exact(&mut key).map_err(io)?;
     Ok(key)

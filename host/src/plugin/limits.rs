@@ -188,8 +188,7 @@ mod tests {
     #[test]
     fn empty_lines_use_up_the_log() {
         use log::Host as _;
-        let mut account =
-            Account::new("x".into(), &Limits { log_bytes: 3, ..Limits::default() });
+        let mut account = Account::new("x".into(), &Limits { log_bytes: 3, ..Limits::default() });
         for _ in 0..3 {
             account.write(log::Level::Info, String::new()).unwrap();
         }

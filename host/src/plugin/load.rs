@@ -91,6 +91,12 @@ impl Source {
         Ok(Source::bytes(name, bytes))
     }
 
+    /// Returns the size of the file in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "an empty file is no plugin, and refused")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.
     pub fn digest(&self) -> String {
         cache::hex(&Sha256::digest(&self.bytes))
@@ -433,8 +439,7 @@ impl Loaded {
 
     /// Makes it a plugin of the wanted kind, and tries the configuration in an instance of its own.
     pub fn configure(&self, setup: Setup) -> Result<Plugin, PluginError> {
-        let fault =
-            |fault| PluginError::Load { source_name: self.source().to_owned(), fault };
+        let fault = |fault| PluginError::Load { source_name: self.source().to_owned(), fault };
         let kinds = self.kinds();
         if !kinds.contains(&setup.kind) {
             let found = kinds.into_iter().collect();

@@ -126,24 +126,30 @@ impl<'a> Asker<'a> {
 
     fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
         let open: Vec<&Job> = jobs.iter().collect();
-        let bar =
-            self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
+        let bar = self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
         let (ledger, known) = (&mut self.ledger, &mut self.known);
         let cancel = self.shop.cancel;
-        self.shop.models.complete(model, self.policy, &open, None, cancel, &mut |job, result| {
-            let answer = match result {
-                Ok(completion) => {
-                    bar.note_tokens(u64::from(completion.tokens));
-                    Answer::Completion(completion)
-                }
-                Err(Unanswered(why)) => Answer::Unanswered(why),
-            };
-            let row = Answered { key: job.key.clone(), answer };
-            ledger.append(&row)?;
-            known.insert(row.key, row.answer);
-            bar.inc(1);
-            Ok(())
-        })?;
+        self.shop.models.complete(
+            model,
+            self.policy,
+            &open,
+            None,
+            cancel,
+            &mut |job, result| {
+                let answer = match result {
+                    Ok(completion) => {
+                        bar.note_tokens(u64::from(completion.tokens));
+                        Answer::Completion(completion)
+                    }
+                    Err(Unanswered(why)) => Answer::Unanswered(why),
+                };
+                let row = Answered { key: job.key.clone(), answer };
+                ledger.append(&row)?;
+                known.insert(row.key, row.answer);
+                bar.inc(1);
+                Ok(())
+            },
+        )?;
         bar.finish();
         Ok(())
     }
@@ -151,13 +157,12 @@ impl<'a> Asker<'a> {
     /// Scores in groups, so that a kill loses one group at most.
     fn score(&mut self, model: &str, jobs: Vec<(String, ScoreJob)>) -> Result<(), RunError> {
         const GROUP: usize = 64;
-        let bar =
-            self.shop.progress.stage(&label(self.place), jobs.len() as u64, "scores");
+        let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, "scores");
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {
             let models = self.shop.models;
-            let scores =
-                models.score(model, self.policy, jobs, self.shop.cancel, &mut |done| bar.inc(done))?;
+            let scores = models
+                .score(model, self.policy, jobs, self.shop.cancel, &mut |done| bar.inc(done))?;
             self.check_cancel()?;
             for (key, score) in keys.iter().zip(scores) {
                 let answer = match score {

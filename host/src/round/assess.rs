@@ -33,8 +33,9 @@ pub fn filter(
     }
     shop.check_cancel(book)?;
     let place = Place { round, stage: filter_stage(after) };
-    let keys: Vec<_> =
-        chain().map(|(_, ((_, plugin), wanted))| plugins::key(Some(plugin), Some(wanted))).collect();
+    let keys: Vec<_> = chain()
+        .map(|(_, ((_, plugin), wanted))| plugins::key(Some(plugin), Some(wanted)))
+        .collect();
     let depends = json!([flow.digest, keys, policy.digest]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;

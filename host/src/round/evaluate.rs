@@ -58,7 +58,8 @@ fn perplexity(
         })
         .collect();
     let bar = shop.progress.stage(&label(place), jobs.len() as u64, "answers");
-    let scores = shop.models.score("policy", policy, &jobs, shop.cancel, &mut |done| bar.inc(done))?;
+    let scores =
+        shop.models.score("policy", policy, &jobs, shop.cancel, &mut |done| bar.inc(done))?;
     shop.check_cancel(book)?;
     bar.finish();
     let (mut logprob, mut tokens) = (0.0, 0u64);
@@ -68,7 +69,9 @@ fn perplexity(
                 logprob += score.logprob;
                 tokens += u64::from(score.tokens);
             }
-            Err(Unanswered(why)) => tracing::warn!(record = job.record, "held out of the measure: {why}"),
+            Err(Unanswered(why)) => {
+                tracing::warn!(record = job.record, "held out of the measure: {why}")
+            }
         }
     }
     if tokens == 0 {

@@ -52,22 +52,29 @@ pub fn complete(
         let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
         let mut unanswered = BTreeMap::new();
         let batch = settings.batch;
-        shop.models.complete(&settings.model, policy, &open, batch, shop.cancel, &mut |job, result| {
-            match result {
-                Ok(completion) => {
-                    let row = Finished { key: job.key.clone(), completion };
-                    ledger.append(&row)?;
-                    bar.note_tokens(u64::from(row.completion.tokens));
-                    done.insert(row.key, row.completion);
+        shop.models.complete(
+            &settings.model,
+            policy,
+            &open,
+            batch,
+            shop.cancel,
+            &mut |job, result| {
+                match result {
+                    Ok(completion) => {
+                        let row = Finished { key: job.key.clone(), completion };
+                        ledger.append(&row)?;
+                        bar.note_tokens(u64::from(row.completion.tokens));
+                        done.insert(row.key, row.completion);
+                    }
+                    Err(Unanswered(why)) => {
+                        tracing::info!(record = job.record, "{why}");
+                        unanswered.insert(job.key.clone(), why);
+                    }
                 }
-                Err(Unanswered(why)) => {
-                    tracing::info!(record = job.record, "{why}");
-                    unanswered.insert(job.key.clone(), why);
-                }
-            }
-            bar.inc(1);
-            Ok(())
-        })?;
+                bar.inc(1);
+                Ok(())
+            },
+        )?;
         shop.check_cancel(book)?;
         bar.finish();
         Ok::<_, RunError>(gather(&rendered.rows, &jobs, &done).count("reused", reused))
@@ -148,11 +155,7 @@ fn jobs(
 }
 
 /// Puts the completions to their variants; a record with one missing is marked as dropped.
-fn gather(
-    rows: &[Rendered],
-    jobs: &[Job],
-    done: &HashMap<String, Completion>,
-) -> Made<Generated> {
+fn gather(rows: &[Rendered], jobs: &[Job], done: &HashMap<String, Completion>) -> Made<Generated> {
     let mut jobs = jobs.iter();
     let (mut tokens, mut made) = (0u64, Vec::with_capacity(rows.len()));
     for row in rows {

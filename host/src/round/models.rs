@@ -10,10 +10,10 @@ use crate::generate::{self, Hooks, SequenceError};
 use crate::logprob;
 use crate::model::adapter::Adapter;
 use crate::model::backend::cpu::Cpu;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
 use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::{ModelError, source};
 use crate::record::{Completion, Decoding, Finish, Score, Text};
 use crate::run::directory::sha256;
@@ -117,7 +117,8 @@ impl Models {
     /// Returns the policy with an adapter.
     pub fn adapted(&self, adapter: Adapter) -> Result<Policy, RunError> {
         let loaded = self.policy.engine.load_adapter(&adapter, 1.0)?;
-        let digest = sha256(format!("{} {}", self.policy.model.digest, adapter.digest()).as_bytes());
+        let digest =
+            sha256(format!("{} {}", self.policy.model.digest, adapter.digest()).as_bytes());
         Ok(Policy { adapter: Some(Arc::new(adapter)), loaded: Some(Arc::new(loaded)), digest })
     }
 

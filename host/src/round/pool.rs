@@ -19,8 +19,7 @@ pub struct Pool {
 impl Pool {
     /// Returns a pool in the order of the file, with nothing known of it. Ids are unique.
     pub fn new(prompts: Vec<Prompt>) -> Pool {
-        let by_id =
-            prompts.iter().enumerate().map(|(i, prompt)| (prompt.id.clone(), i)).collect();
+        let by_id = prompts.iter().enumerate().map(|(i, prompt)| (prompt.id.clone(), i)).collect();
         let order = (0..prompts.len()).collect();
         let (difficulty, selected) = (BTreeMap::new(), BTreeMap::new());
         Pool { prompts, by_id, difficulty, order, selected }

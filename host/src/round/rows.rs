@@ -5,9 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{
-    Decoding, Finish, Message, Opinion, Speaker, Text, Variant, Verdict,
-};
+use crate::record::{Decoding, Finish, Message, Opinion, Speaker, Text, Variant, Verdict};
 
 /// A line of `sample.jsonl`: a prompt that was selected, and its equipment. In working order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,8 +116,7 @@ impl Column {
         match prompt {
             Text::Raw(text) => (Column::Text(text.clone()), Column::Text(completion.into())),
             Text::Chat(messages) => {
-                let message =
-                    Message { speaker: Speaker::Assistant, content: completion.into() };
+                let message = Message { speaker: Speaker::Assistant, content: completion.into() };
                 (Column::Messages(messages.clone()), Column::Messages(vec![message]))
             }
         }

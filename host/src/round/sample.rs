@@ -20,7 +20,8 @@ pub fn select(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "sample" };
     let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends = json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
+    let depends =
+        json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
     let output = book.stage(place, depends, |_| {
         let prompts: Vec<&Prompt> = match &shop.plugins.sampler {
             None => pool.iter().collect(),
@@ -39,15 +40,12 @@ pub fn select(
 }
 
 /// Equips every prompt of the pool, as round 1 would.
-pub fn everything(
-    shop: &Workshop<'_>,
-    book: &mut Notebook,
-    pool: &Pool,
-) -> Result<Flow, RunError> {
+pub fn everything(shop: &Workshop<'_>, book: &mut Notebook, pool: &Pool) -> Result<Flow, RunError> {
     shop.check_cancel(book)?;
     let place = Place { round: 0, stage: "sample" };
     let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends = json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
+    let depends =
+        json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
     let output =
         book.stage(place, depends, |_| equip(shop, place, &pool.iter().collect::<Vec<_>>()))?;
     Ok(flow(shop, pool, output))

@@ -237,7 +237,8 @@ impl Directory {
     /// Removes a file or folder; one that is not there is no error.
     pub fn remove(&self, name: &str) -> Result<(), DirectoryError> {
         let path = self.join(name);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("remove", &path)(error))
@@ -267,8 +268,7 @@ impl Directory {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read =
-                reader.read_until(b'\n', &mut line).map_err(io_error("read", &path))? as u64;
+            let read = reader.read_until(b'\n', &mut line).map_err(io_error("read", &path))? as u64;
             if read == 0 || line.last() != Some(&b'\n') {
                 break;
             }

@@ -106,7 +106,9 @@ impl Journal {
         }
         for (file, digest) in files {
             if sha256(&directory.read(file)?) != *digest {
-                return Err(directory.damaged(file, "its contents differ from the journal's digest"));
+                return Err(
+                    directory.damaged(file, "its contents differ from the journal's digest")
+                );
             }
         }
         Ok(true)
@@ -130,8 +132,7 @@ impl Journal {
         files: BTreeMap<String, String>,
         counts: BTreeMap<String, u64>,
     ) -> Result<(), DirectoryError> {
-        let entry =
-            Entry::Finished { round, stage: stage.into(), key: key.into(), files, counts };
+        let entry = Entry::Finished { round, stage: stage.into(), key: key.into(), files, counts };
         self.append(entry)
     }
 

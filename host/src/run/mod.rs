@@ -3,6 +3,7 @@
 pub mod directory;
 pub mod journal;
 pub mod manifest;
+pub mod plan;
 pub mod plugins;
 pub mod seed;
 
@@ -48,7 +49,11 @@ pub enum Opened {
 }
 
 /// Opens the directory of a run, under the rules for directories that are there already.
-pub fn open(path: &Path, manifest: &Manifest, existing: Existing) -> Result<Opened, DirectoryError> {
+pub fn open(
+    path: &Path,
+    manifest: &Manifest,
+    existing: Existing,
+) -> Result<Opened, DirectoryError> {
     let occupied = |what: &str, hint: &str| DirectoryError::Occupied {
         path: path.to_owned(),
         what: what.to_owned(),

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
-use crate::plugin::{Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, Runtime, Setup, Source};
+use crate::plugin::{
+    Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, Runtime, Setup, Source,
+};
 use crate::plugin_set::{self, After, PluginSet};
 
 /// The loaded plugins of a plugin set.
@@ -75,7 +77,10 @@ impl Plugins {
 /// Returns what a stage's key must hold of a plugin: its file, its configuration, and what a failing
 /// call does.
 pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Value {
-    json!([plugin.map(|plugin| plugin.digest()), wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits))])
+    json!([
+        plugin.map(|plugin| plugin.digest()),
+        wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits))
+    ])
 }
 
 /// Opens the file of a plugin, or the component of that name in this binary.

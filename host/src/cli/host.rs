@@ -1,0 +1,146 @@
+//! What several verbs need: the plugin runtime, models with their weights, and errors with their
+//! exit codes.
+
+use std::sync::OnceLock;
+
+use super::{CliError, exit};
+use crate::{
+    model::{ModelError, source},
+    plugin::{self, PluginError, Runtime},
+    plugin_set::Embedded,
+    progress::{Progress, Stage},
+    round::{Loaded, Opened, RunError},
+    run::directory::DirectoryError,
+};
+
+/// Returns what this binary carries, for plugin sets to name.
+pub fn embedded() -> Embedded<'static> {
+    static PLUGINS: OnceLock<Vec<&'static str>> = OnceLock::new();
+    static DATA: OnceLock<Vec<&'static str>> = OnceLock::new();
+    Embedded {
+        plugin_sets: aligner_embed::PLUGIN_SETS,
+        plugins: PLUGINS.get_or_init(|| aligner_embed::component_names().collect()),
+        data: DATA.get_or_init(|| aligner_embed::DATA.iter().map(|(name, _)| *name).collect()),
+    }
+}
+
+/// Returns the plugin runtime. Plugins from elsewhere are compiled by a child of this program.
+pub fn runtime() -> Result<Runtime, CliError> {
+    let command = plugin::compile::CompileCommand::this_program().map_err(|error| {
+        CliError::new(exit::INTERNAL, format!("cannot find this program: {error}"))
+    })?;
+    let compiler = plugin::compile::Compiler::Child(command);
+    let settings = plugin::Settings { compiler, cache: plugin::Cache::User };
+    Ok(Runtime::new(settings)?)
+}
+
+/// Shows the progress of downloads, one stage for each.
+pub struct Downloads<'a> {
+    progress: &'a Progress,
+    current: Option<(String, Stage, u64)>,
+}
+
+impl<'a> Downloads<'a> {
+    /// Nothing is fetched yet.
+    pub fn new(progress: &'a Progress) -> Downloads<'a> {
+        Downloads { progress, current: None }
+    }
+
+    /// Hears how far a download is.
+    pub fn note(&mut self, state: source::Progress) {
+        const KIB: u64 = 1024;
+        let same = self.current.as_ref().is_some_and(|(what, _, _)| *what == state.what);
+        if !same {
+            self.finish();
+            let name = format!("fetching {}", state.what);
+            let stage = self.progress.stage(&name, state.total.unwrap_or(0) / KIB, "KiB");
+            self.current = Some((state.what.clone(), stage, 0));
+        }
+        if let Some((_, stage, before)) = &mut self.current {
+            let done = state.done / KIB;
+            stage.inc(done.saturating_sub(*before));
+            *before = done.max(*before);
+        }
+    }
+
+    /// The last download is over.
+    pub fn finish(&mut self) {
+        if let Some((_, stage, _)) = self.current.take() {
+            stage.finish();
+        }
+    }
+}
+
+/// Opens a model, fetching it where needed.
+pub fn open(name: &str, progress: &Progress) -> Result<Opened, CliError> {
+    let mut downloads = Downloads::new(progress);
+    let opened = Opened::open(name, &mut |state| downloads.note(state));
+    downloads.finish();
+    Ok(opened?)
+}
+
+/// Loads the weights of an opened model.
+pub fn load(opened: &Opened, progress: &Progress) -> Result<Loaded, CliError> {
+    let mut bar: Option<(Stage, usize)> = None;
+    let loaded = Loaded::load(opened, &mut |done, total| {
+        let (stage, before) = bar.get_or_insert_with(|| {
+            (progress.stage(&format!("loading {}", opened.model.name), total as u64, "tensors"), 0)
+        });
+        stage.inc((done - *before) as u64);
+        *before = done;
+    });
+    if let Some((stage, _)) = bar {
+        stage.finish();
+    }
+    Ok(loaded?)
+}
+
+/// An error whose sentence may hold its way out already.
+fn with_hint(code: u8, text: String, hint: Option<String>) -> CliError {
+    match text.split_once("\n\nhint: ") {
+        Some((message, hint)) => CliError::new(code, message).hint(hint),
+        None => CliError { code, message: text, hint },
+    }
+}
+
+impl From<PluginError> for CliError {
+    fn from(error: PluginError) -> CliError {
+        let code = match &error {
+            PluginError::Host(_) => exit::INTERNAL,
+            _ => exit::PLUGIN,
+        };
+        with_hint(code, error.to_string(), None)
+    }
+}
+
+impl From<ModelError> for CliError {
+    fn from(error: ModelError) -> CliError {
+        with_hint(exit::MODEL_OR_DATA, error.to_string(), error.hint())
+    }
+}
+
+impl From<DirectoryError> for CliError {
+    fn from(error: DirectoryError) -> CliError {
+        with_hint(exit::RUN_DIRECTORY, error.to_string(), error.hint())
+    }
+}
+
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> CliError {
+        let code = match &error {
+            RunError::Directory(_) => exit::RUN_DIRECTORY,
+            RunError::Plugin(PluginError::Host(_)) => exit::INTERNAL,
+            RunError::Plugin(_) => exit::PLUGIN,
+            RunError::Settings { .. } => exit::USAGE,
+            RunError::NothingKept { .. } => exit::NOTHING_KEPT,
+            RunError::Interrupted { .. } => exit::INTERRUPTED,
+            RunError::Model(_)
+            | RunError::Data(_)
+            | RunError::Weights(_)
+            | RunError::Adapter(_)
+            | RunError::Engine(_)
+            | RunError::Train(_) => exit::MODEL_OR_DATA,
+        };
+        with_hint(code, error.to_string(), error.hint())
+    }
+}

@@ -1,0 +1,144 @@
+//! `aligner model chat`: talks to a model, with an adapter or without.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    ops::ControlFlow,
+    path::Path,
+    sync::atomic::Ordering,
+};
+
+use super::{ChatArgs, DEFAULT_MODEL};
+use crate::{
+    cli::{CliError, cancel, exit, host, output},
+    generate::{self, Hooks, Job, Sampling, SequenceError, Settings},
+    model::{backend::cpu::Cpu, peft, weights::LoadedAdapter},
+    progress::{Progress, Style},
+    record::{Message, Speaker, Text},
+    round::{Loaded, RunError},
+    run::{manifest::Manifest, seed},
+};
+
+/// Answers one prompt, or each line of standard input in turn, until its end.
+pub fn main(args: &ChatArgs) -> Result<(), CliError> {
+    args.device.resolve()?;
+    cancel::listen()?;
+    let progress = Progress::new(Style::Fancy);
+    let name = match (&args.model, &args.adapter) {
+        (Some(name), _) => name.clone(),
+        (None, Some(adapter)) => base_of(adapter).unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+        (None, None) => DEFAULT_MODEL.to_owned(),
+    };
+    let opened = host::open(&name, &progress)?;
+    let adapter = match &args.adapter {
+        Some(folder) => Some(peft::read(folder, &opened.model.spec).map_err(RunError::from)?),
+        None => None,
+    };
+    let loaded = host::load(&opened, &progress)?;
+    let adapter = match &adapter {
+        Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
+        None => None,
+    };
+
+    let mut messages = Vec::new();
+    let say = |speaker, content: &str| Message { speaker, content: content.to_owned() };
+    messages.extend(args.system.as_deref().map(|text| say(Speaker::System, text)));
+    if let Some(prompt) = &args.prompt {
+        messages.push(say(Speaker::User, prompt));
+        answer(args, &loaded, adapter.as_ref(), &messages)?;
+        return Ok(());
+    }
+    let stdin = io::stdin();
+    let terminal = stdin.is_terminal();
+    if terminal {
+        let hint = "an empty line or Ctrl-D ends it";
+        let _ = writeln!(io::stderr(), "talking to {name}; {hint}");
+    }
+    loop {
+        if terminal {
+            let _ = write!(io::stderr(), "> ");
+        }
+        let mut line = String::new();
+        let read = stdin.lock().read_line(&mut line).map_err(|error| {
+            CliError::new(exit::USAGE, format!("cannot read from standard input: {error}"))
+        })?;
+        let line = line.trim();
+        if read == 0 || (terminal && line.is_empty()) {
+            return Ok(());
+        }
+        if line.is_empty() {
+            continue;
+        }
+        messages.push(say(Speaker::User, line));
+        let text = answer(args, &loaded, adapter.as_ref(), &messages)?;
+        messages.push(say(Speaker::Assistant, &text));
+    }
+}
+
+/// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
+fn base_of(adapter: &Path) -> Option<String> {
+    let adapter = adapter.canonicalize().ok()?;
+    let run =
+        adapter.ancestors().find(|folder| folder.join(crate::run::manifest::FILE).exists())?;
+    let text = std::fs::read(run.join(crate::run::manifest::FILE)).ok()?;
+    let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+    Some(manifest.plugin_set.models.policy)
+}
+
+/// Writes the model's answer to stdout as it comes, and returns it.
+fn answer(
+    args: &ChatArgs,
+    loaded: &Loaded,
+    adapter: Option<&LoadedAdapter<Cpu>>,
+    messages: &[Message],
+) -> Result<String, CliError> {
+    let model = &loaded.model;
+    let prompt = model.encode_prompt(&Text::Chat(messages.to_vec()))?;
+    let room = model.spec.context_length.saturating_sub(prompt.len());
+    let job = Job {
+        prompt,
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_p: args.top_p,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            max_new_tokens: (args.max_new_tokens as usize).min(room.max(1)),
+        },
+        seed: seed::of([args.seed.into(), "chat".into(), (messages.len() as u64).into()]),
+    };
+    let end_tokens = model.tokenizer.stop_tokens();
+    let settings = Settings { end_tokens: end_tokens.clone(), ..Settings::default() };
+    // Tokens are shown as they are drawn; `stop` sees each one, and never stops.
+    let shown = std::sync::Mutex::new((model.tokenizer.stream(), String::new()));
+    let show = |tokens: &[u32]| {
+        let Some(&token) = tokens.last() else { return };
+        let mut shown = shown.lock().expect("nothing panics while it is held");
+        if end_tokens.contains(&token) {
+            return;
+        }
+        if let Ok(text) = shown.0.push(token) {
+            let _ = output::print(&text);
+            shown.1.push_str(&text);
+        }
+    };
+    let hooks = Hooks {
+        stop: &|_, tokens| {
+            show(tokens);
+            false
+        },
+        on_done: &mut |_, _| ControlFlow::Continue(()),
+        progress: &mut |_| match cancel::flag().load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        },
+    };
+    let result = generate::generate(&loaded.engine, adapter, &[job], &settings, hooks);
+    let (stream, mut text) = shown.into_inner().expect("nothing panics while it is held");
+    let rest = stream.finish()?;
+    output::print(&format!("{rest}\n"))?;
+    text.push_str(&rest);
+    match result {
+        Ok(()) => Ok(text),
+        Err(SequenceError::Cancelled) => Err(CliError::new(exit::INTERRUPTED, "interrupted")),
+        Err(error) => Err(RunError::from(error).into()),
+    }
+}

@@ -1,0 +1,13 @@
+//! `aligner model pull`: fetches a model and says where it is.
+
+use super::PullArgs;
+use crate::{
+    cli::{CliError, host, output},
+    progress::{Progress, Style},
+};
+
+/// Fetches the model where it is not there yet, checks it, and prints its path.
+pub fn main(args: &PullArgs) -> Result<(), CliError> {
+    let opened = host::open(&args.model, &Progress::new(Style::Fancy))?;
+    output::print(&format!("{}\n", opened.model.path.display()))
+}

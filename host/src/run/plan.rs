@@ -1,0 +1,206 @@
+//! The plan of a run: what it will do, and about how long that takes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::Prepared;
+use crate::model::backend::cpu::Cpu;
+use crate::model::backend::{Backend, Write};
+use crate::model::spec::{Linear, Spec};
+use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
+use crate::plugin_set::Scope;
+use crate::record::{Exemplar, Prompt, Record, Text};
+use crate::report::{Plan, PlanPlugin};
+use crate::round::RunError;
+
+/// Prompts that are rendered to estimate how long the others are.
+const PROBES: usize = 8;
+
+/// Returns the plan. Tokens are counted on a few rendered prompts, time by a short product of
+/// matrices on this machine; both are estimates.
+pub fn plan(prepared: &Prepared, plugin_set: &str, out: &Path) -> Result<Plan, RunError> {
+    let (set, manifest) = (&prepared.set, &prepared.manifest);
+    let policy = &prepared.models["policy"].model;
+    let tokens = tokens(prepared)?;
+    let ids = manifest.plugins.iter().zip(set.plugins());
+    let plugins = ids.map(|(id, (_, wanted))| PlanPlugin {
+        kind: id.kind.clone(),
+        name: id.name.clone(),
+        version: id.version.clone(),
+        digest: id.digest.clone(),
+        ask: wanted.ask.clone(),
+    });
+    Ok(Plan {
+        method: set.method.name.clone(),
+        plugin_set: plugin_set.to_owned(),
+        rounds: set.run.rounds,
+        model: policy.name.clone(),
+        model_digest: policy.digest.clone(),
+        model_bytes: size(&policy.path),
+        plugins: plugins.collect(),
+        prompts: prepared.prompts.len() as u64,
+        duplicates: manifest.prompts.duplicates,
+        held_out: prepared.held_out.len() as u64,
+        tokens: tokens.forward + tokens.trained,
+        seconds: seconds(&policy.spec, tokens),
+        device: manifest.engine.clone(),
+        out: out.to_owned(),
+    })
+}
+
+/// Tokens of a run, estimated.
+#[derive(Clone, Copy, Debug)]
+struct Tokens {
+    /// Read and written by forward passes alone, prefixes that all prompts share left out.
+    forward: u64,
+    /// Trained on: forward and backward.
+    trained: u64,
+}
+
+fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
+    let (set, policy) = (&prepared.set, &prepared.models["policy"].model);
+    let rendered = probes(prepared)?;
+    let encoded: Vec<Vec<u32>> =
+        rendered.iter().filter_map(|text| policy.encode_prompt(text).ok()).collect();
+    let shared = shared_prefix(&encoded);
+    let mean = |total: usize, count: usize| (total / count.max(1)) as u64;
+    let own = mean(encoded.iter().map(|row| row.len() - shared).sum(), encoded.len());
+    let plain: usize =
+        prepared.prompts.iter().take(64).map(|prompt| prompt.text.gist().len() / 4 + 8).sum();
+    let plain = mean(plain, prepared.prompts.len().min(64));
+    let new = u64::from(set.generate.max_new_tokens);
+
+    let selected = selected(prepared)?;
+    let pool = match &set.difficulty {
+        Some(difficulty) if difficulty.scope == Scope::Pool => prepared.prompts.len() as u64,
+        _ => 0,
+    };
+    let first = selected.first().copied().unwrap_or(0);
+    let reused = if pool > 0 { first } else { 0 };
+    let rounds: u64 = selected.iter().sum();
+    let completions = pool + rounds - reused;
+    let held_out: usize = prepared.held_out.iter().map(|row| row.answer.len() / 4 + 24).sum();
+    let evaluations = u64::from(set.run.rounds) + 1;
+    let forward = completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
+    Ok(Tokens { forward, trained: rounds * (plain + new / 2) })
+}
+
+/// Renders a few prompts as round 1 would, where the principle plugin need not ask for that.
+fn probes(prepared: &Prepared) -> Result<Vec<Text>, RunError> {
+    let set = &prepared.set;
+    let prompts: Vec<Prompt> = prepared.prompts.iter().take(PROBES).cloned().collect();
+    let plain = || prompts.iter().map(|prompt| prompt.text.clone()).collect();
+    let Some(principle) = &prepared.plugins.principle else { return Ok(plain()) };
+    if set.principle.as_ref().is_some_and(|principle| principle.ask.is_some()) {
+        return Ok(plain());
+    }
+    let place = place(prepared, 1, "sample");
+    let mut records: Vec<Record> = prompts.iter().cloned().map(Record::new).collect();
+    if let Some(sampler) = &prepared.plugins.sampler {
+        let equipped = sampler.equip(&place, &prompts, &prepared.catalogue)?.outcomes;
+        for (record, outcome) in records.iter_mut().zip(equipped) {
+            if let Outcome::Done(equipment) = outcome {
+                let drawn = |&i: &usize| -> Exemplar { prepared.catalogue[i].clone() };
+                record.exemplars = equipment.exemplars.iter().map(drawn).collect();
+            }
+        }
+    }
+    let stage = principle.render(&place, &records, &mut NoAnswers)?;
+    let variants = stage.outcomes.into_iter().filter_map(|outcome| match outcome {
+        Outcome::Done(variants) => Some(variants),
+        Outcome::Failed(_) => None,
+    });
+    Ok(variants.flatten().map(|variant| variant.prompt).collect())
+}
+
+/// Returns how many prompts each round would select from the pool in the order of the file.
+fn selected(prepared: &Prepared) -> Result<Vec<u64>, RunError> {
+    let all = prepared.prompts.len() as u64;
+    let Some(sampler) = &prepared.plugins.sampler else {
+        return Ok(vec![all; prepared.set.run.rounds as usize]);
+    };
+    let pool: Vec<Candidate> = prepared
+        .prompts
+        .iter()
+        .map(|prompt| Candidate {
+            id: prompt.id.clone(),
+            tags: prompt.tags.clone(),
+            difficulty: None,
+            selected: 0,
+        })
+        .collect();
+    let rounds = 1..=prepared.set.run.rounds;
+    rounds
+        .map(|round| Ok(sampler.select(&place(prepared, round, "sample"), &pool)?.0.len() as u64))
+        .collect()
+}
+
+fn place<'a>(prepared: &Prepared, round: u32, stage: &'a str) -> Place<'a> {
+    let run = &prepared.set.run;
+    Place { run_seed: run.seed, round, rounds: run.rounds, stage, position: 0 }
+}
+
+fn shared_prefix(rows: &[Vec<u32>]) -> usize {
+    let [first, rest @ ..] = rows else { return 0 };
+    if rest.is_empty() {
+        return 0;
+    }
+    let agrees = |&i: &usize| rest.iter().all(|row| row.get(i) == first.get(i));
+    (0..first.len()).take_while(agrees).count()
+}
+
+/// Returns the size of a file, or of all files of a folder, in bytes.
+fn size(path: &Path) -> u64 {
+    let of = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| of(&entry.path())).sum(),
+        Err(_) => of(path),
+    }
+}
+
+/// Returns the time for so many tokens, from the rate of a product like the model's own.
+fn seconds(spec: &Spec, tokens: Tokens) -> Option<f64> {
+    let linears: usize =
+        Linear::ALL.iter().map(|&linear| spec.linear_shape(linear)).map(|(o, i)| o * i).sum();
+    let parameters = (spec.layers * linears + spec.vocab * spec.hidden) as f64;
+    // Two operations a parameter forward; backward the same again for the inputs, and about half of
+    // that for the adapter. Attention, norms and sampling are about a third on top.
+    let forward = 2.0 * parameters * 1.35;
+    let work = forward * (tokens.forward as f64 + 2.5 * tokens.trained as f64);
+    Some(work / rate(spec)?)
+}
+
+/// Measures floating-point operations a second on a product of the MLP's shape.
+fn rate(spec: &Spec) -> Option<f64> {
+    const ROWS: usize = 64;
+    let (outputs, inputs) = spec.linear_shape(Linear::Up);
+    let backend = Cpu::new();
+    let weight = backend.pack(&vec![0.01; outputs * inputs], outputs, inputs).ok()?;
+    let x = backend.upload(&vec![0.01; ROWS * inputs]).ok()?;
+    let mut y = backend.zeros(ROWS * outputs).ok()?;
+    backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
+    let (begun, mut times) = (Instant::now(), 0u32);
+    while begun.elapsed().as_millis() < 60 {
+        backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
+        times += 1;
+    }
+    let operations = 2.0 * (ROWS * outputs * inputs) as f64 * f64::from(times);
+    Some(operations / begun.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_shared_by_all_rows() {
+        let check = |rows: &[&[u32]], expected: usize| {
+            let rows: Vec<Vec<u32>> = rows.iter().map(|row| row.to_vec()).collect();
+            assert_eq!(shared_prefix(&rows), expected);
+        };
+        check(&[], 0);
+        check(&[&[1, 2, 3]], 0);
+        check(&[&[1, 2, 3], &[1, 2, 4]], 2);
+        check(&[&[1, 2], &[1, 2, 4], &[1]], 1);
+    }
+}
