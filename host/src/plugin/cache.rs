@@ -162,6 +162,7 @@ pub(super) fn entry_name(engine: &Engine, file_digest: &[u8; 32]) -> String {
     }
     let mut feed = Feed(Sha256::new());
     env!("CARGO_PKG_VERSION").hash(&mut feed);
+    super::inspect::CONTRACT.hash(&mut feed);
     std::env::consts::ARCH.hash(&mut feed);
     std::env::consts::OS.hash(&mut feed);
     engine.precompile_compatibility_hash().hash(&mut feed);
@@ -212,7 +213,9 @@ fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
             Err(error) => return Err(io(error)),
         }
         let mut key = [0; 32];
-        fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut key)).map_err(io)?;
+        fs::File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut key))
+            .map_err(io)?;
         let make = || -> io::Result<()> {
             // Complete under its name or not there at all; whoever comes first wins.
             let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
@@ -225,11 +228,8 @@ fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
             _ => {}
         }
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(io)?;
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path).map_err(io)?;
     let mut key = [0; 32];
     file.read_exact(&mut key).map_err(io)?;
     Ok(key)

@@ -291,8 +291,7 @@ impl Plugin {
         answerer: &mut dyn Answerer,
     ) -> Result<Stage<Verdict>, PluginError> {
         use exports::filter::Reply as Wit;
-        let filter =
-            self.exports().filter.as_ref().ok_or_else(|| self.lacks(Interface::Filter))?;
+        let filter = self.exports().filter.as_ref().ok_or_else(|| self.lacks(Interface::Filter))?;
         let call = |session: &mut Session, todos: &[Todo]| {
             let batch = turns(records, todos);
             let returned = session

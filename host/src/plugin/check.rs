@@ -76,9 +76,7 @@ pub(super) fn description(description: &meta::Description) -> Check {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
     ensure!(
-        name.len() <= 64
-            && name.split('-').next().is_some_and(word)
-            && name.split('-').all(words),
+        name.len() <= 64 && name.split('-').next().is_some_and(word) && name.split('-').all(words),
         "the name {} is not lower-case words joined by hyphens, 64 bytes at most",
         quoted(name)
     );
@@ -112,9 +110,7 @@ fn is_version(version: &str) -> bool {
     };
     version.len() <= 64
         && numbers.len() == 3
-        && numbers.iter().all(|n| {
-            n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u64>().is_ok()
-        })
+        && numbers.iter().all(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u64>().is_ok())
         && pre.is_none_or(tail)
         && build.is_none_or(tail)
 }
@@ -159,11 +155,7 @@ pub(super) fn decoding(decoding: &Decoding) -> Check {
         "set max-new-tokens to 0; at least one token is drawn"
     );
     if let Some(stops) = &decoding.stop {
-        ensure!(
-            stops.len() <= MAX_STOPS,
-            "set {} stop strings; {MAX_STOPS} at most",
-            stops.len()
-        );
+        ensure!(stops.len() <= MAX_STOPS, "set {} stop strings; {MAX_STOPS} at most", stops.len());
         ensure!(!stops.iter().any(String::is_empty), "set an empty stop string");
         ensure!(
             stops.iter().all(|stop| stop.len() <= MAX_NAME_BYTES),
@@ -374,8 +366,11 @@ mod tests {
             completion,
         };
         let mut record = Record::new(prompt);
-        record.variants =
-            vec![variant("a", Some(completion.clone())), variant("b", Some(completion)), variant("c", None)];
+        record.variants = vec![
+            variant("a", Some(completion.clone())),
+            variant("b", Some(completion)),
+            variant("c", None),
+        ];
         record
     }
 
@@ -386,7 +381,8 @@ mod tests {
             text: text.into(),
             finish: Finish::Stop,
         };
-        let check = |verdict: Verdict, expected| expect(super::verdict(&verdict, &record()), expected);
+        let check =
+            |verdict: Verdict, expected| expect(super::verdict(&verdict, &record()), expected);
         check(Verdict::Keep, "");
         check(Verdict::Drop("repetition".into()), "");
         check(Verdict::Drop(String::new()), "an empty drop reason");
@@ -412,7 +408,8 @@ mod tests {
         let pair = |chosen: &str, rejected: &str| {
             Opinion::Preference(Pair { chosen: chosen.into(), rejected: rejected.into() })
         };
-        let check = |opinion: Opinion, expected| expect(super::opinion(&opinion, &record()), expected);
+        let check =
+            |opinion: Opinion, expected| expect(super::opinion(&opinion, &record()), expected);
         check(Opinion::Tie, "");
         check(Opinion::Rewards(vec![]), "an empty list");
         check(Opinion::Rewards(vec![reward("a", 1.0), reward("b", -1.0)]), "");
@@ -557,7 +554,8 @@ mod tests {
         expect(catalogue(&[exemplar("a", "x"), exemplar("b", "x")]), "");
         expect(catalogue(&[exemplar("a", "x"), exemplar("a", "x")]), "exemplar `a` twice");
         expect(catalogue(&[exemplar("a", "")]), "no text");
-        let prompt = |text: &str| Prompt { id: String::new(), text: Text::user(text), tags: vec![] };
+        let prompt =
+            |text: &str| Prompt { id: String::new(), text: Text::user(text), tags: vec![] };
         expect(prompts(&[prompt("x")]), "");
         expect(prompts(&[prompt(" ")]), "asks nothing");
     }

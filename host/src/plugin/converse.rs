@@ -230,7 +230,8 @@ pub(super) fn converse<T: Send>(
         let sizes: Vec<usize> = todos
             .iter()
             .map(|todo| {
-                items.bytes[todo.index] + todo.answers.iter().map(convert::answer_bytes).sum::<usize>()
+                items.bytes[todo.index]
+                    + todo.answers.iter().map(convert::answer_bytes).sum::<usize>()
             })
             .collect();
         let results: Vec<_> = batches(&sizes)
@@ -453,6 +454,7 @@ pub(super) fn failure(
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one batch is a list of one range")]
 mod tests {
     use super::*;
 
@@ -474,8 +476,7 @@ mod tests {
 
     #[test]
     fn seeds_tell_places_apart() {
-        let place =
-            Place { run_seed: 17, round: 1, rounds: 3, stage: "filter", position: 0 };
+        let place = Place { run_seed: 17, round: 1, rounds: 3, stage: "filter", position: 0 };
         let seed = place.seed("p-001");
         assert_eq!(seed, place.seed("p-001"));
         assert_ne!(seed, place.seed("p-002"));
@@ -496,7 +497,10 @@ mod tests {
         let check = |count, before, rounds, expected: &str| {
             let result = check_asking(&vec![request.clone(); count], before, rounds);
             let message = result.err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(message.contains(expected) && message.is_empty() == expected.is_empty(), "{message}");
+            assert!(
+                message.contains(expected) && message.is_empty() == expected.is_empty(),
+                "{message}"
+            );
         };
         check(1, 0, 0, "");
         check(0, 0, 0, "empty list");

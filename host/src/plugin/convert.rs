@@ -122,10 +122,10 @@ pub(super) fn record(record: &record::Record) -> wit::Record {
                 value: reward.value,
             })
             .collect(),
-        pair: record.pair.as_ref().map(|pair| wit::Pair {
-            chosen: pair.chosen.clone(),
-            rejected: pair.rejected.clone(),
-        }),
+        pair: record
+            .pair
+            .as_ref()
+            .map(|pair| wit::Pair { chosen: pair.chosen.clone(), rejected: pair.rejected.clone() }),
         difficulty: record.difficulty,
         measurements: record
             .measurements

@@ -7,7 +7,7 @@ use std::fmt;
 use wasmtime::Trap;
 
 use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
-use super::limits::{Exceeded, Limits};
+use super::limits::{Exceeded, Limits, MAX_MEMORY_BYTES};
 
 /// Why a plugin could not be loaded, or what it did wrong in a call.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum LoadFault {
     #[error("({identity}) refuses its configuration: {message}")]
     Config {
         /// Who refuses.
-        identity: Identity,
+        identity: Box<Identity>,
         /// The plugin's words.
         message: String,
     },
@@ -114,7 +114,7 @@ pub enum LoadFault {
     #[error("({identity}) failed at its configuration: it {fault}")]
     Configure {
         /// Who failed.
-        identity: Identity,
+        identity: Box<Identity>,
         /// How.
         fault: Fault,
     },
@@ -334,6 +334,9 @@ impl Fault {
                 "if the work is right, give it more: `limits = {{ fuel = \"{}\" }}`",
                 Short(limit.saturating_mul(4))
             ),
+            Fault::Memory { limit } if *limit >= MAX_MEMORY_BYTES => {
+                "no plugin gets more; it must work on less at a time".into()
+            }
             Fault::Memory { limit } => format!(
                 "if the work is right, give it more: `limits = {{ memory = \"{}MiB\" }}`",
                 (limit >> 20).saturating_mul(2).clamp(1, 256)
@@ -359,10 +362,16 @@ impl Fault {
 
     /// Turns what the engine says into a fault. `last_error` is the last line of level error that
     /// the plugin logged in this call.
-    pub(super) fn of(error: &wasmtime::Error, limits: &Limits, last_error: Option<String>) -> Fault {
+    pub(super) fn of(
+        error: &wasmtime::Error,
+        limits: &Limits,
+        last_error: Option<String>,
+    ) -> Fault {
         if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
             return match exceeded {
-                Exceeded::Memory => Fault::Memory { limit: limits.memory_bytes },
+                Exceeded::Memory => {
+                    Fault::Memory { limit: limits.memory_bytes.min(MAX_MEMORY_BYTES) }
+                }
                 Exceeded::Table => Fault::Tables,
                 Exceeded::Log => Fault::Log { limit: limits.log_bytes },
             };
@@ -375,13 +384,17 @@ impl Fault {
             Some(Trap::Interrupt) => Fault::Deadline { seconds: limits.deadline.as_secs_f64() },
             Some(Trap::StackOverflow) => Fault::Stack,
             Some(Trap::UnreachableCodeReached) => match last_error {
-                Some(text) => Fault::Panic(text.strip_prefix("panicked at ").unwrap_or(&text).into()),
-                None => Fault::Trap("it reached `unreachable`, as a panic without a text does".into()),
+                Some(text) => {
+                    Fault::Panic(text.strip_prefix("panicked at ").unwrap_or(&text).into())
+                }
+                None => {
+                    Fault::Trap("it reached `unreachable`, as a panic without a text does".into())
+                }
             },
             // The stack of compiled Rust or C lies at the start of memory: running over it is this.
-            Some(Trap::MemoryOutOfBounds) => Fault::Trap(
-                "it went out of bounds of its memory, as endless recursion does".into(),
-            ),
+            Some(Trap::MemoryOutOfBounds) => {
+                Fault::Trap("it went out of bounds of its memory, as endless recursion does".into())
+            }
             Some(trap) => Fault::Trap(trap.to_string()),
             None => {
                 let text = error.root_cause().to_string();
@@ -437,7 +450,8 @@ pub(super) fn clean(text: &str, max_bytes: usize) -> String {
     let mut gap = false;
     for c in text.chars() {
         // Bidirectional overrides could make a terminal show a line in another order.
-        let hidden = c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let hidden =
+            c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if hidden || c == ' ' {
             gap = !out.is_empty();
             continue;
@@ -477,7 +491,12 @@ mod tests {
                 name: "length-filter".into(),
                 version: "0.2.0".into(),
             },
-            fault: Fault::Count { returned: 511, results: "verdicts", wanted: 512, items: "records" },
+            fault: Fault::Count {
+                returned: 511,
+                results: "verdicts",
+                wanted: 512,
+                items: "records",
+            },
             round: Some(2),
             stage: "filter".into(),
             records: (1..=512).map(|i| format!("p-{i:03}")).collect(),

@@ -156,8 +156,8 @@ pub(super) fn check_file(bytes: &[u8]) -> Result<Form, LoadFault> {
                 });
             }
             Payload::CodeSectionEntry(body) => {
-                let bytes = usize::try_from(body.range().end - body.range().start)
-                    .unwrap_or(usize::MAX);
+                let bytes =
+                    usize::try_from(body.range().end - body.range().start).unwrap_or(usize::MAX);
                 if bytes > MAX_FUNCTION_BYTES {
                     return Err(LoadFault::FunctionTooLarge { bytes });
                 }
@@ -184,8 +184,7 @@ pub(super) fn check_file(bytes: &[u8]) -> Result<Form, LoadFault> {
 /// Checks what a component imports and exports, and returns the plugin interfaces it has.
 pub(super) fn check_component(bytes: &[u8]) -> Result<BTreeSet<Interface>, LoadFault> {
     let malformed = |error: wasmparser::BinaryReaderError| LoadFault::Malformed(error.to_string());
-    let types =
-        Validator::new_with_features(features()).validate_all(bytes).map_err(malformed)?;
+    let types = Validator::new_with_features(features()).validate_all(bytes).map_err(malformed)?;
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -317,7 +316,7 @@ mod tests {
     #[test]
     fn an_import_of_types_only_is_let_in() {
         check_component_text(
-            r#"(component (import "aligner:plugin/verdicts@0.1.3" (instance (export "t" (type (eq u32)))))
+            r#"(component (import "aligner:plugin/verdicts@0.1.3" (instance (type $t u32) (export "t" (type (eq $t)))))
                  (import "aligner:plugin/log@0.1.0" (instance (export "write" (func)))))"#,
             "exports none of",
         );
@@ -355,14 +354,12 @@ mod tests {
             "exports `prompt-writer` without `sampler`",
         );
         // What a nested component exports is not the plugin's.
-        let bytes = wat(
-            r#"(component
+        let bytes = wat(r#"(component
                  (component $c (instance $i) (export "aligner:plugin/judge@0.1.0" (instance $i)))
                  (instance $i)
                  (export "aligner:plugin/meta@0.1.0" (instance $i))
                  (export "aligner:plugin/set-filter@0.1.2" (instance $i))
-                 (export "aligner:plugin/later@0.1.2" (instance $i)))"#,
-        );
+                 (export "aligner:plugin/later@0.1.2" (instance $i)))"#);
         assert_eq!(check_component(&bytes).unwrap(), BTreeSet::from([Interface::SetFilter]));
     }
 

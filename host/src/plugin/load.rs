@@ -433,8 +433,7 @@ impl Loaded {
 
     /// Makes it a plugin of the wanted kind, and tries the configuration in an instance of its own.
     pub fn configure(&self, setup: Setup) -> Result<Plugin, PluginError> {
-        let fault =
-            |fault| PluginError::Load { source_name: self.source().to_owned(), fault };
+        let fault = |fault| PluginError::Load { source_name: self.source().to_owned(), fault };
         let kinds = self.kinds();
         if !kinds.contains(&setup.kind) {
             let found = kinds.into_iter().collect();
@@ -449,9 +448,11 @@ impl Loaded {
         match plugin.session(&mut Spent::default()) {
             Ok(_) => Ok(plugin),
             Err(Fault::Reported { kind: Reported::Config, message }) => {
-                Err(fault(LoadFault::Config { identity, message }))
+                Err(fault(LoadFault::Config { identity: Box::new(identity), message }))
             }
-            Err(cause) => Err(fault(LoadFault::Configure { identity, fault: cause })),
+            Err(cause) => {
+                Err(fault(LoadFault::Configure { identity: Box::new(identity), fault: cause }))
+            }
         }
     }
 }

@@ -29,8 +29,7 @@ impl<'a> Session<'a> {
         store.limiter(|account| account);
         store.set_hostcall_fuel(limits.copied_bytes);
         spent.instances += 1;
-        let instance =
-            guarded(&mut store, limits, spent, |store| component.instantiate(store))?;
+        let instance = guarded(&mut store, limits, spent, |store| component.instantiate(store))?;
         Ok(Session { store, instance, limits, spent })
     }
 
