@@ -14,8 +14,8 @@ pub const MAX_MEMORY_BYTES: usize = 256 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Units of work, about one for each WebAssembly instruction. The same on every machine, so it
-    /// is the limit that decides. The default, 2·10⁹, is about two seconds and over 50 times what a
-    /// regular-expression filter needs for a full batch.
+    /// is the limit that decides. The default, 2·10⁹, is about two seconds and over 30 times what a
+    /// filter that looks at every word needs for a full batch.
     pub fuel: u64,
     /// Bytes of linear memory, over all memories of the instance. At most [`MAX_MEMORY_BYTES`].
     pub memory_bytes: usize,
