@@ -162,6 +162,7 @@ pub(super) fn entry_name(engine: &Engine, file_digest: &[u8; 32]) -> String {
     }
     let mut feed = Feed(Sha256::new());
     env!("CARGO_PKG_VERSION").hash(&mut feed);
+    super::inspect::CONTRACT.hash(&mut feed);
     std::env::consts::ARCH.hash(&mut feed);
     std::env::consts::OS.hash(&mut feed);
     engine.precompile_compatibility_hash().hash(&mut feed);

@@ -454,6 +454,7 @@ pub(super) fn failure(
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one batch is a list of one range")]
 mod tests {
     use super::*;
 

@@ -7,7 +7,7 @@ use std::fmt;
 use wasmtime::Trap;
 
 use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
-use super::limits::{Exceeded, Limits};
+use super::limits::{Exceeded, Limits, MAX_MEMORY_BYTES};
 
 /// Why a plugin could not be loaded, or what it did wrong in a call.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum LoadFault {
     #[error("({identity}) refuses its configuration: {message}")]
     Config {
         /// Who refuses.
-        identity: Identity,
+        identity: Box<Identity>,
         /// The plugin's words.
         message: String,
     },
@@ -114,7 +114,7 @@ pub enum LoadFault {
     #[error("({identity}) failed at its configuration: it {fault}")]
     Configure {
         /// Who failed.
-        identity: Identity,
+        identity: Box<Identity>,
         /// How.
         fault: Fault,
     },
@@ -334,6 +334,9 @@ impl Fault {
                 "if the work is right, give it more: `limits = {{ fuel = \"{}\" }}`",
                 Short(limit.saturating_mul(4))
             ),
+            Fault::Memory { limit } if *limit >= MAX_MEMORY_BYTES => {
+                "no plugin gets more; it must work on less at a time".into()
+            }
             Fault::Memory { limit } => format!(
                 "if the work is right, give it more: `limits = {{ memory = \"{}MiB\" }}`",
                 (limit >> 20).saturating_mul(2).clamp(1, 256)
@@ -366,7 +369,9 @@ impl Fault {
     ) -> Fault {
         if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
             return match exceeded {
-                Exceeded::Memory => Fault::Memory { limit: limits.memory_bytes },
+                Exceeded::Memory => {
+                    Fault::Memory { limit: limits.memory_bytes.min(MAX_MEMORY_BYTES) }
+                }
                 Exceeded::Table => Fault::Tables,
                 Exceeded::Log => Fault::Log { limit: limits.log_bytes },
             };

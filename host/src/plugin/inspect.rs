@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn an_import_of_types_only_is_let_in() {
         check_component_text(
-            r#"(component (import "aligner:plugin/verdicts@0.1.3" (instance (export "t" (type (eq u32)))))
+            r#"(component (import "aligner:plugin/verdicts@0.1.3" (instance (type $t u32) (export "t" (type (eq $t)))))
                  (import "aligner:plugin/log@0.1.0" (instance (export "write" (func)))))"#,
             "exports none of",
         );

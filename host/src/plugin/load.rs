@@ -454,9 +454,11 @@ impl Loaded {
         match plugin.session(&mut Spent::default()) {
             Ok(_) => Ok(plugin),
             Err(Fault::Reported { kind: Reported::Config, message }) => {
-                Err(fault(LoadFault::Config { identity, message }))
+                Err(fault(LoadFault::Config { identity: Box::new(identity), message }))
             }
-            Err(cause) => Err(fault(LoadFault::Configure { identity, fault: cause })),
+            Err(cause) => {
+                Err(fault(LoadFault::Configure { identity: Box::new(identity), fault: cause }))
+            }
         }
     }
 }

@@ -130,6 +130,7 @@ fn attempt(
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one batch is a list of one range")]
 mod tests {
     use super::*;
 

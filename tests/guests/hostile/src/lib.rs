@@ -64,7 +64,7 @@ impl meta::Guest for Guest {
         std::panic::set_hook(Box::new(|info| log::write(Level::Error, &info.to_string())));
         let mode = match config.split('"').collect::<Vec<_>>()[..] {
             ["{}"] => "",
-            [_, "mode", _, mode, _] => mode,
+            ["{", "mode", ":", mode, "}"] => mode,
             _ => return Err(Error::Config("unknown key `mood`, expected `mode`".into())),
         };
         if mode == "configure-loop" {
@@ -110,9 +110,7 @@ fn misbehave(mode: &str) {
                 black_box(&blocks);
             }
         }
-        "grow" => {
-            while core::arch::wasm32::memory_grow(0, 64) != usize::MAX {}
-        }
+        "grow" => while core::arch::wasm32::memory_grow(0, 64) != usize::MAX {},
         "panic" => panic!("the record has no soul"),
         "unreachable" => core::arch::wasm32::unreachable(),
         "out-of-bounds" => {
@@ -309,9 +307,7 @@ impl judge::Guest for Guest {
                 "nan" => Opinion::Rewards(vec![reward("a", f64::NAN)]),
                 "unknown-variant" => Opinion::Rewards(vec![reward("nobody", 1.0)]),
                 "no-rewards" => Opinion::Rewards(Vec::new()),
-                "itself" => {
-                    Opinion::Preference(Pair { chosen: "a".into(), rejected: "a".into() })
-                }
+                "itself" => Opinion::Preference(Pair { chosen: "a".into(), rejected: "a".into() }),
                 "tie" => Opinion::Tie,
                 "unparsable" => Opinion::Unparsable("maybe".into()),
                 _ => Opinion::Rewards(vec![reward("a", 1.5)]),
@@ -324,8 +320,11 @@ impl judge::Guest for Guest {
 impl principle::Guest for Guest {
     fn catalogue() -> Result<Vec<Exemplar>, Error> {
         misbehave(&mode());
-        let exemplar =
-            |id: &str| Exemplar { id: id.into(), tags: vec!["t".into()], text: format!("text {id}") };
+        let exemplar = |id: &str| Exemplar {
+            id: id.into(),
+            tags: vec!["t".into()],
+            text: format!("text {id}"),
+        };
         Ok(match mode().as_str() {
             "twice" => vec![exemplar("e1"), exemplar("e1")],
             _ => vec![exemplar("e1"), exemplar("e2"), exemplar("e3")],

@@ -2,9 +2,9 @@
 
 wit_bindgen::generate!({ path: "../../../wit", world: "judge-plugin" });
 
+use aligner::plugin::types::{Context, Error, Reward, Turn};
 use exports::aligner::plugin::judge::{self, Opinion, Reply};
 use exports::aligner::plugin::meta;
-use aligner::plugin::types::{Context, Error, Reward, Turn};
 
 struct Judge;
 

@@ -1,0 +1,3 @@
+//! What crosses crates: the whole program from outside.
+
+mod runtime;
