@@ -172,7 +172,7 @@ impl<B: TrainingBackend> Trainer<B> {
             for pair in shaped.pairs.values_mut() {
                 for values in [&mut pair.a, &mut pair.b] {
                     let moment = moments.next().expect("a moment for each matrix");
-                    values.copy_from_slice(&backend.view(moment, 0..values.len())?);
+                    *values = backend.view(moment, 0..values.len())?.into_owned();
                 }
             }
             Ok(shaped)

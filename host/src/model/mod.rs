@@ -7,4 +7,6 @@ pub mod checkpoint;
 pub mod forward;
 pub mod peft;
 pub mod spec;
+#[cfg(test)]
+pub(crate) mod tiny;
 pub mod weights;
