@@ -1,3 +1,4 @@
 //! What crosses crates: the whole program from outside.
 
+mod runs;
 mod runtime;

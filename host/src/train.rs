@@ -172,8 +172,7 @@ impl<B: TrainingBackend> Trainer<B> {
             for pair in shaped.pairs.values_mut() {
                 for values in [&mut pair.a, &mut pair.b] {
                     let moment = moments.next().expect("a moment for each matrix");
-                    let moment = backend.view(moment, 0..values.len())?;
-                    values.copy_from_slice(&moment);
+                    *values = backend.view(moment, 0..values.len())?.into_owned();
                 }
             }
             Ok(shaped)
