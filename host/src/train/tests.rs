@@ -442,8 +442,8 @@ fn a_saved_state_of_something_else_is_refused() {
     let error = TrainState::from_bytes(&fixture("adapter.safetensors")).unwrap_err().to_string();
     assert!(error.ends_with("its metadata has no `aligner_train_state`"), "{error}");
     let mut newer = bytes;
-    let format = newer.windows(12).position(|w| w == br#"\"format\":1,"#.as_slice());
-    newer[format.unwrap() + 11 - 1] = b'7';
+    let format = newer.windows(13).position(|w| w == br#"\"format\":1,"#.as_slice());
+    newer[format.unwrap() + 11] = b'7';
     let error = TrainState::from_bytes(&newer).unwrap_err();
     assert_eq!(error, StateError::Newer { format: 7 });
 }
