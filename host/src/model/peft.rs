@@ -160,18 +160,25 @@ fn parse_config(text: &str) -> Result<LoraConfig, String> {
         return Err(format!("`peft_type` is `{}`, only `LORA` can be used", file.peft_type));
     }
     for key in [
+        "alora_invocation_tokens",
         "alpha_pattern",
+        "arrow_config",
         "bias",
         "exclude_modules",
         "fan_in_fan_out",
+        "kasa_config",
+        "layer_replication",
         "layers_pattern",
         "layers_to_transform",
         "lora_bias",
         "modules_to_save",
+        "monteclora_config",
         "rank_pattern",
         "target_parameters",
         "trainable_token_indices",
+        "use_bdlora",
         "use_dora",
+        "use_qalora",
     ] {
         let value = file.rest.get(key).unwrap_or(&Value::Null);
         let default = match value {
@@ -206,9 +213,7 @@ fn target_modules(value: &Value) -> Result<Vec<Linear>, String> {
     };
     let mut linears = Vec::new();
     for name in names {
-        let linear = Linear::ALL.into_iter().find(|linear| {
-            name.as_str().is_some_and(|name| name == linear.name() || name == linear.path())
-        });
+        let linear = name.as_str().and_then(linear_named);
         let linear = linear.ok_or_else(|| format!("`target_modules` holds {name}, {expected}"))?;
         if !linears.contains(&linear) {
             linears.push(linear);
@@ -216,6 +221,18 @@ fn target_modules(value: &Value) -> Result<Vec<Linear>, String> {
     }
     linears.sort_unstable();
     Ok(linears)
+}
+
+/// Returns the layer that a target module names: `q_proj`, `self_attn.q_proj`, or, as PEFT writes
+/// `all-linear` out, `model.layers.0.self_attn.q_proj`. That a layer is not named for every block
+/// shows in the tensors that are missing.
+fn linear_named(name: &str) -> Option<Linear> {
+    let in_block = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    let name = match in_block {
+        Some((layer, path)) if layer.parse::<usize>().is_ok() => path,
+        _ => name,
+    };
+    Linear::ALL.into_iter().find(|linear| name == linear.name() || name == linear.path())
 }
 
 /// Returns the numbers of a tensor; an error says what is wrong with it.
@@ -404,6 +421,11 @@ mod tests {
         check(json!({}), "");
         check(json!({"target_modules": "all-linear"}), "");
         check(json!({"target_modules": ["self_attn.q_proj", "up_proj"], "lora_alpha": 0.5}), "");
+        check(json!({"target_modules": ["model.layers.12.mlp.up_proj"]}), "");
+        check(
+            json!({"target_modules": ["model.layers.x.mlp.up_proj"]}),
+            "`target_modules` holds \"model.layers.x.mlp.up_proj\"",
+        );
         check(json!({"megatron_config": null, "peft_version": "0.21"}), "");
         check(json!({"use_dora": true}), "`use_dora` is true, which cannot be used");
         check(json!({"bias": "all"}), "`bias` is \"all\"");

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use super::*;
 use crate::model::backend::cpu::Cpu;
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
+use crate::model::peft;
 use crate::model::spec::{Linear, Rope, RopeScaling};
 use crate::model::weights::Weights;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/training"));
-    std::fs::read(folder.join(name)).unwrap()
+    std::fs::read(folder().join(name)).unwrap()
 }
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -83,14 +83,18 @@ impl Checkpoint for Tiny {
     }
 }
 
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/training"))
+}
+
 fn lora() -> LoraConfig {
     let target_modules = Linear::ALL.to_vec();
     LoraConfig { r: 4, alpha: 6.0, dropout: 0.0, target_modules, use_rslora: false }
 }
 
-/// The adapter of the fixtures: neither matrix is zero.
+/// The adapter of the fixtures, in a folder that PEFT wrote: neither matrix is zero.
 fn adapter() -> Adapter {
-    from_peft(&tensors("adapter.safetensors"), "")
+    peft::read(&folder().join("adapter"), &Tiny::new(true).spec).unwrap()
 }
 
 fn from_peft(tensors: &Tensors, prefix: &str) -> Adapter {
@@ -198,6 +202,23 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 fn largest(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |m, x| m.max(x.abs()))
+}
+
+#[test]
+fn an_adapter_of_peft_is_read_and_written_under_the_same_names() {
+    assert_eq!(adapter().config, lora());
+    let written = tempfile::tempdir().unwrap();
+    peft::write(written.path(), &adapter(), peft::Base { name_or_path: "tiny", revision: None })
+        .unwrap();
+    let names = |bytes: &[u8]| -> Vec<(String, Vec<usize>)> {
+        let file = SafeTensors::deserialize(bytes).unwrap();
+        let mut names: Vec<_> =
+            file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
+        names.sort();
+        names
+    };
+    let ours = std::fs::read(written.path().join(peft::WEIGHTS_FILE)).unwrap();
+    assert_eq!(names(&ours), names(&fixture("adapter/adapter_model.safetensors")));
 }
 
 #[test]
@@ -439,11 +460,13 @@ fn a_saved_state_of_something_else_is_refused() {
     let bytes = state.to_bytes();
     let error = TrainState::from_bytes(&bytes[..bytes.len() - 1]).unwrap_err().to_string();
     assert!(error.starts_with("the saved training cannot be read: "), "{error}");
-    let error = TrainState::from_bytes(&fixture("adapter.safetensors")).unwrap_err().to_string();
+    let error = TrainState::from_bytes(&fixture("adapter/adapter_model.safetensors"))
+        .unwrap_err()
+        .to_string();
     assert!(error.ends_with("its metadata has no `aligner_train_state`"), "{error}");
     let mut newer = bytes;
-    let format = newer.windows(12).position(|w| w == br#"\"format\":1,"#.as_slice());
-    newer[format.unwrap() + 11 - 1] = b'7';
+    let format = newer.windows(13).position(|w| w == br#"\"format\":1,"#.as_slice());
+    newer[format.unwrap() + 11] = b'7';
     let error = TrainState::from_bytes(&newer).unwrap_err();
     assert_eq!(error, StateError::Newer { format: 7 });
 }
@@ -576,7 +599,7 @@ fn what_cannot_be_trained_is_said_at_once() {
         "example `example-1` trains its first token, which nothing predicts",
     );
     check(|e, _| e[0].tokens[3] = 256, "example `example-0` holds token 256, the model has 256");
-    check(|e, _| drop(e[2].trained.pop()), "example `example-2` has 23 tokens and 22 marks");
+    check(|e, _| e[2].trained.truncate(22), "example `example-2` has 23 tokens and 22 marks");
     check(
         |e, _| {
             e[0].tokens.resize(129, 1);

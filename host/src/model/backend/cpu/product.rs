@@ -146,10 +146,9 @@ unsafe fn sums<L: Lanes, const N: usize>(
         let mut tile = [[L::splat(0.0); 2]; N];
         for k in 0..depth {
             let (low, high) = (L::load(lines.add(k * PANEL)), L::load(lines.add(k * PANEL + 8)));
-            for r in 0..N {
+            for (r, sum) in tile.iter_mut().enumerate() {
                 let x = L::splat(*left.from.add(r * left.row_stride + k * left.step));
-                tile[r][0] = x.mul_add(low, tile[r][0]);
-                tile[r][1] = x.mul_add(high, tile[r][1]);
+                *sum = [x.mul_add(low, sum[0]), x.mul_add(high, sum[1])];
             }
         }
         let add = target.write == Write::Add;
