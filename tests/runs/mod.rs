@@ -158,7 +158,11 @@ fn round_1_reuses_the_completions_of_the_pool() {
     let journal = String::from_utf8(files["journal.jsonl"].clone()).unwrap();
     let line = journal
         .lines()
-        .find(|line| line.contains("finished") && line.contains("\"generate\"") && line.contains("\"round\":1"))
+        .find(|line| {
+            line.contains("finished")
+                && line.contains("\"generate\"")
+                && line.contains("\"round\":1")
+        })
         .unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert!(line["counts"]["reused"].as_u64().unwrap() > 0, "{line}");

@@ -8,7 +8,10 @@ fn a_folder_with_other_files_is_left_alone() {
     std::fs::create_dir(place.path("mine")).unwrap();
     std::fs::write(place.path("mine/thesis.txt"), "years of work").unwrap();
     for more in [&[][..], &["--resume"], &["--fresh"]] {
-        place.tiny("mine", more).expect(5).says(&["`mine` holds files that are not an aligner run"]);
+        place
+            .tiny("mine", more)
+            .expect(5)
+            .says(&["`mine` holds files that are not an aligner run"]);
     }
     let entries: Vec<_> = std::fs::read_dir(place.path("mine")).unwrap().collect();
     assert_eq!(entries.len(), 1, "nothing was written: {entries:?}");
@@ -19,7 +22,10 @@ fn another_run_is_not_written_over() {
     let place = Place::new();
     place.tiny("run", &["--rounds", "1"]).expect(0);
     let before = place.files("run");
-    place.tiny("run", &["--rounds", "1", "--seed", "4"]).expect(5).says(&["settings of `[run]`", "--fresh"]);
+    place
+        .tiny("run", &["--rounds", "1", "--seed", "4"])
+        .expect(5)
+        .says(&["settings of `[run]`", "--fresh"]);
     assert_eq!(place.files("run"), before);
     place.tiny("run", &["--rounds", "1", "--seed", "4", "--fresh"]).expect(0);
     assert_ne!(place.files("run")["run.json"], before["run.json"]);

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_left_out_closes_the_gap() {
         assert_eq!(without(&[0..2, 2..3, 3..5], 1), [0..2, 2..4]);
-        assert_eq!(without(&[0..1], 0), []);
+        assert!(without(&[0..1], 0).is_empty());
         assert_eq!(without(&[0..1, 1..4], 0), [0..3]);
     }
 }

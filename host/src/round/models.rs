@@ -48,6 +48,9 @@ pub struct ScoreJob {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unanswered(pub String);
 
+/// Takes each completion as soon as it is there.
+pub type Done<'a> = dyn FnMut(&Job, Result<Completion, Unanswered>) -> Result<(), RunError> + 'a;
+
 /// The policy at some point of the run: the initial weights, and perhaps an adapter.
 #[derive(Clone)]
 pub struct Policy {
@@ -154,7 +157,7 @@ impl Models {
         jobs: &[&Job],
         batch: Option<u32>,
         cancel: &AtomicBool,
-        done: &mut dyn FnMut(&Job, Result<Completion, Unanswered>) -> Result<(), RunError>,
+        done: &mut Done<'_>,
     ) -> Result<(), RunError> {
         let (loaded, adapter) = self.find(name, policy);
         let model = &loaded.model;
@@ -307,10 +310,10 @@ fn completion(
     end_tokens: &[u32],
 ) -> Result<Completion, RunError> {
     let mut text_tokens = output.tokens.as_slice();
-    if let Some((last, before)) = text_tokens.split_last() {
-        if end_tokens.contains(last) {
-            text_tokens = before;
-        }
+    if let Some((last, before)) = text_tokens.split_last()
+        && end_tokens.contains(last)
+    {
+        text_tokens = before;
     }
     let mut text = model.tokenizer.decode(text_tokens)?;
     if let Some(cut) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
