@@ -280,10 +280,10 @@ impl Attend<'_> {
                 for (p, keys) in keys.iter().enumerate() {
                     let low = L::load(keys.add(d * PAGE));
                     let high = L::load(keys.add(d * PAGE + 8));
-                    for i in 0..N {
+                    for (i, sums) in sums.iter_mut().enumerate() {
                         let query = L::splat(*queries.add(d * N + i));
-                        sums[i][p][0] = query.mul_add(low, sums[i][p][0]);
-                        sums[i][p][1] = query.mul_add(high, sums[i][p][1]);
+                        sums[p][0] = query.mul_add(low, sums[p][0]);
+                        sums[p][1] = query.mul_add(high, sums[p][1]);
                     }
                 }
             }
@@ -384,10 +384,10 @@ impl Attend<'_> {
         // SAFETY: as the caller promises.
         unsafe {
             let mut sums = [[L::splat(0.0); C]; N];
-            for i in 0..N {
-                for c in 0..C {
-                    let sum = L::load(tile.values.as_ptr().add(i * self.width + column + 8 * c));
-                    sums[i][c] = sum.mul(L::splat(factors[i]));
+            for (i, sums) in sums.iter_mut().enumerate() {
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    let before = L::load(tile.values.as_ptr().add(i * self.width + column + 8 * c));
+                    *sum = before.mul(L::splat(factors[i]));
                 }
             }
             let weights = tile.scores.as_ptr().cast::<f32>();
@@ -398,10 +398,10 @@ impl Attend<'_> {
                     for (c, value) in values.iter_mut().enumerate() {
                         *value = L::load(page.add(slot * self.width + 8 * c));
                     }
-                    for i in 0..N {
+                    for (i, sums) in sums.iter_mut().enumerate() {
                         let weight = L::splat(*weights.add(i * BLOCK + at + slot));
-                        for c in 0..C {
-                            sums[i][c] = weight.mul_add(values[c], sums[i][c]);
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = weight.mul_add(value, *sum);
                         }
                     }
                 }
