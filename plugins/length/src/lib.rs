@@ -55,3 +55,50 @@ impl Default for Length {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aligner_sdk::testing;
+
+    use super::*;
+
+    fn check(config: &str, completion: &str, expected: Verdict) {
+        let plugin: Length = testing::plugin(config).unwrap();
+        let record = testing::answered("p-1", "Why?", completion);
+        let verdict = testing::filter(&plugin, &record, testing::no_model);
+        assert_eq!(verdict, Ok(expected), "{config}: {completion}");
+    }
+
+    #[test]
+    fn bounds_are_included() {
+        let short = || Verdict::Drop("too-short".into());
+        let long = || Verdict::Drop("too-long".into());
+        check(r#"{"min_words": 3}"#, "one two", short());
+        check(r#"{"min_words": 3}"#, "one two three", Verdict::Keep);
+        check(r#"{"max_words": 3}"#, "one two three", Verdict::Keep);
+        check(r#"{"max_words": 3}"#, "one two three four", long());
+        check(r#"{"min_characters": 2}"#, "é", short());
+        check(r#"{"max_characters": 2}"#, "日本", Verdict::Keep);
+        check(r#"{"max_characters": 2}"#, "日本語", long());
+        check("{}", "", Verdict::Keep);
+        check(r#"{"min_characters": 1}"#, "", short());
+    }
+
+    #[test]
+    fn every_completion_counts() {
+        let plugin: Length = testing::plugin(r#"{"min_words": 2}"#).unwrap();
+        let mut record = testing::answered("p-1", "Why?", "Because of it.");
+        let second = testing::variant("bad", aligner_sdk::VariantRole::Bad, "Why?", "No.");
+        record.variants.push(second);
+        let verdict = testing::filter(&plugin, &record, testing::no_model);
+        assert_eq!(verdict, Ok(Verdict::Drop("too-short".into())));
+    }
+
+    #[test]
+    fn awkward_records_get_a_verdict() {
+        let plugin: Length = testing::plugin(r#"{"min_words": 1, "max_characters": 90}"#).unwrap();
+        for record in testing::awkward() {
+            testing::filter(&plugin, &record, testing::no_model).unwrap();
+        }
+    }
+}

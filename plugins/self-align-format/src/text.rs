@@ -43,7 +43,7 @@ pub(crate) fn sentences(text: &str) -> Option<&str> {
 /// name of letters, spaces and hyphens in parentheses.
 pub(crate) fn cites_a_rule(text: &str) -> bool {
     text.match_indices(" (").any(|(at, _)| {
-        let before = text[..at].as_bytes();
+        let before = &text.as_bytes()[..at];
         let digits = before.iter().rev().take(3).take_while(|byte| byte.is_ascii_digit()).count();
         let name = &text[at + 2..];
         // No rule has a longer name; the bound keeps the search linear.
