@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 use clap::Args;
 
 use super::{CliError, exit, output};
-use crate::report::Report;
+use crate::{report::Report, run::manifest};
 
 /// The report's file in a run directory.
 const FILE: &str = "report.json";
@@ -24,6 +24,8 @@ pub struct ReportArgs {
 /// Prints the table of each run, in the order given.
 pub fn main(args: &ReportArgs) -> Result<(), CliError> {
     for (index, directory) in args.directories.iter().enumerate() {
+        // A run of a newer format is refused before its report is misread.
+        manifest::check_format(directory)?;
         let path = directory.join(FILE);
         let bytes = fs::read(&path).map_err(|error| unreadable(directory, &error))?;
         let report: Report = serde_json::from_slice(&bytes).map_err(|error| {
@@ -85,7 +87,7 @@ mod tests {
         };
         check(folder.path().join("x"), "run directory `F/x` is not there");
         check(folder.path().to_owned(), "`F` is no run directory");
-        fs::write(folder.path().join("run.json"), "{}").unwrap();
+        fs::write(folder.path().join("run.json"), "{\"format\": 1}").unwrap();
         check(folder.path().to_owned(), "run `F` has not done a round yet");
         fs::write(folder.path().join(FILE), "{\"method\": 3").unwrap();
         check(folder.path().to_owned(), "`F/report.json` is damaged: ");

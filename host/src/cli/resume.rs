@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Device, ProgressArg, cancel, exit, run as run_verb};
-use crate::run::{self, Existing, Opened, directory::Directory, manifest::Manifest};
+use crate::run::{self, Existing, Opened, manifest::Manifest};
 
 /// Arguments of `resume`.
 #[derive(Clone, Debug, Args)]
@@ -26,16 +26,12 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     args.device.resolve()?;
     cancel::listen()?;
     let shown = args.directory.display();
-    if !args.directory.join(crate::run::manifest::FILE).exists() {
+    let Some(manifest) = Manifest::read(&args.directory)? else {
         return Err(CliError::new(exit::RUN_DIRECTORY, format!("`{shown}` is no run directory"))
             .hint(
                 "a run directory holds `run.json`; `aligner --plugins SET --out DIR` makes one",
             ));
-    }
-    let directory = Directory::open(&args.directory)?;
-    let manifest = Manifest::read(&directory)?.expect("the file was there a moment ago");
-    // The lock is taken again by whoever works on.
-    drop(directory);
+    };
     let progress = ProgressArg::open(args.progress);
     let prepared = run_verb::prepare(manifest.plugin_set, &progress)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {

@@ -14,6 +14,7 @@ use crate::{
     record::{Text, Verdict},
     round::rows::{Filtered, Generated, Rendered, Sampled, Scored, Trained},
     round::stage::folder,
+    run::manifest,
 };
 
 /// Arguments of `show`.
@@ -36,7 +37,8 @@ pub struct ShowArgs {
 /// Prints the life of a record, the list of records, or what was dropped.
 pub fn main(args: &ShowArgs) -> Result<(), CliError> {
     let run = &args.directory;
-    if !run.join(crate::run::manifest::FILE).exists() {
+    manifest::check_format(run)?;
+    if !run.join(manifest::FILE).exists() {
         let message = format!("`{}` is no run directory", run.display());
         return Err(CliError::new(exit::RUN_DIRECTORY, message));
     }

@@ -41,13 +41,14 @@ pub fn complete(
         let (rows, mut ledger) = book.directory.ledger::<Finished>(&place.ledger())?;
         let mut done: HashMap<String, Completion> =
             rows.into_iter().map(|row| (row.key, row.completion)).collect();
+        let mut reused = 0;
         for job in &jobs {
             if let Some(completion) = book.completions.get(&job.key) {
                 done.insert(job.key.clone(), completion.clone());
+                reused += 1;
             }
         }
         let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();
-        let reused = (jobs.len() - open.len()) as u64;
 
         let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
         let mut unanswered = BTreeMap::new();

@@ -1,10 +1,11 @@
 //! `run.json`: what a run is, before anything of it is done.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{Directory, DirectoryError, sha256};
+use super::directory::{DirectoryError, sha256};
 use crate::plugin_set::PluginSet;
 
 /// The file.
@@ -80,19 +81,13 @@ impl Manifest {
     }
 
     /// Reads the manifest of a run directory; `None` where there is none.
-    pub fn read(directory: &Directory) -> Result<Option<Manifest>, DirectoryError> {
-        if !directory.has(FILE) {
-            return Ok(None);
-        }
-        // The format is read by itself first: a newer one may have other fields.
-        let value: serde_json::Value = directory.read_json(FILE)?;
-        let found = value["format"].as_u64();
-        let found = found.ok_or_else(|| directory.damaged(FILE, "it names no `format`"))?;
-        if found > FORMAT {
-            let path = directory.path().to_owned();
-            return Err(DirectoryError::Newer { path, found, known: FORMAT });
-        }
-        serde_json::from_value(value).map(Some).map_err(|error| directory.damaged(FILE, error))
+    ///
+    /// Fails where the file is damaged or of a newer format.
+    pub fn read(directory: &Path) -> Result<Option<Manifest>, DirectoryError> {
+        let Some(value) = read_checked(directory)? else { return Ok(None) };
+        let file = directory.join(FILE);
+        let damaged = |detail: String| DirectoryError::Damaged { path: file, detail };
+        serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
     /// Returns what differs between two runs, in words; empty where they are the same run.
@@ -122,4 +117,30 @@ impl Manifest {
         }
         found
     }
+}
+
+/// Fails where a run directory is of a newer format.
+pub fn check_format(directory: &Path) -> Result<(), DirectoryError> {
+    read_checked(directory).map(|_| ())
+}
+
+/// Reads the manifest as far as its format; `None` where there is none. The format is looked at
+/// first, because a newer one may have other fields.
+fn read_checked(directory: &Path) -> Result<Option<serde_json::Value>, DirectoryError> {
+    let file = directory.join(FILE);
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(DirectoryError::Io { action: "read", path: file, source }),
+    };
+    let damaged = |detail: String| DirectoryError::Damaged { path: file.clone(), detail };
+    let value: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let found = value["format"].as_u64();
+    let found = found.ok_or_else(|| damaged("it names no `format`".into()))?;
+    if found > FORMAT {
+        let path = directory.to_owned();
+        return Err(DirectoryError::Newer { path, found, known: FORMAT });
+    }
+    Ok(Some(value))
 }

@@ -76,7 +76,7 @@ pub fn open(
         }
     }
     let directory = Directory::open(path)?;
-    let Some(found) = Manifest::read(&directory)? else {
+    let Some(found) = Manifest::read(directory.path())? else {
         directory.write_json(manifest::FILE, manifest)?;
         return Ok(Opened::Open(directory));
     };
