@@ -5,7 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod digest;
 pub mod error;
-//pub mod gguf;
+pub mod gguf;
 pub mod layout;
 pub mod safetensors;
 pub mod source;
