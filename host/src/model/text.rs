@@ -215,6 +215,12 @@ mod tests {
     }
 
     #[test]
+    fn models_are_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Model>();
+    }
+
+    #[test]
     fn a_chat_is_rendered_and_tokenised_once() {
         let model = tiny();
         let ids = model.encode_prompt(&Text::user("What is it?")).unwrap();

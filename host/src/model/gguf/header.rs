@@ -234,7 +234,7 @@ fn info(
     let to = size.zip(from).and_then(|(size, from)| from.checked_add(size));
     match (from, to) {
         (Some(from), Some(to)) if to <= file => {
-            if offset % alignment as u64 != 0 {
+            if !offset.is_multiple_of(alignment as u64) {
                 return Err(format!("puts `{name}` at byte {offset}, which is not aligned"));
             }
             Ok(Info { shape, dtype, bytes: from..to })
