@@ -88,13 +88,13 @@ pub(super) fn check(path: &Path, spec: &Spec) -> Result<(), ModelError> {
             return bad(format!("gives {value} for the {what}, expected 1 to {limit}"));
         }
     }
-    if spec.heads % spec.kv_heads != 0 {
+    if !spec.heads.is_multiple_of(spec.kv_heads) {
         return bad(format!(
             "has {} heads, which {} key and value heads do not divide",
             spec.heads, spec.kv_heads
         ));
     }
-    if spec.head_dim % 2 != 0 {
+    if !spec.head_dim.is_multiple_of(2) {
         return bad(format!("has heads of width {}; rotation needs an even one", spec.head_dim));
     }
     if !(spec.rms_norm_eps.is_finite() && spec.rms_norm_eps > 0.0) {

@@ -74,6 +74,9 @@ pub enum ModelError {
         /// The way out.
         hint: String,
     },
+    /// There is no place to keep what is fetched.
+    #[error("no folder for the cache is known: none of ALIGNER_CACHE, XDG_CACHE_HOME, HOME is set")]
+    NoCache,
     /// A prompt or an example does not fit the model.
     #[error("{what} has {tokens} tokens, and `{model}` reads at most {limit}")]
     TooLong {
@@ -110,6 +113,9 @@ impl ModelError {
             | ModelError::Unsupported { hint, .. }
             | ModelError::Template { hint, .. }
             | ModelError::Fetch { hint, .. } => Some(hint.clone()),
+            ModelError::NoCache => {
+                Some("set ALIGNER_CACHE to a folder that may be written to".to_owned())
+            }
             ModelError::TooLong { .. } => {
                 Some("shorten the text, or use a model with a longer context".to_owned())
             }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod digest;
 pub mod error;
 pub mod forward;
+pub mod gguf;
 pub mod layout;
 pub mod peft;
 pub mod safetensors;
@@ -19,7 +20,7 @@ pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
-pub use error::ModelError;
-
 #[cfg(test)]
 pub(crate) mod tiny;
+
+pub use error::ModelError;

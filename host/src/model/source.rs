@@ -7,10 +7,16 @@
 //! | a folder | Hugging Face layout: `config.json`, safetensors, `tokenizer.json` |
 //! | `FILE.gguf` | one file with all of it |
 
+pub mod alias;
+pub mod hub;
+
 use std::path::{Path, PathBuf};
 
+use self::alias::{ALIASES, Alias};
+use self::hub::Hub;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
+use super::gguf::Gguf;
 use super::safetensors::Safetensors;
 use super::template::Template;
 use super::text::Model;
@@ -30,20 +36,81 @@ pub struct Progress {
 
 /// Opens a model by its name, fetching it where it is not there yet; reads no weights.
 ///
-/// `progress` is called while something is fetched.
+/// An alias goes before a file of the same name; `./name` names the file. `progress` is called
+/// while something is fetched.
 pub fn open(
     name: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
-    let _ = progress;
+    if let Some(alias) = Alias::find(name) {
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let file = alias.fetch(&cache_folder()?, &search, progress)?;
+        return open_gguf(name, &file, alias.sha256.to_owned());
+    }
+    if let Some(repository) = name.strip_prefix("hf:") {
+        return open_folder(name, &Hub::from_env().fetch(repository, progress)?);
+    }
     let path = Path::new(name);
     if path.is_dir() {
         return open_folder(name, path);
     }
-    Err(ModelError::Unknown {
-        name: name.to_owned(),
-        hint: "name a folder in Hugging Face layout".to_owned(),
-    })
+    if path.is_file() {
+        return open_file(name, path);
+    }
+    Err(unknown(name))
+}
+
+/// Returns the folder in which aligner keeps what it can fetch or make again: `$ALIGNER_CACHE`,
+/// else `$XDG_CACHE_HOME/aligner`, else `~/.cache/aligner`. It need not exist.
+pub fn cache_folder() -> Result<PathBuf, ModelError> {
+    let folder = |name| {
+        std::env::var_os(name).map(PathBuf::from).filter(|path| !path.as_os_str().is_empty())
+    };
+    folder("ALIGNER_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|path| path.join("aligner")))
+        .or_else(|| folder("HOME").map(|path| path.join(".cache").join("aligner")))
+        .ok_or(ModelError::NoCache)
+}
+
+fn unknown(name: &str) -> ModelError {
+    let near = ALIASES
+        .iter()
+        .map(|alias| (strsim::damerau_levenshtein(alias.name, name), alias.name))
+        .min()
+        .filter(|(distance, _)| *distance <= 4)
+        .map(|(_, alias)| format!("did you mean `{alias}`?"));
+    let all = || {
+        let aliases: Vec<_> = ALIASES.iter().map(|alias| format!("`{}`", alias.name)).collect();
+        format!(
+            "name a folder in Hugging Face layout, a GGUF file, `hf:owner/name`, or {}",
+            aliases.join(", ")
+        )
+    };
+    ModelError::Unknown { name: name.to_owned(), hint: near.unwrap_or_else(all) }
+}
+
+/// Opens a single file, which must be a GGUF file.
+fn open_file(name: &str, path: &Path) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    if matches!(path.extension().and_then(|e| e.to_str()), Some("safetensors" | "json" | "bin")) {
+        return Err(ModelError::Unknown {
+            name: name.to_owned(),
+            hint: "it is one file of a model; name the folder that holds all of them".to_owned(),
+        });
+    }
+    open_gguf(name, path, digest::of_file(path)?)
+}
+
+fn open_gguf(
+    name: &str,
+    path: &Path,
+    digest: String,
+) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    let file = Gguf::open(path)?;
+    let tokenizer = file.tokenizer()?;
+    let template = file.template(name, &tokenizer)?;
+    let spec = file.spec().clone();
+    let model = Model::new(name, digest, spec, tokenizer, template, path.to_owned())?;
+    Ok((model, Box::new(file)))
 }
 
 /// Opens a folder in Hugging Face layout.
@@ -106,3 +173,6 @@ fn folder_template(folder: &Path) -> Result<Option<String>, ModelError> {
         _ => Err(ModelError::malformed(&path, "has a `chat_template` that is not a text")),
     }
 }
+
+#[cfg(test)]
+pub(in crate::model) mod tests;

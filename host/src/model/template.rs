@@ -249,3 +249,104 @@ fn without_generation_marks(source: &str) -> String {
     out.push_str(rest);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(speaker: Speaker, content: &str) -> Message {
+        Message { speaker, content: content.to_owned() }
+    }
+
+    fn template(source: &str) -> Template {
+        Template::new("m", source, vec![("bos_token".to_owned(), "<s>".to_owned())]).unwrap()
+    }
+
+    #[test]
+    fn renders_what_hugging_face_renders() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/templates.json");
+        let fixtures: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let mut count = 0;
+        for fixture in fixtures.as_array().unwrap() {
+            let name = fixture["name"].as_str().unwrap();
+            let tokens = fixture["tokens"].as_object().unwrap();
+            let tokens =
+                tokens.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect();
+            let template =
+                Template::new(name, fixture["template"].as_str().unwrap(), tokens).unwrap();
+            for case in fixture["cases"].as_array().unwrap() {
+                let messages: Vec<Message> =
+                    serde_json::from_value(case["messages"].clone()).unwrap();
+                let start = case["add_generation_prompt"].as_bool().unwrap();
+                match (template.render(&messages, start), case["text"].as_str()) {
+                    (Ok(found), Some(expected)) => assert_eq!(found, expected, "{name}"),
+                    (Err(error), None) => {
+                        let said = case["error"].as_str().unwrap();
+                        assert!(error.to_string().ends_with(said), "{name}: {error}");
+                    }
+                    (found, expected) => panic!("{name}: {found:?} instead of {expected:?}"),
+                }
+                count += 1;
+            }
+        }
+        assert_eq!(count, 6 * 14);
+    }
+
+    fn check_error(source: &str, expected: &str) {
+        let messages = [say(Speaker::System, "Be brief."), say(Speaker::User, "Hi")];
+        let error = template(source).render(&messages, true).unwrap_err().to_string();
+        assert_eq!(error, format!("the chat template of `m` {expected}"));
+    }
+
+    #[test]
+    fn a_message_is_never_left_out() {
+        check_error("{{ messages[1].content }}", "leaves out the system message");
+        check_error("{{ messages[0].content }}", "leaves out the user message");
+        check_error("{{ raise_exception('no') }}", "refuses system, user: no");
+    }
+
+    #[test]
+    fn a_hostile_template_ends() {
+        let too_many = "takes too many steps";
+        let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a * b }}{% endfor %}\
+                     {% endfor %}";
+        check_error(loops, too_many);
+        let grows = "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}\
+                     {% set n.x = n.x ~ n.x %}{% endfor %}";
+        check_error(grows, too_many);
+        check_error("{{ 'a' * 100000000000 }}", too_many);
+        let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+        let messages = [say(Speaker::User, "Hi")];
+        assert!(template(recursion).render(&messages, true).is_err());
+    }
+
+    #[test]
+    fn there_is_no_clock() {
+        let messages = [say(Speaker::User, "Hi")];
+        let asks = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024\
+                    {% endif %} {{ messages[0].content }}";
+        assert_eq!(template(asks).render(&messages, true).unwrap(), "2024 Hi");
+        check_error("{{ strftime_now('%Y') }}", "asks for today's date");
+    }
+
+    #[test]
+    fn a_broken_template_says_where() {
+        let error = Template::new("m", "{% for x %}", Vec::new()).err().unwrap().to_string();
+        assert!(
+            error.starts_with("the chat template of `m` cannot be read: syntax error"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn json_is_pythons() {
+        let messages = [say(Speaker::User, "<a href=\"é\">&'")];
+        assert_eq!(
+            template("{{ messages | tojson }} {{ messages[0].content }}")
+                .render(&messages, true)
+                .unwrap(),
+            "[{\"role\": \"user\", \"content\": \"<a href=\\\"é\\\">&'\"}] <a href=\"é\">&'"
+        );
+    }
+}

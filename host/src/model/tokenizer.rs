@@ -417,3 +417,6 @@ pub(super) fn optional_json(path: &Path) -> Result<Option<Value>, ModelError> {
         .map(Some)
         .map_err(|error| ModelError::malformed(path, format!("is not JSON: {error}")))
 }
+
+#[cfg(test)]
+mod tests;
