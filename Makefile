@@ -24,7 +24,7 @@ build: setup
 
 # SOFT+ on SmolLM2-135M-Instruct: three rounds on the CPU. A second call finds the work done.
 demo: build
-	$(ALIGNER) --plugins soft-plus.toml --out $(DEMO) $(if $(wildcard $(DEMO)/run.json),--resume)
+	$(ALIGNER) --plugins soft-plus.toml --out $(DEMO) --resume
 
 # The demo's first round on a few prompts, for CI.
 smoke: build
@@ -34,6 +34,7 @@ smoke: build
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path plugins/Cargo.toml
+	$(CARGO) fmt --all --check --manifest-path tests/guests/Cargo.toml
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace --all-targets -- -D warnings
 

@@ -87,8 +87,10 @@ fn finish(parts: &[Part], logit: f32) -> TokenLogprob {
         weighted += factor * (part.weighted as f64 + shift * part.sum as f64);
     }
     let log_sum = max + sum.ln();
+    let logprob = logit as f64 - log_sum;
     TokenLogprob {
-        logprob: (logit as f64 - log_sum).min(0.0) as f32,
+        // Rounding may lift it over 0; a NaN must stay one, so no `min`.
+        logprob: if logprob > 0.0 { 0.0 } else { logprob as f32 },
         log_sum: log_sum as f32,
         entropy: (sum.ln() - weighted / sum).max(0.0) as f32,
     }
