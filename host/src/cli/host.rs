@@ -52,7 +52,7 @@ impl<'a> Downloads<'a> {
         let same = self.current.as_ref().is_some_and(|(what, _, _)| *what == state.what);
         if !same {
             self.finish();
-            let name = format!("fetching {}", state.what);
+            let name = state.what.clone();
             let stage = self.progress.stage(&name, state.total.unwrap_or(0) / KIB, "KiB");
             self.current = Some((state.what.clone(), stage, 0));
         }
