@@ -1,7 +1,7 @@
 //! Parses the command line, calls the verb, prints its error and picks the exit code.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
@@ -54,6 +54,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .log_internal_errors(false)

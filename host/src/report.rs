@@ -62,8 +62,14 @@ pub struct Report {
     pub model: String,
     /// The measures of the initial model.
     pub before: Vec<Measured>,
+    /// Prompts that left while the pool was prepared, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pool_dropped: BTreeMap<String, u64>,
     /// In order.
     pub rounds: Vec<RoundSummary>,
+    /// What a reader must know before using the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// The round whose adapter is the result; 0 before the first.
     pub best_round: u32,
     /// Why the run ended: `rounds` or `early-stop`; absent while it goes on.
@@ -77,7 +83,9 @@ impl Report {
             method: method.to_owned(),
             model: model.to_owned(),
             before,
+            pool_dropped: BTreeMap::new(),
             rounds: Vec::new(),
+            warning: None,
             best_round: 0,
             ended: None,
         }
@@ -131,6 +139,12 @@ impl Report {
         let mut text = table.render();
         if self.rounds.iter().any(|round| round.round == self.best_round) {
             text.push_str("* best round\n");
+        }
+        if let Some(warning) = &self.warning {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
+        if !self.pool_dropped.is_empty() {
+            text.push_str(&format!("dropped from the pool: {}\n", drops(&self.pool_dropped)));
         }
         for round in self.rounds.iter().filter(|round| !round.dropped.is_empty()) {
             text.push_str(&format!(

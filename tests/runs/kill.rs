@@ -88,5 +88,5 @@ fn a_killed_run_ends_with_the_same_bytes() {
 
 #[test]
 fn a_full_disk_stops_a_run_and_loses_nothing() {
-    check("full", step(29));
+    check("full", step(17));
 }

@@ -59,3 +59,52 @@ fn two_processes_do_not_share_a_directory() {
     lock.lock().unwrap();
     place.tiny("run", &["--rounds", "1"]).expect(5).says(&["in use by another aligner process"]);
 }
+
+#[test]
+fn what_cannot_work_is_said_before_or_at_once() {
+    let place = Place::new();
+    let check = |more: &[&str], code: i32, parts: &[&str]| {
+        place.tiny("run", &[more, &["--fresh"]].concat()).expect(code).says(parts);
+    };
+    check(&["--rounds", "9"], 2, &["would have no prompts: there are 8 for 9 rounds"]);
+    check(
+        &["--set", "generate.max_new_tokens=100000"],
+        6,
+        &["no prompt of the pool could be used: too-long 8", "generate.max_new_tokens"],
+    );
+    check(
+        &["--set", "filter.0.config.min_characters=9999"],
+        6,
+        &["round 1 kept none of its 4 records", "too-short 4"],
+    );
+    check(&["--set", "filter.0.config.min_chars=1"], 2, &["unknown key `min_chars`"]);
+    check(&["--set", "train.learning_rate=1e30"], 4, &["not finite"]);
+    check(&["--set", "principle.plugin='builtin:nothing'"], 2, &["nothing"]);
+    check(&["--set", "principle.plugin='builtin:length'"], 2, &["is a filter"]);
+    check(&["--device", "cuda:0"], 2, &["this build runs on the CPU only"]);
+}
+
+#[test]
+fn a_result_that_is_gone_is_put_back() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    let before = place.files("run");
+    std::fs::remove_dir_all(place.path("run/final")).unwrap();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    assert_eq!(place.files("run"), before);
+}
+
+#[test]
+fn a_damaged_run_can_be_thrown_away() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    let before = place.files("run");
+    std::fs::write(place.path("run/run.json"), "{").unwrap();
+    place.aligner(&["resume", "run"]).expect(5).says(&["run.json", "--fresh"]);
+    place.tiny("run", &["--rounds", "1", "--fresh"]).expect(0);
+    assert_eq!(place.files("run"), before);
+    let journal = place.path("run/journal.jsonl");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, text.replacen("{\"event\"", "{event", 1)).unwrap();
+    place.aligner(&["resume", "run"]).expect(5).says(&["journal.jsonl", "line 1"]);
+}

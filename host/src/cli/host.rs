@@ -1,12 +1,12 @@
 //! What several verbs need: the plugin runtime, models with their weights, and errors with their
 //! exit codes.
 
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
 use super::{CliError, exit};
 use crate::{
-    model::{ModelError, source},
-    plugin::{self, PluginError, Runtime},
+    model::{ModelError, adapter::Adapter, peft, source},
+    plugin::{self, LoadFault, PluginError, Runtime},
     plugin_set::Embedded,
     progress::{Progress, Stage},
     round::{Loaded, Opened, RunError},
@@ -95,6 +95,39 @@ pub fn load(opened: &Opened, progress: &Progress) -> Result<Loaded, CliError> {
     Ok(loaded?)
 }
 
+/// What the plugin set gives a plugin is the plugin set's fault; the rest is the plugin's.
+fn plugin_code(error: &PluginError) -> u8 {
+    match error {
+        PluginError::Host(_) => exit::INTERNAL,
+        PluginError::Load {
+            fault: LoadFault::Config { .. } | LoadFault::WrongKind { .. }, ..
+        } => exit::USAGE,
+        _ => exit::PLUGIN,
+    }
+}
+
+/// Reads an adapter folder, after a look at whether it is one.
+pub fn adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
+    check_adapter(folder)?;
+    Ok(peft::read(folder, &opened.model.spec).map_err(RunError::from)?)
+}
+
+/// Fails where a folder is no adapter; to be asked before a model is fetched for it.
+pub fn check_adapter(folder: &Path) -> Result<(), CliError> {
+    if folder.join(peft::CONFIG_FILE).exists() {
+        return Ok(());
+    }
+    let shown = folder.display();
+    let error = CliError::new(
+        exit::MODEL_OR_DATA,
+        format!("`{shown}` is no PEFT adapter folder: it has no `{}`", peft::CONFIG_FILE),
+    );
+    Err(match folder.join("final/adapter").exists() {
+        true => error.hint(format!("the adapter of that run is `{shown}/final/adapter`")),
+        false => error,
+    })
+}
+
 /// An error whose sentence may hold its way out already.
 fn with_hint(code: u8, text: String, hint: Option<String>) -> CliError {
     match text.split_once("\n\nhint: ") {
@@ -105,11 +138,7 @@ fn with_hint(code: u8, text: String, hint: Option<String>) -> CliError {
 
 impl From<PluginError> for CliError {
     fn from(error: PluginError) -> CliError {
-        let code = match &error {
-            PluginError::Host(_) => exit::INTERNAL,
-            _ => exit::PLUGIN,
-        };
-        with_hint(code, error.to_string(), None)
+        with_hint(plugin_code(&error), error.to_string(), None)
     }
 }
 
@@ -129,10 +158,9 @@ impl From<RunError> for CliError {
     fn from(error: RunError) -> CliError {
         let code = match &error {
             RunError::Directory(_) => exit::RUN_DIRECTORY,
-            RunError::Plugin(PluginError::Host(_)) => exit::INTERNAL,
-            RunError::Plugin(_) => exit::PLUGIN,
+            RunError::Plugin(error) => plugin_code(error),
             RunError::Settings { .. } => exit::USAGE,
-            RunError::NothingKept { .. } => exit::NOTHING_KEPT,
+            RunError::NothingKept { .. } | RunError::EmptyPool { .. } => exit::NOTHING_KEPT,
             RunError::Interrupted { .. } => exit::INTERRUPTED,
             RunError::Model(_)
             | RunError::Data(_)

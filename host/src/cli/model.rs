@@ -58,7 +58,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
     /// 0 is greedy
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Tokens drawn from, by probability; 1 keeps every token
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]

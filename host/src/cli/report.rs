@@ -31,7 +31,7 @@ pub fn main(args: &ReportArgs) -> Result<(), CliError> {
         let report: Report = serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!("`{}` is damaged: {error}", path.display());
             CliError::new(exit::RUN_DIRECTORY, message)
-                .hint("`aligner resume DIR` writes it anew from the rounds")
+                .hint("the rounds themselves are in `rounds/`; `journal.jsonl` names every file with its digest")
         })?;
         if args.json {
             let json = serde_json::to_string(&report).map_err(anyhow::Error::from)?;

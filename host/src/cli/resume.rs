@@ -35,7 +35,10 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     let progress = ProgressArg::open(args.progress);
     let prepared = run_verb::prepare(manifest.plugin_set, &progress)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
-        Opened::Finished(directory) => run_verb::finished(&directory),
-        Opened::Open(directory) => run_verb::work(&prepared, directory, &progress),
+        Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
+        Opened::Open(directory) => {
+            let models = run_verb::models(&prepared, &progress)?;
+            run_verb::work(&prepared, &models, directory, &progress)
+        }
     }
 }

@@ -79,13 +79,32 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
         (_, true) => Existing::Fresh,
         _ => Existing::Refuse,
     };
+    // What is thrown away is thrown away for a run that can begin.
+    let loaded = match existing {
+        Existing::Fresh => Some(models(&prepared, &progress)?),
+        _ => None,
+    };
     match run::open(&out, &prepared.manifest, existing)? {
-        Opened::Finished(directory) => finished(&directory),
+        Opened::Finished(directory) => finished(&prepared, &directory),
         Opened::Open(directory) => {
             tell(&plan);
-            work(&prepared, directory, &progress)
+            let models = match loaded {
+                Some(models) => models,
+                None => self::models(&prepared, &progress)?,
+            };
+            work(&prepared, &models, directory, &progress)
         }
     }
+}
+
+/// Loads the weights of a run's models.
+pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
+    let mut loaded = BTreeMap::new();
+    for (name, opened) in &prepared.models {
+        loaded.insert(name.clone(), host::load(opened, progress)?);
+    }
+    let policy = loaded.remove("policy").expect("every run has a policy");
+    Ok(Models::new(policy, loaded))
 }
 
 /// Reads and checks all that a run needs before its weights.
@@ -99,23 +118,19 @@ pub fn prepare(set: PluginSet, progress: &Progress) -> Result<Prepared, CliError
 /// Does what is left of a run, and prints its table.
 pub fn work(
     prepared: &Prepared,
+    models: &Models,
     directory: Directory,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let path = directory.path().to_owned();
-    let mut loaded = BTreeMap::new();
-    for (name, opened) in &prepared.models {
-        loaded.insert(name.clone(), host::load(opened, progress)?);
-    }
-    let policy = loaded.remove("policy").expect("every run has a policy");
-    let models = Models::new(policy, loaded);
-    let report = run::execute(prepared, &models, directory, progress, cancel::flag())?;
+    let report = run::execute(prepared, models, directory, progress, cancel::flag())?;
     result(&path, &report, prepared.set.models.policy.as_str())
 }
 
-/// Prints the table of a run that was finished before.
-pub fn finished(directory: &Directory) -> Result<(), CliError> {
+/// Prints the table of a run that was finished before; a result that is gone is put back.
+pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliError> {
     let report: Report = directory.read_json("report.json")?;
+    run::put_result(prepared, directory, &report)?;
     tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
     result(directory.path(), &report, &report.model)
 }

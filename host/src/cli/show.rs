@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{CliError, exit, output};
 use crate::{
-    record::{Text, Verdict},
-    round::rows::{Filtered, Generated, Rendered, Sampled, Scored, Trained},
+    plugin::PLUGIN_ERROR,
+    record::{Opinion, Text, Verdict},
+    round::rows::{Filtered, Generated, Judged, Rendered, Sampled, Scored, Trained},
     round::stage::folder,
     run::manifest,
 };
@@ -47,6 +48,12 @@ pub fn main(args: &ShowArgs) -> Result<(), CliError> {
         Some(round) => vec![round],
         None => (0..).take_while(|&n| n == 0 || run.join(folder(n)).is_dir()).collect(),
     };
+    if let Some(round) = args.round
+        && !run.join(folder(round)).is_dir()
+    {
+        let message = format!("`{}` has no round {round}", run.display());
+        return Err(CliError::new(exit::RUN_DIRECTORY, message));
+    }
     let text = match &args.record {
         Some(record) => life(run, &rounds, record)?,
         None if args.dropped => dropped(run, &rounds)?,
@@ -109,14 +116,31 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
 /// Returns what was dropped, grouped by plugin and reason, with the records.
 fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
     let mut text = String::new();
-    for &round in rounds.iter().filter(|&&round| round > 0) {
+    for &round in rounds {
         let mut groups: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         let mut note = |who: &str, why: &str, id: String| {
             groups.entry((who.to_owned(), why.to_owned())).or_default().push(id);
         };
+        for row in rows::<Sampled>(run, round, "sample")? {
+            if let Some(why) = &row.dropped {
+                note("sampler", why, row.id);
+            }
+        }
         for row in rows::<Generated>(run, round, "generate")? {
             if let Some(why) = &row.dropped {
                 note("aligner", why, row.id);
+            }
+        }
+        for row in rows::<Scored>(run, round, "difficulty")? {
+            if row.difficulty.is_none() {
+                note("difficulty", PLUGIN_ERROR, row.id);
+            }
+        }
+        for row in rows::<Judged>(run, round, "judge")? {
+            match row.opinion {
+                Some(Opinion::Unparsable(_)) => note("judge", "unparsable", row.id),
+                None => note("judge", PLUGIN_ERROR, row.id),
+                Some(_) => {}
             }
         }
         for stage in FILTERS {
@@ -132,7 +156,8 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
             }
         }
         for ((who, why), ids) in groups {
-            let _ = writeln!(text, "round {round}  {why} ({who}): {}", ids.len());
+            let place = if round == 0 { "pool".to_owned() } else { format!("round {round}") };
+            let _ = writeln!(text, "{place:<8} {why} ({who}): {}", ids.len());
             let _ = writeln!(text, "         {}", ids.join(" "));
         }
     }
@@ -193,7 +218,10 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 }
             }
         }
-        for stage in ["render", "filter-generate", "judge", "difficulty"] {
+        for row in rows::<Judged>(run, round, "judge")?.into_iter().filter(|r| r.id == record) {
+            let _ = writeln!(part, "  judge       {:?}", row.opinion);
+        }
+        for stage in ["render", "judge", "difficulty"].into_iter().chain(FILTERS) {
             for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {
                 if row["record"] == *record {
                     let _ = writeln!(part, "  {stage} asked");
@@ -204,7 +232,12 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         }
         let trained = rows::<Trained>(run, round, "train")?;
         for (place, _) in trained.iter().enumerate().filter(|(_, r)| r.record_id == record) {
-            let _ = writeln!(part, "  train       example {} of {}", place + 1, trained.len());
+            let _ = writeln!(
+                part,
+                "  train       row {} of {} in train.jsonl",
+                place + 1,
+                trained.len()
+            );
         }
         if !part.is_empty() {
             let name = if round == 0 { "pool".to_owned() } else { format!("round {round}") };

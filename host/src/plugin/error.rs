@@ -124,13 +124,13 @@ impl LoadFault {
     fn hint(&self) -> Option<String> {
         Some(match self {
             LoadFault::NotWasm | LoadFault::NoContract => {
-                "`aligner plugin build` makes a plugin file from a crate".into()
+                "a plugin is a crate built with `cargo build --release --target wasm32-unknown-unknown`".into()
             }
             LoadFault::OtherContract { .. } => {
                 format!("build the plugin with an SDK for contract {CONTRACT}, or take the aligner that it was built for")
             }
             LoadFault::ForeignImport { name } if name.starts_with("wasi") => {
-                "build for `wasm32-unknown-unknown`, which adds no WASI imports; `aligner plugin build` does".into()
+                "build for `wasm32-unknown-unknown`, which adds no WASI imports".into()
             }
             LoadFault::WrongKind { found, .. } => {
                 let sections: Vec<_> =

@@ -1,11 +1,11 @@
 //! Answers what plugins ask: the models behind it, and the ledger before it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::models::{Job, ScoreJob, Unanswered};
+use super::models::{Job, ScoreJob};
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
 use crate::plugin::{Answerer, Ask};
@@ -69,18 +69,21 @@ impl<'a> Asker<'a> {
         Ok(made)
     }
 
-    fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RunError> {
+    /// Answers requests, from the ledger where they are there.
+    pub fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RunError> {
         let defaults = self.shop.set.generate(self.place.seed_round()).decoding();
         let mut jobs: BTreeMap<&str, Vec<Job>> = BTreeMap::new();
         let mut scores: BTreeMap<&str, Vec<(String, ScoreJob)>> = BTreeMap::new();
         let mut keys = Vec::with_capacity(asks.len());
+        // Equal requests are answered once.
+        let mut queued = HashSet::new();
         for ask in asks {
             let state = self.shop.models.state(ask.request.model(), self.policy);
             let key = match ask.request {
                 Request::Generate { model, prompt, decoding, .. } => {
                     let decoding = decoding.or(&defaults);
                     let key = journal::key(&json!([state, prompt, decoding, ask.seed]));
-                    if !self.known.contains_key(&key) {
+                    if !self.known.contains_key(&key) && queued.insert(key.clone()) {
                         let job = Job {
                             key: key.clone(),
                             record: ask.record.to_owned(),
@@ -94,7 +97,7 @@ impl<'a> Asker<'a> {
                 }
                 Request::Score { model, prompt, completion } => {
                     let key = journal::key(&json!([state, prompt, completion]));
-                    if !self.known.contains_key(&key) {
+                    if !self.known.contains_key(&key) && queued.insert(key.clone()) {
                         let job = ScoreJob {
                             record: ask.record.to_owned(),
                             prompt: prompt.clone(),
@@ -141,7 +144,7 @@ impl<'a> Asker<'a> {
                         bar.note_tokens(u64::from(completion.tokens));
                         Answer::Completion(completion)
                     }
-                    Err(Unanswered(why)) => Answer::Unanswered(why),
+                    Err(error) => Answer::Unanswered(error.to_string()),
                 };
                 let row = Answered { key: job.key.clone(), answer };
                 ledger.append(&row)?;
@@ -167,7 +170,7 @@ impl<'a> Asker<'a> {
             for (key, score) in keys.iter().zip(scores) {
                 let answer = match score {
                     Ok(score) => Answer::Score(score),
-                    Err(Unanswered(why)) => Answer::Unanswered(why),
+                    Err(error) => Answer::Unanswered(error.to_string()),
                 };
                 let row = Answered { key: key.clone(), answer };
                 self.ledger.append(&row)?;

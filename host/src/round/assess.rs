@@ -36,7 +36,7 @@ pub fn filter(
     let keys: Vec<_> = chain()
         .map(|(_, ((_, plugin), wanted))| plugins::key(Some(plugin), Some(wanted)))
         .collect();
-    let depends = json!([flow.digest, keys, policy.digest]);
+    let depends = json!([flow.digest, keys, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
         let mut left = flow.records.clone();
@@ -141,7 +141,7 @@ pub fn judge(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "judge" };
     let key = plugins::key(Some(plugin), shop.set.judge.as_ref());
-    let depends = json!([flow.digest, key, policy.digest]);
+    let depends = json!([flow.digest, key, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
         let at = shop.plugin_place(place, 0);
@@ -149,8 +149,11 @@ pub fn judge(
         let rows = flow.records.iter().zip(stage.outcomes).map(|(record, outcome)| Judged {
             id: record.id().into(),
             opinion: match outcome {
-                Outcome::Done(opinion) => opinion,
-                Outcome::Failed(why) => Opinion::Unparsable(why),
+                Outcome::Done(opinion) => Some(opinion),
+                Outcome::Failed(why) => {
+                    tracing::warn!(record = record.id(), "{why}");
+                    None
+                }
             },
         });
         asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
@@ -158,11 +161,15 @@ pub fn judge(
     flow.digest = output.digest;
     for (mut record, row) in std::mem::take(&mut flow.records).into_iter().zip(output.rows) {
         match row.opinion {
-            Opinion::Rewards(rewards) => record.rewards = rewards,
-            Opinion::Preference(pair) => record.pair = Some(pair),
-            Opinion::Tie => {}
-            Opinion::Unparsable(_) => {
+            Some(Opinion::Rewards(rewards)) => record.rewards = rewards,
+            Some(Opinion::Preference(pair)) => record.pair = Some(pair),
+            Some(Opinion::Tie) => {}
+            Some(Opinion::Unparsable(_)) => {
                 flow.note_drop("unparsable");
+                continue;
+            }
+            None => {
+                flow.note_drop(PLUGIN_ERROR);
                 continue;
             }
         }
@@ -184,7 +191,8 @@ pub fn difficulty(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "difficulty" };
     let wanted = shop.set.difficulty.as_ref().map(|difficulty| &difficulty.plugin);
-    let depends = json!([flow.digest, plugins::key(Some(plugin), wanted), policy.digest]);
+    let key = plugins::key(Some(plugin), wanted);
+    let depends = json!([flow.digest, key, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
         let at = shop.plugin_place(place, 0);

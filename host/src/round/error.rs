@@ -47,13 +47,19 @@ pub enum RunError {
         /// The way out.
         hint: String,
     },
+    /// No prompt could be prepared, so no round can begin.
+    #[error("no prompt of the pool could be used{}", reasons(drops))]
+    EmptyPool {
+        /// How many prompts were dropped for which reason.
+        drops: BTreeMap<String, u64>,
+    },
     /// No record came through a round, so there is nothing to train on.
-    #[error("round {round} kept none of its {completions} records{}", reasons(drops))]
+    #[error("round {round} kept none of its {records} records{}", reasons(drops))]
     NothingKept {
         /// From 1.
         round: u32,
-        /// How many records entered its filters.
-        completions: u64,
+        /// How many records it worked on.
+        records: u64,
         /// How many were dropped for which reason.
         drops: BTreeMap<String, u64>,
     },
@@ -93,6 +99,11 @@ impl RunError {
             | RunError::Engine(_)
             | RunError::Train(_) => None,
             RunError::Settings { hint, .. } => Some(hint.clone()),
+            RunError::EmptyPool { .. } => Some(
+                "too long: shorten the prompts, show fewer exemplars, lower \
+                 `generate.max_new_tokens`, or take a model with a longer context"
+                    .into(),
+            ),
             RunError::NothingKept { .. } => Some(
                 "`aligner show DIR --dropped` lists what was dropped; loosen the filter that \
                  dropped most, raise `generate.max_new_tokens`, or take a larger model"

@@ -2,12 +2,14 @@
 
 use serde_json::json;
 
+use super::ask::Asker;
 use super::diversity::{distinct_2, mean};
-use super::models::{Job, ScoreJob, Unanswered};
-use super::stage::{Made, Notebook, Place, label};
+use super::stage::{Made, Notebook, Place};
 use super::{Policy, RunError, Workshop};
+use crate::data::HeldOut;
+use crate::plugin::Ask;
 use crate::plugin_set::Measure;
-use crate::record::{Completion, Decoding};
+use crate::record::{Answer, Completion, Decoding, Request};
 use crate::report::Measured;
 use crate::run::seed;
 
@@ -25,17 +27,18 @@ pub fn held_out(
     let depends = json!([policy.digest, shop.held_out_digest, evaluate.measures, answers]);
     let output = book.stage(place, depends, |book| {
         let own = evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity);
-        let answers = if own { own_answers(shop, book, place, policy)? } else { Vec::new() };
+        let mut asker = Asker::open(shop, book, place, policy)?;
+        let answers = if own { own_answers(shop, place, &mut asker)? } else { Vec::new() };
         let mut rows = Vec::new();
         for &measure in &evaluate.measures {
             let value = match measure {
-                Measure::Perplexity => perplexity(shop, book, place, policy)?,
+                Measure::Perplexity => perplexity(shop, place, &mut asker)?,
                 Measure::Distinct2 => distinct_2(answers.iter().map(|c| c.text.as_str())),
                 Measure::Length => mean(answers.iter().map(|c| f64::from(c.tokens))).unwrap_or(0.0),
             };
             rows.push(Measured { measure: measure.as_str().into(), value });
         }
-        Ok::<_, RunError>(Made::rows(rows))
+        asker.close(book, Made::rows(rows))
     })?;
     Ok(output.rows)
 }
@@ -44,34 +47,19 @@ pub fn held_out(
 /// log-likelihood of a token, so long answers weigh more).
 fn perplexity(
     shop: &Workshop<'_>,
-    book: &Notebook,
     place: Place<'_>,
-    policy: &Policy,
+    asker: &mut Asker<'_>,
 ) -> Result<f64, RunError> {
-    let jobs: Vec<ScoreJob> = shop
-        .held_out
-        .iter()
-        .map(|row| ScoreJob {
-            record: row.prompt.id.clone(),
-            prompt: row.prompt.text.clone(),
-            completion: row.answer.clone(),
-        })
-        .collect();
-    let bar = shop.progress.stage(&label(place), jobs.len() as u64, "answers");
-    let scores =
-        shop.models.score("policy", policy, &jobs, shop.cancel, &mut |done| bar.inc(done))?;
-    shop.check_cancel(book)?;
-    bar.finish();
+    let request = |row: &HeldOut| Request::Score {
+        model: "policy".into(),
+        prompt: row.prompt.text.clone(),
+        completion: row.answer.clone(),
+    };
     let (mut logprob, mut tokens) = (0.0, 0u64);
-    for (job, score) in jobs.iter().zip(scores) {
-        match score {
-            Ok(score) => {
-                logprob += score.logprob;
-                tokens += u64::from(score.tokens);
-            }
-            Err(Unanswered(why)) => {
-                tracing::warn!(record = job.record, "held out of the measure: {why}")
-            }
+    for answer in ask(shop, place, asker, 0, request)? {
+        if let Answer::Score(score) = answer {
+            logprob += score.logprob;
+            tokens += u64::from(score.tokens);
         }
     }
     if tokens == 0 {
@@ -80,47 +68,66 @@ fn perplexity(
             hint: "shorten them, or leave `perplexity` out of `evaluate.measures`".into(),
         });
     }
-    Ok((-logprob / tokens as f64).exp())
+    let value = (-logprob / tokens as f64).exp();
+    if !value.is_finite() {
+        return Err(RunError::Settings {
+            what: format!(
+                "the perplexity of the trusted answers is not finite after round {}: the model has \
+                 collapsed",
+                place.round
+            ),
+            hint: "lower `train.learning_rate`, or train on more records".into(),
+        });
+    }
+    Ok(value)
 }
 
 /// Greedy answers of the policy to the held-out prompts, without principles or exemplars.
 fn own_answers(
     shop: &Workshop<'_>,
-    book: &Notebook,
     place: Place<'_>,
-    policy: &Policy,
+    asker: &mut Asker<'_>,
 ) -> Result<Vec<Completion>, RunError> {
-    let decoding = answer_decoding(shop);
-    let jobs: Vec<Job> = shop
+    let request = |row: &HeldOut| Request::Generate {
+        model: "policy".into(),
+        prompt: row.prompt.text.clone(),
+        decoding: answer_decoding(shop),
+        seed: 0,
+    };
+    let answers = ask(shop, place, asker, 1, request)?;
+    let completions = answers.into_iter().filter_map(|answer| match answer {
+        Answer::Completion(completion) => Some(completion),
+        _ => None,
+    });
+    Ok(completions.collect())
+}
+
+/// Asks about every held-out row, as a plugin would: the answers have a ledger and a file.
+fn ask(
+    shop: &Workshop<'_>,
+    place: Place<'_>,
+    asker: &mut Asker<'_>,
+    index: usize,
+    request: impl Fn(&HeldOut) -> Request,
+) -> Result<Vec<Answer>, RunError> {
+    let requests: Vec<Request> = shop.held_out.iter().map(request).collect();
+    let asks: Vec<Ask<'_>> = shop
         .held_out
         .iter()
-        .map(|row| {
-            let id = &row.prompt.id;
-            Job {
-                key: id.clone(),
-                record: id.clone(),
-                prompt: row.prompt.text.clone(),
-                decoding: decoding.clone(),
-                seed: seed::of([shop.seed(place).into(), id.as_str().into()]),
-            }
+        .zip(&requests)
+        .map(|(row, request)| {
+            let id = row.prompt.id.as_str();
+            let seed = seed::of([shop.seed(place).into(), id.into()]);
+            Ask { record: id, index, seed, request }
         })
         .collect();
-    let open: Vec<&Job> = jobs.iter().collect();
-    let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
-    let mut answers: Vec<Option<Completion>> = vec![None; jobs.len()];
-    let index: std::collections::HashMap<&str, usize> =
-        jobs.iter().enumerate().map(|(i, job)| (job.key.as_str(), i)).collect();
-    shop.models.complete("policy", policy, &open, None, shop.cancel, &mut |job, result| {
-        if let Ok(completion) = result {
-            bar.note_tokens(u64::from(completion.tokens));
-            answers[index[job.key.as_str()]] = Some(completion);
+    let answers = asker.answer_all(&asks)?;
+    for (ask, answer) in asks.iter().zip(&answers) {
+        if let Answer::Unanswered(why) = answer {
+            tracing::warn!(record = ask.record, "not measured: {why}");
         }
-        bar.inc(1);
-        Ok(())
-    })?;
-    shop.check_cancel(book)?;
-    bar.finish();
-    Ok(answers.into_iter().flatten().collect())
+    }
+    Ok(answers)
 }
 
 fn answer_decoding(shop: &Workshop<'_>) -> Decoding {

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ask::Asker;
-use super::models::{Job, Unanswered};
+use super::models::Job;
 use super::rows::{Generated, Rendered};
 use super::stage::{Made, Notebook, Output, Place, label};
 use super::{Flow, Policy, RunError, Workshop};
+use crate::model::ModelError;
 use crate::plugin::{Outcome, PLUGIN_ERROR};
 use crate::record::{Completion, Decoding, Record, Text, Variant, VariantRole};
 use crate::run::{journal, seed};
@@ -51,7 +52,6 @@ pub fn complete(
         let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();
 
         let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
-        let mut unanswered = BTreeMap::new();
         let batch = settings.batch;
         shop.models.complete(
             &settings.model,
@@ -67,10 +67,10 @@ pub fn complete(
                         bar.note_tokens(u64::from(row.completion.tokens));
                         done.insert(row.key, row.completion);
                     }
-                    Err(Unanswered(why)) => {
-                        tracing::info!(record = job.record, "{why}");
-                        unanswered.insert(job.key.clone(), why);
+                    Err(error @ ModelError::TooLong { .. }) => {
+                        tracing::info!(record = job.record, "{error}");
                     }
+                    Err(error) => return Err(error.into()),
                 }
                 bar.inc(1);
                 Ok(())
@@ -97,7 +97,12 @@ fn render(
     policy: &Policy,
 ) -> Result<Output<Rendered>, RunError> {
     let place = Place { round, stage: "render" };
-    let depends = json!([flow.digest, shop.plugins.principle_key(shop.set), policy.digest]);
+    let depends = json!([
+        flow.digest,
+        shop.plugins.principle_key(shop.set),
+        policy.digest,
+        shop.asking_key(place)
+    ]);
     book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
         let variants: Vec<Vec<Variant>> = match &shop.plugins.principle {

@@ -53,8 +53,12 @@ pub fn train(
     let output = book.stage(place, depends, |book| {
         let (rows, examples) = examples(shop, settings, rows)?;
         if examples.is_empty() {
-            let drops = BTreeMap::from([("too-long".to_owned(), rows.len() as u64)]);
-            return Err(RunError::NothingKept { round, completions: rows.len() as u64, drops });
+            let mut drops = flow.drops.clone();
+            for reason in rows.iter().filter_map(|row| row.dropped.clone()) {
+                *drops.entry(reason).or_default() += 1;
+            }
+            let records = drops.values().sum();
+            return Err(RunError::NothingKept { round, records, drops });
         }
         let (trained, steps) = steps(shop, book, place, settings, entering, &examples)?;
         let mut files = BTreeMap::new();

@@ -113,8 +113,8 @@ pub fn round(
     };
 
     if scored.records.is_empty() {
-        let completions = completions.len() as u64;
-        return Err(RunError::NothingKept { round, completions, drops: scored.drops });
+        let records = ids.len() as u64;
+        return Err(RunError::NothingKept { round, records, drops: scored.drops });
     }
     let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
     let held_out = evaluate::held_out(shop, book, round, &learned.policy)?;
@@ -138,16 +138,16 @@ fn completions(flow: &Flow) -> Vec<Completion> {
 }
 
 /// Prepares the pool: scores every prompt with the initial model, as round 1 would complete it, and
-/// puts the pool into order.
+/// puts the pool into order. Returns how many prompts could not be scored, for which reason.
 pub fn pool(
     shop: &Workshop<'_>,
     book: &mut Notebook,
     pool: &mut Pool,
     initial: &Policy,
-) -> Result<(), RunError> {
-    let Some(difficulty) = &shop.set.difficulty else { return Ok(()) };
+) -> Result<BTreeMap<String, u64>, RunError> {
+    let Some(difficulty) = &shop.set.difficulty else { return Ok(BTreeMap::new()) };
     if difficulty.scope != Scope::Pool {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
     let sampled = sample::everything(shop, book, pool)?;
     let generated = generate::complete(shop, book, 0, sampled, initial)?;
@@ -156,7 +156,7 @@ pub fn pool(
         record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))
     });
     pool.arrange(difficulties.collect(), difficulty.order, assess::order_seed(shop, 0));
-    Ok(())
+    Ok(scored.drops)
 }
 
 impl Workshop<'_> {
@@ -178,6 +178,12 @@ impl Workshop<'_> {
             stage: place.stage,
             position: position as u32,
         }
+    }
+
+    /// Returns what the answers of models depend on besides the models: the decoding that requests
+    /// fall back on.
+    pub fn asking_key(&self, place: Place<'_>) -> serde_json::Value {
+        serde_json::json!(self.set.generate(place.seed_round()).decoding())
     }
 
     /// Returns the seed of a place in the run.

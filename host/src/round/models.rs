@@ -44,12 +44,8 @@ pub struct ScoreJob {
     pub completion: String,
 }
 
-/// A job could not be carried out for a reason that lies in it; says which.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unanswered(pub String);
-
-/// Takes each completion as soon as it is there.
-pub type Done<'a> = dyn FnMut(&Job, Result<Completion, Unanswered>) -> Result<(), RunError> + 'a;
+/// Takes each completion as soon as it is there, or why the prompt cannot be put to the model.
+pub type Done<'a> = dyn FnMut(&Job, Result<Completion, ModelError>) -> Result<(), RunError> + 'a;
 
 /// The policy at some point of the run: the initial weights, and perhaps an adapter.
 #[derive(Clone)]
@@ -148,7 +144,7 @@ impl Models {
     }
 
     /// Completes jobs and hands each over as soon as it is done, in no particular order. A job whose
-    /// prompt is too long for the model is handed over as unanswered. Returns early where `cancel` is
+    /// prompt cannot be put to the model is handed over with the reason. Returns early where `cancel` is
     /// set.
     pub fn complete(
         &self,
@@ -203,8 +199,7 @@ impl Models {
         }
     }
 
-    /// Scores jobs, in their order. One that does not fit the model's context is unanswered. Returns
-    /// early, with fewer scores, where `cancel` is set.
+    /// Scores jobs, in their order; one that cannot be put to the model has the reason. Returns early, with fewer scores, where `cancel` is set.
     pub fn score(
         &self,
         name: &str,
@@ -212,7 +207,7 @@ impl Models {
         jobs: &[ScoreJob],
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Vec<Result<Score, Unanswered>>, RunError> {
+    ) -> Result<Vec<Result<Score, ModelError>>, RunError> {
         let (loaded, adapter) = self.find(name, policy);
         let mut scores = Vec::with_capacity(jobs.len());
         let (mut rows, mut places) = (Vec::new(), Vec::new());
@@ -221,9 +216,9 @@ impl Models {
                 Ok(row) => {
                     places.push(scores.len());
                     rows.push(row);
-                    scores.push(Err(Unanswered(String::new())));
+                    scores.push(Ok(Score { logprob: 0.0, tokens: 0 }));
                 }
-                Err(error) => scores.push(Err(Unanswered(error.to_string()))),
+                Err(error) => scores.push(Err(error)),
             }
         }
         let settings = generate::Settings::default();
@@ -270,18 +265,14 @@ fn flow(cancel: &AtomicBool) -> ControlFlow<()> {
     if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-fn prepare(model: &Model, job: &Job) -> Result<generate::Job, Unanswered> {
-    let prompt = model.encode_prompt(&job.prompt).map_err(|error| Unanswered(error.to_string()))?;
+fn prepare(model: &Model, job: &Job) -> Result<generate::Job, ModelError> {
+    let prompt = model.encode_prompt(&job.prompt)?;
     let decoding = &job.decoding;
     let max_new_tokens = decoding.max_new_tokens.unwrap_or(1) as usize;
-    let limit = model.spec.context_length;
-    if prompt.len() + max_new_tokens > limit {
-        return Err(Unanswered(format!(
-            "the prompt of `{}` has {} tokens, and with {max_new_tokens} new ones that is over the \
-             model's context of {limit}",
-            job.record,
-            prompt.len()
-        )));
+    let (tokens, limit) = (prompt.len() + max_new_tokens, model.spec.context_length);
+    if tokens > limit {
+        let what = "the prompt with its new tokens";
+        return Err(ModelError::TooLong { what, model: model.name.clone(), tokens, limit });
     }
     let sampling = generate::Sampling {
         temperature: decoding.temperature.unwrap_or(1.0),

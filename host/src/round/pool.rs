@@ -53,11 +53,6 @@ impl Pool {
         self.order.iter().map(|&i| &self.prompts[i])
     }
 
-    /// Returns how many prompts can be selected.
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
     /// Returns whether no prompt can be selected.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()

@@ -51,8 +51,9 @@ pub struct Generated {
 pub struct Judged {
     /// The record's id.
     pub id: String,
-    /// What the judge thinks.
-    pub opinion: Opinion,
+    /// What the judge thinks; absent where it failed on the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opinion: Option<Opinion>,
 }
 
 /// A line of a filter's file: one for each record and filter, in the order in which they ran.

@@ -19,9 +19,7 @@ pub fn select(
 ) -> Result<Flow, RunError> {
     shop.check_cancel(book)?;
     let place = Place { round, stage: "sample" };
-    let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends =
-        json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
+    let depends = depends(shop, pool);
     let output = book.stage(place, depends, |_| {
         let prompts: Vec<&Prompt> = match &shop.plugins.sampler {
             None => pool.iter().collect(),
@@ -43,12 +41,19 @@ pub fn select(
 pub fn everything(shop: &Workshop<'_>, book: &mut Notebook, pool: &Pool) -> Result<Flow, RunError> {
     shop.check_cancel(book)?;
     let place = Place { round: 0, stage: "sample" };
-    let ids: Vec<&str> = pool.iter().map(|prompt| prompt.id.as_str()).collect();
-    let depends =
-        json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), ids]);
+    let depends = depends(shop, pool);
     let output =
         book.stage(place, depends, |_| equip(shop, place, &pool.iter().collect::<Vec<_>>()))?;
     Ok(flow(shop, pool, output))
+}
+
+/// Returns what the stage's key holds: the plugins that give to it, and all that a sampler sees.
+fn depends(shop: &Workshop<'_>, pool: &Pool) -> serde_json::Value {
+    let candidates: Vec<_> = pool
+        .iter()
+        .map(|prompt| (&prompt.id, pool.difficulty(&prompt.id), pool.selected(&prompt.id)))
+        .collect();
+    json!([shop.plugins.sampler_key(shop.set), shop.plugins.principle_key(shop.set), candidates])
 }
 
 fn candidate(pool: &Pool, prompt: &Prompt) -> Candidate {

@@ -111,7 +111,7 @@ pub struct Notebook {
     pub directory: Directory,
     /// Its journal.
     pub journal: Journal,
-    /// What every key depends on: seed, model, engine, contract.
+    /// What every key depends on: format, engine, models, prompts, seed, rounds.
     pub base: Value,
     /// Completions that finished stages have made, by key.
     pub completions: HashMap<String, Completion>,

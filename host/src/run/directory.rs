@@ -248,7 +248,7 @@ impl Directory {
     }
 
     /// Opens a ledger: reads the whole lines that are there, cuts off what a killed process left
-    /// half-written, and appends from there.
+    /// half-written, and appends from there. Damage before the last line is an error.
     pub fn ledger<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -263,7 +263,7 @@ impl Directory {
             .write(true)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        let (mut rows, mut whole) = (Vec::new(), 0u64);
+        let (mut rows, mut whole, mut torn) = (Vec::new(), 0u64, None);
         let mut reader = BufReader::new(&file);
         let mut line = Vec::new();
         loop {
@@ -272,13 +272,17 @@ impl Directory {
             if read == 0 || line.last() != Some(&b'\n') {
                 break;
             }
-            // A line that ends but does not parse was cut by a crash of the machine, or is not ours:
-            // everything from it on is done again.
-            match serde_json::from_slice(&line) {
-                Ok(row) => rows.push(row),
-                Err(_) => break,
+            // A crash can tear the last line only; one before it that does not parse was altered.
+            if let Some(error) = torn {
+                return Err(self.damaged(name, error));
             }
-            whole += read;
+            match serde_json::from_slice(&line) {
+                Ok(row) => {
+                    rows.push(row);
+                    whole += read;
+                }
+                Err(error) => torn = Some(format!("line {}: {error}", rows.len() + 1)),
+            }
         }
         drop(reader);
         file.set_len(whole).map_err(io_error("cut", &path))?;

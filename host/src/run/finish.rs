@@ -2,24 +2,39 @@
 
 use super::Prepared;
 use super::card::card;
+use super::directory::{Directory, DirectoryError};
 use crate::report::Report;
 use crate::round::RunError;
 use crate::round::stage::{Notebook, folder};
 
-/// Puts the best round's adapter into `final/adapter` with its model card, writes the report, and
-/// ends the journal. Every step can be done again, so a kill in between does no harm.
+/// Writes the result and the report, and ends the journal. Every step can be done again, so a kill in
+/// between does no harm.
 pub fn finish(
     prepared: &Prepared,
     book: &mut Notebook,
     report: &Report,
     reason: &str,
 ) -> Result<(), RunError> {
-    let adapter = format!("{}/adapter", folder(report.best_round));
-    if book.directory.has(&adapter) {
-        book.directory.copy_folder(&adapter, "final/adapter")?;
-        book.directory.write("final/adapter/README.md", card(prepared, report).as_bytes())?;
-    }
+    put_result(prepared, &book.directory, report)?;
     book.directory.write_json("report.json", report)?;
     book.journal.end(reason, report.best_round)?;
+    Ok(())
+}
+
+/// Puts the best round's adapter into `final/adapter`, with its model card, unless it is there.
+///
+/// Fails where the round's own adapter is gone.
+pub fn put_result(
+    prepared: &Prepared,
+    directory: &Directory,
+    report: &Report,
+) -> Result<(), DirectoryError> {
+    let trains = prepared.set.train(report.best_round).is_some();
+    let card_file = "final/adapter/README.md";
+    if !trains || directory.has(card_file) {
+        return Ok(());
+    }
+    directory.copy_folder(&format!("{}/adapter", folder(report.best_round)), "final/adapter")?;
+    directory.write(card_file, card(prepared, report).as_bytes())?;
     Ok(())
 }

@@ -113,7 +113,8 @@ impl Manifest {
         let sets = [&self.plugin_set, &other.plugin_set]
             .map(|set| serde_json::to_value(set).expect("our own types serialise"));
         for (section, ours) in sets[0].as_object().into_iter().flatten() {
-            note(sets[1].get(section) != Some(ours), format!("settings of `[{section}]`"));
+            let table = if section == "filters" { "filter" } else { section };
+            note(sets[1].get(section) != Some(ours), format!("settings of `[{table}]`"));
         }
         found
     }

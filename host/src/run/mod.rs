@@ -11,6 +11,7 @@ mod card;
 mod finish;
 mod prepare;
 
+pub use finish::put_result;
 pub use prepare::{Prepared, prepare};
 
 use std::path::{Path, PathBuf};
@@ -76,27 +77,21 @@ pub fn open(
         }
     }
     let directory = Directory::open(path)?;
+    if existing == Existing::Fresh && is_run {
+        // Even a damaged manifest may be thrown away; one of a newer format may not.
+        match Manifest::read(directory.path()) {
+            Err(error @ DirectoryError::Newer { .. }) => return Err(error),
+            _ => begin_anew(&directory, manifest)?,
+        }
+        return Ok(Opened::Open(directory));
+    }
     let Some(found) = Manifest::read(directory.path())? else {
         directory.write_json(manifest::FILE, manifest)?;
         return Ok(Opened::Open(directory));
     };
     let differences = manifest.differences(&found);
     match existing {
-        Existing::Fresh => {
-            for entry in [
-                manifest::FILE,
-                journal::FILE,
-                round::stage::TIMINGS,
-                "pool",
-                "rounds",
-                "final",
-                "report.json",
-            ] {
-                directory.remove(entry)?;
-            }
-            directory.write_json(manifest::FILE, manifest)?;
-            Ok(Opened::Open(directory))
-        }
+        Existing::Fresh => unreachable!("thrown away above"),
         _ if !differences.is_empty() => Err(DirectoryError::Occupied {
             path: path.to_owned(),
             what: format!("holds another run: it differs in {}", differences.join(", ")),
@@ -112,6 +107,16 @@ pub fn open(
     }
 }
 
+/// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
+/// last: without it, a kill would leave a folder that is no run.
+fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
+    for entry in [journal::FILE, round::stage::TIMINGS, "pool", "rounds", "final", "report.json"] {
+        directory.remove(entry)?;
+    }
+    directory.write_json(manifest::FILE, manifest)?;
+    Ok(())
+}
+
 /// Does a run from where it stands to its end, and returns its report.
 pub fn execute(
     prepared: &Prepared,
@@ -121,7 +126,15 @@ pub fn execute(
     cancel: &AtomicBool,
 ) -> Result<Report, RunError> {
     let set = &prepared.set;
-    let base = json!([set.run.seed, prepared.manifest.engine, prepared.manifest.format]);
+    let manifest = &prepared.manifest;
+    let base = json!([
+        manifest.format,
+        manifest.engine,
+        manifest.models,
+        manifest.prompts.digest,
+        set.run.seed,
+        set.run.rounds,
+    ]);
     let mut book = Notebook::open(directory, base)?;
     let shop = Workshop {
         set,
@@ -137,9 +150,16 @@ pub fn execute(
     let initial = models.initial();
     let before = round::held_out(&shop, &mut book, 0, &initial)?;
     let mut pool = Pool::new(prepared.prompts.clone());
-    round::pool(&shop, &mut book, &mut pool, &initial)?;
+    let mut pool_drops = round::pool(&shop, &mut book, &mut pool, &initial)?;
+    if pool.is_empty() {
+        return Err(RunError::EmptyPool { drops: pool_drops });
+    }
+    if manifest.prompts.duplicates > 0 {
+        pool_drops.insert("duplicate".into(), manifest.prompts.duplicates);
+    }
 
     let mut report = Report::new(&set.method.name, &set.models.policy, before);
+    report.pool_dropped = pool_drops;
     let (mut policy, mut earlier) = (initial, Vec::<Trained>::new());
     let mut reason = "rounds";
     for number in 1..=set.run.rounds {
@@ -147,7 +167,9 @@ pub fn execute(
         policy = outcome.policy;
         earlier.extend(outcome.trained);
         report.rounds.push(outcome.summary);
-        report.best_round = best_round(&report, stop_measure(prepared));
+        let measure = stop_measure(prepared);
+        report.best_round = best_round(&report, measure);
+        report.warning = measure.and_then(|measure| no_better(&report, measure));
         book.directory.write_json("report.json", &report)?;
         if should_stop(prepared, &report) && number < set.run.rounds {
             reason = "early-stop";
@@ -184,6 +206,15 @@ fn best_round(report: &Report, measure: Option<Measure>) -> u32 {
         }
     }
     best.map_or(last, |row| row.round)
+}
+
+/// Says so where even the best round is no better than the model it began with.
+fn no_better(report: &Report, measure: Measure) -> Option<String> {
+    let best = report.rounds.iter().find(|row| row.round == report.best_round)?;
+    let (new, old) = (find(&best.held_out, measure)?, find(&report.before, measure)?);
+    (measure.better(new, old) != Some(true)).then(|| {
+        format!("no round is better than the initial model by held-out {}", measure.as_str())
+    })
 }
 
 /// Returns whether the last `patience` rounds brought nothing better than what was before them.

@@ -71,6 +71,17 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let new = u64::from(set.generate.max_new_tokens);
 
     let selected = selected(prepared)?;
+    if let Some(empty) = selected.iter().position(|&count| count == 0) {
+        return Err(RunError::Settings {
+            what: format!(
+                "round {} would have no prompts: there are {} for {} rounds",
+                empty + 1,
+                prepared.prompts.len(),
+                set.run.rounds
+            ),
+            hint: "give more prompts, or fewer `run.rounds`".into(),
+        });
+    }
     let pool = match &set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Pool => prepared.prompts.len() as u64,
         _ => 0,

@@ -79,7 +79,7 @@ impl Plugins {
 pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Value {
     json!([
         plugin.map(|plugin| plugin.digest()),
-        wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits))
+        wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits, &wanted.ask))
     ])
 }
 

@@ -6,7 +6,7 @@ use super::directory::sha256;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
-use crate::model::source;
+use crate::model::{ModelError, source};
 use crate::plugin::Runtime;
 use crate::plugin_set::{PluginSet, Source};
 use crate::record::{Exemplar, Prompt};
@@ -58,6 +58,14 @@ pub fn prepare(
     for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
         models.insert(name.to_owned(), Opened::open(model, report)?);
     }
+    // A model that cannot be prompted at all (no chat template, say) is found out here.
+    let first = prompts.first().into_iter().chain(held_out.first().map(|row| &row.prompt));
+    for prompt in first {
+        match models["policy"].model.encode_prompt(&prompt.text) {
+            Ok(_) | Err(ModelError::TooLong { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let id = |opened: &Opened| ModelId {
         name: opened.model.name.clone(),
         digest: opened.model.digest.clone(),
@@ -69,7 +77,8 @@ pub fn prepare(
         duplicates: duplicates as u64,
     };
     let bytes = serde_json::to_vec(&prompts).expect("our own types serialise");
-    let held_out_bytes = format!("{held_out:?}");
+    let answered: Vec<_> = held_out.iter().map(|row| (&row.prompt, &row.answer)).collect();
+    let held_out_bytes = serde_json::to_vec(&answered).expect("our own types serialise");
     let manifest = Manifest {
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
@@ -80,7 +89,7 @@ pub fn prepare(
             .data
             .held_out
             .as_ref()
-            .map(|source| rows(source, held_out_bytes.as_bytes(), held_out.len(), 0)),
+            .map(|source| rows(source, &held_out_bytes, held_out.len(), 0)),
         plugins: plugins.ids().to_vec(),
         plugin_set: set.clone(),
     };

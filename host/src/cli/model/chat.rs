@@ -4,14 +4,13 @@ use std::{
     io::{self, BufRead, IsTerminal, Write},
     ops::ControlFlow,
     path::Path,
-    sync::atomic::Ordering,
 };
 
 use super::{ChatArgs, DEFAULT_MODEL};
 use crate::{
-    cli::{CliError, cancel, exit, host, output},
-    generate::{self, Hooks, Job, Sampling, SequenceError, Settings},
-    model::{backend::cpu::Cpu, peft, weights::LoadedAdapter},
+    cli::{CliError, exit, host, output},
+    generate::{self, Hooks, Job, Sampling, Settings},
+    model::{backend::cpu::Cpu, weights::LoadedAdapter},
     progress::{Progress, Style},
     record::{Message, Speaker, Text},
     round::{Loaded, RunError},
@@ -21,16 +20,18 @@ use crate::{
 /// Answers one prompt, or each line of standard input in turn, until its end.
 pub fn main(args: &ChatArgs) -> Result<(), CliError> {
     args.device.resolve()?;
-    cancel::listen()?;
     let progress = Progress::new(Style::Fancy);
     let name = match (&args.model, &args.adapter) {
         (Some(name), _) => name.clone(),
-        (None, Some(adapter)) => base_of(adapter).unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+        (None, Some(adapter)) => base_of(adapter)?.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
         (None, None) => DEFAULT_MODEL.to_owned(),
     };
+    if let Some(folder) = &args.adapter {
+        host::check_adapter(folder)?;
+    }
     let opened = host::open(&name, &progress)?;
     let adapter = match &args.adapter {
-        Some(folder) => Some(peft::read(folder, &opened.model.spec).map_err(RunError::from)?),
+        Some(folder) => Some(host::adapter(folder, &opened)?),
         None => None,
     };
     let loaded = host::load(&opened, &progress)?;
@@ -75,13 +76,11 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
 }
 
 /// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
-fn base_of(adapter: &Path) -> Option<String> {
-    let adapter = adapter.canonicalize().ok()?;
-    let run =
-        adapter.ancestors().find(|folder| folder.join(crate::run::manifest::FILE).exists())?;
-    let text = std::fs::read(run.join(crate::run::manifest::FILE)).ok()?;
-    let manifest: Manifest = serde_json::from_slice(&text).ok()?;
-    Some(manifest.plugin_set.models.policy)
+fn base_of(adapter: &Path) -> Result<Option<String>, CliError> {
+    let Ok(adapter) = adapter.canonicalize() else { return Ok(None) };
+    let is_run = |folder: &&Path| folder.join(crate::run::manifest::FILE).exists();
+    let Some(run) = adapter.ancestors().find(is_run) else { return Ok(None) };
+    Ok(Manifest::read(run)?.map(|manifest| manifest.plugin_set.models.policy))
 }
 
 /// Writes the model's answer to stdout as it comes, and returns it.
@@ -126,10 +125,7 @@ fn answer(
             false
         },
         on_done: &mut |_, _| ControlFlow::Continue(()),
-        progress: &mut |_| match cancel::flag().load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        },
+        progress: &mut |_| ControlFlow::Continue(()),
     };
     let result = generate::generate(&loaded.engine, adapter, &[job], &settings, hooks);
     let (stream, mut text) = shown.into_inner().expect("nothing panics while it is held");
@@ -138,7 +134,6 @@ fn answer(
     text.push_str(&rest);
     match result {
         Ok(()) => Ok(text),
-        Err(SequenceError::Cancelled) => Err(CliError::new(exit::INTERRUPTED, "interrupted")),
         Err(error) => Err(RunError::from(error).into()),
     }
 }

@@ -10,7 +10,6 @@ use crate::{
     data,
     generate::{SequenceError, Settings},
     logprob,
-    model::peft,
     plugin_set::Source,
     progress::{Progress, Style},
     round::{self, RunError},
@@ -40,9 +39,12 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let data = data::read_score_rows(&Source::File(args.data.clone()))?;
     let progress = Progress::new(Style::Fancy);
+    if let Some(folder) = &args.adapter {
+        host::check_adapter(folder)?;
+    }
     let opened = host::open(&args.model, &progress)?;
     let adapter = match &args.adapter {
-        Some(folder) => Some(peft::read(folder, &opened.model.spec).map_err(RunError::from)?),
+        Some(folder) => Some(host::adapter(folder, &opened)?),
         None => None,
     };
     let mut rows = Vec::with_capacity(data.len());
