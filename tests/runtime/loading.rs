@@ -76,7 +76,7 @@ fn files_that_are_no_plugins_are_refused() {
     check_bytes(Vec::new(), &["is not WebAssembly"]);
     check_bytes(
         b"#!/bin/sh\nrm -rf /\n".to_vec(),
-        &["is not WebAssembly", "hint: `cargo build --release --target wasm32-unknown-unknown`"],
+        &["is not WebAssembly", "hint: a plugin is a crate built with"],
     );
     check_bytes(vec![0; (64 << 20) + 1], &["has 67108865 bytes; at most 67108864 are read"]);
     let component = guests::component("judge");
