@@ -58,6 +58,17 @@ impl Plugins {
         Ok(Plugins { runtime, principle, sampler, filters, judge, difficulty, ids })
     }
 
+    /// Returns every plugin, in the order of the stages.
+    pub fn all(&self) -> impl Iterator<Item = &Plugin> {
+        let filters = self.filters.iter().map(|(_, filter)| filter);
+        self.principle
+            .iter()
+            .chain(&self.sampler)
+            .chain(filters)
+            .chain(&self.judge)
+            .chain(&self.difficulty)
+    }
+
     /// Returns what keys hold of the sampler.
     pub fn sampler_key(&self, set: &PluginSet) -> Value {
         key(self.sampler.as_ref(), set.sampler.as_ref())

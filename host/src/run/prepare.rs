@@ -7,7 +7,7 @@ use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
 use crate::model::{ModelError, source};
-use crate::plugin::Runtime;
+use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{PluginSet, Source};
 use crate::record::{Exemplar, Prompt};
 use crate::round::{Models, Opened, RunError};
@@ -48,6 +48,9 @@ pub fn prepare(
         None => Vec::new(),
     };
     let plugins = Plugins::load(runtime, &set)?;
+    for plugin in plugins.all() {
+        refuse_what_is_not_there(plugin)?;
+    }
     let catalogue = match &plugins.principle {
         Some(principle) => principle.catalogue()?,
         None => Vec::new(),
@@ -94,4 +97,22 @@ pub fn prepare(
         plugin_set: set.clone(),
     };
     Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models })
+}
+
+/// Fails where a plugin counts on a part of the contract that rounds do not carry out yet, rather
+/// than leaving that part out in silence.
+fn refuse_what_is_not_there(plugin: &Plugin) -> Result<(), RunError> {
+    let refuse = |what: String| {
+        let hint = "this version cannot run it; take another plugin".to_owned();
+        Err(RunError::Settings { what: format!("{} {what}", plugin.identity()), hint })
+    };
+    if plugin.setup().kind == Kind::Sampler && plugin.has(Interface::PromptWriter) {
+        return refuse("writes prompts of its own, which rounds do not ask for yet".into());
+    }
+    match plugin.needs() {
+        [] => Ok(()),
+        needs => {
+            refuse(format!("needs measurements that the host does not make: {}", needs.join(", ")))
+        }
+    }
 }
