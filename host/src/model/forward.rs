@@ -223,6 +223,38 @@ mod tests {
         logits
     }
 
+    /// Compares with `tests/fixtures/tiny-llama-logits.json`, which transformers made in f32.
+    #[test]
+    fn logits_and_greedy_tokens_are_those_of_transformers() {
+        #[derive(serde::Deserialize)]
+        struct Reference {
+            tokens: Vec<u32>,
+            logits: Vec<Vec<f32>>,
+        }
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        let text = std::fs::read(fixtures.join("tiny-llama-logits.json")).unwrap();
+        let reference: Reference = serde_json::from_slice(&text).unwrap();
+        let folder = fixtures.join("tiny-llama");
+        let (_, checkpoint) =
+            crate::model::source::open(folder.to_str().unwrap(), &mut |_| {}).unwrap();
+        for backend in [Cpu::new(), Cpu::portable()] {
+            let weights = Weights::load(&backend, &*checkpoint, &mut |_, _| {}).unwrap();
+            let engine = Engine::new(backend, weights);
+            let logits = logits(&engine, None, &reference.tokens, 512);
+            let rows = logits.chunks(engine.weights.spec.vocab);
+            assert_eq!(rows.len(), 20);
+            for (position, (row, expected)) in rows.zip(&reference.logits).enumerate() {
+                let difference =
+                    row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(difference < 1e-4, "{difference} at position {position}");
+                let best = |row: &[f32]| row.iter().copied().fold(f32::MIN, f32::max);
+                let greedy = expected.iter().position(|&logit| logit == best(expected)).unwrap();
+                // Two logits closer than the tolerance are a tie.
+                assert!(best(row) - row[greedy] < 2e-4, "another token at position {position}");
+            }
+        }
+    }
+
     fn check(spec: Spec, length: usize) {
         let checkpoint = tiny::checkpoint(spec.clone(), 1);
         let tokens: Vec<u32> = (0..length as u64)
