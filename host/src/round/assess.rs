@@ -51,13 +51,8 @@ pub fn filter(
             fuel += stage.spent.fuel;
             let mut next = Vec::new();
             for (mut record, outcome) in left.into_iter().zip(stage.outcomes) {
-                let verdict = match outcome {
-                    Outcome::Done(verdict) => verdict,
-                    Outcome::Failed(why) => {
-                        tracing::warn!(record = record.id(), "{why}");
-                        Verdict::Drop(PLUGIN_ERROR.into())
-                    }
-                };
+                let verdict =
+                    done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
                 rows.push(Filtered {
                     id: record.id().into(),
                     plugin: plugin.name().into(),
@@ -74,6 +69,18 @@ pub fn filter(
         asker.close(book, Made::rows(rows).count("kept", kept).count("fuel", fuel))
     })?;
     Ok(follow(Flow { digest: output.digest, ..flow }, &output.rows))
+}
+
+/// Returns what a plugin made of a record; where it failed (under `on_error = "drop"`), the log says
+/// how.
+fn done<T>(record: &Record, outcome: Outcome<T>) -> Option<T> {
+    match outcome {
+        Outcome::Done(result) => Some(result),
+        Outcome::Failed(why) => {
+            tracing::warn!(record = record.id(), "{why}");
+            None
+        }
+    }
 }
 
 /// Returns the stage of the filters at a place, which names their file.
@@ -148,13 +155,7 @@ pub fn judge(
         let stage = plugin.judge(&at, &flow.records, &mut asker)?;
         let rows = flow.records.iter().zip(stage.outcomes).map(|(record, outcome)| Judged {
             id: record.id().into(),
-            opinion: match outcome {
-                Outcome::Done(opinion) => Some(opinion),
-                Outcome::Failed(why) => {
-                    tracing::warn!(record = record.id(), "{why}");
-                    None
-                }
-            },
+            opinion: done(record, outcome),
         });
         asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
     })?;
@@ -199,13 +200,7 @@ pub fn difficulty(
         let stage = plugin.score(&at, &flow.records, &mut asker)?;
         let rows = flow.records.iter().zip(stage.outcomes).map(|(record, outcome)| Scored {
             id: record.id().into(),
-            difficulty: match outcome {
-                Outcome::Done(score) => Some(score),
-                Outcome::Failed(why) => {
-                    tracing::warn!(record = record.id(), "{why}");
-                    None
-                }
-            },
+            difficulty: done(record, outcome),
         });
         asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
     })?;

@@ -77,12 +77,12 @@ pub fn open(
         }
     }
     let directory = Directory::open(path)?;
-    if existing == Existing::Fresh && is_run {
+    if existing == Existing::Fresh {
         // Even a damaged manifest may be thrown away; one of a newer format may not.
-        match Manifest::read(directory.path()) {
-            Err(error @ DirectoryError::Newer { .. }) => return Err(error),
-            _ => begin_anew(&directory, manifest)?,
+        if let Err(error @ DirectoryError::Newer { .. }) = Manifest::read(directory.path()) {
+            return Err(error);
         }
+        begin_anew(&directory, manifest)?;
         return Ok(Opened::Open(directory));
     }
     let Some(found) = Manifest::read(directory.path())? else {
@@ -91,7 +91,6 @@ pub fn open(
     };
     let differences = manifest.differences(&found);
     match existing {
-        Existing::Fresh => unreachable!("thrown away above"),
         _ if !differences.is_empty() => Err(DirectoryError::Occupied {
             path: path.to_owned(),
             what: format!("holds another run: it differs in {}", differences.join(", ")),
@@ -100,7 +99,7 @@ pub fn open(
         }),
         _ if Journal::open(&directory)?.done().is_some() => Ok(Opened::Finished(directory)),
         Existing::Resume => Ok(Opened::Open(directory)),
-        Existing::Refuse => Err(occupied(
+        Existing::Refuse | Existing::Fresh => Err(occupied(
             "holds this run, unfinished",
             "go on with `--resume`, or begin again with `--fresh`",
         )),
