@@ -6,6 +6,7 @@
 //! sums, and logits are held for a few rows at a time.
 
 use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, tensor_name};
+use super::backend::WeightType::F32;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
 use super::backend::{AttentionShape, BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::{Linear, Spec};
@@ -110,8 +111,8 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
             };
             let a = parameter(Matrix::A, [config.r, inputs], a)?;
             let b = parameter(Matrix::B, [outputs, config.r], b)?;
-            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, config.r)?;
-            let mut packed_a = backend.pack(&vec![0.0; a.len()], config.r, inputs)?;
+            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, config.r, F32)?;
+            let mut packed_a = backend.pack(&vec![0.0; a.len()], config.r, inputs, F32)?;
             backend.repack(&a.values, 1.0, &mut packed_a);
             backend.repack(&b.values, scale, &mut packed_b);
             blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b });

@@ -1,7 +1,7 @@
 //! A model's weights on a device, and adapters beside them.
 
 use super::adapter::Adapter;
-use super::backend::{Backend, BackendError, Rotary};
+use super::backend::{Backend, BackendError, Rotary, WeightType};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::spec::{Linear, Spec};
 
@@ -39,12 +39,23 @@ impl<B: Backend> Block<B> {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Reads a checkpoint, one tensor at a time.
-    ///
-    /// `progress` is called with how many tensors are loaded, and of how many.
+    /// Reads a checkpoint in f32, one tensor at a time; see [`load_as`](Weights::load_as).
     pub fn load(
         backend: &B,
         checkpoint: &dyn Checkpoint,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Weights<B>, WeightsError> {
+        Weights::load_as(backend, checkpoint, WeightType::F32, progress)
+    }
+
+    /// Reads a checkpoint, one tensor at a time. Matrices are kept as `weight_type` says, norms are
+    /// f32.
+    ///
+    /// `progress` is called with how many tensors are loaded, and of how many.
+    pub fn load_as(
+        backend: &B,
+        checkpoint: &dyn Checkpoint,
+        weight_type: WeightType,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Weights<B>, WeightsError> {
         let spec = checkpoint.spec().clone();
@@ -57,7 +68,7 @@ impl<B: Backend> Weights<B> {
         };
         let mut matrix = |name: &str, outputs: usize, inputs: usize| -> Result<_, WeightsError> {
             let values = checkpoint.tensor(name, &[outputs, inputs])?;
-            let matrix = backend.pack(&values, outputs, inputs)?;
+            let matrix = backend.pack(&values, outputs, inputs, weight_type)?;
             finished();
             Ok(matrix)
         };
@@ -153,8 +164,8 @@ impl<B: Backend> LoadedAdapter<B> {
                 .ok_or(WeightsError::AdapterLayer { layer, layers: spec.layers })?;
             let b: Vec<f32> = pair.b.iter().map(|&b| (scale * b as f64) as f32).collect();
             block[linear as usize] = Some(LoadedPair {
-                a: backend.pack(&pair.a, r, inputs)?,
-                b: backend.pack(&b, outputs, r)?,
+                a: backend.pack(&pair.a, r, inputs, WeightType::F32)?,
+                b: backend.pack(&b, outputs, r, WeightType::F32)?,
             });
         }
         Ok(LoadedAdapter { rank: r, blocks })

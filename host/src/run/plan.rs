@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Prepared;
 use crate::model::backend::cpu::Cpu;
-use crate::model::backend::{Backend, Write};
+use crate::model::backend::{Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
@@ -186,7 +186,8 @@ fn rate(spec: &Spec) -> Option<f64> {
     const ROWS: usize = 64;
     let (outputs, inputs) = spec.linear_shape(Linear::Up);
     let backend = Cpu::new();
-    let weight = backend.pack(&vec![0.01; outputs * inputs], outputs, inputs).ok()?;
+    let weight =
+        backend.pack(&vec![0.01; outputs * inputs], outputs, inputs, WeightType::F32).ok()?;
     let x = backend.upload(&vec![0.01; ROWS * inputs]).ok()?;
     let mut y = backend.zeros(ROWS * outputs).ok()?;
     backend.linear(&x, ROWS, &weight, &mut y, Write::Set);

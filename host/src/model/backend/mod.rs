@@ -68,6 +68,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         values: &[f32],
         outputs: usize,
         inputs: usize,
+        weight_type: WeightType,
     ) -> Result<Self::Matrix, BackendError>;
 
     /// Overwrites a weight with `scale` times `values`, `[outputs, inputs]` row-major as in [`pack`].
@@ -189,6 +190,20 @@ pub trait Backend: Sized + Send + Sync + 'static {
         vocab: usize,
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError>;
+}
+
+/// The number format in which a weight is kept. Activations, sums and gradients are f32 with each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// As the checkpoint has it: the exact mode.
+    #[default]
+    F32,
+    /// Rounded to bf16, which is exact for checkpoints in bf16; half the memory. Products use the
+    /// processor's bf16 instructions where it has them, which round the rows too.
+    Bf16,
+    /// Rounded to eight bits in blocks of 32 inputs with a scale each, a quarter of the memory. The
+    /// rows of a product are rounded likewise. For generation and scoring.
+    Int8,
 }
 
 /// What an operation does with what its output held before.

@@ -1,10 +1,10 @@
 //! Backward passes and the optimiser on the processor.
 
 use super::elementwise::{inverse_rms, over_rows};
-use super::gemm::{self, Matrix, parallel};
+use super::gemm::{self, parallel};
 use super::simd::{Kernel, Lanes, Shared, exp};
 use super::training_attention::{self, dot};
-use super::{Cpu, CpuPlan, head, product};
+use super::{Cpu, CpuPlan, Matrix, head, product};
 use crate::model::backend::training::{
     AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };

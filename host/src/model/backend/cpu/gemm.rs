@@ -1,315 +1,354 @@
 //! Products with packed weights: `x · Wᵀ` and, from the same pack, `dy · W`.
 //!
-//! A weight `[outputs, inputs]` is cut into panels of 16 outputs, each stored as `[inputs, 16]`, so
-//! that one input's 16 weights are one cache line. Both kernels keep a tile of 6 × 16 sums in
-//! registers. Going forward the 16 are outputs and the 6 are rows; going backward the 16 are rows
-//! and the 6 are inputs, with weights broadcast and rows of `dy` packed. So one copy of a weight
-//! serves both, and the embedding lookup too.
+//! The rows of the left operand are brought into the order in which tiles read them, once for the
+//! whole product; see [`super::tile`] for the innermost loop. Going forward the right operand is a
+//! panel of 16 outputs as it lies in memory. Going backward it is 16 inputs: blocks of the weight are
+//! transposed on the way, which is little work against the rows that use them.
 //!
-//! A sum runs over blocks of [`DEPTH`] terms: each block's terms in ascending order from zero, the
-//! blocks' sums in ascending order. Nothing else has a say in it.
+//! A sum runs over blocks of about [`DEPTH`] terms: each block's terms in ascending order from zero,
+//! the blocks' sums in ascending order. Blocks depend on the number of terms alone, so nothing else
+//! has a say in a sum.
+
+use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::int8;
+use super::matrix::{Matrix, Numbers};
 use super::simd::{Isa, Kernel, Lanes, Shared};
+use super::tile::{Left, Line, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows};
 use crate::model::backend::Write;
 
-/// Outputs in a panel.
-const PANEL: usize = 16;
-/// Rows (forward) or inputs (backward) in a tile.
-const TILE: usize = 6;
-/// Terms in a block of a sum.
+/// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
 const DEPTH: usize = 256;
-/// Rows that one task takes: with `DEPTH` terms each they fit into the second-level cache.
-const ROWS: usize = 120;
-/// Panels that one task takes at most.
-const PANELS: usize = 16;
+/// Tiles that one task takes: with a block's terms they fit into the second-level cache.
+const TILES: usize = 30;
+/// Panels from which on it pays to bring the rows into the tiles' order.
+const WORTH_PACKING: usize = 4;
 /// Multiplications below which a task is not worth handing to another thread.
 const GRAIN: usize = 100_000;
 
-/// One input's weights in a panel.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; PANEL]);
-
-/// A weight `[outputs, inputs]` in panels; see the [module](self).
-pub struct Matrix {
-    outputs: usize,
-    inputs: usize,
-    /// `[outputs / 16 rounded up, inputs]`; zeros beyond the last output.
-    lines: Vec<Line>,
-}
-
-impl Matrix {
-    /// Packs `values`, row-major.
-    pub(super) fn new(values: &[f32], outputs: usize, inputs: usize) -> Matrix {
-        let lines = vec![Line([0.0; PANEL]); outputs.div_ceil(PANEL) * inputs];
-        let mut matrix = Matrix { outputs, inputs, lines };
-        matrix.fill(values, 1.0);
-        matrix
-    }
-
-    /// Overwrites the weight with `scale` times `values`, row-major.
-    pub(super) fn fill(&mut self, values: &[f32], scale: f32) {
-        let (outputs, inputs) = (self.outputs, self.inputs);
-        let values = &values[..outputs * inputs];
-        if values.is_empty() {
-            return;
-        }
-        self.lines.par_chunks_mut(inputs).enumerate().for_each(|(panel, lines)| {
-            let rows = &values[panel * PANEL * inputs..];
-            for (lane, row) in rows.chunks_exact(inputs).take(PANEL).enumerate() {
-                for (line, &value) in lines.iter_mut().zip(row) {
-                    line.0[lane] = scale * value;
-                }
-            }
-        });
-    }
-
-    /// Returns `(outputs, inputs)`.
-    pub(super) fn shape(&self) -> (usize, usize) {
-        (self.outputs, self.inputs)
-    }
-
-    /// Copies one row, `[inputs]`, out of its panel.
-    pub(super) fn row(&self, row: usize, y: &mut [f32]) {
-        assert!(row < self.outputs, "row {row} of a matrix with {} rows", self.outputs);
-        let lines = &self.lines[row / PANEL * self.inputs..][..self.inputs];
-        for (y, line) in y.iter_mut().zip(lines) {
-            *y = line.0[row % PANEL];
-        }
-    }
+/// Returns the length of a block of a sum of so many terms: nearly equal parts, and whole pairs,
+/// panels and quads.
+fn depth(terms: usize) -> usize {
+    terms.div_ceil(terms.div_ceil(DEPTH).max(1)).next_multiple_of(32).max(32)
 }
 
 /// `y` `[rows, outputs]` = or += `x` `[rows, inputs]` · `w`ᵀ.
 pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32], write: Write) {
-    let (x, y) = (&x[..rows * w.inputs], &mut y[..rows * w.outputs]);
-    let stride = w.outputs;
+    let (outputs, inputs) = w.shape();
+    let y = &mut y[..rows * outputs];
+    if inputs == 0 && write == Write::Set {
+        y.fill(0.0);
+    }
+    let panels = outputs.div_ceil(PANEL);
+    let operand = Operand::forward(x, rows, w, panels);
     let y = Shared::new(y);
-    let panels = w.outputs.div_ceil(PANEL);
-    let row_blocks = rows.div_ceil(ROWS);
-    let group = group(panels, row_blocks, rows.min(ROWS) * PANEL * w.inputs);
+    let blocks = operand.tiles().div_ceil(TILES);
+    let group = group(panels, blocks, rows.min(TILES * TILE) * PANEL * inputs);
     let groups = panels.div_ceil(group);
-    parallel(row_blocks * groups, |task| {
-        let (block, group_index) = (task / groups, task % groups);
-        let (row, panel) = (block * ROWS, group_index * group);
-        let (rows, panels) = (ROWS.min(rows - row), group.min(panels - panel));
-        // SAFETY: `y` has `rows * outputs` numbers, and tasks write disjoint rows and columns.
-        unsafe { block_forward(isa, x, row, rows, w, panel, panels, y.get(), stride, write) }
+    parallel(blocks * groups, |task| {
+        let (tile, panel) = (task / groups * TILES, task % groups * group);
+        isa.run(Forward {
+            operand: &operand,
+            tiles: tile..operand.tiles().min(tile + TILES),
+            w,
+            panels: panel..panels.min(panel + group),
+            outputs,
+            // Tasks write disjoint rows and columns.
+            y: y.get(),
+            stride: outputs,
+            write,
+        });
     });
 }
 
-/// `y` `[rows, panels * 16]` = `x` · `w`ᵀ for some of the panels, on this thread; the last panel
-/// may be cut off by the end of the weight, where `y` gets zeros.
-pub(super) fn linear_panels(
-    isa: Isa,
-    x: &[f32],
+/// Products of some rows with any panels of a weight, one task at a time.
+pub(super) struct Panels<'a> {
+    operand: Operand<'a>,
     rows: usize,
-    w: &Matrix,
-    panels: std::ops::Range<usize>,
-    y: &mut [f32],
-) {
-    let (x, stride) = (&x[..rows * w.inputs], panels.len() * PANEL);
-    assert!(y.len() >= rows * stride && panels.end <= w.outputs.div_ceil(PANEL));
-    let y = y.as_mut_ptr().wrapping_sub(panels.start * PANEL);
-    let padded = Forward {
-        x: x.as_ptr(),
-        inputs: w.inputs,
-        rows,
-        lines: w.lines.as_ptr(),
-        panels,
-        outputs: usize::MAX,
-        y,
-        stride,
-        write: Write::Set,
-    };
-    isa.run(padded);
+    w: &'a Matrix,
 }
 
-/// # Safety
-///
-/// `y` has room for rows `row..row + rows` of `stride` numbers each, and no other thread touches
-/// the columns of these panels in them.
-#[expect(clippy::too_many_arguments, reason = "two ranges and three matrices")]
-unsafe fn block_forward(
-    isa: Isa,
-    x: &[f32],
-    row: usize,
+impl<'a> Panels<'a> {
+    /// Brings `x` `[rows, inputs]` into order.
+    pub(super) fn new(x: &'a [f32], rows: usize, w: &'a Matrix) -> Panels<'a> {
+        let panels = w.shape().0.div_ceil(PANEL);
+        Panels { operand: Operand::forward(x, rows, w, panels), rows, w }
+    }
+
+    /// Returns how many runs of at most `most` rows there are, and which rows are in run `i`.
+    pub(super) fn runs(&self, most: usize) -> usize {
+        self.operand.tiles().div_ceil(self.tiles_of(most))
+    }
+
+    /// Returns the rows of a run.
+    pub(super) fn rows_of(&self, run: usize, most: usize) -> Range<usize> {
+        let tiles = self.tiles(run, most);
+        let rows = |tile| self.operand.rows_of(tile);
+        rows(tiles.start).start..rows(tiles.end - 1).end
+    }
+
+    fn tiles_of(&self, most: usize) -> usize {
+        (most / self.operand.height()).max(1)
+    }
+
+    fn tiles(&self, run: usize, most: usize) -> Range<usize> {
+        let each = self.tiles_of(most);
+        run * each..self.operand.tiles().min((run + 1) * each)
+    }
+
+    /// `y` `[rows of the run, panels * 16]` = the product, on this thread; the last panel may be cut
+    /// off by the end of the weight, where `y` gets zeros.
+    pub(super) fn product(
+        &self,
+        isa: Isa,
+        run: usize,
+        most: usize,
+        panels: Range<usize>,
+        y: &mut [f32],
+    ) {
+        let stride = panels.len() * PANEL;
+        let rows = self.rows_of(run, most);
+        assert!(y.len() >= rows.len() * stride && panels.end <= self.w.shape().0.div_ceil(PANEL));
+        debug_assert!(rows.end <= self.rows);
+        if self.w.shape().1 == 0 {
+            y.fill(0.0);
+        }
+        isa.run(Forward {
+            operand: &self.operand,
+            tiles: self.tiles(run, most),
+            w: self.w,
+            outputs: usize::MAX,
+            // Rows and panels count from the first of all.
+            y: y.as_mut_ptr().wrapping_sub(rows.start * stride + panels.start * PANEL),
+            panels,
+            stride,
+            write: Write::Set,
+        });
+    }
+}
+
+/// The rows of a product, as its tiles read them.
+struct Operand<'a> {
     rows: usize,
-    w: &Matrix,
-    panel: usize,
-    panels: usize,
-    y: *mut f32,
-    stride: usize,
-    write: Write,
-) {
-    isa.run(Forward {
-        x: x[row * w.inputs..(row + rows) * w.inputs].as_ptr(),
-        inputs: w.inputs,
-        rows,
-        lines: w.lines.as_ptr(),
-        panels: panel..panel + panels,
-        outputs: w.outputs,
-        // SAFETY: the row is within `y`, says the caller.
-        y: unsafe { y.add(row * stride) },
-        stride,
-        write,
-    });
+    terms: usize,
+    form: Form<'a>,
+}
+
+enum Form<'a> {
+    /// As they came, `[rows, terms]`.
+    Plain(&'a [f32]),
+    /// For each tile `[terms, rows]`.
+    Interleaved(Scratch),
+    /// Rounded.
+    Int8(int8::Rows),
+}
+
+impl<'a> Operand<'a> {
+    /// For a product with `panels` panels of a weight.
+    fn forward(x: &'a [f32], rows: usize, w: &Matrix, panels: usize) -> Operand<'a> {
+        let (_, inputs) = w.shape();
+        match w.numbers {
+            Numbers::Int8(_) => {
+                let form = Form::Int8(int8::Rows::new(&x[..rows * inputs], rows, inputs));
+                Operand { rows, terms: inputs, form }
+            }
+            _ => Operand::new(x, rows, inputs, panels),
+        }
+    }
+
+    fn new(x: &'a [f32], rows: usize, terms: usize, panels: usize) -> Operand<'a> {
+        let x = &x[..rows * terms];
+        if rows <= 1 || panels < WORTH_PACKING {
+            return Operand { rows, terms, form: Form::Plain(x) };
+        }
+        let mut scratch = Scratch::take(rows * terms);
+        let to = Shared::new(&mut scratch.0);
+        let tiles = rows.div_ceil(TILE);
+        let each = GRAIN.div_ceil(TILE * terms.max(1));
+        parallel(tiles.div_ceil(each), |task| {
+            for tile in task * each..tiles.min((task + 1) * each) {
+                let rows = rows_of(tile, rows);
+                let first = rows.start * terms;
+                // SAFETY: a tile has its rows of `x` and as much room in the scratch, which no other
+                // task touches.
+                unsafe {
+                    let from = x.as_ptr().add(first);
+                    interleave(from, terms, rows.len(), terms, to.get().add(first));
+                }
+            }
+        });
+        Operand { rows, terms, form: Form::Interleaved(scratch) }
+    }
+
+    fn height(&self) -> usize {
+        if matches!(self.form, Form::Int8(_)) { int8::TILE } else { TILE }
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.height())
+    }
+
+    #[inline(always)]
+    fn rows_of(&self, tile: usize) -> Range<usize> {
+        match self.form {
+            Form::Int8(_) => int8::rows_of(tile, self.rows),
+            _ => rows_of(tile, self.rows),
+        }
+    }
+
+    /// Sums `depth` terms from `term` on of a tile's rows by a panel.
+    ///
+    /// # Safety
+    ///
+    /// The tile and the terms are there; `panel` has the lines; `sums.y` is the place of the tile's
+    /// first row and has all its rows; the machine has the lanes.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes>(
+        &self,
+        tile_index: usize,
+        term: usize,
+        depth: usize,
+        panel: Panel,
+        sums: Sums,
+    ) {
+        let rows = self.rows_of(tile_index);
+        let (first, terms) = (rows.start * self.terms, self.terms);
+        // SAFETY: as the caller promises.
+        unsafe {
+            match (&self.form, panel) {
+                (Form::Plain(x), panel) => {
+                    let from = x.as_ptr().add(first + term);
+                    let left = Left { from, row_stride: terms, step: 1 };
+                    with_rows!(rows.len(), N => match panel {
+                        Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
+                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                    });
+                }
+                (Form::Interleaved(x), panel) => with_rows!(rows.len(), N => {
+                    let from = x.0.as_ptr().add(first + term * N);
+                    let left = Left { from, row_stride: 1, step: N };
+                    match panel {
+                        Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
+                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                    }
+                }),
+                (Form::Int8(_), _) => unreachable!("whole sums of rounded rows are formed at once"),
+            }
+        }
+    }
+}
+
+/// A panel's numbers from some term on.
+#[derive(Clone, Copy)]
+enum Panel {
+    F32(*const f32),
+    Bf16(*const u32),
 }
 
 /// Some rows of `y` for some panels.
-struct Forward {
-    x: *const f32,
-    inputs: usize,
-    rows: usize,
-    lines: *const Line,
-    panels: std::ops::Range<usize>,
+struct Forward<'a> {
+    operand: &'a Operand<'a>,
+    tiles: Range<usize>,
+    w: &'a Matrix,
+    panels: Range<usize>,
     /// Columns of `y` from here on are not written.
     outputs: usize,
+    /// Of the first row's first column; only this task's rows and panels are written.
     y: *mut f32,
     stride: usize,
     write: Write,
 }
 
-impl Kernel for Forward {
+impl Kernel for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        if self.inputs == 0 && self.write == Write::Set {
-            for row in 0..self.rows {
-                for column in self.panels.start * PANEL..(self.panels.end * PANEL).min(self.outputs)
-                {
-                    // SAFETY: within the part of `y` that is this task's.
-                    unsafe { *self.y.add(row * self.stride + column) = 0.0 };
-                }
-            }
-        }
-        let tiles = self.rows.div_ceil(TILE);
-        for start in (0..self.inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(self.inputs - start);
-            let add = start > 0 || self.write == Write::Add;
+        let (_, inputs) = self.w.shape();
+        let blocks = (0..inputs).step_by(depth(inputs));
+        let mut widened = [Line([0.0; PANEL]); DEPTH];
+        if let Form::Int8(rows) = &self.operand.form {
+            self.int8::<L>(rows);
+        } else if self.tiles.len() <= 2 {
+            // Few rows: what counts is that the weight is read straight through.
             for panel in self.panels.clone() {
-                let columns = PANEL.min(self.outputs - panel * PANEL);
-                // Tiles of nearly equal height: a lone last row would leave the adders idle.
-                for tile in 0..tiles {
-                    let (row, end) = (tile * self.rows / tiles, (tile + 1) * self.rows / tiles);
-                    // SAFETY: rows and columns are within `x`, `lines` and this task's part of `y`.
-                    unsafe {
-                        let x = self.x.add(row * self.inputs + start);
-                        let w = self.lines.add(panel * self.inputs + start).cast::<f32>();
-                        let y = self.y.wrapping_add(row * self.stride + panel * PANEL);
-                        let sums = Sums { y, stride: self.stride, columns, add };
-                        // Each tile fetches a part of the next panel while it computes.
-                        let part = (panel + 1) * self.inputs + start + tile * DEPTH / 4;
-                        let ahead = self.lines.wrapping_add(part).cast::<f32>();
-                        let ahead = if tile < 4 { ahead } else { w };
-                        match end - row {
-                            6 => tile_forward::<L, 6>(x, self.inputs, w, ahead, depth, sums),
-                            5 => tile_forward::<L, 5>(x, self.inputs, w, ahead, depth, sums),
-                            4 => tile_forward::<L, 4>(x, self.inputs, w, ahead, depth, sums),
-                            3 => tile_forward::<L, 3>(x, self.inputs, w, ahead, depth, sums),
-                            2 => tile_forward::<L, 2>(x, self.inputs, w, ahead, depth, sums),
-                            _ => tile_forward::<L, 1>(x, self.inputs, w, ahead, depth, sums),
-                        }
-                    }
+                for term in blocks.clone() {
+                    self.panel::<L>(panel, term, &mut widened);
                 }
-            }
-        }
-    }
-}
-
-/// Where a tile's sums go.
-struct Sums {
-    y: *mut f32,
-    stride: usize,
-    columns: usize,
-    add: bool,
-}
-
-/// # Safety
-///
-/// `x` has `N` rows of `depth` numbers, `stride` apart; `w` has `depth` lines; `sums.y` has `N` rows
-/// of `sums.columns` numbers; the machine has the lanes.
-#[inline(always)]
-unsafe fn tile_forward<L: Lanes, const N: usize>(
-    x: *const f32,
-    stride: usize,
-    w: *const f32,
-    ahead: *const f32,
-    depth: usize,
-    sums: Sums,
-) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut tile = [[L::splat(0.0); 2]; N];
-        // Four terms a turn: the loop's own instructions are not for free.
-        let whole = depth - depth % 4;
-        for i in (0..whole).step_by(4) {
-            L::prefetch(ahead.wrapping_add(i / 4 * PANEL));
-            for i in i..i + 4 {
-                term(x.add(i), stride, w.add(i * PANEL), &mut tile);
-            }
-        }
-        for i in whole..depth {
-            term(x.add(i), stride, w.add(i * PANEL), &mut tile);
-        }
-        for (r, &sum) in tile.iter().enumerate() {
-            put(sum, sums.y.add(r * sums.stride), sums.columns, sums.add);
-        }
-    }
-}
-
-/// Adds one term to each sum of a tile.
-///
-/// # Safety
-///
-/// `x` has `N` numbers, `stride` apart; `w` has a line; the machine has the lanes.
-#[inline(always)]
-unsafe fn term<L: Lanes, const N: usize>(
-    x: *const f32,
-    stride: usize,
-    w: *const f32,
-    tile: &mut [[L; 2]; N],
-) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let (low, high) = (L::load(w), L::load(w.add(8)));
-        for (r, sum) in tile.iter_mut().enumerate() {
-            let x = L::splat(*x.add(r * stride));
-            sum[0] = x.mul_add(low, sum[0]);
-            sum[1] = x.mul_add(high, sum[1]);
-        }
-    }
-}
-
-/// Writes or adds the first `columns` of 16 numbers.
-///
-/// # Safety
-///
-/// `y` has room for `columns` numbers; the machine has the lanes.
-#[inline(always)]
-unsafe fn put<L: Lanes>(sum: [L; 2], y: *mut f32, columns: usize, add: bool) {
-    // SAFETY: whole panels go straight to `y`, others only as far as `columns`.
-    unsafe {
-        if columns == PANEL {
-            for (half, sum) in sum.into_iter().enumerate() {
-                let y = y.add(8 * half);
-                (if add { L::load(y).add(sum) } else { sum }).store(y);
             }
         } else {
-            let sum = [sum[0].array(), sum[1].array()];
-            for (i, &sum) in sum.as_flattened().iter().take(columns).enumerate() {
-                *y.add(i) = if add { *y.add(i) + sum } else { sum };
+            for term in blocks {
+                for panel in self.panels.clone() {
+                    self.panel::<L>(panel, term, &mut widened);
+                }
             }
         }
     }
 }
 
-/// Rows that one task of the backward product takes, in panels of 16.
-const ROW_PANELS: usize = 8;
-/// Inputs that one task of the backward product takes; a multiple of `TILE`.
-const INPUTS: usize = 192;
+impl Forward<'_> {
+    /// Does all tiles for one panel and one block of terms.
+    #[inline(always)]
+    fn panel<L: Lanes>(&self, panel: usize, term: usize, widened: &mut [Line; DEPTH]) {
+        let (_, inputs) = self.w.shape();
+        let depth = depth(inputs).min(inputs - term);
+        // SAFETY: the panel and its terms are in the weight, the rows in the operand and in this
+        // task's part of `y`.
+        unsafe {
+            let numbers = match &self.w.numbers {
+                Numbers::F32(lines) => Panel::F32(lines.as_ptr().add(panel * inputs + term).cast()),
+                // Widened once where several tiles use it.
+                Numbers::Bf16(_) if self.tiles.len() > 2 => {
+                    for (i, line) in widened[..depth].iter_mut().enumerate() {
+                        let [low, high] = self.w.line::<L>(panel, term + i);
+                        low.store(line.0.as_mut_ptr());
+                        high.store(line.0.as_mut_ptr().add(8));
+                    }
+                    Panel::F32(widened.as_ptr().cast())
+                }
+                Numbers::Bf16(pairs) => {
+                    let pair = panel * inputs.div_ceil(2) + term / 2;
+                    Panel::Bf16(pairs.as_ptr().add(pair).cast())
+                }
+                Numbers::Int8(_) => unreachable!("rows for an 8-bit weight are rounded"),
+            };
+            for tile in self.tiles.clone() {
+                let sums = self.sums(panel, self.operand.rows_of(tile).start, term);
+                self.operand.tile::<L>(tile, term, depth, numbers, sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn int8<L: Lanes>(&self, rows: &int8::Rows) {
+        let Numbers::Int8(blocks) = &self.w.numbers else {
+            unreachable!("rows are rounded for an 8-bit weight alone")
+        };
+        let each = self.w.shape().1.div_ceil(int8::BLOCK);
+        for panel in self.panels.clone() {
+            let blocks = &blocks[panel * each..][..each];
+            for tile in self.tiles.clone() {
+                let range = self.operand.rows_of(tile);
+                let sums = self.sums(panel, range.start, 0);
+                // SAFETY: the rows are in the operand and in this task's part of `y`.
+                unsafe { int8::panel::<L>(rows, range, blocks, sums) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sums(&self, panel: usize, row: usize, term: usize) -> Sums {
+        Sums {
+            y: self.y.wrapping_add(row * self.stride + panel * PANEL),
+            stride: self.stride,
+            columns: PANEL.min(self.outputs - panel * PANEL),
+            add: term > 0 || self.write == Write::Add,
+        }
+    }
+}
 
 /// `dx` `[rows, inputs]` = or += `dy` `[rows, outputs]` · `w`.
 pub(super) fn linear_backward(
@@ -320,36 +359,37 @@ pub(super) fn linear_backward(
     dx: &mut [f32],
     write: Write,
 ) {
-    let (dy, dx) = (&dy[..rows * w.outputs], &mut dx[..rows * w.inputs]);
-    if w.outputs == 0 && write == Write::Set {
+    let (outputs, inputs) = w.shape();
+    let dx = &mut dx[..rows * inputs];
+    if outputs == 0 && write == Write::Set {
         dx.fill(0.0);
     }
+    let panels = inputs.div_ceil(PANEL);
+    let operand = Operand::new(dy, rows, outputs, panels);
     let dx = Shared::new(dx);
-    let groups = w.inputs.div_ceil(INPUTS);
-    parallel(rows.div_ceil(ROW_PANELS * PANEL) * groups, |task| {
-        let (row, input) = (task / groups * ROW_PANELS * PANEL, task % groups * INPUTS);
+    let blocks = operand.tiles().div_ceil(TILES);
+    let group = group(panels, blocks, rows.min(TILES * TILE) * PANEL * outputs);
+    let groups = panels.div_ceil(group);
+    parallel(blocks * groups, |task| {
+        let (tile, panel) = (task / groups * TILES, task % groups * group);
         isa.run(Backward {
-            dy,
-            row,
-            rows: (ROW_PANELS * PANEL).min(rows - row),
+            operand: &operand,
+            tiles: tile..operand.tiles().min(tile + TILES),
             w,
-            input,
-            inputs: INPUTS.min(w.inputs - input),
+            panels: panel..panels.min(panel + group),
             dx: dx.get(),
             write,
         });
     });
 }
 
-/// Some rows of `dx` for some inputs.
+/// Some rows of `dx` for some panels of inputs.
 struct Backward<'a> {
-    dy: &'a [f32],
-    row: usize,
-    rows: usize,
+    operand: &'a Operand<'a>,
+    tiles: Range<usize>,
     w: &'a Matrix,
-    input: usize,
-    inputs: usize,
-    /// All of it; only this task's rows and columns are written.
+    panels: Range<usize>,
+    /// All of it; only this task's rows and panels are written.
     dx: *mut f32,
     write: Write,
 }
@@ -359,89 +399,96 @@ impl Kernel for Backward<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let panels = self.rows.div_ceil(PANEL);
-        let width = panels * PANEL;
-        let tiles = self.inputs.div_ceil(TILE);
-        let mut packed = vec![Line([0.0; PANEL]); panels * DEPTH];
-        // The result transposed: `[inputs, rows]`, with room for a whole last tile.
-        let mut sums = vec![0f32; tiles * TILE * width];
-        for start in (0..self.w.outputs).step_by(DEPTH) {
-            let depth = DEPTH.min(self.w.outputs - start);
-            for r in 0..self.rows {
-                let dy = &self.dy[(self.row + r) * self.w.outputs + start..][..depth];
-                let lines = &mut packed[r / PANEL * DEPTH..][..depth];
-                for (line, &dy) in lines.iter_mut().zip(dy) {
-                    line.0[r % PANEL] = dy;
-                }
-            }
-            let first_line = start / PANEL * self.w.inputs + self.input;
-            for tile in 0..tiles {
-                let height = TILE.min(self.inputs - tile * TILE);
-                let lines = &self.w.lines[first_line + tile * TILE..];
-                for panel in 0..panels {
-                    let rows = packed[panel * DEPTH..].as_ptr().cast::<f32>();
-                    let sums = sums[tile * TILE * width + panel * PANEL..].as_mut_ptr();
-                    // SAFETY: `lines` reaches the last input of the last panel of this block,
-                    // `packed` has `depth` lines, and `sums` rows for a whole tile.
-                    unsafe {
-                        let w = lines.as_ptr().cast::<f32>();
-                        if height == TILE {
-                            tile_backward::<L, TILE>(w, self.w.inputs, rows, depth, sums, width);
-                        } else {
-                            for i in 0..height {
-                                let (w, sums) = (w.add(i * PANEL), sums.add(i * width));
-                                tile_backward::<L, 1>(w, self.w.inputs, rows, depth, sums, width);
-                            }
-                        }
+        let (outputs, inputs) = self.w.shape();
+        let mut turned = [Line([0.0; PANEL]); DEPTH];
+        for term in (0..outputs).step_by(depth(outputs)) {
+            let depth = depth(outputs).min(outputs - term);
+            for panel in self.panels.clone() {
+                let columns = PANEL.min(inputs - panel * PANEL);
+                // SAFETY: blocks begin at whole panels of outputs; the inputs, tiles and rows are
+                // there, and this part of `dx` is this task's alone.
+                unsafe {
+                    for (i, turned) in
+                        turned[..depth.next_multiple_of(PANEL)].chunks_exact_mut(PANEL).enumerate()
+                    {
+                        self.turn::<L>(term / PANEL + i, panel * PANEL, columns, turned);
+                    }
+                    for tile in self.tiles.clone() {
+                        let row = self.operand.rows_of(tile).start;
+                        let sums = Sums {
+                            y: self.dx.add(row * inputs + panel * PANEL),
+                            stride: inputs,
+                            columns,
+                            add: term > 0 || self.write == Write::Add,
+                        };
+                        let numbers = Panel::F32(turned.as_ptr().cast());
+                        self.operand.tile::<L>(tile, term, depth, numbers, sums);
                     }
                 }
-            }
-        }
-        for r in 0..self.rows {
-            // SAFETY: these rows and inputs are this task's alone, and within `dx`.
-            let dx = unsafe {
-                let first = (self.row + r) * self.w.inputs + self.input;
-                std::slice::from_raw_parts_mut(self.dx.add(first), self.inputs)
-            };
-            for (i, dx) in dx.iter_mut().enumerate() {
-                let sum = sums[i * width + r];
-                *dx = if self.write == Write::Add { *dx + sum } else { sum };
             }
         }
     }
 }
 
-/// Adds to `sums` `[N, 16 rows]` what `depth` outputs give for `N` inputs.
-///
-/// # Safety
-///
-/// `w` has the `N` lines of as many panels as `depth` outputs take, `inputs` lines apart; `rows` has
-/// `depth` lines; `sums` has `N` rows of 16, `stride` apart; the machine has the lanes.
-#[inline(always)]
-unsafe fn tile_backward<L: Lanes, const N: usize>(
-    w: *const f32,
-    inputs: usize,
-    rows: *const f32,
-    depth: usize,
-    sums: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut tile = [[L::splat(0.0); 2]; N];
-        let mut j = 0;
-        while j < depth {
-            let w = w.add(j * inputs);
-            let lanes = PANEL.min(depth - j);
-            for lane in 0..lanes {
-                // The roles of rows and weights are swapped, the sum is the same.
-                term(w.add(lane), PANEL, rows.add((j + lane) * PANEL), &mut tile);
+impl Backward<'_> {
+    /// Sets `turned` `[16 outputs, 16 inputs]` to a panel's weights from `input` on, zeros beyond
+    /// `columns`.
+    ///
+    /// # Safety
+    ///
+    /// The panel and the inputs are there; the machine has the lanes.
+    #[inline(always)]
+    unsafe fn turn<L: Lanes>(
+        &self,
+        panel: usize,
+        input: usize,
+        columns: usize,
+        turned: &mut [Line],
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            for half in 0..2 {
+                let mut lines = [[L::splat(0.0); 2]; 8];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    if half * 8 + i < columns {
+                        *line = self.w.line::<L>(panel, input + half * 8 + i);
+                    }
+                }
+                for side in 0..2 {
+                    let block = L::transpose(lines.map(|line| line[side]));
+                    for (i, row) in block.into_iter().enumerate() {
+                        row.store(turned[side * 8 + i].0.as_mut_ptr().add(half * 8));
+                    }
+                }
             }
-            j += PANEL;
         }
-        for (i, &sum) in tile.iter().enumerate() {
-            put(sum, sums.add(i * stride), PANEL, true);
+    }
+}
+
+thread_local! {
+    /// Scratch memory for the next product.
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory that is kept from one product to the next: taking it from the system each time would cost
+/// as much as some products.
+struct Scratch(Vec<f32>);
+
+impl Scratch {
+    /// Returns at least `len` numbers, of any value.
+    fn take(len: usize) -> Scratch {
+        let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if memory.len() < len {
+            memory = vec![0.0; len.next_power_of_two()];
+            super::pages::advise(&mut memory);
         }
+        Scratch(memory)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.0)));
     }
 }
 
@@ -449,7 +496,7 @@ unsafe fn tile_backward<L: Lanes, const N: usize>(
 fn group(panels: usize, row_blocks: usize, work: usize) -> usize {
     let tasks = (4 * rayon::current_num_threads()).div_ceil(row_blocks.max(1));
     let least = GRAIN.div_ceil(work.max(1));
-    panels.div_ceil(tasks.max(1)).max(least).clamp(1, PANELS.max(least))
+    panels.div_ceil(tasks.max(1)).max(least).max(1)
 }
 
 /// Runs tasks `0..count`, on other threads where there is more than one.
@@ -460,95 +507,108 @@ pub(super) fn parallel(count: usize, task: impl Fn(usize) + Sync) {
         (0..count).into_par_iter().with_max_len(1).for_each(&task);
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::backend::WeightType;
     use crate::model::tiny::normal;
 
-    /// Returns the largest difference from sums in f64, and the result's bits.
-    fn differences(isa: Isa, rows: usize, outputs: usize, inputs: usize) -> (f64, f64) {
-        let w = normal(1, outputs * inputs, 1.0);
-        let matrix = Matrix::new(&w, outputs, inputs);
-        let before = normal(4, rows * outputs.max(inputs), 1.0);
-        let worst = |backward: bool| {
-            let (terms, width) = if backward { (outputs, inputs) } else { (inputs, outputs) };
-            let x = normal(2, rows * terms, 1.0);
-            let product = |rows: usize, x: &[f32], y: &mut [f32], write| match backward {
-                true => linear_backward(isa, x, rows, &matrix, y, write),
-                false => linear(isa, x, rows, &matrix, y, write),
-            };
-            let mut y = vec![f32::NAN; rows * width];
-            product(rows, &x, &mut y, Write::Set);
-            let mut added = before[..rows * width].to_vec();
-            product(rows, &x, &mut added, Write::Add);
-            let mut worst = 0f64;
-            for r in 0..rows {
-                let mut alone = vec![0.0; width];
-                product(1, &x[r * terms..(r + 1) * terms], &mut alone, Write::Set);
-                assert!(alone == y[r * width..(r + 1) * width], "row {r} of {rows}");
-                for c in 0..width {
-                    let w = |t: usize| if backward { w[t * inputs + c] } else { w[c * inputs + t] };
-                    let want: f64 = (0..terms).map(|t| x[r * terms + t] as f64 * w(t) as f64).sum();
-                    let i = r * width + c;
-                    let sum = added[i] as f64 - before[i] as f64;
-                    worst = worst.max((y[i] as f64 - want).abs()).max((sum - want).abs());
-                }
-            }
-            worst / (terms as f64).sqrt().max(1.0)
+    /// Returns by how much a product is off from sums in f64 over the weight as it is kept, for each
+    /// root of the number of terms, and demands that a row has the same bits alone.
+    fn error(
+        isa: Isa,
+        weight_type: WeightType,
+        backward: bool,
+        rows: usize,
+        outputs: usize,
+        inputs: usize,
+    ) -> f64 {
+        let values = normal(1, outputs * inputs, 1.0);
+        let matrix = Matrix::new(&values, outputs, inputs, weight_type);
+        let mut w = vec![0.0; outputs * inputs];
+        for (o, row) in w.chunks_mut(inputs.max(1)).enumerate().take(outputs) {
+            matrix.row(o, row);
+        }
+        let (terms, width) = if backward { (outputs, inputs) } else { (inputs, outputs) };
+        let x = normal(2, rows * terms, 1.0);
+        let before = normal(4, rows * width, 1.0);
+        let product = |rows: usize, x: &[f32], y: &mut [f32], write| match backward {
+            true => linear_backward(isa, x, rows, &matrix, y, write),
+            false => linear(isa, x, rows, &matrix, y, write),
         };
-        (worst(false), worst(true))
+        let mut y = vec![f32::NAN; rows * width];
+        product(rows, &x, &mut y, Write::Set);
+        let mut added = before.clone();
+        product(rows, &x, &mut added, Write::Add);
+        // Rows are rounded as well where a weight has eight bits.
+        let mut rounded = x.clone();
+        if weight_type == WeightType::Int8 && !backward {
+            for block in rounded.chunks_mut(terms.max(1)).flat_map(|row| row.chunks_mut(32)) {
+                let largest = block.iter().map(|x| x.abs()).fold(0.0, f32::max);
+                block.iter_mut().for_each(|x| {
+                    *x = (*x * (127.0 / largest)).round_ties_even() * (largest / 127.0);
+                });
+            }
+        }
+        let mut worst = 0f64;
+        for r in 0..rows {
+            let mut alone = vec![0.0; width];
+            product(1, &x[r * terms..(r + 1) * terms], &mut alone, Write::Set);
+            assert!(alone == y[r * width..(r + 1) * width], "{weight_type:?} row {r} of {rows}");
+            for c in 0..width {
+                let w = |t: usize| if backward { w[t * inputs + c] } else { w[c * inputs + t] };
+                let want: f64 =
+                    (0..terms).map(|t| rounded[r * terms + t] as f64 * w(t) as f64).sum();
+                let i = r * width + c;
+                let sum = added[i] as f64 - before[i] as f64;
+                worst = worst.max((y[i] as f64 - want).abs()).max((sum - want).abs());
+            }
+        }
+        worst / (terms as f64).sqrt().max(1.0)
     }
 
     #[test]
     fn products_are_right_and_a_row_does_not_depend_on_the_others() {
-        for isa in [Isa::detect(), Isa::Portable] {
-            for rows in (0..18).chain([119, 121, 130, 259]) {
-                for (outputs, inputs) in
-                    [(1, 1), (17, 3), (16, 7), (40, 33), (5, 256), (33, 257), (300, 48), (2, 600)]
-                {
-                    let (forward, backward) = differences(isa, rows, outputs, inputs);
-                    assert!(
-                        forward < 4e-6 && backward < 4e-6,
-                        "{isa:?} {rows} {outputs} {inputs}: {forward:e} {backward:e}"
-                    );
+        let check = |rows: usize, outputs: usize, inputs: usize| {
+            for isa in [Isa::detect(), Isa::Portable] {
+                for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+                    for backward in [false, true] {
+                        let error = error(isa, weight_type, backward, rows, outputs, inputs);
+                        let what = (isa, weight_type, backward);
+                        assert!(error < 4e-6, "{what:?} {rows} {outputs} {inputs}: {error:e}");
+                    }
                 }
             }
-            let (forward, backward) = differences(isa, 3, 520, 200);
-            assert!(forward < 4e-6 && backward < 4e-6, "{forward:e} {backward:e}");
+        };
+        for rows in (0..20).chain([121, 185]) {
+            for (outputs, inputs) in [(1, 1), (17, 3), (16, 7), (40, 33), (5, 256), (80, 97)] {
+                check(rows, outputs, inputs);
+            }
         }
+        check(20, 33, 257);
+        check(7, 300, 48);
+        check(14, 2, 600);
+        check(3, 520, 200);
+        check(200, 70, 40);
     }
 
     #[test]
     fn threads_change_no_bit() {
-        let (rows, outputs, inputs) = (150, 700, 300);
-        let matrix = Matrix::new(&normal(1, outputs * inputs, 1.0), outputs, inputs);
-        let (x, dy) = (normal(2, rows * inputs, 1.0), normal(3, rows * outputs, 1.0));
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
-                linear(Isa::detect(), &x, rows, &matrix, &mut y, Write::Set);
-                linear_backward(Isa::detect(), &dy, rows, &matrix, &mut dx, Write::Set);
-                (y, dx)
-            })
-        };
-        assert!(run(1) == run(2) && run(1) == run(3));
-    }
-
-    #[test]
-    fn rows_come_back_out_of_the_pack() {
-        let values = normal(1, 35 * 9, 1.0);
-        let mut matrix = Matrix::new(&values, 35, 9);
-        let row = |matrix: &Matrix, i| {
-            let mut row = [0.0; 9];
-            matrix.row(i, &mut row);
-            row
-        };
-        for i in 0..35 {
-            assert_eq!(row(&matrix, i), values[i * 9..(i + 1) * 9]);
+        let (rows, outputs, inputs) = (250, 700, 300);
+        for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+            let values = normal(1, outputs * inputs, 1.0);
+            let matrix = Matrix::new(&values, outputs, inputs, weight_type);
+            let (x, dy) = (normal(2, rows * inputs, 1.0), normal(3, rows * outputs, 1.0));
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
+                    linear(Isa::detect(), &x, rows, &matrix, &mut y, Write::Set);
+                    linear_backward(Isa::detect(), &dy, rows, &matrix, &mut dx, Write::Set);
+                    (y, dx)
+                })
+            };
+            assert!(run(1) == run(2) && run(1) == run(3));
         }
-        matrix.fill(&values, 2.0);
-        assert_eq!(row(&matrix, 34)[8], 2.0 * values[34 * 9 + 8]);
     }
 }

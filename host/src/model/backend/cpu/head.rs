@@ -5,9 +5,12 @@
 //! row of logits, goes through the same chunks, so a completion that is scored again gets the
 //! logprobs it was drawn with.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, linear_panels, parallel};
+use super::gemm::{Panels, parallel};
+use super::matrix::Matrix;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
 use crate::model::backend::TokenLogprob;
 
@@ -33,19 +36,20 @@ pub(super) fn logprobs(
     head: &Matrix,
     targets: &[u32],
 ) -> Vec<TokenLogprob> {
-    let (vocab, inputs) = head.shape();
+    let (vocab, _) = head.shape();
     let (rows, chunks) = (targets.len(), vocab.div_ceil(CHUNK));
     let mut parts = vec![Part::default(); rows * chunks];
     let mut logits = vec![0f32; rows];
     let (parts_out, logits_out) = (Shared::new(&mut parts), Shared::new(&mut logits));
-    parallel(rows.div_ceil(ROWS) * chunks, |task| {
-        let (first, chunk) = (task / chunks * ROWS, task % chunks);
-        let count = ROWS.min(rows - first);
+    let product = Panels::new(hidden, rows, head);
+    parallel(product.runs(ROWS) * chunks, |task| {
+        let (run, chunk) = (task / chunks, task % chunks);
+        let Range { start: first, end } = product.rows_of(run, ROWS);
         let words = chunk * CHUNK..vocab.min((chunk + 1) * CHUNK);
         let panels = words.start / 16..words.end.div_ceil(16);
         let width = panels.len() * 16;
-        let mut tile = vec![0f32; count * width];
-        linear_panels(isa, &hidden[first * inputs..], count, head, panels, &mut tile);
+        let mut tile = vec![0f32; (end - first) * width];
+        product.product(isa, run, ROWS, panels, &mut tile);
         for (r, row) in tile.chunks_exact(width).enumerate() {
             let part = isa.run(Reduce(&row[..words.len()]));
             // SAFETY: this task alone writes these rows' parts for this chunk, and of a row's tasks

@@ -5,21 +5,27 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, Write};
+use super::{
+    Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, WeightType, Write,
+};
 
 pub(crate) mod attention;
 mod backward;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod head;
+mod int8;
+mod matrix;
+mod pages;
 mod product;
 pub(crate) mod simd;
+mod tile;
 mod training_attention;
 
 pub(crate) use elementwise::exp_weights;
 
 pub use attention::Cache;
-pub use gemm::Matrix;
+pub use matrix::Matrix;
 pub use simd::Isa;
 
 /// The processor.
@@ -75,7 +81,9 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, len: usize) -> Result<Vec<f32>, BackendError> {
-        Ok(vec![0.0; len])
+        let mut buffer = vec![0.0; len];
+        pages::advise(&mut buffer);
+        Ok(buffer)
     }
 
     fn upload(&self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
@@ -98,8 +106,14 @@ impl Backend for Cpu {
         buffer.len()
     }
 
-    fn pack(&self, values: &[f32], outputs: usize, inputs: usize) -> Result<Matrix, BackendError> {
-        Ok(Matrix::new(values, outputs, inputs))
+    fn pack(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+    ) -> Result<Matrix, BackendError> {
+        Ok(Matrix::new(values, outputs, inputs, weight_type))
     }
 
     fn repack(&self, values: &Vec<f32>, scale: f32, matrix: &mut Matrix) {

@@ -5,16 +5,9 @@
 
 use super::gemm::parallel;
 use super::simd::{Isa, Kernel, Lanes, Shared};
+pub(super) use super::tile::PANEL;
+use super::tile::{self, Line, Sums, TILE, rows_of, with_rows};
 use crate::model::backend::Write;
-
-/// Columns in a panel.
-pub(super) const PANEL: usize = 16;
-/// Rows in a tile of sums.
-const TILE: usize = 6;
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; PANEL]);
 
 /// A right operand `[depth, columns]` in panels of 16 columns, each stored as `[depth, 16]`, with zeros
 /// beyond the last column.
@@ -76,7 +69,7 @@ impl Panels {
     }
 }
 
-/// A left operand: element `(i, k)` is `row_stride * i + step * k` numbers after `from`.
+/// The rows of a left operand.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub(super) from: *const f32,
@@ -112,58 +105,18 @@ pub(super) unsafe fn product<L: Lanes>(left: Left, right: &Panels, depth: usize,
         let lines = right.lines[panel * right.depth..][..depth].as_ptr().cast::<f32>();
         let columns = PANEL.min(target.columns - panel * PANEL);
         for tile in 0..tiles {
-            let (row, end) = (tile * left.rows / tiles, (tile + 1) * left.rows / tiles);
+            let rows = rows_of(tile, left.rows);
             // SAFETY: rows below `left.rows`, columns below `target.columns`.
             unsafe {
-                let left = Left { from: left.from.add(row * left.row_stride), ..left };
-                let to = target.to.add(row * target.stride + panel * PANEL);
-                let target = Target { to, columns, ..target };
-                match end - row {
-                    6 => sums::<L, 6>(left, lines, depth, target),
-                    5 => sums::<L, 5>(left, lines, depth, target),
-                    4 => sums::<L, 4>(left, lines, depth, target),
-                    3 => sums::<L, 3>(left, lines, depth, target),
-                    2 => sums::<L, 2>(left, lines, depth, target),
-                    _ => sums::<L, 1>(left, lines, depth, target),
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-///
-/// As for [`product`], with `N` rows and at most one panel; `lines` has `depth` lines.
-#[inline(always)]
-unsafe fn sums<L: Lanes, const N: usize>(
-    left: Left,
-    lines: *const f32,
-    depth: usize,
-    target: Target,
-) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut tile = [[L::splat(0.0); 2]; N];
-        for k in 0..depth {
-            let (low, high) = (L::load(lines.add(k * PANEL)), L::load(lines.add(k * PANEL + 8)));
-            for (r, sum) in tile.iter_mut().enumerate() {
-                let x = L::splat(*left.from.add(r * left.row_stride + k * left.step));
-                *sum = [x.mul_add(low, sum[0]), x.mul_add(high, sum[1])];
-            }
-        }
-        let add = target.write == Write::Add;
-        for (r, sum) in tile.into_iter().enumerate() {
-            let y = target.to.add(r * target.stride);
-            if target.columns == PANEL {
-                for (half, sum) in sum.into_iter().enumerate() {
-                    let y = y.add(8 * half);
-                    (if add { L::load(y).add(sum) } else { sum }).store(y);
-                }
-            } else {
-                let sum = [sum[0].array(), sum[1].array()];
-                for (i, &sum) in sum.as_flattened().iter().take(target.columns).enumerate() {
-                    *y.add(i) = if add { *y.add(i) + sum } else { sum };
-                }
+                let sums = Sums {
+                    y: target.to.add(rows.start * target.stride + panel * PANEL),
+                    stride: target.stride,
+                    columns,
+                    add: target.write == Write::Add,
+                };
+                let from = left.from.add(rows.start * left.row_stride);
+                let left = tile::Left { from, row_stride: left.row_stride, step: left.step };
+                with_rows!(rows.len(), N => tile::tile::<L, N>(left, lines, depth, sums));
             }
         }
     }

@@ -57,10 +57,10 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 /// The methods of a type may only be called on a machine with its instruction set, which [`Isa::run`]
 /// sees to; `load` and `store` need eight numbers behind the pointer, of any alignment.
 pub(super) trait Lanes: Copy {
+    /// Eight i32.
+    type Integers: Copy;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// Brings an address close; any address will do.
-    unsafe fn prefetch(at: *const f32);
     unsafe fn splat(x: f32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -78,6 +78,17 @@ pub(super) trait Lanes: Copy {
     unsafe fn zero_where_below(self, limit: Self, value: Self) -> Self;
     /// The lanes in order.
     unsafe fn array(self) -> [f32; 8];
+    /// Eight words of two bf16 each, as f32: the low halves and the high halves.
+    unsafe fn load_bf16(from: *const u32) -> (Self, Self);
+    /// Eight bf16 in a row, as f32.
+    unsafe fn load_bf16_row(from: *const u16) -> Self;
+    /// Transposes eight vectors as an 8 × 8 matrix.
+    unsafe fn transpose(rows: [Self; 8]) -> [Self; 8];
+    unsafe fn zero_integers() -> Self::Integers;
+    /// To each lane its product of four weights with `x`; all are in -127..=127, and there are 32
+    /// weights.
+    unsafe fn add_dots(sums: Self::Integers, weights: *const i8, x: [i8; 4]) -> Self::Integers;
+    unsafe fn from_integers(integers: Self::Integers) -> Self;
 }
 
 /// The sum of eight numbers in one fixed order.
@@ -125,6 +136,8 @@ mod x86 {
     // have eight numbers behind them.
     #[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
     impl Lanes for Avx2 {
+        type Integers = __m256i;
+
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
             Avx2(unsafe { _mm256_loadu_ps(from) })
@@ -133,11 +146,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm256_storeu_ps(to, self.0) }
-        }
-
-        #[inline(always)]
-        unsafe fn prefetch(at: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
 
         #[inline(always)]
@@ -208,6 +216,77 @@ mod x86 {
             unsafe { self.store(lanes.as_mut_ptr()) };
             lanes
         }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u32) -> (Self, Self) {
+            unsafe {
+                let words = _mm256_loadu_si256(from.cast());
+                let low = _mm256_slli_epi32::<16>(words);
+                let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+                (Avx2(_mm256_castsi256_ps(low)), Avx2(_mm256_castsi256_ps(high)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16_row(from: *const u16) -> Self {
+            unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(r: [Self; 8]) -> [Self; 8] {
+            unsafe {
+                // Pairs, then fours within each half, then the halves change places.
+                let low = |a: usize, b: usize| _mm256_unpacklo_ps(r[a].0, r[b].0);
+                let high = |a: usize, b: usize| _mm256_unpackhi_ps(r[a].0, r[b].0);
+                let (a0, a1, a2, a3) = (low(0, 1), high(0, 1), low(2, 3), high(2, 3));
+                let (a4, a5, a6, a7) = (low(4, 5), high(4, 5), low(6, 7), high(6, 7));
+                let (b0, b1) =
+                    (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
+                let (b2, b3) =
+                    (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
+                let (b4, b5) =
+                    (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
+                let (b6, b7) =
+                    (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
+                [
+                    Avx2(_mm256_permute2f128_ps::<0x20>(b0, b4)),
+                    Avx2(_mm256_permute2f128_ps::<0x20>(b1, b5)),
+                    Avx2(_mm256_permute2f128_ps::<0x20>(b2, b6)),
+                    Avx2(_mm256_permute2f128_ps::<0x20>(b3, b7)),
+                    Avx2(_mm256_permute2f128_ps::<0x31>(b0, b4)),
+                    Avx2(_mm256_permute2f128_ps::<0x31>(b1, b5)),
+                    Avx2(_mm256_permute2f128_ps::<0x31>(b2, b6)),
+                    Avx2(_mm256_permute2f128_ps::<0x31>(b3, b7)),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn zero_integers() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+
+        #[inline(always)]
+        unsafe fn add_dots(sums: __m256i, weights: *const i8, x: [i8; 4]) -> __m256i {
+            unsafe {
+                // The instruction multiplies unsigned with signed numbers: the sign of `x` goes to
+                // the weights. Two products of at most 127 · 127 fit into 16 bits.
+                let weights = _mm256_loadu_si256(weights.cast());
+                let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+                let products =
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
+                let fours = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+                _mm256_add_epi32(sums, fours)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn from_integers(integers: __m256i) -> Self {
+            Avx2(unsafe { _mm256_cvtepi32_ps(integers) })
+        }
     }
 }
 
@@ -218,6 +297,8 @@ pub(super) struct Portable([f32; 8]);
 // numbers behind them by the trait's contract.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
 impl Lanes for Portable {
+    type Integers = [i32; 8];
+
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Portable(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
@@ -227,9 +308,6 @@ impl Lanes for Portable {
     unsafe fn store(self, to: *mut f32) {
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_at: *const f32) {}
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -295,6 +373,43 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn array(self) -> [f32; 8] {
         self.0
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u32) -> (Self, Self) {
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        let low = words.map(|word| f32::from_bits(word << 16));
+        (Portable(low), Portable(words.map(|word| f32::from_bits(word & 0xffff_0000))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_row(from: *const u16) -> Self {
+        let words = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
+        Portable(words.map(|word| f32::from_bits(u32::from(word) << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 8]) -> [Self; 8] {
+        std::array::from_fn(|i| Portable(std::array::from_fn(|j| rows[j].0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn zero_integers() -> [i32; 8] {
+        [0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn add_dots(sums: [i32; 8], weights: *const i8, x: [i8; 4]) -> [i32; 8] {
+        let weights = unsafe { weights.cast::<[[i8; 4]; 8]>().read_unaligned() };
+        std::array::from_fn(|lane| {
+            let products = weights[lane].iter().zip(&x).map(|(&w, &x)| i32::from(w) * i32::from(x));
+            sums[lane] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn from_integers(integers: [i32; 8]) -> Self {
+        Portable(integers.map(|x| x as f32))
     }
 }
 

@@ -1,0 +1,214 @@
+//! The innermost loops of every product: a tile of sums kept in registers.
+//!
+//! A tile is up to [`TILE`] rows of the left operand by one panel of [`PANEL`] columns of the right
+//! one. Terms are added in ascending order, whatever the height of the tile.
+
+use super::simd::Lanes;
+
+/// Columns in a panel.
+pub(super) const PANEL: usize = 16;
+/// Rows in a tile.
+pub(super) const TILE: usize = 6;
+
+/// One term's numbers in a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [f32; PANEL]);
+
+/// Where a tile's sums go.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    /// The first row's first column.
+    pub(super) y: *mut f32,
+    /// From one row to the next.
+    pub(super) stride: usize,
+    /// How many columns are written.
+    pub(super) columns: usize,
+    /// Add to what is there.
+    pub(super) add: bool,
+}
+
+/// A left operand: element `(row, term)` is `row * row_stride + term * step` numbers after `from`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) from: *const f32,
+    pub(super) row_stride: usize,
+    pub(super) step: usize,
+}
+
+/// Runs `$body` with the constant `$n` that `$rows` is, from 1 to 6.
+macro_rules! with_rows {
+    ($rows:expr, $n:ident => $body:expr) => {
+        match $rows {
+            6 => {
+                const $n: usize = 6;
+                $body
+            }
+            5 => {
+                const $n: usize = 5;
+                $body
+            }
+            4 => {
+                const $n: usize = 4;
+                $body
+            }
+            3 => {
+                const $n: usize = 3;
+                $body
+            }
+            2 => {
+                const $n: usize = 2;
+                $body
+            }
+            _ => {
+                const $n: usize = 1;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_rows;
+
+/// The rows of tile `tile` when `rows` are cut into tiles of nearly equal height: a lone last row
+/// would leave the adders idle.
+#[inline(always)]
+pub(super) fn rows_of(tile: usize, rows: usize) -> std::ops::Range<usize> {
+    let tiles = rows.div_ceil(TILE);
+    tile * rows / tiles..(tile + 1) * rows / tiles
+}
+
+/// Sums `depth` terms of `N` rows by a panel of f32.
+///
+/// # Safety
+///
+/// `left` has `N` rows of `depth` terms, `panel` has `depth` lines, `sums.y` has `N` rows; the
+/// machine has the lanes.
+#[inline(always)]
+pub(super) unsafe fn tile<L: Lanes, const N: usize>(
+    left: Left,
+    panel: *const f32,
+    depth: usize,
+    sums: Sums,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tile = [[L::splat(0.0); 2]; N];
+        let (mut x, mut w) = (left.from, panel);
+        // Four terms a turn: the loop's own instructions are not for free.
+        for _ in 0..depth / 4 {
+            for i in 0..4 {
+                let line = [L::load(w.add(i * PANEL)), L::load(w.add(i * PANEL + 8))];
+                term(x.add(i * left.step), left.row_stride, line, &mut tile);
+            }
+            (x, w) = (x.add(4 * left.step), w.add(4 * PANEL));
+        }
+        for i in 0..depth % 4 {
+            let line = [L::load(w.add(i * PANEL)), L::load(w.add(i * PANEL + 8))];
+            term(x.add(i * left.step), left.row_stride, line, &mut tile);
+        }
+        put(&tile, sums);
+    }
+}
+
+/// Sums `depth` terms of `N` rows by a panel of bf16 in pairs: term `2i` of each column in the low
+/// half of a word, term `2i + 1` in the high half. `depth` is even but at the end of the panel, where
+/// the word's high half is zero.
+///
+/// # Safety
+///
+/// As for [`tile`], with `depth / 2` rounded up lines of words.
+#[inline(always)]
+pub(super) unsafe fn tile_bf16<L: Lanes, const N: usize>(
+    left: Left,
+    panel: *const u32,
+    depth: usize,
+    sums: Sums,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tile = [[L::splat(0.0); 2]; N];
+        let (mut x, mut w) = (left.from, panel);
+        for _ in 0..depth / 2 {
+            let ((even0, odd0), (even1, odd1)) = (L::load_bf16(w), L::load_bf16(w.add(8)));
+            term(x, left.row_stride, [even0, even1], &mut tile);
+            term(x.add(left.step), left.row_stride, [odd0, odd1], &mut tile);
+            (x, w) = (x.add(2 * left.step), w.add(PANEL));
+        }
+        if depth % 2 == 1 {
+            let even = [L::load_bf16(w).0, L::load_bf16(w.add(8)).0];
+            term(x, left.row_stride, even, &mut tile);
+        }
+        put(&tile, sums);
+    }
+}
+
+/// Adds one term to each sum of a tile.
+///
+/// # Safety
+///
+/// `x` has `N` numbers, `stride` apart; the machine has the lanes.
+#[inline(always)]
+unsafe fn term<L: Lanes, const N: usize>(
+    x: *const f32,
+    stride: usize,
+    line: [L; 2],
+    tile: &mut [[L; 2]; N],
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for (r, sum) in tile.iter_mut().enumerate() {
+            let x = L::splat(*x.add(r * stride));
+            *sum = [x.mul_add(line[0], sum[0]), x.mul_add(line[1], sum[1])];
+        }
+    }
+}
+
+/// Writes or adds a tile's sums.
+///
+/// # Safety
+///
+/// `sums.y` has `N` rows of `sums.columns` numbers; the machine has the lanes.
+#[inline(always)]
+pub(super) unsafe fn put<L: Lanes, const N: usize>(tile: &[[L; 2]; N], sums: Sums) {
+    let Sums { y, stride, columns, add } = sums;
+    // SAFETY: whole panels go straight to `y`, others only as far as `columns`.
+    unsafe {
+        for (r, sum) in tile.iter().enumerate() {
+            let y = y.add(r * stride);
+            if columns == PANEL {
+                for (half, &sum) in sum.iter().enumerate() {
+                    let y = y.add(8 * half);
+                    (if add { L::load(y).add(sum) } else { sum }).store(y);
+                }
+            } else {
+                let sum = [sum[0].array(), sum[1].array()];
+                for (i, &sum) in sum.as_flattened().iter().take(columns).enumerate() {
+                    *y.add(i) = if add { *y.add(i) + sum } else { sum };
+                }
+            }
+        }
+    }
+}
+
+/// Copies `rows` rows of `depth` numbers, `stride` apart, to `[depth, rows]`, as tiles read them.
+///
+/// # Safety
+///
+/// `from` has those rows, and `to` room for them.
+#[inline(always)]
+pub(super) unsafe fn interleave(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    depth: usize,
+    to: *mut f32,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        with_rows!(rows, N => for i in 0..depth {
+            for r in 0..N {
+                *to.add(i * N + r) = *from.add(r * stride + i);
+            }
+        });
+    }
+}
