@@ -19,6 +19,15 @@ pub fn tensors(spec: &Spec) -> Vec<(String, Vec<usize>)> {
             }
             let (outputs, inputs) = spec.linear_shape(linear);
             list.push((format!("{block}.{}.weight", linear.path()), vec![outputs, inputs]));
+            if spec.has_bias(linear) {
+                list.push((format!("{block}.{}.bias", linear.path()), vec![outputs]));
+            }
+            if spec.qk_norm && linear == Linear::O {
+                for norm in ["q_norm", "k_norm"] {
+                    let name = format!("{block}.self_attn.{norm}.weight");
+                    list.push((name, vec![spec.head_dim]));
+                }
+            }
         }
     }
     list.push(("model.norm.weight".to_owned(), vec![spec.hidden]));
@@ -39,7 +48,7 @@ pub(super) fn check(
 ) -> Result<(), CheckpointError> {
     let fail =
         |what: String| Err(CheckpointError { message: format!("`{}` {what}", path.display()) });
-    // Nine tensors a block: a configuration that promises more blocks than that is answered here,
+    // At least nine tensors a block: a configuration that promises more blocks than that is answered here,
     // before anything is sized by it.
     if spec.layers > found.len() {
         return fail(format!(
@@ -126,6 +135,9 @@ pub(super) mod tests {
             vocab: 10,
             rms_norm_eps: 1e-5,
             rope: Rope { theta: 10000.0, scaling: RopeScaling::None },
+            attention_bias: false,
+            qk_norm: false,
+            sliding_windows: Vec::new(),
             tied_embeddings: true,
             context_length: 64,
         }

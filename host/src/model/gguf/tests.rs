@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use super::*;
 use crate::model::source;
+use crate::model::spec::{Rope, RopeScaling};
 use crate::model::tokenizer::optional_json;
 
 fn fixtures() -> PathBuf {
@@ -320,8 +321,8 @@ fn what_is_wrong_is_named() {
     let extra = Parts::tiny(GgmlDType::F32).add("blk.0.attn_q.bias", vec![0.0; 32]);
     assert_eq!(
         open(&extra.bytes()).err().unwrap(),
-        "`m.gguf` holds a tensor `blk.0.attn_q.bias` [32] that a model of this architecture does \
-         not have"
+        "`m.gguf` holds a tensor `model.layers.0.self_attn.q_proj.bias` [32] that a model of this \
+         architecture does not have"
     );
     let mut small = Parts::tiny(GgmlDType::F32);
     let rows = Tensor::zeros((399, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
