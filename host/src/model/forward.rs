@@ -201,7 +201,7 @@ impl<B: Backend> Workspace<B> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::backend::PAGE;
     use crate::model::backend::cpu::Cpu;
@@ -209,7 +209,7 @@ mod tests {
     use crate::model::tiny;
 
     /// Runs one sequence in passes of `chunk` rows and returns all its logits.
-    fn logits(
+    pub(in crate::model) fn logits(
         engine: &Engine<Cpu>,
         adapter: Option<&LoadedAdapter<Cpu>>,
         tokens: &[u32],

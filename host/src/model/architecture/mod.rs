@@ -11,7 +11,7 @@ mod mistral;
 mod qwen2;
 mod qwen3;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::path::Path;
 
