@@ -222,6 +222,7 @@ fn interleave(data: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
 
 fn gguf_name(name: &str) -> String {
     name.replace("model.embed_tokens", "token_embd")
+        .replace("lm_head", "output")
         .replace("model.norm", "output_norm")
         .replace("model.layers.", "blk.")
         .replace("input_layernorm", "attn_norm")
