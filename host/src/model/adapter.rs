@@ -237,6 +237,9 @@ mod tests {
             vocab: 256,
             rms_norm_eps: 1e-5,
             rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+            attention_bias: false,
+            qk_norm: false,
+            sliding_windows: Vec::new(),
             tied_embeddings: true,
             context_length: 128,
         }

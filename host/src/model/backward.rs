@@ -8,7 +8,7 @@
 use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, tensor_name};
 use super::backend::WeightType::F32;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
-use super::backend::{AttentionShape, BackendError, Segment, TokenLogprob, TrainingBackend, Write};
+use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::{Linear, Spec};
 use super::weights::Weights;
 use crate::run::seed;
@@ -168,6 +168,8 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 struct Saved<B: TrainingBackend> {
     /// What goes in, `[rows, hidden]`.
     input: B::Buffer,
+    /// Queries and keys before their norms, where the model has them.
+    before_norms: Option<[B::Buffer; 2]>,
     /// `[rows, heads, head_dim]`, rotated.
     queries: B::Buffer,
     /// `[rows, kv_heads, head_dim]`, rotated.
@@ -254,6 +256,10 @@ impl<B: TrainingBackend> Activations<B> {
             }
             blocks.push(Saved {
                 input: room(hidden)?,
+                before_norms: match spec.qk_norm {
+                    true => Some([room(wide)?, room(narrow)?]),
+                    false => None,
+                },
                 queries: room(wide)?,
                 keys: room(narrow)?,
                 values: room(narrow)?,
@@ -316,6 +322,9 @@ impl<B: TrainingBackend> Pass<'_, B> {
                               y: &mut B::Buffer,
                               write| {
                 backend.linear(x, rows, block.linear(linear), y, write);
+                if let Some(bias) = block.bias(linear) {
+                    backend.add_bias(bias, rows, y);
+                }
                 let (pair, low) =
                     (&adapter.blocks[layer][linear as usize], &mut low[linear as usize]);
                 if let (Some(pair), Some(low)) = (pair, low) {
@@ -334,8 +343,19 @@ impl<B: TrainingBackend> Pass<'_, B> {
             let (eps, hidden) = (spec.rms_norm_eps, rows * spec.hidden);
             backend.add_scaled(stream, 1.0, hidden, &mut saved.input, Write::Set);
             backend.rms_norm(stream, rows, &block.input_norm, eps, normed);
-            linear(Linear::Q, normed, &mut saved.low, &mut saved.queries, Write::Set);
-            linear(Linear::K, normed, &mut saved.low, &mut saved.keys, Write::Set);
+            match block.query_key_norms.as_ref().zip(saved.before_norms.as_mut()) {
+                None => {
+                    linear(Linear::Q, normed, &mut saved.low, &mut saved.queries, Write::Set);
+                    linear(Linear::K, normed, &mut saved.low, &mut saved.keys, Write::Set);
+                }
+                Some(([query_norm, key_norm], [queries, keys])) => {
+                    let (heads, kv_heads) = (rows * spec.heads, rows * spec.kv_heads);
+                    linear(Linear::Q, normed, &mut saved.low, queries, Write::Set);
+                    backend.rms_norm(queries, heads, query_norm, eps, &mut saved.queries);
+                    linear(Linear::K, normed, &mut saved.low, keys, Write::Set);
+                    backend.rms_norm(keys, kv_heads, key_norm, eps, &mut saved.keys);
+                }
+            }
             linear(Linear::V, normed, &mut saved.low, &mut saved.values, Write::Set);
             backend.rope(&mut saved.queries, spec.heads, &weights.rotary, &plan, false);
             backend.rope(&mut saved.keys, spec.kv_heads, &weights.rotary, &plan, false);
@@ -343,7 +363,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
                 &saved.queries,
                 &saved.keys,
                 &saved.values,
-                attention_shape(spec),
+                spec.attention(layer),
                 &plan,
                 &mut saved.attended,
                 &mut saved.log_sums,
@@ -451,9 +471,30 @@ impl<B: TrainingBackend> Pass<'_, B> {
                 dkeys: &mut *dkeys,
                 dvalues: &mut *dvalues,
             };
-            backend.attention_backward(dattended, given, attention_shape(spec), &plan, gradients);
+            let shape = spec.attention(layer);
+            backend.attention_backward(dattended, given, shape, &plan, gradients);
             backend.rope(dqueries, spec.heads, &weights.rotary, &plan, true);
             backend.rope(dkeys, spec.kv_heads, &weights.rotary, &plan, true);
+            let (mut dqueries, mut dkeys) = (&mut *dqueries, &mut *dkeys);
+            if let Some(([query_norm, key_norm], [queries, keys])) =
+                block.query_key_norms.as_ref().zip(saved.before_norms.as_ref())
+            {
+                // Attention is done with `dattended`, and then the norm with `dqueries`.
+                let (heads, kv_heads) = (rows * spec.heads, rows * spec.kv_heads);
+                let mut to = &mut *dattended;
+                backend.rms_norm_backward(
+                    dqueries,
+                    queries,
+                    heads,
+                    query_norm,
+                    eps,
+                    to,
+                    Write::Set,
+                );
+                (dqueries, to) = (to, dqueries);
+                backend.rms_norm_backward(dkeys, keys, kv_heads, key_norm, eps, to, Write::Set);
+                dkeys = to;
+            }
             let norm = &block.input_norm;
             backend.rms_norm(&saved.input, rows, norm, eps, normed);
             let first = layer == 0;
@@ -474,10 +515,6 @@ impl<B: TrainingBackend> Pass<'_, B> {
         }
         Ok(logprobs)
     }
-}
-
-fn attention_shape(spec: &Spec) -> AttentionShape {
-    AttentionShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim }
 }
 
 /// The pair beside a linear layer, and what its forward pass left.

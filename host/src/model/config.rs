@@ -1,9 +1,13 @@
 //! From `config.json` to the shape of the model; what the engine does not do is refused by name.
+//!
+//! Here is what all architectures write alike; what each has of its own is in
+//! [`architecture`](super::architecture).
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::architecture;
 use super::error::ModelError;
 use super::spec::{Rope, RopeScaling, Spec};
 
@@ -12,13 +16,13 @@ pub fn from_hugging_face(path: &Path, config: &Value) -> Result<Spec, ModelError
     let Some(map) = config.as_object() else {
         return Err(ModelError::malformed(path, "does not hold a JSON object"));
     };
-    let fields = Fields { path, map, within: "" };
-    architecture(&fields)?;
-    for name in ["attention_bias", "mlp_bias"] {
-        if fields.flag(name)? == Some(true) {
-            return Err(fields.unsupported(format!("`{name} = true`"), BIASES));
-        }
-    }
+    architecture::from_config(&Fields { path, map, within: "" })
+}
+
+/// Reads what all architectures of the Llama family write alike.
+///
+/// `context` is how many tokens a model of the architecture reads where the file does not say.
+pub(super) fn spec(fields: &Fields, context: usize) -> Result<Spec, ModelError> {
     match fields.text("hidden_act")? {
         None | Some("silu" | "swish") => {}
         Some(other) => {
@@ -34,41 +38,50 @@ pub fn from_hugging_face(path: &Path, config: &Value) -> Result<Spec, ModelError
             "use the unquantised safetensors of this model, or a GGUF file of it",
         ));
     }
-
     let hidden = fields.size("hidden_size")?;
     let heads = fields.size("num_attention_heads")?;
-    let kv_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(heads);
     let head_dim = match fields.optional_size("head_dim")? {
         Some(head_dim) => head_dim,
         None if hidden % heads == 0 => hidden / heads,
         None => {
             return Err(ModelError::malformed(
-                path,
+                fields.path,
                 format!("has `hidden_size = {hidden}`, which {heads} heads do not divide"),
             ));
         }
     };
-    let context = fields.optional_size("max_position_embeddings")?.unwrap_or(2048);
-    // Within its window, attention over a sliding window is plain attention.
-    let window = fields.optional_size("sliding_window")?.unwrap_or(context);
     let spec = Spec {
         layers: fields.size("num_hidden_layers")?,
         hidden,
         heads,
-        kv_heads,
+        kv_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
         head_dim,
         intermediate: fields.size("intermediate_size")?,
         vocab: fields.size("vocab_size")?,
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope: rope(&fields)?,
+        rope: rope(fields)?,
+        attention_bias: false,
+        qk_norm: false,
+        sliding_windows: Vec::new(),
         tied_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        context_length: context.min(window),
+        context_length: fields.optional_size("max_position_embeddings")?.unwrap_or(context),
     };
-    check(path, &spec)?;
+    check(fields.path, &spec)?;
     Ok(spec)
 }
 
-const BIASES: &str = "models of the Llama family have no biases";
+/// Refuses flags that give biases to layers that have none here.
+pub(super) fn no_biases(fields: &Fields, flags: &[&str]) -> Result<(), ModelError> {
+    for name in flags {
+        if fields.flag(name)? == Some(true) {
+            return Err(fields.unsupported(
+                format!("`{name} = true`"),
+                "models of this architecture are used without these biases",
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// Checks that the numbers of a shape fit each other and an ordinary machine.
 pub(super) fn check(path: &Path, spec: &Spec) -> Result<(), ModelError> {
@@ -104,32 +117,6 @@ pub(super) fn check(path: &Path, spec: &Spec) -> Result<(), ModelError> {
         return bad(format!("gives {} for the base of the rotation", spec.rope.theta));
     }
     Ok(())
-}
-
-fn architecture(fields: &Fields) -> Result<(), ModelError> {
-    let hint = "supported are `LlamaForCausalLM` and `MistralForCausalLM` (Llama 2 and 3, SmolLM2, \
-                Mistral, and others that share their layout)";
-    let named = match fields.get("architectures") {
-        None => None,
-        Some(Value::Array(list)) => match list.first() {
-            None => None,
-            Some(Value::String(name)) => Some(name.as_str()),
-            Some(_) => return Err(fields.wrong("architectures", "a list of names")),
-        },
-        Some(_) => return Err(fields.wrong("architectures", "a list of names")),
-    };
-    match named {
-        Some("LlamaForCausalLM" | "MistralForCausalLM") => Ok(()),
-        Some(other) => Err(fields.unsupported(format!("the architecture `{other}`"), hint)),
-        None => match fields.text("model_type")? {
-            Some("llama" | "mistral") => Ok(()),
-            Some(other) => Err(fields.unsupported(format!("the model type `{other}`"), hint)),
-            None => Err(ModelError::malformed(
-                fields.path,
-                "names neither `architectures` nor `model_type`",
-            )),
-        },
-    }
 }
 
 /// Newer files have `rope_parameters`, older ones `rope_theta` beside `rope_scaling`.
@@ -185,18 +172,20 @@ fn rope(fields: &Fields) -> Result<Rope, ModelError> {
 }
 
 /// The fields of a JSON object, read with errors that name file and field.
-struct Fields<'a> {
-    path: &'a Path,
+pub(super) struct Fields<'a> {
+    /// The file.
+    pub(super) path: &'a Path,
     map: &'a Map<String, Value>,
     within: &'a str,
 }
 
 impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    /// Returns a field; one that is null counts as absent.
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    fn optional_size(&self, name: &str) -> Result<Option<usize>, ModelError> {
+    pub(super) fn optional_size(&self, name: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_u64().and_then(|value| usize::try_from(value).ok()) {
             Some(value) if value > 0 => Ok(Some(value)),
@@ -204,11 +193,33 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn size(&self, name: &str) -> Result<usize, ModelError> {
+    /// Returns a size, or `default` where the field is absent, or none where it is null.
+    pub(super) fn size_or(&self, name: &str, default: usize) -> Result<Option<usize>, ModelError> {
+        match self.map.contains_key(name) {
+            true => self.optional_size(name),
+            false => Ok(Some(default)),
+        }
+    }
+
+    /// Returns a list of texts, where the field is there.
+    pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        texts.map(Some).ok_or_else(|| self.wrong(name, "a list of names"))
+    }
+
+    pub(super) fn size(&self, name: &str) -> Result<usize, ModelError> {
         self.optional_size(name)?.ok_or_else(|| self.absent(name))
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
+    /// Returns a whole number from 0, where the field is there.
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let count = value.as_u64().and_then(|value| usize::try_from(value).ok());
+        count.map(Some).ok_or_else(|| self.wrong(name, "a whole number from 0"))
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| self.wrong(name, "a number"))
     }
@@ -221,12 +232,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, ModelError> {
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(name, "`true` or `false`"))
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.wrong(name, "a text"))
     }
@@ -248,7 +259,7 @@ impl<'a> Fields<'a> {
         ModelError::malformed(self.path, format!("has no {}", self.place(name)))
     }
 
-    fn wrong(&self, name: &str, expected: &str) -> ModelError {
+    pub(super) fn wrong(&self, name: &str, expected: &str) -> ModelError {
         let found = self.map.get(name).unwrap_or(&Value::Null);
         ModelError::malformed(
             self.path,
@@ -256,7 +267,7 @@ impl<'a> Fields<'a> {
         )
     }
 
-    fn unsupported(&self, what: String, hint: &str) -> ModelError {
+    pub(super) fn unsupported(&self, what: String, hint: &str) -> ModelError {
         ModelError::Unsupported { path: self.path.to_owned(), what, hint: hint.to_owned() }
     }
 }
@@ -314,14 +325,6 @@ mod tests {
         assert_eq!(new.rope, Rope { theta: 500000.0, scaling });
         let linear = read(json!({"rope_scaling": {"type": "linear", "factor": 2}})).unwrap();
         assert_eq!(linear.rope.scaling, RopeScaling::Linear { factor: 2.0 });
-    }
-
-    #[test]
-    fn mistral_reads_within_its_window() {
-        let mistral = json!({"architectures": ["MistralForCausalLM"], "sliding_window": 128});
-        assert_eq!(read(mistral).unwrap().context_length, 128);
-        let open = json!({"architectures": ["MistralForCausalLM"], "sliding_window": null});
-        assert_eq!(read(open).unwrap().context_length, 256);
     }
 
     fn check(changes: Value, expected: &str) {

@@ -71,6 +71,9 @@ impl<B: Backend> Engine<B> {
         for (layer, block) in weights.blocks.iter().enumerate() {
             let mut linear = |linear, x: &B::Buffer, rows, y: &mut B::Buffer, write| {
                 backend.linear(x, rows, block.linear(linear), y, write);
+                if let Some(bias) = block.bias(linear) {
+                    backend.add_bias(bias, rows, y);
+                }
                 if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, linear)) {
                     backend.linear(x, rows, &pair.a, low, Write::Set);
                     backend.linear(low, rows, &pair.b, y, Write::Add);
@@ -78,8 +81,19 @@ impl<B: Backend> Engine<B> {
             };
             let eps = spec.rms_norm_eps;
             backend.rms_norm(x, rows, &block.input_norm, eps, h);
-            linear(Linear::Q, h, rows, q, Write::Set); // [rows, heads, head_dim]
-            linear(Linear::K, h, rows, k, Write::Set); // [rows, kv_heads, head_dim]
+            match &block.query_key_norms {
+                None => {
+                    linear(Linear::Q, h, rows, q, Write::Set); // [rows, heads, head_dim]
+                    linear(Linear::K, h, rows, k, Write::Set); // [rows, kv_heads, head_dim]
+                }
+                Some([query_norm, key_norm]) => {
+                    // `attended` is free until attention.
+                    linear(Linear::Q, h, rows, attended, Write::Set);
+                    backend.rms_norm(attended, rows * spec.heads, query_norm, eps, q);
+                    linear(Linear::K, h, rows, attended, Write::Set);
+                    backend.rms_norm(attended, rows * spec.kv_heads, key_norm, eps, k);
+                }
+            }
             linear(Linear::V, h, rows, v, Write::Set); // [rows, kv_heads, head_dim]
             backend.rope(q, spec.heads, &weights.rotary, &plan, false);
             backend.rope(k, spec.kv_heads, &weights.rotary, &plan, false);
@@ -90,7 +104,7 @@ impl<B: Backend> Engine<B> {
             if last && wanted.is_empty() {
                 break;
             }
-            backend.attend(q, spec.heads, layer, &plan, cache, attended);
+            backend.attend(q, spec.attention(layer), layer, &plan, cache, attended);
             let mut rows = rows;
             if last && wanted.len() < rows {
                 rows = wanted.len();
@@ -187,7 +201,7 @@ impl<B: Backend> Workspace<B> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::backend::PAGE;
     use crate::model::backend::cpu::Cpu;
@@ -195,7 +209,7 @@ mod tests {
     use crate::model::tiny;
 
     /// Runs one sequence in passes of `chunk` rows and returns all its logits.
-    fn logits(
+    pub(in crate::model) fn logits(
         engine: &Engine<Cpu>,
         adapter: Option<&LoadedAdapter<Cpu>>,
         tokens: &[u32],
@@ -296,6 +310,22 @@ mod tests {
             original_max_position_embeddings: 64,
         };
         check(stretched, 100);
+    }
+
+    #[test]
+    fn what_architectures_add_is_that_of_the_plain_model() {
+        let plain = tiny::spec(16, true);
+        check(Spec { attention_bias: true, ..plain.clone() }, 40);
+        check(Spec { qk_norm: true, ..plain.clone() }, 40);
+        // Narrower than the residual stream, and heads that no vector divides.
+        check(Spec { qk_norm: true, kv_heads: 1, ..tiny::spec(10, true) }, 40);
+        // Windows within a page, over pages, over blocks of pages; and in one block only.
+        for window in [1, 5, 16, 23, 150, 299, 300] {
+            let sliding_windows = vec![Some(window), Some(2 * window)];
+            check(Spec { sliding_windows, ..plain.clone() }, 300);
+        }
+        let sliding_windows = vec![None, Some(8)];
+        check(Spec { sliding_windows, attention_bias: true, qk_norm: true, ..plain }, 70);
     }
 
     #[test]

@@ -19,6 +19,15 @@ pub fn tensors(spec: &Spec) -> Vec<(String, Vec<usize>)> {
             }
             let (outputs, inputs) = spec.linear_shape(linear);
             list.push((format!("{block}.{}.weight", linear.path()), vec![outputs, inputs]));
+            if spec.has_bias(linear) {
+                list.push((format!("{block}.{}.bias", linear.path()), vec![outputs]));
+            }
+            if spec.qk_norm && linear == Linear::O {
+                for norm in ["q_norm", "k_norm"] {
+                    let name = format!("{block}.self_attn.{norm}.weight");
+                    list.push((name, vec![spec.head_dim]));
+                }
+            }
         }
     }
     list.push(("model.norm.weight".to_owned(), vec![spec.hidden]));
@@ -39,7 +48,7 @@ pub(super) fn check(
 ) -> Result<(), CheckpointError> {
     let fail =
         |what: String| Err(CheckpointError { message: format!("`{}` {what}", path.display()) });
-    // Nine tensors a block: a configuration that promises more blocks than that is answered here,
+    // At least nine tensors a block: a configuration that promises more blocks than that is answered here,
     // before anything is sized by it.
     if spec.layers > found.len() {
         return fail(format!(
@@ -126,13 +135,23 @@ pub(super) mod tests {
             vocab: 10,
             rms_norm_eps: 1e-5,
             rope: Rope { theta: 10000.0, scaling: RopeScaling::None },
+            attention_bias: false,
+            qk_norm: false,
+            sliding_windows: Vec::new(),
             tied_embeddings: true,
             context_length: 64,
         }
     }
 
     fn check_list(change: impl Fn(&mut BTreeMap<String, Vec<usize>>), expected: &str) {
-        let spec = small();
+        check_list_of(small(), change, expected);
+    }
+
+    fn check_list_of(
+        spec: Spec,
+        change: impl Fn(&mut BTreeMap<String, Vec<usize>>),
+        expected: &str,
+    ) {
         let mut found: BTreeMap<_, _> = tensors(&spec).into_iter().collect();
         change(&mut found);
         let message =
@@ -148,6 +167,12 @@ pub(super) mod tests {
         assert_eq!(list[3].1, [4, 8]);
         let untied = Spec { tied_embeddings: false, ..small() };
         assert_eq!(tensors(&untied).last().unwrap().0, "lm_head.weight");
+        let biased = tensors(&Spec { attention_bias: true, ..small() });
+        assert_eq!(biased.len(), list.len() + 2 * 3);
+        assert_eq!(biased[5], ("model.layers.0.self_attn.k_proj.bias".to_owned(), vec![4]));
+        let normed = tensors(&Spec { qk_norm: true, ..small() });
+        assert_eq!(normed.len(), list.len() + 2 * 2);
+        assert!(normed.contains(&("model.layers.1.self_attn.q_norm.weight".to_owned(), vec![2])));
     }
 
     #[test]
@@ -175,6 +200,35 @@ pub(super) mod tests {
         check_list(
             |list| drop(list.insert("model.layers.0.self_attn.q_proj.bias".into(), vec![8])),
             "`m` holds a tensor `model.layers.0.self_attn.q_proj.bias` [8] that a model of this \
+             architecture does not have",
+        );
+        let biased = || Spec { attention_bias: true, ..small() };
+        check_list_of(
+            biased(),
+            |list| drop(list.remove("model.layers.1.self_attn.v_proj.bias")),
+            "`m` has no tensor `model.layers.1.self_attn.v_proj.bias` [4]",
+        );
+        check_list_of(
+            biased(),
+            |list| drop(list.insert("model.layers.0.self_attn.q_proj.bias".into(), vec![9])),
+            "`m` holds `model.layers.0.self_attn.q_proj.bias` with shape [9], and the \
+             configuration asks for [8]",
+        );
+        check_list_of(
+            biased(),
+            |list| drop(list.insert("model.layers.0.self_attn.o_proj.bias".into(), vec![8])),
+            "`m` holds a tensor `model.layers.0.self_attn.o_proj.bias` [8] that a model of this \
+             architecture does not have",
+        );
+        check_list_of(
+            Spec { qk_norm: true, ..small() },
+            |list| drop(list.insert("model.layers.0.self_attn.k_norm.weight".into(), vec![4])),
+            "`m` holds `model.layers.0.self_attn.k_norm.weight` with shape [4], and the \
+             configuration asks for [2]",
+        );
+        check_list(
+            |list| drop(list.insert("model.layers.0.self_attn.k_norm.weight".into(), vec![2])),
+            "`m` holds a tensor `model.layers.0.self_attn.k_norm.weight` [2] that a model of this \
              architecture does not have",
         );
         check_list(

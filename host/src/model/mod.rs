@@ -1,6 +1,7 @@
 //! Models: shape, weights, tokenizer and chat template, wherever they come from.
 
 pub mod adapter;
+mod architecture;
 pub mod backend;
 pub mod backward;
 mod base_name;

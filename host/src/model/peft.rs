@@ -330,6 +330,9 @@ mod tests {
             vocab: 16,
             rms_norm_eps: 1e-5,
             rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+            attention_bias: false,
+            qk_norm: false,
+            sliding_windows: Vec::new(),
             tied_embeddings: true,
             context_length: 16,
         }

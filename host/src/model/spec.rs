@@ -1,6 +1,9 @@
 //! The shape of a model: everything the engine must know besides the weights.
 
-/// A decoder-only transformer of the Llama family.
+use super::backend::AttentionShape;
+
+/// A decoder-only transformer of the Llama family: the shape, and what an architecture has beyond
+/// Llama. How a file describes it is told in [`architecture`](super::architecture).
 ///
 /// Rows of `q_proj` and `k_proj` are in Hugging Face's order: dimension `i` of a head is rotated
 /// with dimension `i + head_dim / 2`. Loaders of formats that order them otherwise (GGUF) put them
@@ -25,9 +28,16 @@ pub struct Spec {
     pub rms_norm_eps: f32,
     /// Rotary position embedding.
     pub rope: Rope,
+    /// `q_proj`, `k_proj` and `v_proj` add a bias.
+    pub attention_bias: bool,
+    /// Each head of queries and keys goes through RMSNorm before it is rotated.
+    pub qk_norm: bool,
+    /// For each block how many positions a token attends to, its own and those just before it, or
+    /// none where it attends to all. Empty where no block has a window.
+    pub sliding_windows: Vec<Option<usize>>,
     /// The output head is the embedding.
     pub tied_embeddings: bool,
-    /// The longest sequence the model was trained for, in tokens.
+    /// The longest sequence that the model reads, in tokens.
     pub context_length: usize,
 }
 
@@ -149,6 +159,21 @@ impl Spec {
             Linear::O => (self.hidden, q),
             Linear::Gate | Linear::Up => (self.intermediate, self.hidden),
             Linear::Down => (self.hidden, self.intermediate),
+        }
+    }
+
+    /// Returns whether a linear layer adds a bias.
+    pub fn has_bias(&self, linear: Linear) -> bool {
+        self.attention_bias && matches!(linear, Linear::Q | Linear::K | Linear::V)
+    }
+
+    /// Returns the sizes of a block's attention, with its window.
+    pub fn attention(&self, layer: usize) -> AttentionShape {
+        AttentionShape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            window: self.sliding_windows.get(layer).copied().flatten(),
         }
     }
 }

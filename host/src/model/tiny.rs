@@ -48,6 +48,9 @@ pub(crate) fn spec(head_dim: usize, tied_embeddings: bool) -> Spec {
         vocab: 300,
         rms_norm_eps: 1e-5,
         rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        attention_bias: false,
+        qk_norm: false,
+        sliding_windows: Vec::new(),
         tied_embeddings,
         context_length: 512,
     }
@@ -74,6 +77,13 @@ pub(crate) fn checkpoint(spec: Spec, seed: u64) -> TinyCheckpoint {
             let (outputs, inputs) = spec.linear_shape(linear);
             let name = format!("model.layers.{layer}.{}.weight", linear.path());
             add(name, outputs * inputs, 1.0 / (inputs as f64).sqrt(), 0.0);
+            if spec.has_bias(linear) {
+                add(format!("model.layers.{layer}.{}.bias", linear.path()), outputs, 0.5, 0.0);
+            }
+        }
+        for norm in ["q_norm", "k_norm"].into_iter().filter(|_| spec.qk_norm) {
+            let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+            add(name, spec.head_dim, 0.1, 1.0);
         }
     }
     TinyCheckpoint { spec, tensors }
@@ -114,12 +124,16 @@ fn logits(
     let norm = |x: &Tensor, name: &str| -> candle_core::Result<Tensor> {
         let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
         let x = x.broadcast_div(&(mean + spec.rms_norm_eps as f64)?.sqrt()?)?;
-        x.broadcast_mul(&get(name, &[spec.hidden])?)
+        x.broadcast_mul(&get(name, &[x.dim(D::Minus1)?])?)
     };
     let linear = |x: &Tensor, layer: usize, linear: Linear| -> candle_core::Result<Tensor> {
         let (outputs, inputs) = spec.linear_shape(linear);
         let name = format!("model.layers.{layer}.{}.weight", linear.path());
-        let y = x.matmul(&get(&name, &[outputs, inputs])?.t()?)?;
+        let mut y = x.matmul(&get(&name, &[outputs, inputs])?.t()?)?;
+        if spec.has_bias(linear) {
+            let name = format!("model.layers.{layer}.{}.bias", linear.path());
+            y = y.broadcast_add(&get(&name, &[outputs])?)?;
+        }
         let Some(adapter) = adapter else { return Ok(y) };
         let pair = &adapter.pairs[&(layer, linear)];
         let a = Tensor::from_slice(&pair.a, (adapter.config.r, inputs), device)?;
@@ -131,9 +145,14 @@ fn logits(
         .collect();
     let angles = Tensor::from_vec(angles, (t, d / 2), device)?;
     let (cos, sin) = (angles.cos()?.to_dtype(DType::F32)?, angles.sin()?.to_dtype(DType::F32)?);
-    let mask: Vec<f32> =
-        (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-    let mask = Tensor::from_vec(mask, (t, t), device)?;
+    let mask = |layer: usize| {
+        let window = spec.sliding_windows.get(layer).copied().flatten().unwrap_or(t);
+        let hidden = |query: usize, key: usize| key > query || query >= key + window;
+        let mask: Vec<f32> = (0..t * t)
+            .map(|i| if hidden(i / t, i % t) { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        Tensor::from_vec(mask, (t, t), device)
+    };
     // [T, heads * D] -> [heads, T, D]
     let split = |x: Tensor, heads: usize| x.reshape((t, heads, d))?.transpose(0, 1)?.contiguous();
     let rotate = |x: Tensor| -> candle_core::Result<Tensor> {
@@ -152,11 +171,16 @@ fn logits(
     let mut x = embedding.index_select(&Tensor::new(tokens, device)?, 0)?; // [T, hidden]
     for layer in 0..spec.layers {
         let h = norm(&x, &format!("model.layers.{layer}.input_layernorm.weight"))?;
-        let q = rotate(split(linear(&h, layer, Linear::Q)?, spec.heads)?)?;
-        let k = repeat(rotate(split(linear(&h, layer, Linear::K)?, spec.kv_heads)?)?)?;
+        let mut q = split(linear(&h, layer, Linear::Q)?, spec.heads)?;
+        let mut k = split(linear(&h, layer, Linear::K)?, spec.kv_heads)?;
+        if spec.qk_norm {
+            q = norm(&q, &format!("model.layers.{layer}.self_attn.q_norm.weight"))?;
+            k = norm(&k, &format!("model.layers.{layer}.self_attn.k_norm.weight"))?;
+        }
+        let (q, k) = (rotate(q)?, repeat(rotate(k)?)?);
         let v = repeat(split(linear(&h, layer, Linear::V)?, spec.kv_heads)?)?;
         let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (d as f64).sqrt())?;
-        let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+        let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask(layer)?)?, D::Minus1)?;
         let y = p.matmul(&v)?.transpose(0, 1)?.reshape((t, spec.heads * d))?; // [T, heads * D]
         x = (x + linear(&y, layer, Linear::O)?)?;
         let h = norm(&x, &format!("model.layers.{layer}.post_attention_layernorm.weight"))?;

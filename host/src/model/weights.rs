@@ -3,6 +3,7 @@
 use super::adapter::Adapter;
 use super::backend::{Backend, BackendError, Rotary, WeightType};
 use super::checkpoint::{Checkpoint, CheckpointError};
+use super::layout;
 use super::spec::{Linear, Spec};
 
 /// The weights of a model, packed for a device. Nothing changes them once they are loaded.
@@ -27,14 +28,24 @@ pub struct Block<B: Backend> {
     pub input_norm: B::Buffer,
     /// Weight of the norm before the MLP, `[hidden]`.
     pub post_attention_norm: B::Buffer,
+    /// Weights of the norms of each head of queries and keys, `[head_dim]`, where the model has
+    /// them.
+    pub query_key_norms: Option<[B::Buffer; 2]>,
     /// In the order of [`Linear::ALL`].
     linears: [B::Matrix; 7],
+    /// In the same order, `[out]`; absent where a layer adds none.
+    biases: [Option<B::Buffer>; 7],
 }
 
 impl<B: Backend> Block<B> {
     /// Returns the weight of a linear layer, `[out, in]`.
     pub fn linear(&self, linear: Linear) -> &B::Matrix {
         &self.linears[linear as usize]
+    }
+
+    /// Returns the bias of a linear layer, `[out]`, where it adds one.
+    pub fn bias(&self, linear: Linear) -> Option<&B::Buffer> {
+        self.biases[linear as usize].as_ref()
     }
 }
 
@@ -60,7 +71,7 @@ impl<B: Backend> Weights<B> {
     ) -> Result<Weights<B>, WeightsError> {
         let spec = checkpoint.spec().clone();
         let (hidden, vocab) = (spec.hidden, spec.vocab);
-        let total = 2 + usize::from(!spec.tied_embeddings) + spec.layers * (2 + Linear::ALL.len());
+        let total = layout::tensors(&spec).len();
         let mut done = 0;
         let mut finished = || {
             done += 1;
@@ -90,21 +101,38 @@ impl<B: Backend> Weights<B> {
             };
             linears.push(packed);
         }
-        let mut vector = |name: &str| -> Result<_, WeightsError> {
-            let buffer = backend.upload(&checkpoint.tensor(name, &[hidden])?)?;
+        let mut vector = |name: &str, width: usize| -> Result<_, WeightsError> {
+            let buffer = backend.upload(&checkpoint.tensor(name, &[width])?)?;
             finished();
             Ok(buffer)
         };
         let mut blocks = Vec::with_capacity(spec.layers);
         for (layer, linears) in linears.into_iter().enumerate() {
-            let norm = |name| format!("model.layers.{layer}.{name}.weight");
+            let mut norm =
+                |name, width| vector(&format!("model.layers.{layer}.{name}.weight"), width);
+            let input_norm = norm("input_layernorm", hidden)?;
+            let post_attention_norm = norm("post_attention_layernorm", hidden)?;
+            let query_key_norms = match spec.qk_norm {
+                true => Some([
+                    norm("self_attn.q_norm", spec.head_dim)?,
+                    norm("self_attn.k_norm", spec.head_dim)?,
+                ]),
+                false => None,
+            };
+            let mut biases: [Option<B::Buffer>; 7] = Default::default();
+            for linear in Linear::ALL.into_iter().filter(|&linear| spec.has_bias(linear)) {
+                let name = format!("model.layers.{layer}.{}.bias", linear.path());
+                biases[linear as usize] = Some(vector(&name, spec.linear_shape(linear).0)?);
+            }
             blocks.push(Block {
-                input_norm: vector(&norm("input_layernorm"))?,
-                post_attention_norm: vector(&norm("post_attention_layernorm"))?,
+                input_norm,
+                post_attention_norm,
+                query_key_norms,
                 linears,
+                biases,
             });
         }
-        let norm = vector("model.norm.weight")?;
+        let norm = vector("model.norm.weight", hidden)?;
         let frequencies = spec.rope.frequencies(spec.head_dim);
         let rotary = Rotary::new(backend, &frequencies, spec.context_length)?;
         Ok(Weights { spec, embedding, blocks, norm, rotary, separate_head })

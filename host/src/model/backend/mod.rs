@@ -111,6 +111,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         write: Write,
     );
 
+    /// Adds `bias` `[width]` to each row of `y` `[rows, width]`.
+    fn add_bias(&self, bias: &Self::Buffer, rows: usize, y: &mut Self::Buffer);
+
     /// `y` = `x / sqrt(mean(x²) + eps) * weight` for each row; `weight` is `[width]`.
     fn rms_norm(
         &self,
@@ -155,13 +158,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
         cache: &mut Self::Cache,
     );
 
-    /// Causal attention of each row over its sequence from position 0 to its own, which the cache
-    /// already holds. `queries` and `y` are `[rows, heads, head_dim]`; scores are divided by
-    /// `sqrt(head_dim)`.
+    /// Causal attention of each row over its sequence, from position 0 or the start of its window
+    /// to its own position, all of which the cache already holds.
+    ///
+    /// `queries` and `y` are `[rows, heads, head_dim]`; scores are divided by `sqrt(head_dim)`. The
+    /// shape agrees with the cache's.
     fn attend(
         &self,
         queries: &Self::Buffer,
-        heads: usize,
+        shape: AttentionShape,
         layer: usize,
         plan: &Self::Plan,
         cache: &Self::Cache,
@@ -258,6 +263,16 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// How many positions a row sees, its own and those just before it; at least 1. Without a
+    /// window it sees all from position 0.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Returns the first position that the row at `position` sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// What the output head says of one token.

@@ -82,7 +82,8 @@ pub trait TrainingBackend: Backend {
         dup: &mut Self::Buffer,
     );
 
-    /// Causal attention within each segment of the plan, whose positions all start at 0.
+    /// Causal attention within each segment of the plan, whose positions all start at 0, over the
+    /// shape's window.
     ///
     /// `queries` and `y` are `[rows, heads, head_dim]`, `keys` and `values`
     /// `[rows, kv_heads, head_dim]`, after [`Backend::rope`]. `log_sums` `[rows, heads]` gets the

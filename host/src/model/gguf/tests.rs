@@ -8,7 +8,11 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use serde_json::Value as Json;
 
 use super::*;
+use crate::model::architecture::tests as architectures;
+use crate::model::backend::cpu::Cpu;
+use crate::model::forward::tests::logits;
 use crate::model::source;
+use crate::model::spec::{Rope, RopeScaling};
 use crate::model::tokenizer::optional_json;
 
 fn fixtures() -> PathBuf {
@@ -107,6 +111,102 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// A model of the architectures' fixtures in f32 under the name that GGUF files give to its
+    /// architecture; without a tokenizer.
+    fn of(checkpoint: &dyn Checkpoint, name: &str) -> Parts {
+        let spec = checkpoint.spec();
+        let size = |size: usize| Value::U32(size as u32);
+        let mut settings = vec![
+            ("block_count", size(spec.layers)),
+            ("context_length", size(spec.context_length)),
+            ("embedding_length", size(spec.hidden)),
+            ("feed_forward_length", size(spec.intermediate)),
+            ("attention.head_count", size(spec.heads)),
+            ("attention.head_count_kv", size(spec.kv_heads)),
+            ("attention.key_length", size(spec.head_dim)),
+            ("attention.value_length", size(spec.head_dim)),
+            ("attention.layer_norm_rms_epsilon", Value::F32(spec.rms_norm_eps)),
+            ("rope.freq_base", Value::F32(spec.rope.theta as f32)),
+        ];
+        if let Some(Some(window)) = spec.sliding_windows.first() {
+            settings.push(("attention.sliding_window", size(*window)));
+        }
+        let mut settings: Vec<_> =
+            settings.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)).collect();
+        settings.push(("general.architecture".to_owned(), Value::String(name.to_owned())));
+        let tensors = layout::tensors(spec)
+            .into_iter()
+            .map(|(tensor, shape)| {
+                let mut data = checkpoint.tensor(&tensor, &shape).unwrap();
+                // The converter permutes these rows for `llama` only.
+                if name == "llama" && (tensor.contains("q_proj") || tensor.contains("k_proj")) {
+                    data = interleave(&data, shape[1], spec.head_dim);
+                }
+                let data = Tensor::from_vec(data, &shape[..], &Device::Cpu).unwrap();
+                (gguf_name(&tensor), QTensor::quantize(&data, GgmlDType::F32).unwrap())
+            })
+            .collect();
+        Parts { settings, tensors }
+    }
+}
+
+/// Writes a file that need not hold a tokenizer and opens it.
+fn open_weights(parts: &Parts) -> Result<Gguf, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, parts.bytes()).unwrap();
+    let shown = path.display().to_string();
+    Gguf::open(&path).map_err(|error| error.to_string().replace(&shown, "m.gguf"))
+}
+
+#[test]
+fn every_architecture_is_the_one_of_its_folder() {
+    for (model, name) in [
+        ("llama-untied", "llama"),
+        ("mistral-windowed", "llama"),
+        ("mistral-open", "llama"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+        ("qwen3-untied", "qwen3"),
+    ] {
+        let original = architectures::checkpoint(model);
+        let parts = Parts::of(&original, name);
+        let file = open_weights(&parts).unwrap();
+        assert_eq!(file.spec(), original.spec(), "{model}");
+        let tokens: Vec<u32> = (0..30).map(|i| i * 11 % 64).collect();
+        let [theirs, ours] = [&original as &dyn Checkpoint, &file].map(|checkpoint| {
+            logits(&architectures::engine(Cpu::new(), checkpoint), None, &tokens, 512)
+        });
+        assert!(theirs == ours, "{model}");
+        if model == "qwen2" {
+            let missing = |name: &str| {
+                let mut parts = Parts::of(&original, "qwen2");
+                parts.tensors.retain(|(other, _)| other != name);
+                open_weights(&parts).err().unwrap()
+            };
+            assert_eq!(
+                missing("blk.1.attn_k.bias"),
+                "`m.gguf` has no tensor `model.layers.1.self_attn.k_proj.bias` [8]"
+            );
+            let window = Some(Value::U32(8));
+            assert_eq!(
+                open_weights(&parts.set("qwen2.attention.sliding_window", window)).err().unwrap(),
+                "`m.gguf` asks for `qwen2.attention.sliding_window` = 8, which is not supported"
+            );
+        } else if model == "qwen3" {
+            let mut parts = parts;
+            parts.tensors.retain(|(name, _)| name != "blk.0.attn_q_norm.weight");
+            let wide = parts.add("blk.0.attn_q_norm.weight", vec![1.0; 16]);
+            assert_eq!(
+                open_weights(&wide).err().unwrap(),
+                "`m.gguf` holds `model.layers.0.self_attn.q_norm.weight` with shape [16], and the \
+                 configuration asks for [12]"
+            );
+        }
+    }
+}
+
 /// As the converter of llama.cpp does: the two dimensions of a rotated pair side by side.
 fn interleave(data: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
     let mut rows = Vec::new();
@@ -122,6 +222,7 @@ fn interleave(data: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
 
 fn gguf_name(name: &str) -> String {
     name.replace("model.embed_tokens", "token_embd")
+        .replace("lm_head", "output")
         .replace("model.norm", "output_norm")
         .replace("model.layers.", "blk.")
         .replace("input_layernorm", "attn_norm")
@@ -320,8 +421,8 @@ fn what_is_wrong_is_named() {
     let extra = Parts::tiny(GgmlDType::F32).add("blk.0.attn_q.bias", vec![0.0; 32]);
     assert_eq!(
         open(&extra.bytes()).err().unwrap(),
-        "`m.gguf` holds a tensor `blk.0.attn_q.bias` [32] that a model of this architecture does \
-         not have"
+        "`m.gguf` holds a tensor `model.layers.0.self_attn.q_proj.bias` [32] that a model of this \
+         architecture does not have"
     );
     let mut small = Parts::tiny(GgmlDType::F32);
     let rows = Tensor::zeros((399, 32), candle_core::DType::F32, &Device::Cpu).unwrap();

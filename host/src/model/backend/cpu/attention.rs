@@ -5,13 +5,14 @@
 //!
 //! A query vector goes over its sequence in blocks of [`BLOCK`] positions, counted from position 0,
 //! and keeps a running maximum, sum and weighted sum of values. What it sees of a block depends on
-//! its own position only; that up to six vectors go together, and which, changes no bit, as
-//! positions beyond a vector's own weigh exactly nothing.
+//! its own position and the window only; that up to six vectors go together, and which, changes no
+//! bit, as positions that a vector does not see weigh exactly nothing. Pages that none of them sees
+//! are not read.
 
 use super::CpuPlan;
 use super::gemm::parallel;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
-use crate::model::backend::{CacheShape, PAGE, Segment};
+use crate::model::backend::{AttentionShape, CacheShape, PAGE, Segment};
 
 /// Positions between two looks at the running maximum; whole pairs of pages.
 const BLOCK: usize = 128;
@@ -97,17 +98,19 @@ impl Rows {
     }
 }
 
-/// Causal attention of each row over its sequence, up to its own position.
+/// Causal attention of each row over its sequence; see
+/// [`Backend::attend`](crate::model::backend::Backend::attend).
 pub(super) fn attend(
     isa: Isa,
     queries: &[f32],
-    heads: usize,
+    shape: AttentionShape,
     layer: usize,
     plan: &CpuPlan,
     cache: &Cache,
     y: &mut [f32],
 ) {
-    let CacheShape { kv_heads, head_dim, .. } = cache.shape;
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    assert_eq!((kv_heads, head_dim), (cache.shape.kv_heads, cache.shape.head_dim));
     let len = plan.positions.len() * heads * head_dim;
     let (queries, y) = (&queries[..len], Shared::new(&mut y[..len]));
     parallel(plan.rows.len() * kv_heads, |task| {
@@ -116,10 +119,9 @@ pub(super) fn attend(
         let head = task % kv_heads;
         isa.run(Attend {
             queries,
-            heads,
+            shape,
             group: heads / kv_heads,
             head,
-            head_dim,
             rows,
             pages: &plan.segments[rows.segment].pages,
             width: cache.width,
@@ -133,11 +135,10 @@ pub(super) fn attend(
 /// The query vectors of some rows that attend to one key and value head.
 struct Attend<'a> {
     queries: &'a [f32],
-    heads: usize,
+    shape: AttentionShape,
     /// Query heads that attend to the head.
     group: usize,
     head: usize,
-    head_dim: usize,
     rows: Rows,
     pages: &'a [u32],
     width: usize,
@@ -149,7 +150,9 @@ struct Attend<'a> {
 
 /// What a tile of query vectors knows so far.
 struct Tile {
-    /// Positions that each vector sees, counted from 0.
+    /// The first position that each vector sees.
+    starts: [usize; TILE],
+    /// The position after the last that it sees.
     limits: [usize; TILE],
     /// The vectors, scaled: `[head_dim, N]`.
     queries: Vec<f32>,
@@ -161,14 +164,26 @@ struct Tile {
     values: Vec<f32>,
 }
 
+/// What a tile sees of a block.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Where the block starts in the sequence.
+    start: usize,
+    /// The first position, counted from `start`; whole pages.
+    from: usize,
+    /// The position after the last, counted from `start`.
+    to: usize,
+}
+
 impl Kernel for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let mut tile = Tile {
+            starts: [0; TILE],
             limits: [0; TILE],
-            queries: vec![0.0; self.head_dim * TILE],
+            queries: vec![0.0; self.shape.head_dim * TILE],
             scores: [[0.0; BLOCK]; TILE],
             max: [0.0; TILE],
             sum: [0.0; TILE],
@@ -195,37 +210,45 @@ impl Attend<'_> {
     #[inline(always)]
     fn at(&self, vector: usize) -> usize {
         let (row, head) = (vector / self.group, self.head * self.group + vector % self.group);
-        ((self.rows.first + row) * self.heads + head) * self.head_dim
+        ((self.rows.first + row) * self.shape.heads + head) * self.shape.head_dim
     }
 
     /// Does `N` vectors from the first to the last position that one of them sees.
     #[inline(always)]
     fn tile<L: Lanes, const N: usize>(&self, first: usize, tile: &mut Tile) {
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let head_dim = self.shape.head_dim;
+        let scale = 1.0 / (head_dim as f32).sqrt();
         for i in 0..N {
-            let query = &self.queries[self.at(first + i)..][..self.head_dim];
+            let query = &self.queries[self.at(first + i)..][..head_dim];
             for (d, &query) in query.iter().enumerate() {
                 tile.queries[d * N + i] = query * scale;
             }
-            tile.limits[i] = self.rows.position + (first + i) / self.group + 1;
+            let position = self.rows.position + (first + i) / self.group;
+            tile.starts[i] = self.shape.first_seen(position);
+            tile.limits[i] = position + 1;
         }
         tile.values[..N * self.width].fill(0.0);
         tile.max = [f32::NEG_INFINITY; TILE];
         tile.sum = [0.0; TILE];
-        let end = tile.limits[N - 1];
-        for start in (0..end).step_by(BLOCK) {
-            let positions = BLOCK.min(end - start);
+        // Positions ascend with the vectors, so the first vector's window begins first.
+        let (begin, end) = (tile.starts[0], tile.limits[N - 1]);
+        for start in (begin / BLOCK * BLOCK..end).step_by(BLOCK) {
+            let seen = Seen {
+                start,
+                from: begin.saturating_sub(start) / PAGE * PAGE,
+                to: BLOCK.min(end - start),
+            };
             // SAFETY: the caller runs under `Isa::run`; the sequence has pages up to `end`.
             unsafe {
-                self.score::<L, N>(start, positions, tile);
-                let factors = self.weigh::<L, N>(start, positions, tile);
-                self.add_values::<L, N>(start, positions, factors, tile);
+                self.score::<L, N>(seen, tile);
+                let factors = self.weigh::<L, N>(seen, tile);
+                self.add_values::<L, N>(seen, factors, tile);
             }
         }
         for i in 0..N {
             let at = self.at(first + i);
             // SAFETY: the vector's place in `y` is this task's alone.
-            let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(at), self.head_dim) };
+            let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(at), head_dim) };
             let inverse = 1.0 / tile.sum[i];
             for (y, &value) in y.iter_mut().zip(&tile.values[i * self.width..]) {
                 *y = value * inverse;
@@ -239,15 +262,10 @@ impl Attend<'_> {
     ///
     /// The machine has the lanes, and the sequence has pages for the positions.
     #[inline(always)]
-    unsafe fn score<L: Lanes, const N: usize>(
-        &self,
-        start: usize,
-        positions: usize,
-        tile: &mut Tile,
-    ) {
-        let pages = &self.pages[start / PAGE..(start + positions).div_ceil(PAGE)];
+    unsafe fn score<L: Lanes, const N: usize>(&self, seen: Seen, tile: &mut Tile) {
+        let pages = &self.pages[seen.start / PAGE..(seen.start + seen.to).div_ceil(PAGE)];
         let keys = |page: usize| self.keys[pages[page] as usize * self.width * PAGE..].as_ptr();
-        let mut page = 0;
+        let mut page = seen.from / PAGE;
         // Few vectors take two pages at a time: one would leave the adders waiting.
         // SAFETY: pages are whole, and there are at most `BLOCK / PAGE`.
         unsafe {
@@ -276,7 +294,7 @@ impl Attend<'_> {
         unsafe {
             let mut sums = [[[L::splat(0.0); 2]; P]; N];
             let queries = tile.queries.as_ptr();
-            for d in 0..self.head_dim {
+            for d in 0..self.shape.head_dim {
                 for (p, keys) in keys.iter().enumerate() {
                     let low = L::load(keys.add(d * PAGE));
                     let high = L::load(keys.add(d * PAGE + 8));
@@ -304,23 +322,21 @@ impl Attend<'_> {
     ///
     /// The machine has the lanes.
     #[inline(always)]
-    unsafe fn weigh<L: Lanes, const N: usize>(
-        &self,
-        start: usize,
-        positions: usize,
-        tile: &mut Tile,
-    ) -> [f32; N] {
+    unsafe fn weigh<L: Lanes, const N: usize>(&self, seen: Seen, tile: &mut Tile) -> [f32; N] {
         let mut factors = [1.0; N];
-        let whole = positions.next_multiple_of(PAGE);
+        let Seen { start, from, to } = seen;
         for (i, factor) in factors.iter_mut().enumerate() {
-            let scores = &mut tile.scores[i][..whole];
-            let seen = tile.limits[i].saturating_sub(start).min(positions);
-            if seen == 0 {
+            let scores = &mut tile.scores[i][from..to.next_multiple_of(PAGE)];
+            // The vector's own part of what the tile sees, counted from `start + from`.
+            let own = |position: usize| position.saturating_sub(start).clamp(from, to) - from;
+            let (first, end) = (own(tile.starts[i]), own(tile.limits[i]));
+            if first >= end {
                 scores.fill(0.0);
                 continue;
             }
-            scores[seen..].fill(f32::NEG_INFINITY);
-            // SAFETY: `whole` is a multiple of eight.
+            scores[..first].fill(f32::NEG_INFINITY);
+            scores[end..].fill(f32::NEG_INFINITY);
+            // SAFETY: pages are whole, so the length is a multiple of eight.
             unsafe {
                 let mut max = L::splat(tile.max[i]);
                 for chunk in scores.chunks_exact(8) {
@@ -350,8 +366,7 @@ impl Attend<'_> {
     #[inline(always)]
     unsafe fn add_values<L: Lanes, const N: usize>(
         &self,
-        start: usize,
-        positions: usize,
+        seen: Seen,
         factors: [f32; N],
         tile: &mut Tile,
     ) {
@@ -359,11 +374,11 @@ impl Attend<'_> {
         // SAFETY: columns end at `width`, a multiple of `WIDTH`.
         unsafe {
             while N <= 3 && column + 2 * WIDTH <= self.width {
-                self.add_columns::<L, N, 4>(start, positions, &factors, column, tile);
+                self.add_columns::<L, N, 4>(seen, &factors, column, tile);
                 column += 2 * WIDTH;
             }
             while column < self.width {
-                self.add_columns::<L, N, 2>(start, positions, &factors, column, tile);
+                self.add_columns::<L, N, 2>(seen, &factors, column, tile);
                 column += WIDTH;
             }
         }
@@ -375,8 +390,7 @@ impl Attend<'_> {
     #[inline(always)]
     unsafe fn add_columns<L: Lanes, const N: usize, const C: usize>(
         &self,
-        start: usize,
-        positions: usize,
+        seen: Seen,
         factors: &[f32; N],
         column: usize,
         tile: &mut Tile,
@@ -391,9 +405,10 @@ impl Attend<'_> {
                 }
             }
             let weights = tile.scores.as_ptr().cast::<f32>();
-            for (at, &page) in (0..positions).step_by(PAGE).zip(&self.pages[start / PAGE..]) {
+            let pages = &self.pages[(seen.start + seen.from) / PAGE..];
+            for (at, &page) in (seen.from..seen.to).step_by(PAGE).zip(pages) {
                 let page = self.values[page as usize * self.width * PAGE..].as_ptr().add(column);
-                for slot in 0..PAGE.min(positions - at) {
+                for slot in 0..PAGE.min(seen.to - at) {
                     let mut values = [L::splat(0.0); C];
                     for (c, value) in values.iter_mut().enumerate() {
                         *value = L::load(page.add(slot * self.width + 8 * c));

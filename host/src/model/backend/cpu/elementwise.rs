@@ -6,6 +6,16 @@ use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
 /// Numbers that one task takes: enough to pay for handing it over.
 const GRAIN: usize = 16 * 1024;
 
+/// Adds `bias` to each row of `y`.
+pub(super) fn add_bias(bias: &[f32], rows: usize, y: &mut [f32]) {
+    let width = bias.len();
+    over_rows(&mut y[..rows * width], width, |_, y| {
+        for y in y.chunks_exact_mut(width) {
+            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        }
+    });
+}
+
 /// `y` = `x / sqrt(mean(x²) + eps) * weight` for each row.
 pub(super) fn rms_norm(isa: Isa, x: &[f32], rows: usize, weight: &[f32], eps: f32, y: &mut [f32]) {
     let width = weight.len();

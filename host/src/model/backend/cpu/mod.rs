@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::{
-    Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, WeightType, Write,
+    AttentionShape, Backend, BackendError, CacheShape, Rotary, Segment, TokenLogprob, WeightType,
+    Write,
 };
 
 pub(crate) mod attention;
@@ -157,6 +158,10 @@ impl Backend for Cpu {
         gemm::linear_backward(self.isa, dy, rows, weight, dx, write);
     }
 
+    fn add_bias(&self, bias: &Vec<f32>, rows: usize, y: &mut Vec<f32>) {
+        elementwise::add_bias(bias, rows, y);
+    }
+
     fn rms_norm(&self, x: &Vec<f32>, rows: usize, weight: &Vec<f32>, eps: f32, y: &mut Vec<f32>) {
         elementwise::rms_norm(self.isa, x, rows, weight, eps, y);
     }
@@ -201,13 +206,13 @@ impl Backend for Cpu {
     fn attend(
         &self,
         queries: &Vec<f32>,
-        heads: usize,
+        shape: AttentionShape,
         layer: usize,
         plan: &CpuPlan,
         cache: &Cache,
         y: &mut Vec<f32>,
     ) {
-        attention::attend(self.isa, queries, heads, layer, plan, cache, y);
+        attention::attend(self.isa, queries, shape, layer, plan, cache, y);
     }
 
     fn logprobs(

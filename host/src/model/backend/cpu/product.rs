@@ -62,10 +62,43 @@ impl Panels {
         }
     }
 
+    /// Returns the operand from row `row` of its depth on.
+    #[inline(always)]
+    pub(super) fn from_row(&self, row: usize) -> View<'_> {
+        let whole = View::from(self);
+        View { depth: whole.depth - row, lines: &whole.lines[row..], ..whole }
+    }
+
+    /// Returns the operand from column `column` on, a multiple of [`PANEL`].
+    #[inline(always)]
+    pub(super) fn from_column(&self, column: usize) -> View<'_> {
+        let whole = View::from(self);
+        let lines = &whole.lines[column / PANEL * self.depth..];
+        View { columns: whole.columns - column, lines, ..whole }
+    }
+
     fn reset(&mut self, depth: usize, columns: usize) {
         (self.depth, self.columns) = (depth, columns);
         self.lines.clear();
         self.lines.resize(depth * columns.div_ceil(PANEL), Line([0.0; PANEL]));
+    }
+}
+
+/// A right operand, or the end of one.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    depth: usize,
+    columns: usize,
+    /// Lines from one panel to the next.
+    stride: usize,
+    lines: &'a [Line],
+}
+
+impl<'a> From<&'a Panels> for View<'a> {
+    #[inline(always)]
+    fn from(panels: &'a Panels) -> Self {
+        let Panels { depth, columns, ref lines } = *panels;
+        View { depth, columns, stride: depth, lines }
     }
 }
 
@@ -97,12 +130,18 @@ pub(super) struct Target {
 /// Both pointers have the numbers behind them that their strides, the rows, `depth` and columns ask
 /// for, and nobody else touches those of `target`; the machine has the lanes.
 #[inline(always)]
-pub(super) unsafe fn product<L: Lanes>(left: Left, right: &Panels, depth: usize, target: Target) {
+pub(super) unsafe fn product<'a, L: Lanes>(
+    left: Left,
+    right: impl Into<View<'a>>,
+    depth: usize,
+    target: Target,
+) {
+    let right = right.into();
     assert!(depth <= right.depth);
     let panels = target.columns.min(right.columns).div_ceil(PANEL);
     let tiles = left.rows.div_ceil(TILE);
     for panel in 0..panels {
-        let lines = right.lines[panel * right.depth..][..depth].as_ptr().cast::<f32>();
+        let lines = right.lines[panel * right.stride..][..depth].as_ptr().cast::<f32>();
         let columns = PANEL.min(target.columns - panel * PANEL);
         for tile in 0..tiles {
             let rows = rows_of(tile, left.rows);

@@ -3,6 +3,8 @@
 //! A task is one key and value head of one segment with all its query heads. Weights are never kept:
 //! the backward pass forms them again from scores and log sums, a block of rows at a time.
 
+use std::ops::Range;
+
 use super::CpuPlan;
 use super::gemm::parallel;
 use super::product::{Left, PANEL, Panels, Target, product};
@@ -14,7 +16,7 @@ use crate::model::backend::{AttentionShape, Write};
 /// ones read keys and values less often.
 const BLOCK: usize = 32;
 
-/// Causal attention within each segment; see
+/// Causal attention within each segment, over its window; see
 /// [`TrainingBackend::attention`](crate::model::backend::TrainingBackend::attention).
 #[expect(clippy::too_many_arguments, reason = "three operands, their shape and two results")]
 pub(super) fn attention(
@@ -27,7 +29,7 @@ pub(super) fn attention(
     y: &mut [f32],
     log_sums: &mut [f32],
 ) {
-    let (rows, AttentionShape { heads, kv_heads, head_dim }) = (plan.positions.len(), shape);
+    let (rows, AttentionShape { heads, kv_heads, head_dim, .. }) = (plan.positions.len(), shape);
     let queries = &queries[..rows * heads * head_dim];
     let keys = &keys[..rows * kv_heads * head_dim];
     let values = &values[..rows * kv_heads * head_dim];
@@ -49,7 +51,7 @@ pub(super) fn attention_backward(
     plan: &CpuPlan,
     gradients: AttentionGradients<'_, Vec<f32>>,
 ) {
-    let (rows, AttentionShape { heads, kv_heads, head_dim }) = (plan.positions.len(), shape);
+    let (rows, AttentionShape { heads, kv_heads, head_dim, .. }) = (plan.positions.len(), shape);
     let (wide, narrow) = (rows * heads * head_dim, rows * kv_heads * head_dim);
     let dqueries = Shared::new(&mut gradients.dqueries[..wide]);
     let dkeys = Shared::new(&mut gradients.dkeys[..narrow]);
@@ -125,10 +127,14 @@ impl Place {
         1.0 / (self.shape.head_dim as f32).sqrt()
     }
 
-    /// Blocks of query rows: the first row, and the row after the last.
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let rows = self.rows;
-        (0..rows).step_by(BLOCK).map(move |start| (start, rows.min(start + BLOCK)))
+    /// Blocks of query rows.
+    fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
+        let Place { rows, shape, .. } = *self;
+        (0..rows).step_by(BLOCK).map(move |start| Block {
+            start,
+            end: rows.min(start + BLOCK),
+            seen: shape.first_seen(start) / PANEL * PANEL,
+        })
     }
 
     /// Some rows of queries, or of a gradient of their shape, as a left operand.
@@ -136,6 +142,18 @@ impl Place {
         let (row_stride, rows) = (self.stride(), end - start);
         Left { from: values[self.at(start, head)..].as_ptr(), row_stride, step: 1, rows }
     }
+}
+
+/// Query rows whose scores are held together.
+#[derive(Clone, Copy)]
+struct Block {
+    /// The first row.
+    start: usize,
+    /// The row after the last.
+    end: usize,
+    /// The first row of keys that a score is formed for: the first that one of them sees, or
+    /// before it by less than a panel.
+    seen: usize,
 }
 
 struct Forward<'a> {
@@ -163,8 +181,8 @@ impl Kernel for Forward<'_> {
         let width = task.rows.next_multiple_of(PANEL);
         let mut scores = vec![0f32; BLOCK.min(task.rows) * width];
         for head in task.heads() {
-            for (start, end) in task.blocks() {
-                let padded = end.next_multiple_of(PANEL);
+            for Block { start, end, seen } in task.blocks() {
+                let padded = end.next_multiple_of(PANEL) - seen;
                 // SAFETY: `scores` has a row of `width` numbers for each row of the block; `y` and
                 // `log_sums` are as long as the plan asks for, and these rows of this head are this
                 // task's alone.
@@ -172,10 +190,11 @@ impl Kernel for Forward<'_> {
                     let left = task.left(queries, head, start, end);
                     let to = scores.as_mut_ptr();
                     let target = Target { to, stride: width, columns: padded, write: Write::Set };
-                    product::<L>(left, &keys_across, head_dim, target);
+                    product::<L>(left, keys_across.from_column(seen), head_dim, target);
                     for row in start..end {
                         let scores = &mut scores[(row - start) * width..][..padded];
-                        let log_sum = softmax::<L>(scores, row + 1, task.scale());
+                        let own = task.shape.first_seen(row) - seen..row + 1 - seen;
+                        let log_sum = softmax::<L>(scores, own, task.scale());
                         *log_sums.add((task.first + row) * task.shape.heads + head) = log_sum;
                     }
                     let left = Left {
@@ -187,22 +206,23 @@ impl Kernel for Forward<'_> {
                     let to = y.add(task.at(start, head));
                     let target =
                         Target { to, stride: task.stride(), columns: head_dim, write: Write::Set };
-                    product::<L>(left, &values_along, end, target);
+                    product::<L>(left, values_along.from_row(seen), end - seen, target);
                 }
             }
         }
     }
 }
 
-/// Turns scores into weights: softmax of `scale` times the first `len`, zeros after. Returns the
-/// log of the sum of exponentials.
+/// Turns scores into weights: softmax of `scale` times those that are `seen`, zeros elsewhere.
+/// Returns the log of the sum of exponentials.
 ///
 /// # Safety
 ///
 /// `scores` has whole panels; the machine has the lanes.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(scores: &mut [f32], len: usize, scale: f32) -> f32 {
-    scores[len..].fill(f32::NEG_INFINITY);
+unsafe fn softmax<L: Lanes>(scores: &mut [f32], seen: Range<usize>, scale: f32) -> f32 {
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
     // SAFETY: a chunk has eight numbers.
     unsafe {
         let mut max = L::splat(f32::MIN);
@@ -265,8 +285,8 @@ impl Kernel for Backward<'_> {
             }
         }
         for head in task.heads() {
-            for (start, end) in task.blocks() {
-                let (count, padded) = (end - start, end.next_multiple_of(PANEL));
+            for Block { start, end, seen } in task.blocks() {
+                let (count, padded) = (end - start, end.next_multiple_of(PANEL) - seen);
                 let at = task.at(start, head);
                 queries_along.fill(&queries[at..], task.stride(), count, head_dim, 1.0);
                 dy_along.fill(&dy[at..], task.stride(), count, head_dim, 1.0);
@@ -277,16 +297,18 @@ impl Kernel for Backward<'_> {
                     let block =
                         |to| Target { to, stride: width, columns: padded, write: Write::Set };
                     let left = task.left(queries, head, start, end);
-                    product::<L>(left, keys_across, head_dim, block(weights.as_mut_ptr()));
+                    let keys = keys_across.from_column(seen);
+                    product::<L>(left, keys, head_dim, block(weights.as_mut_ptr()));
                     let left = task.left(dy, head, start, end);
-                    product::<L>(left, values_across, head_dim, block(dscores.as_mut_ptr()));
+                    let values = values_across.from_column(seen);
+                    product::<L>(left, values, head_dim, block(dscores.as_mut_ptr()));
                     for row in start..end {
                         let at = task.at(row, head);
                         let rows = (row - start) * width..(row - start) * width + padded;
                         score_gradient::<L>(
                             &mut weights[rows.clone()],
                             &mut dscores[rows],
-                            row + 1,
+                            task.shape.first_seen(row) - seen..row + 1 - seen,
                             task.scale(),
                             log_sums[(task.first + row) * task.shape.heads + head],
                             dot::<L>(&dy[at..at + head_dim], &y[at..at + head_dim]),
@@ -299,16 +321,23 @@ impl Kernel for Backward<'_> {
                         columns: head_dim,
                         write: Write::Set,
                     };
-                    product::<L>(rows(dscores.as_ptr()), keys_along, end, target);
-                    let columns = |from| Left { from, row_stride: 1, step: width, rows: end };
+                    let keys = keys_along.from_row(seen);
+                    product::<L>(rows(dscores.as_ptr()), keys, end - seen, target);
+                    let columns =
+                        |from| Left { from, row_stride: 1, step: width, rows: end - seen };
                     let sum = |to: *mut f32| Target {
-                        to: to.add(kv),
+                        to: to.add(kv + seen * kv_stride),
                         stride: kv_stride,
                         columns: head_dim,
                         write: Write::Add,
                     };
-                    product::<L>(columns(dscores.as_ptr()), queries_along, count, sum(self.dkeys));
-                    product::<L>(columns(weights.as_ptr()), dy_along, count, sum(self.dvalues));
+                    product::<L>(
+                        columns(dscores.as_ptr()),
+                        &*queries_along,
+                        count,
+                        sum(self.dkeys),
+                    );
+                    product::<L>(columns(weights.as_ptr()), &*dy_along, count, sum(self.dvalues));
                 }
             }
         }
@@ -326,12 +355,13 @@ impl Kernel for Backward<'_> {
 unsafe fn score_gradient<L: Lanes>(
     weights: &mut [f32],
     gradients: &mut [f32],
-    len: usize,
+    seen: Range<usize>,
     scale: f32,
     log_sum: f32,
     offset: f32,
 ) {
-    weights[len..].fill(f32::NEG_INFINITY);
+    weights[..seen.start].fill(f32::NEG_INFINITY);
+    weights[seen.end..].fill(f32::NEG_INFINITY);
     for (weight, gradient) in weights.chunks_exact_mut(8).zip(gradients.chunks_exact_mut(8)) {
         // SAFETY: chunks have eight numbers.
         unsafe {
