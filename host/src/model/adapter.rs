@@ -4,38 +4,22 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+mod config;
+
+pub use config::{
+    LoraConfig, PairConfig, TargetModules, check_pattern, check_regex, module_path, names_a_linear,
+};
+
 use super::spec::{Linear, Spec};
 use crate::run::seed;
-
-/// The hyper-parameters of an adapter, under PEFT's names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// Rank.
-    pub r: usize,
-    /// Numerator of the scale.
-    pub alpha: f64,
-    /// Probability that an input of `A` is zeroed in training.
-    pub dropout: f64,
-    /// Which linear layers of each block have a pair, in checkpoint order.
-    pub target_modules: Vec<Linear>,
-    /// Scale by `alpha / sqrt(r)` instead of `alpha / r`.
-    pub use_rslora: bool,
-}
-
-impl LoraConfig {
-    /// Returns what `B·A·x` is multiplied by.
-    pub fn scale(&self) -> f64 {
-        if self.use_rslora {
-            self.alpha / (self.r as f64).sqrt()
-        } else {
-            self.alpha / self.r as f64
-        }
-    }
-}
 
 /// The two matrices beside one linear layer: `y = W·x + scale · B·(A·x)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair {
+    /// Rank.
+    pub r: usize,
+    /// What `B·A·x` is multiplied by.
+    pub scale: f64,
     /// `[r, in]`, row-major.
     pub a: Vec<f32>,
     /// `[out, r]`, row-major; rows in Hugging Face's order.
@@ -52,18 +36,16 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Returns an adapter whose matrices are all zero, with the shapes that `spec` asks for.
-    pub fn zeros(spec: &Spec, config: LoraConfig) -> Adapter {
+    /// Returns an adapter whose matrices are all zero, with the pairs that `config` asks for in a
+    /// model of this shape ([`LoraConfig::pairs`]).
+    pub fn zeros(spec: &Spec, config: LoraConfig) -> Result<Adapter, AdapterError> {
         let mut pairs = BTreeMap::new();
-        for layer in 0..spec.layers {
-            for &linear in &config.target_modules {
-                let (outputs, inputs) = spec.linear_shape(linear);
-                let pair =
-                    LoraPair { a: vec![0.0; config.r * inputs], b: vec![0.0; outputs * config.r] };
-                pairs.insert((layer, linear), pair);
-            }
+        for ((layer, linear), PairConfig { r, scale }) in config.pairs(spec.layers)? {
+            let (outputs, inputs) = spec.linear_shape(linear);
+            let pair = LoraPair { r, scale, a: vec![0.0; r * inputs], b: vec![0.0; outputs * r] };
+            pairs.insert((layer, linear), pair);
         }
-        Adapter { config, pairs }
+        Ok(Adapter { config, pairs })
     }
 
     /// Returns a fresh adapter as PEFT starts one: it changes nothing yet, because every `B` is zero,
@@ -71,8 +53,8 @@ impl Adapter {
     ///
     /// Each matrix draws from `seed` and its own name, so the same layer starts equally whichever
     /// other layers are trained.
-    pub fn init(spec: &Spec, config: LoraConfig, seed: u64) -> Adapter {
-        let mut adapter = Adapter::zeros(spec, config);
+    pub fn init(spec: &Spec, config: LoraConfig, seed: u64) -> Result<Adapter, AdapterError> {
+        let mut adapter = Adapter::zeros(spec, config)?;
         for (&(layer, linear), pair) in &mut adapter.pairs {
             let (_, inputs) = spec.linear_shape(linear);
             let bound = 1.0 / (inputs as f64).sqrt();
@@ -82,32 +64,50 @@ impl Adapter {
                 *value = ((2.0 * seed::uniform(key, i as u64) - 1.0) * bound) as f32;
             }
         }
-        adapter
+        Ok(adapter)
+    }
+
+    /// Returns the same matrices under `config`; none where it asks for other pairs, ranks or scales
+    /// in a model of so many blocks. Dropout may differ, and so may the words in which targets are
+    /// named.
+    pub fn under(&self, config: LoraConfig, layers: usize) -> Option<Adapter> {
+        let wanted = config.pairs(layers).ok()?;
+        let own = self.pairs.iter().map(|(&key, pair)| (key, pair.config()));
+        match wanted.into_iter().eq(own) {
+            true => Some(Adapter { config, pairs: self.pairs.clone() }),
+            false => None,
+        }
+    }
+
+    /// Returns the largest rank of its pairs; 0 where there are none.
+    pub fn rank(&self) -> usize {
+        self.pairs.values().map(|pair| pair.r).max().unwrap_or(0)
     }
 
     /// Walks over the matrices in the order of their keys, `A` before `B`.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
-        let r = self.config.r;
-        self.pairs.iter().flat_map(move |(&(layer, linear), pair)| {
-            [(Matrix::A, &pair.a), (Matrix::B, &pair.b)].map(|(matrix, values)| {
-                let shape = match matrix {
-                    Matrix::A => [r, values.len() / r],
-                    Matrix::B => [values.len() / r, r],
-                };
-                Tensor { name: tensor_name(layer, linear, matrix), shape, values }
-            })
+        self.pairs.iter().flat_map(|(&(layer, linear), LoraPair { r, a, b, .. })| {
+            let tensor = |matrix, shape, values| Tensor {
+                name: tensor_name(layer, linear, matrix),
+                shape,
+                values,
+            };
+            [
+                tensor(Matrix::A, [*r, a.len() / r.max(&1)], &a[..]),
+                tensor(Matrix::B, [b.len() / r.max(&1), *r], &b[..]),
+            ]
         })
     }
 
-    /// Returns a digest of hyper-parameters, names, shapes and every bit of the matrices, as
-    /// 64 hexadecimal digits.
+    /// Returns a digest of all that decides what the adapter does: dropout, names, shapes, scales
+    /// and every bit of the matrices, as 64 hexadecimal digits. How its targets are worded does not
+    /// count.
     pub fn digest(&self) -> String {
-        let LoraConfig { r, alpha, dropout, target_modules: _, use_rslora } = &self.config;
         let mut hash = Sha256::new();
-        hash.update((*r as u64).to_le_bytes());
-        hash.update(alpha.to_le_bytes());
-        hash.update(dropout.to_le_bytes());
-        hash.update([u8::from(*use_rslora)]);
+        hash.update(self.config.dropout.to_le_bytes());
+        for pair in self.pairs.values() {
+            hash.update(pair.scale.to_le_bytes());
+        }
         for Tensor { name, shape, values } in self.tensors() {
             hash.update(format!("{name} {shape:?}\n"));
             for value in values {
@@ -117,42 +117,46 @@ impl Adapter {
         format!("{:x}", hash.finalize())
     }
 
-    /// Checks that the adapter has a pair for each of its target modules in each block of `spec`,
-    /// and none besides, all of the right shape.
+    /// Checks that the adapter has the pairs that its configuration asks for in a model of this
+    /// shape, and none besides, with their ranks and scales, all of the right size.
     pub fn check(&self, spec: &Spec) -> Result<(), AdapterError> {
-        let LoraConfig { r, dropout, target_modules, .. } = &self.config;
-        if *r == 0 || target_modules.is_empty() {
-            return Err(AdapterError::Empty);
+        let dropout = self.config.dropout;
+        if !(0.0..1.0).contains(&dropout) {
+            return Err(AdapterError::Dropout { dropout });
         }
-        if !(0.0..1.0).contains(dropout) {
-            return Err(AdapterError::Dropout { dropout: *dropout });
-        }
-        for layer in 0..spec.layers {
-            for &linear in target_modules {
-                let (outputs, inputs) = spec.linear_shape(linear);
-                let name = |matrix| tensor_name(layer, linear, matrix);
-                let Some(pair) = self.pairs.get(&(layer, linear)) else {
-                    return Err(AdapterError::Missing { name: name(Matrix::A) });
-                };
-                for (matrix, values, expected) in
-                    [(Matrix::A, &pair.a, r * inputs), (Matrix::B, &pair.b, outputs * r)]
-                {
-                    if values.len() != expected {
-                        let (name, found) = (name(matrix), values.len());
-                        return Err(AdapterError::Length { name, found, expected });
-                    }
+        let wanted = self.config.pairs(spec.layers)?;
+        for (&(layer, linear), &PairConfig { r, scale }) in &wanted {
+            let (outputs, inputs) = spec.linear_shape(linear);
+            let name = |matrix| tensor_name(layer, linear, matrix);
+            let Some(pair) = self.pairs.get(&(layer, linear)) else {
+                return Err(AdapterError::Missing { name: name(Matrix::A) });
+            };
+            if pair.config() != (PairConfig { r, scale }) {
+                let found = pair.config();
+                return Err(AdapterError::Config { name: name(Matrix::A), found, r, scale });
+            }
+            for (matrix, values, expected) in
+                [(Matrix::A, &pair.a, r * inputs), (Matrix::B, &pair.b, outputs * r)]
+            {
+                if values.len() != expected {
+                    let (name, found) = (name(matrix), values.len());
+                    return Err(AdapterError::Length { name, found, expected });
                 }
             }
         }
-        let stray = |&&(layer, linear): &&(usize, Linear)| {
-            layer >= spec.layers || !target_modules.contains(&linear)
-        };
-        match self.pairs.keys().find(stray) {
+        match self.pairs.keys().find(|key| !wanted.contains_key(key)) {
             Some(&(layer, linear)) => {
                 Err(AdapterError::Stray { name: tensor_name(layer, linear, Matrix::A) })
             }
             None => Ok(()),
         }
+    }
+}
+
+impl LoraPair {
+    /// Returns its rank and scale.
+    pub fn config(&self) -> PairConfig {
+        PairConfig { r: self.r, scale: self.scale }
     }
 }
 
@@ -188,9 +192,65 @@ pub fn tensor_name(layer: usize, linear: Linear, matrix: Matrix) -> String {
 /// Why an adapter does not fit.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum AdapterError {
-    /// Rank 0, or no layer.
-    #[error("an adapter needs a rank of at least 1 and at least one target module")]
+    /// No layer.
+    #[error("an adapter needs at least one target module, and these match none of the model")]
     Empty,
+    /// A rank of 0, or an `alpha` that is no number.
+    #[error(
+        "rank {r} and alpha {alpha} for `{path}` give no scale, expected a rank of at least 1 and a finite alpha"
+    )]
+    Rank {
+        /// Path of the layer.
+        path: String,
+        /// Its rank.
+        r: usize,
+        /// Its `alpha`.
+        alpha: f64,
+    },
+    /// A target module that the model does not have.
+    #[error("no linear layer of the model's blocks is `{name}`, which `target_modules` names")]
+    NoModule {
+        /// As it was named.
+        name: String,
+    },
+    /// A regular expression matches more than linear layers of blocks.
+    #[error("`target_modules` `{pattern}` matches `{path}`, which cannot have a pair")]
+    OtherModule {
+        /// The expression.
+        pattern: String,
+        /// The first such module.
+        path: String,
+    },
+    /// Not a regular expression, or one that takes too many steps.
+    #[error("`{key}` `{pattern}` is no regular expression: {message}")]
+    Pattern {
+        /// Which setting.
+        key: &'static str,
+        /// The expression.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A pattern for ranks or for `alpha` does nothing.
+    #[error("`{key}` `{pattern}` matches no target module of the model")]
+    UnusedPattern {
+        /// Which setting.
+        key: &'static str,
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pair has another rank or scale than the settings say.
+    #[error("adapter tensor `{name}` has rank {} and scale {}, its settings say {r} and {scale}", found.r, found.scale)]
+    Config {
+        /// Name of the tensor.
+        name: String,
+        /// What the pair has.
+        found: PairConfig,
+        /// Rank by the settings.
+        r: usize,
+        /// Scale by the settings.
+        scale: f64,
+    },
     /// Not a probability below 1.
     #[error("dropout of an adapter is {dropout}, expected a number from 0 to below 1")]
     Dropout {
@@ -245,14 +305,13 @@ mod tests {
         }
     }
 
-    fn config(target_modules: &[Linear]) -> LoraConfig {
-        let target_modules = target_modules.to_vec();
-        LoraConfig { r: 4, alpha: 8.0, dropout: 0.0, target_modules, use_rslora: false }
+    fn init(target_modules: &[Linear], seed: u64) -> Adapter {
+        Adapter::init(&spec(), LoraConfig::new(4, 8.0, target_modules), seed).unwrap()
     }
 
     #[test]
     fn a_fresh_adapter_changes_nothing_and_fills_its_bound() {
-        let adapter = Adapter::init(&spec(), config(&Linear::ALL), 17);
+        let adapter = init(&Linear::ALL, 17);
         assert_eq!(adapter.check(&spec()), Ok(()));
         assert_eq!(adapter.tensors().count(), 2 * 7 * 2);
         for (&(_, linear), pair) in &adapter.pairs {
@@ -267,22 +326,21 @@ mod tests {
 
     #[test]
     fn a_layer_starts_the_same_whatever_else_is_trained() {
-        let all = Adapter::init(&spec(), config(&Linear::ALL), 17);
-        let few = Adapter::init(&spec(), config(&[Linear::V]), 17);
+        let all = init(&Linear::ALL, 17);
+        let few = init(&[Linear::V], 17);
         assert!(few.pairs.iter().all(|(key, pair)| all.pairs[key] == *pair));
-        assert_ne!(few.digest(), Adapter::init(&spec(), config(&[Linear::V]), 18).digest());
+        assert_ne!(few.digest(), init(&[Linear::V], 18).digest());
     }
 
     #[test]
     fn the_digest_sees_every_part() {
-        let adapter = Adapter::init(&spec(), config(&[Linear::Q]), 1);
+        let adapter = init(&[Linear::Q], 1);
         let changed = |change: fn(&mut Adapter)| {
             let mut other = adapter.clone();
             change(&mut other);
             assert_ne!(other.digest(), adapter.digest());
         };
-        changed(|a| a.config.alpha = 9.0);
-        changed(|a| a.config.use_rslora = true);
+        changed(|a| a.pairs.get_mut(&(0, Linear::Q)).unwrap().scale = 3.0);
         changed(|a| a.config.dropout = 0.1);
         // Minus zero equals zero as a number, but not as bits.
         changed(|a| a.pairs.get_mut(&(1, Linear::Q)).unwrap().b[3] = -0.0);
@@ -290,9 +348,23 @@ mod tests {
     }
 
     #[test]
+    fn the_same_pairs_may_go_under_other_words() {
+        let adapter = init(&[Linear::Q], 1);
+        let config = |targets: &str, alpha| LoraConfig {
+            target_modules: TargetModules::Regex(targets.to_owned()),
+            dropout: 0.1,
+            ..LoraConfig::new(4, alpha, &[])
+        };
+        let other = adapter.under(config(r".*\.q_proj", 8.0), 2).unwrap();
+        assert_eq!((other.check(&spec()), &other.pairs), (Ok(()), &adapter.pairs));
+        assert_eq!(adapter.under(config(r".*\.q_proj", 4.0), 2), None);
+        assert_eq!(adapter.under(config(r".*\.[qk]_proj", 8.0), 2), None);
+    }
+
+    #[test]
     fn what_does_not_fit_the_model_is_named() {
         let check = |change: fn(&mut Adapter), expected: &str| {
-            let mut adapter = Adapter::init(&spec(), config(&[Linear::Q]), 1);
+            let mut adapter = init(&[Linear::Q], 1);
             change(&mut adapter);
             assert_eq!(adapter.check(&spec()).unwrap_err().to_string(), expected);
         };
@@ -307,9 +379,21 @@ mod tests {
              model needs 256",
         );
         check(
-            |a| drop(a.pairs.insert((2, Linear::Q), LoraPair { a: vec![], b: vec![] })),
+            |a| {
+                drop(
+                    a.pairs.insert(
+                        (2, Linear::Q),
+                        LoraPair { r: 4, scale: 2.0, a: vec![], b: vec![] },
+                    ),
+                )
+            },
             "adapter tensor `model.layers.2.self_attn.q_proj.lora_A.weight` belongs to no target \
              module of the model",
+        );
+        check(
+            |a| a.config.use_rslora = true,
+            "adapter tensor `model.layers.0.self_attn.q_proj.lora_A.weight` has rank 4 and scale 2, \
+             its settings say 4 and 4",
         );
         check(
             |a| a.config.dropout = 1.0,

@@ -86,8 +86,9 @@ struct Pair<B: TrainingBackend> {
     b: Parameter<B>,
     /// `a`, packed.
     packed_a: B::Matrix,
-    /// `b` times the adapter's scale, packed.
+    /// `b` times the pair's scale, packed.
     packed_b: B::Matrix,
+    scale: f64,
 }
 
 /// An adapter on the device that can be trained.
@@ -101,21 +102,21 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
     /// Brings an adapter that fits the model ([`Adapter::check`]) to the device.
     pub fn new(backend: &B, spec: &Spec, adapter: &Adapter) -> Result<Self, BackendError> {
         let config = adapter.config.clone();
-        let scale = config.scale() as f32;
         let mut blocks: Vec<[Option<Pair<B>>; 7]> =
             (0..spec.layers).map(|_| Default::default()).collect();
-        for (&(layer, linear), LoraPair { a, b }) in &adapter.pairs {
+        for (&(layer, linear), pair) in &adapter.pairs {
             let (outputs, inputs) = spec.linear_shape(linear);
+            let LoraPair { r, scale, .. } = *pair;
             let parameter = |matrix, shape, values| {
                 Parameter::new(backend, tensor_name(layer, linear, matrix), shape, values)
             };
-            let a = parameter(Matrix::A, [config.r, inputs], a)?;
-            let b = parameter(Matrix::B, [outputs, config.r], b)?;
-            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, config.r, F32)?;
-            let mut packed_a = backend.pack(&vec![0.0; a.len()], config.r, inputs, F32)?;
+            let a = parameter(Matrix::A, [r, inputs], &pair.a)?;
+            let b = parameter(Matrix::B, [outputs, r], &pair.b)?;
+            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, F32)?;
+            let mut packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, F32)?;
             backend.repack(&a.values, 1.0, &mut packed_a);
-            backend.repack(&b.values, scale, &mut packed_b);
-            blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b });
+            backend.repack(&b.values, scale as f32, &mut packed_b);
+            blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b, scale });
         }
         Ok(TrainableAdapter { config, blocks })
     }
@@ -126,8 +127,9 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         let mut adapter = Adapter { config: self.config.clone(), pairs: Default::default() };
         for (layer, block) in self.blocks.iter().enumerate() {
             for (linear, pair) in Linear::ALL.into_iter().zip(block) {
-                if let Some(pair) = pair {
-                    let pair = LoraPair { a: values(&pair.a)?, b: values(&pair.b)? };
+                if let Some(Pair { a, b, scale, .. }) = pair {
+                    let (r, scale) = (a.shape[0], *scale);
+                    let pair = LoraPair { r, scale, a: values(a)?, b: values(b)? };
                     adapter.pairs.insert((layer, linear), pair);
                 }
             }
@@ -156,10 +158,9 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 
     /// Makes passes use the values as they are now.
     pub fn repack(&mut self, backend: &B) {
-        let scale = self.config.scale() as f32;
         for pair in self.blocks.iter_mut().flatten().flatten() {
             backend.repack(&pair.a.values, 1.0, &mut pair.packed_a);
-            backend.repack(&pair.b.values, scale, &mut pair.packed_b);
+            backend.repack(&pair.b.values, pair.scale as f32, &mut pair.packed_b);
         }
     }
 }
@@ -240,7 +241,8 @@ impl<B: TrainingBackend> Activations<B> {
         let (hidden, intermediate) = (rows * spec.hidden, rows * spec.intermediate);
         let wide = rows * spec.heads * spec.head_dim;
         let narrow = rows * spec.kv_heads * spec.head_dim;
-        let low = rows * adapter.config.r;
+        let ranks = adapter.blocks.iter().flatten().flatten().map(|pair| pair.a.shape[0]);
+        let low = rows * ranks.max().unwrap_or(0);
         let widest = match adapter.config.dropout > 0.0 {
             true => hidden.max(intermediate).max(wide),
             false => 0,
@@ -250,8 +252,8 @@ impl<B: TrainingBackend> Activations<B> {
         for block in &adapter.blocks {
             let mut lows: [Option<B::Buffer>; 7] = Default::default();
             for (saved, pair) in lows.iter_mut().zip(block) {
-                if pair.is_some() {
-                    *saved = Some(room(low)?);
+                if let Some(pair) = pair {
+                    *saved = Some(room(rows * pair.a.shape[0])?);
                 }
             }
             blocks.push(Saved {
@@ -427,13 +429,11 @@ impl<B: TrainingBackend> Pass<'_, B> {
                               dx: Option<&mut B::Buffer>,
                               write| {
                 let dropout = Dropout::new(config, sequences, layer, linear);
-                let scale = config.scale() as f32;
                 let weight = block.linear(linear);
                 let (pair, low) = (&mut pairs[linear as usize], &low[linear as usize]);
                 let beside = pair.as_mut().zip(low.as_ref()).map(|(pair, low)| Beside {
                     pair,
                     low,
-                    scale,
                     dropout,
                 });
                 linear_backward(
@@ -521,7 +521,6 @@ impl<B: TrainingBackend> Pass<'_, B> {
 struct Beside<'a, B: TrainingBackend> {
     pair: &'a mut Pair<B>,
     low: &'a B::Buffer,
-    scale: f32,
     dropout: Option<Dropout>,
 }
 
@@ -540,11 +539,11 @@ fn linear_backward<B: TrainingBackend>(
     if let Some((dx, write)) = &mut dx {
         backend.linear_backward(dy, rows, weight, dx, *write);
     }
-    let Some(Beside { pair, low, scale, dropout }) = beside else { return };
-    let Pair { a, b, packed_a, packed_b } = pair;
+    let Some(Beside { pair, low, dropout }) = beside else { return };
+    let Pair { a, b, packed_a, packed_b, scale } = pair;
     let LowScratch { dlow, dropped, ddropped } = scratch;
     let ([r, inputs], outputs) = (a.shape, b.shape[0]);
-    backend.weight_gradient(dy, low, rows, outputs, r, scale, &mut b.gradient);
+    backend.weight_gradient(dy, low, rows, outputs, r, *scale as f32, &mut b.gradient);
     backend.linear_backward(dy, rows, packed_b, dlow, Write::Set); // [rows, r]
     match dropout {
         None => {

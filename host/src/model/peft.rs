@@ -1,8 +1,8 @@
 //! Adapters in the folder format of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! What is written is the subset that PEFT, vLLM, llama.cpp's converter and TRL all take: LoRA on
-//! the linear layers of the blocks, no bias, no saved modules, no ranks by pattern. Reading refuses
-//! whatever would mean something else.
+//! the linear layers of the blocks, no bias, no saved modules. Ranks and scales by pattern are
+//! PEFT's alone, see [`readers`]. Reading refuses whatever would mean something else.
 //!
 //! <https://huggingface.co/docs/peft/developer_guides/checkpoint>
 
@@ -17,7 +17,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::adapter::{Adapter, AdapterError, LoraConfig, Matrix, tensor_name};
+use super::adapter::{
+    Adapter, AdapterError, LoraConfig, LoraPair, Matrix, PairConfig, TargetModules, module_path,
+    names_a_linear, tensor_name,
+};
 use super::spec::{Linear, Spec};
 
 /// Name of the file with the hyper-parameters.
@@ -42,7 +45,7 @@ pub struct Base<'a> {
 ///
 /// Writing is not atomic: give a folder that nobody reads yet. Equal adapters give equal bytes.
 pub fn write(folder: &Path, adapter: &Adapter, base: Base<'_>) -> Result<(), PeftError> {
-    let config = config_json(&adapter.config, base);
+    let config = config_json(adapter, base);
     let mut text = serde_json::to_string_pretty(&config).expect("a JSON value can be written");
     text.push('\n');
     write_file(&folder.join(CONFIG_FILE), text.as_bytes())?;
@@ -71,67 +74,117 @@ pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let text = fs::read_to_string(&path).map_err(io(&path))?;
     let config =
         parse_config(&text).map_err(|message| PeftError::Config { path: path.clone(), message })?;
-    let mut adapter = Adapter::zeros(spec, config);
-    // Before any matrix is read: the target modules are the user's, and so are rank and dropout.
-    adapter.check(spec).map_err(|source| PeftError::Adapter { path, source })?;
+    // Before any matrix is read: what is wanted of the model is the file's word, and may be anything.
+    let fits = |source| PeftError::Adapter { path: path.clone(), source };
+    let wanted = config.pairs(spec.layers).map_err(fits)?;
 
-    let path = folder.join(WEIGHTS_FILE);
-    let bytes = fs::read(&path).map_err(io(&path))?;
+    let weights = folder.join(WEIGHTS_FILE);
+    let bytes = fs::read(&weights).map_err(io(&weights))?;
     let file = SafeTensors::deserialize(&bytes)
-        .map_err(|source| PeftError::Safetensors { path: path.clone(), source })?;
+        .map_err(|source| PeftError::Safetensors { path: weights.clone(), source })?;
     let mut left: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
-    let r = adapter.config.r;
-    for (&(layer, linear), pair) in &mut adapter.pairs {
+    let mut tensor = |name: String, shape: [usize; 2]| {
+        let name = format!("{PREFIX}{name}");
+        match left.remove(&name) {
+            Some(view) => numbers(&view, shape),
+            None => Err(format!("is missing; expected {shape:?} of f32, f16 or bf16")),
+        }
+        .map_err(|message| PeftError::Tensor { path: weights.clone(), name, message })
+    };
+    let mut pairs = BTreeMap::new();
+    for ((layer, linear), PairConfig { r, scale }) in wanted {
         let (outputs, inputs) = spec.linear_shape(linear);
-        for (matrix, shape, values) in
-            [(Matrix::A, [r, inputs], &mut pair.a), (Matrix::B, [outputs, r], &mut pair.b)]
-        {
-            let name = format!("{PREFIX}{}", tensor_name(layer, linear, matrix));
-            *values = match left.remove(&name) {
-                Some(view) => numbers(&view, shape),
-                None => Err(format!("is missing; expected {shape:?} of f32, f16 or bf16")),
-            }
-            .map_err(|message| PeftError::Tensor {
-                path: path.clone(),
-                name,
-                message,
-            })?;
-        }
+        let a = tensor(tensor_name(layer, linear, Matrix::A), [r, inputs])?;
+        let b = tensor(tensor_name(layer, linear, Matrix::B), [outputs, r])?;
+        pairs.insert((layer, linear), LoraPair { r, scale, a, b });
     }
-    match left.into_keys().next() {
-        None => Ok(adapter),
-        Some(name) => {
-            let message =
-                "belongs to no target module of `adapter_config.json` in this model".to_owned();
-            Err(PeftError::Tensor { path, name, message })
-        }
+    if let Some(name) = left.into_keys().next() {
+        let message = format!(
+            "belongs to no target module of `{CONFIG_FILE}` in this model of {} blocks",
+            spec.layers
+        );
+        return Err(PeftError::Tensor { path: weights, name, message });
     }
+    let adapter = Adapter { config, pairs };
+    adapter.check(spec).map_err(fits)?;
+    Ok(adapter)
+}
+
+/// What a reader other than PEFT makes of an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// The program.
+    pub name: &'static str,
+    /// What it leaves out, so that the adapter has another effect there; none where it reads all.
+    pub ignores: Option<&'static str>,
+    /// What must be said to it.
+    pub option: Option<String>,
+}
+
+/// Returns what vLLM and llama.cpp make of an adapter: both have one scale for all pairs, and
+/// llama.cpp knows no rsLoRA.
+pub fn readers(adapter: &Adapter) -> [Reader; 2] {
+    let config = &adapter.config;
+    let (rslora, alphas) = (config.use_rslora, !config.alpha_pattern.is_empty());
+    let ranks = !config.rank_pattern.is_empty();
+    // vLLM's default for `--max-lora-rank`; it takes these values only.
+    let rank = adapter.rank();
+    let allowed = [8, 16, 32, 64, 128, 256, 320, 512].into_iter().find(|&allowed| allowed >= rank);
+    let vllm = Reader {
+        name: "vLLM",
+        ignores: match (ranks, alphas) {
+            (_, true) => Some("`alpha_pattern`"),
+            (true, false) => Some("`rank_pattern`"),
+            (false, false) if allowed.is_none() => Some("ranks over 512"),
+            _ => None,
+        },
+        option: allowed.filter(|&rank| rank > 16).map(|rank| format!("--max-lora-rank {rank}")),
+    };
+    let llama_cpp = Reader {
+        name: "llama.cpp",
+        ignores: match (rslora, alphas) {
+            (true, _) => Some("`use_rslora`"),
+            (_, true) => Some("`alpha_pattern`"),
+            _ => None,
+        },
+        option: None,
+    };
+    [vllm, llama_cpp]
 }
 
 /// The settings that `adapter_config.json` gets, keys in alphabetical order as PEFT writes them.
-fn config_json(config: &LoraConfig, base: Base<'_>) -> Value {
+fn config_json(adapter: &Adapter, base: Base<'_>) -> Value {
+    let config = &adapter.config;
     // Some readers declare `lora_alpha` as an integer.
-    let alpha = if config.alpha.fract() == 0.0 && config.alpha.abs() < 1e15 {
-        json!(config.alpha as i64)
-    } else {
-        json!(config.alpha)
+    let number = |alpha: f64| match alpha.fract() == 0.0 && alpha.abs() < 1e15 {
+        true => json!(alpha as i64),
+        false => json!(alpha),
+    };
+    let alphas = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha)));
+    let ranks = config.rank_pattern.iter().map(|(key, r)| (key.clone(), json!(r)));
+    // An expression is written out: readers differ in what they make of one.
+    let paths =
+        || adapter.pairs.keys().map(|&(layer, linear)| module_path(layer, linear)).collect();
+    let target_modules: Vec<String> = match &config.target_modules {
+        TargetModules::Names(names) => names.clone(),
+        TargetModules::Regex(_) => paths(),
     };
     json!({
-        "alpha_pattern": {},
+        "alpha_pattern": alphas.collect::<Map<_, _>>(),
         "base_model_name_or_path": base.name_or_path,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
         "layers_to_transform": null,
-        "lora_alpha": alpha,
+        "lora_alpha": number(config.alpha),
         "lora_dropout": config.dropout,
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": config.r,
-        "rank_pattern": {},
+        "rank_pattern": ranks.collect::<Map<_, _>>(),
         "revision": base.revision,
-        "target_modules": config.target_modules.iter().map(|l| l.name()).collect::<Vec<_>>(),
+        "target_modules": target_modules,
         "task_type": "CAUSAL_LM",
         "use_dora": false,
         "use_rslora": config.use_rslora,
@@ -148,10 +201,34 @@ struct ConfigFile {
     target_modules: Value,
     #[serde(default)]
     use_rslora: bool,
-    /// Everything else, some of which must be at its default.
+    #[serde(default)]
+    rank_pattern: Map<String, Value>,
+    #[serde(default)]
+    alpha_pattern: Map<String, Value>,
+    #[serde(default = "Value::default")]
+    init_lora_weights: Value,
+    /// Everything else. What is not in [`IRRELEVANT`] must be off.
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
+
+/// Settings that say where an adapter comes from or how it was made, and change nothing about what
+/// it does once it is trained.
+const IRRELEVANT: [&str; 13] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+];
 
 /// Reads the hyper-parameters; an error says which setting is at fault, and why.
 fn parse_config(text: &str) -> Result<LoraConfig, String> {
@@ -159,80 +236,69 @@ fn parse_config(text: &str) -> Result<LoraConfig, String> {
     if file.peft_type != "LORA" {
         return Err(format!("`peft_type` is `{}`, only `LORA` can be used", file.peft_type));
     }
-    for key in [
-        "alora_invocation_tokens",
-        "alpha_pattern",
-        "arrow_config",
-        "bias",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "kasa_config",
-        "layer_replication",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_bias",
-        "modules_to_save",
-        "monteclora_config",
-        "rank_pattern",
-        "target_parameters",
-        "trainable_token_indices",
-        "use_bdlora",
-        "use_dora",
-        "use_qalora",
-    ] {
-        let value = file.rest.get(key).unwrap_or(&Value::Null);
-        let default = match value {
+    for (key, value) in &file.rest {
+        let off = match value {
             Value::Null | Value::Bool(false) => true,
             Value::String(text) => text == "none",
             Value::Array(items) => items.is_empty(),
             Value::Object(items) => items.is_empty(),
-            _ => false,
+            Value::Bool(true) | Value::Number(_) => false,
         };
-        if !default {
+        if !off && !IRRELEVANT.contains(&key.as_str()) {
             return Err(format!("`{key}` is {value}, which cannot be used; expected none"));
         }
     }
-    if !file.lora_alpha.is_finite() {
-        return Err("`lora_alpha` is not a finite number".to_owned());
+    // The other ways to begin change the weights under the adapter.
+    let init = &file.init_lora_weights;
+    let harmless = ["gaussian", "eva", "orthogonal"];
+    if !matches!(init, Value::Null | Value::Bool(_))
+        && !init.as_str().is_some_and(|init| harmless.contains(&init))
+    {
+        return Err(format!(
+            "`init_lora_weights` is {init}, which changes the weights under the adapter; convert it \
+             to plain LoRA with PEFT's `path_initial_model_for_weight_conversion`"
+        ));
     }
-    let target_modules = target_modules(&file.target_modules)?;
-    let (r, alpha) = (file.r, file.lora_alpha);
-    let (dropout, use_rslora) = (file.lora_dropout, file.use_rslora);
-    Ok(LoraConfig { r, alpha, dropout, target_modules, use_rslora })
+    let finite = |key: &str, value: f64| match value.is_finite() {
+        true => Ok(value),
+        false => Err(format!("`{key}` is not a finite number")),
+    };
+    let rank = |(key, value): (String, Value)| match value.as_u64() {
+        Some(r) => Ok((key, r as usize)),
+        None => Err(format!("`rank_pattern` gives `{key}` {value}, expected a whole number")),
+    };
+    let alpha = |(key, value): (String, Value)| match value.as_f64() {
+        Some(alpha) => Ok((key, finite("alpha_pattern", alpha)?)),
+        None => Err(format!("`alpha_pattern` gives `{key}` {value}, expected a number")),
+    };
+    Ok(LoraConfig {
+        r: file.r,
+        alpha: finite("lora_alpha", file.lora_alpha)?,
+        dropout: file.lora_dropout,
+        target_modules: target_modules(&file.target_modules)?,
+        use_rslora: file.use_rslora,
+        rank_pattern: file.rank_pattern.into_iter().map(rank).collect::<Result<_, _>>()?,
+        alpha_pattern: file.alpha_pattern.into_iter().map(alpha).collect::<Result<_, _>>()?,
+    })
 }
 
-/// Returns the named layers in checkpoint order, each once.
-fn target_modules(value: &Value) -> Result<Vec<Linear>, String> {
+/// Reads a list of names, an expression, or `all-linear`.
+fn target_modules(value: &Value) -> Result<TargetModules, String> {
     let known = Linear::ALL.map(Linear::name).join("`, `");
-    let expected =
-        format!("expected `all-linear` or a list of some of `{known}`, over every block");
+    let expected = format!("expected `all-linear`, a regular expression or a list of `{known}`");
     let names = match value {
-        Value::String(text) if text == "all-linear" => return Ok(Linear::ALL.to_vec()),
+        Value::String(text) if text.eq_ignore_ascii_case("all-linear") => {
+            return Ok(Linear::ALL[..].into());
+        }
+        Value::String(text) => return Ok(TargetModules::Regex(text.clone())),
         Value::Array(names) => names,
         _ => return Err(format!("`target_modules` is {value}, {expected}")),
     };
-    let mut linears = Vec::new();
-    for name in names {
-        let linear = name.as_str().and_then(linear_named);
-        let linear = linear.ok_or_else(|| format!("`target_modules` holds {name}, {expected}"))?;
-        if !linears.contains(&linear) {
-            linears.push(linear);
-        }
-    }
-    linears.sort_unstable();
-    Ok(linears)
-}
-
-/// Returns the layer that a target module names: `q_proj`, `self_attn.q_proj`, or, as PEFT writes
-/// `all-linear` out, `model.layers.0.self_attn.q_proj`. That a layer is not named for every block
-/// shows in the tensors that are missing.
-fn linear_named(name: &str) -> Option<Linear> {
-    let in_block = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-    let name = match in_block {
-        Some((layer, path)) if layer.parse::<usize>().is_ok() => path,
-        _ => name,
+    let name = |name: &Value| match name.as_str() {
+        Some(text) if names_a_linear(text) => Ok(text.to_owned()),
+        _ => Err(format!("`target_modules` holds {name}, {expected}")),
     };
-    Linear::ALL.into_iter().find(|linear| name == linear.name() || name == linear.path())
+    Ok(TargetModules::Names(names.iter().map(name).collect::<Result<_, _>>()?))
 }
 
 /// Returns the numbers of a tensor; an error says what is wrong with it.
@@ -339,12 +405,18 @@ mod tests {
     }
 
     fn config() -> LoraConfig {
-        let target_modules = vec![Linear::Q, Linear::V, Linear::Down];
-        LoraConfig { r: 2, alpha: 16.0, dropout: 0.05, target_modules, use_rslora: false }
+        LoraConfig {
+            dropout: 0.05,
+            ..LoraConfig::new(2, 16.0, &[Linear::Q, Linear::V, Linear::Down])
+        }
     }
 
     fn adapter() -> Adapter {
-        let mut adapter = Adapter::init(&spec(), config(), 7);
+        filled(config())
+    }
+
+    fn filled(config: LoraConfig) -> Adapter {
+        let mut adapter = Adapter::init(&spec(), config, 7).unwrap();
         for (i, pair) in adapter.pairs.values_mut().enumerate() {
             pair.b.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 100 + j) as f32 / 7.0);
         }
@@ -370,6 +442,54 @@ mod tests {
         let name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight";
         assert_eq!(file.tensor(name).unwrap().shape(), [8, 2]);
         assert_eq!(file.len(), 12);
+    }
+
+    #[test]
+    fn patterns_come_back_and_expressions_are_written_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LoraConfig {
+            target_modules: TargetModules::Regex(r".*1\.(self_attn\.q|mlp\.up)_proj".to_owned()),
+            use_rslora: true,
+            // Not in the order of the alphabet: the first that matches counts.
+            rank_pattern: vec![("up_proj".to_owned(), 3), (".*_proj".to_owned(), 1)],
+            alpha_pattern: vec![("q_proj".to_owned(), 0.1)],
+            ..config()
+        };
+        let adapter = filled(config);
+        write(folder.path(), &adapter, BASE).unwrap();
+        let back = read(folder.path(), &spec()).unwrap();
+        assert_eq!((&back.pairs, back.digest()), (&adapter.pairs, adapter.digest()));
+        assert_eq!(
+            back.pairs[&(1, Linear::Up)].config(),
+            PairConfig { r: 3, scale: 16.0 / 3f64.sqrt() }
+        );
+        assert_eq!(back.pairs[&(1, Linear::Q)].config(), PairConfig { r: 1, scale: 0.1 });
+        assert_eq!(
+            back.config.target_modules,
+            TargetModules::Names(vec![
+                "model.layers.1.self_attn.q_proj".to_owned(),
+                "model.layers.1.mlp.up_proj".to_owned()
+            ])
+        );
+        assert!(adapter.under(back.config, 2).is_some());
+    }
+
+    #[test]
+    fn what_other_readers_leave_out_is_known() {
+        let check = |change: fn(&mut LoraConfig), vllm, llama_cpp| {
+            let mut config = config();
+            change(&mut config);
+            let [first, second] = readers(&filled(config));
+            assert_eq!((first.ignores, second.ignores), (vllm, llama_cpp));
+            first.option
+        };
+        assert_eq!(check(|_| (), None, None), None);
+        assert_eq!(check(|c| c.r = 17, None, None).as_deref(), Some("--max-lora-rank 32"));
+        check(|c| c.r = 1000, Some("ranks over 512"), None);
+        check(|c| c.use_rslora = true, None, Some("`use_rslora`"));
+        let alpha = Some("`alpha_pattern`");
+        check(|c| c.alpha_pattern = vec![("q_proj".to_owned(), 1.0)], alpha, alpha);
+        check(|c| c.rank_pattern = vec![("q_proj".to_owned(), 1)], Some("`rank_pattern`"), None);
     }
 
     #[test]
@@ -410,7 +530,7 @@ mod tests {
     #[test]
     fn configurations_that_mean_something_else_are_refused() {
         let check = |change: Value, expected: &str| {
-            let mut config = config_json(&config(), BASE);
+            let mut config = config_json(&adapter(), BASE);
             for (key, value) in change.as_object().unwrap() {
                 config[key] = value.clone();
             }
@@ -433,10 +553,18 @@ mod tests {
         check(json!({"use_dora": true}), "`use_dora` is true, which cannot be used");
         check(json!({"bias": "all"}), "`bias` is \"all\"");
         check(json!({"modules_to_save": ["lm_head"]}), "`modules_to_save` is [\"lm_head\"]");
-        check(json!({"rank_pattern": {"q_proj": 4}}), "`rank_pattern` is {\"q_proj\":4}");
+        check(json!({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 0.5}}), "");
+        check(json!({"rank_pattern": {"q_proj": -4}}), "`rank_pattern` gives `q_proj` -4");
+        check(json!({"alpha_pattern": {"q_proj": "4"}}), "`alpha_pattern` gives `q_proj` \"4\"");
+        check(json!({"alpha_pattern": [4]}), "invalid type");
+        check(json!({"init_lora_weights": "gaussian"}), "");
+        check(json!({"init_lora_weights": "pissa_niter_4"}), "`init_lora_weights` is \"pissa_nit");
+        check(json!({"of_a_later_version": null, "and_this": false}), "");
+        check(json!({"of_a_later_version": 1}), "`of_a_later_version` is 1, which cannot be used");
         check(json!({"layers_to_transform": [0]}), "`layers_to_transform` is [0]");
         check(json!({"target_modules": ["lm_head"]}), "`target_modules` holds \"lm_head\"");
-        check(json!({"target_modules": ".*proj"}), "`target_modules` is \".*proj\"");
+        check(json!({"target_modules": ".*proj"}), "");
+        check(json!({"target_modules": 3}), "`target_modules` is 3");
         check(json!({"peft_type": "IA3"}), "`peft_type` is `IA3`");
         check(json!({"r": "many"}), "invalid type");
     }
@@ -471,7 +599,17 @@ mod tests {
             let text = fs::read_to_string(&path).unwrap();
             fs::write(path, text.replace("\"r\": 2", "\"r\": 0")).unwrap();
         };
-        check(&rank, spec(), "needs a rank of at least 1");
+        check(
+            &rank,
+            spec(),
+            "rank 0 and alpha 16 for `model.layers.0.self_attn.q_proj` give no scale",
+        );
+        let huge = |f: &Path| {
+            let path = f.join(CONFIG_FILE);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(path, text.replace("\"r\": 2", "\"r\": 9000000000000000000")).unwrap();
+        };
+        check(&huge, spec(), "has shape [2, 8], the model and rank need [9000000000000000000, 8]");
         let poison = |f: &Path| {
             let mut poisoned = adapter();
             poisoned.pairs.get_mut(&(0, Linear::Q)).unwrap().a[3] = f32::NAN;

@@ -91,9 +91,8 @@ pub(crate) fn checkpoint(spec: Spec, seed: u64) -> TinyCheckpoint {
 
 /// An adapter over all linear layers with random matrices of rank 4.
 pub(crate) fn adapter(spec: &Spec, seed: u64) -> Adapter {
-    let target_modules = Linear::ALL.to_vec();
-    let config = LoraConfig { r: 4, alpha: 8.0, dropout: 0.0, target_modules, use_rslora: false };
-    let mut adapter = Adapter::zeros(spec, config);
+    let config = LoraConfig::new(4, 8.0, &Linear::ALL);
+    let mut adapter = Adapter::zeros(spec, config).expect("every model has these layers");
     for (i, pair) in adapter.pairs.values_mut().enumerate() {
         pair.a = normal(seed + 2 * i as u64, pair.a.len(), 0.2);
         pair.b = normal(seed + 2 * i as u64 + 1, pair.b.len(), 0.2);
@@ -136,9 +135,9 @@ fn logits(
         }
         let Some(adapter) = adapter else { return Ok(y) };
         let pair = &adapter.pairs[&(layer, linear)];
-        let a = Tensor::from_slice(&pair.a, (adapter.config.r, inputs), device)?;
-        let b = Tensor::from_slice(&pair.b, (outputs, adapter.config.r), device)?;
-        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * adapter.config.scale())?
+        let a = Tensor::from_slice(&pair.a, (pair.r, inputs), device)?;
+        let b = Tensor::from_slice(&pair.b, (outputs, pair.r), device)?;
+        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * pair.scale)?
     };
     let angles: Vec<f64> = (0..t)
         .flat_map(|p| spec.rope.frequencies(d).into_iter().map(move |w| p as f64 * w))

@@ -146,7 +146,7 @@ impl<B: Backend> Weights<B> {
 
 /// An adapter packed for a device.
 pub struct LoadedAdapter<B: Backend> {
-    /// Rank.
+    /// The largest rank of its pairs.
     pub rank: usize,
     /// For each block, in the order of [`Linear::ALL`].
     blocks: Vec<[Option<LoadedPair<B>>; 7]>,
@@ -169,11 +169,11 @@ impl<B: Backend> LoadedAdapter<B> {
         adapter: &Adapter,
         factor: f64,
     ) -> Result<LoadedAdapter<B>, WeightsError> {
-        let (r, scale) = (adapter.config.r, factor * adapter.config.scale());
         let mut blocks: Vec<[Option<LoadedPair<B>>; 7]> =
             (0..spec.layers).map(|_| std::array::from_fn(|_| None)).collect();
         for (&(layer, linear), pair) in &adapter.pairs {
             let (outputs, inputs) = spec.linear_shape(linear);
+            let (r, scale) = (pair.r, factor * pair.scale);
             let mismatch = |side, found, wanted| WeightsError::Adapter {
                 layer,
                 linear: linear.path(),
@@ -196,7 +196,7 @@ impl<B: Backend> LoadedAdapter<B> {
                 b: backend.pack(&b, outputs, r, WeightType::F32)?,
             });
         }
-        Ok(LoadedAdapter { rank: r, blocks })
+        Ok(LoadedAdapter { rank: adapter.rank(), blocks })
     }
 
     /// Returns the pair beside a linear layer, where it has one.

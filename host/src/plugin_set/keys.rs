@@ -79,7 +79,17 @@ pub(super) const TRAIN: Shape = Shape {
     later: &["reference", "beta", "loss_type"],
 };
 pub(super) const LORA: Shape = Shape {
-    keys: &["r", "alpha", "dropout", "target_modules", "use_rslora", "lora_alpha", "lora_dropout"],
+    keys: &[
+        "r",
+        "alpha",
+        "dropout",
+        "target_modules",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "lora_alpha",
+        "lora_dropout",
+    ],
     later: &["use_dora", "bias", "modules_to_save"],
 };
 pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };

@@ -132,11 +132,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the table under `key`, which may have any keys.
+    pub fn free_table(&self, key: &str) -> Checked<Option<Section<'a>>> {
+        let Some(entry) = self.entry(key) else { return Ok(None) };
+        let section = Section::free(&entry.value, &self.name_of(key))?;
+        Ok(Some(Section { place: &entry.place, ..section }))
+    }
+
     /// Returns the table under `key`, which must be there and may have any keys.
     pub fn required_free_table(&self, key: &str) -> Checked<Section<'a>> {
-        let Some(entry) = self.entry(key) else { return Err(self.no_table(key)) };
-        let section = Section::free(&entry.value, &self.name_of(key))?;
-        Ok(Section { place: &entry.place, ..section })
+        self.free_table(key)?.ok_or_else(|| self.no_table(key))
     }
 
     fn no_table(&self, key: &str) -> Problem {

@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{adapter::LoraConfig, spec::Linear},
+    model::{
+        adapter::{LoraConfig, TargetModules},
+        spec::Linear,
+    },
     record::Decoding,
 };
 
@@ -179,11 +182,17 @@ pub struct Lora {
     pub alpha: f64,
     /// In [0, 1). Default: 0.
     pub dropout: f64,
-    /// Names of linear layers such as `q_proj`, in checkpoint order; not empty. Default: all seven
-    /// (`all-linear`).
-    pub target_modules: Vec<String>,
+    /// Names of linear layers such as `q_proj` or `layers.0.mlp.up_proj`, or an expression over their
+    /// paths; matches at least one. Default: all seven (`all-linear`).
+    pub target_modules: TargetModules,
     /// Scale by `alpha / sqrt(r)` instead of `alpha / r`. Default: false.
     pub use_rslora: bool,
+    /// Ranks in 1..=1024 of the layers whose path ends in a match; the first counts. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rank_pattern: Vec<(String, u32)>,
+    /// The same for `alpha`, each over 0. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpha_pattern: Vec<(String, f64)>,
 }
 
 impl Default for Lora {
@@ -192,8 +201,10 @@ impl Default for Lora {
             r: 16,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: Linear::ALL.map(|linear| linear.name().to_owned()).to_vec(),
+            target_modules: Linear::ALL[..].into(),
             use_rslora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
         }
     }
 }
@@ -201,13 +212,15 @@ impl Default for Lora {
 impl Lora {
     /// Returns the adapter's hyper-parameters as the model takes them.
     pub fn config(&self) -> LoraConfig {
-        let named = |linear: &Linear| self.target_modules.iter().any(|name| name == linear.name());
+        let rank = |(pattern, r): &(String, u32)| (pattern.clone(), *r as usize);
         LoraConfig {
             r: self.r as usize,
             alpha: self.alpha,
             dropout: self.dropout,
-            target_modules: Linear::ALL.into_iter().filter(named).collect(),
+            target_modules: self.target_modules.clone(),
             use_rslora: self.use_rslora,
+            rank_pattern: self.rank_pattern.iter().map(rank).collect(),
+            alpha_pattern: self.alpha_pattern.clone(),
         }
     }
 }

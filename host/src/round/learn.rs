@@ -12,7 +12,7 @@ use crate::model::peft;
 use crate::plugin_set::{LrScheduler, Scope, Start, Train, TrainData};
 use crate::record::{Completion, Record, VariantRole};
 use crate::run::seed;
-use crate::train::{Example, LrSchedulerType, TrainSettings, TrainState, Trainer};
+use crate::train::{Example, LrSchedulerType, TrainError, TrainSettings, TrainState, Trainer};
 
 /// What a round's training made.
 pub struct Learned {
@@ -168,22 +168,22 @@ fn steps(
         let fresh = || {
             let seed = seed::of([shop.seed(place).into(), "lora".into()]);
             Adapter::init(&loaded.model.spec, settings.lora.config(), seed)
+                .map_err(TrainError::from)
         };
         let start = match (settings.start, &entering.adapter) {
-            (Start::Previous, Some(adapter)) if adapter.config == settings.lora.config() => {
-                (**adapter).clone()
-            }
             (Start::Previous, Some(adapter)) => {
-                return Err(RunError::Settings {
+                let layers = loaded.model.spec.layers;
+                adapter.under(settings.lora.config(), layers).ok_or_else(|| RunError::Settings {
                     what: format!(
                         "round {} cannot train on from an adapter of rank {}: its settings differ",
-                        place.round, adapter.config.r
+                        place.round,
+                        adapter.rank()
                     ),
                     hint: "keep `train.lora` the same in all rounds, or set `start = \"initial\"`"
                         .into(),
-                });
+                })?
             }
-            _ => fresh(),
+            _ => fresh()?,
         };
         Trainer::new(loaded.engine.clone(), &start, examples.to_vec(), wanted)?
     };

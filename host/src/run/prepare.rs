@@ -61,6 +61,15 @@ pub fn prepare(
     for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
         models.insert(name.to_owned(), Opened::open(model, report)?);
     }
+    let layers = models["policy"].model.spec.layers;
+    for train in (1..=set.run.rounds).filter_map(|round| set.train(round)) {
+        train.lora.config().check_patterns(layers).map_err(|error| RunError::Settings {
+            what: format!("`lora` of `[train]` does not fit `{}`: {error}", set.models.policy),
+            hint: format!(
+                "paths are those of `model.layers.0.self_attn.q_proj`; it has {layers} blocks"
+            ),
+        })?;
+    }
     // A model that cannot be prompted at all (no chat template, say) is found out here.
     let first = prompts.first().into_iter().chain(held_out.first().map(|row| &row.prompt));
     for prompt in first {

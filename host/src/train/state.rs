@@ -7,11 +7,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::startup::Startup;
-use crate::model::adapter::{Adapter, LoraConfig, LoraPair};
-use crate::model::spec::Linear;
+use crate::model::adapter::{Adapter, LoraConfig, LoraPair, Matrix, PairConfig, tensor_name};
 
 /// Version of the format; a newer one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The only key of the file's metadata: the order of several is that of a hash map.
 const KEY: &str = "aligner_train_state";
 
@@ -38,11 +37,7 @@ struct Header {
     step: u64,
     task: String,
     startup: Startup,
-    r: usize,
-    alpha: f64,
-    dropout: f64,
-    use_rslora: bool,
-    target_modules: Vec<String>,
+    lora: LoraConfig,
     layers: usize,
 }
 
@@ -51,17 +46,12 @@ const PARTS: [&str; 3] = ["", "exp_avg.", "exp_avg_sq."];
 impl TrainState {
     /// Returns the state as a safetensors file; equal states give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let LoraConfig { r, alpha, dropout, target_modules, use_rslora } = &self.adapter.config;
         let header = Header {
             format: FORMAT,
             step: self.step,
             task: self.task.clone(),
             startup: self.startup.clone(),
-            r: *r,
-            alpha: *alpha,
-            dropout: *dropout,
-            use_rslora: *use_rslora,
-            target_modules: target_modules.iter().map(|l| l.path().to_owned()).collect(),
+            lora: self.adapter.config.clone(),
             layers: self.adapter.pairs.keys().next_back().map_or(0, |(layer, _)| layer + 1),
         };
         let header = serde_json::to_string(&header).expect("a header of plain fields is JSON");
@@ -96,17 +86,7 @@ impl TrainState {
             return Err(StateError::Newer { format });
         }
         let header: Header = serde_json::from_str(header).map_err(parse)?;
-        let linear = |path: &String| {
-            Linear::ALL
-                .into_iter()
-                .find(|linear| linear.path() == path)
-                .ok_or_else(|| broken(format!("`target_modules` holds `{path}`")))
-        };
-        let target_modules: Vec<Linear> =
-            header.target_modules.iter().map(linear).collect::<Result<_, _>>()?;
-        let Header { r, alpha, dropout, use_rslora, .. } = header;
-        let config = LoraConfig { r, alpha, dropout, target_modules, use_rslora };
-
+        let pairs = header.lora.pairs(header.layers).map_err(|e| broken(e.to_string()))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| broken(e.to_string()))?;
         let tensor = |name: String| -> Result<Vec<f32>, StateError> {
             let view = file.tensor(&name).map_err(|e| broken(e.to_string()))?;
@@ -117,18 +97,11 @@ impl TrainState {
             Ok(numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         };
         let part = |prefix: &str| -> Result<Adapter, StateError> {
-            let mut adapter = Adapter { config: config.clone(), pairs: Default::default() };
-            for layer in 0..header.layers {
-                for &linear in &config.target_modules {
-                    let name = |letter| {
-                        format!(
-                            "{prefix}model.layers.{layer}.{}.lora_{letter}.weight",
-                            linear.path()
-                        )
-                    };
-                    let pair = LoraPair { a: tensor(name('A'))?, b: tensor(name('B'))? };
-                    adapter.pairs.insert((layer, linear), pair);
-                }
+            let mut adapter = Adapter { config: header.lora.clone(), pairs: Default::default() };
+            for (&(layer, linear), &PairConfig { r, scale }) in &pairs {
+                let name = |matrix| format!("{prefix}{}", tensor_name(layer, linear, matrix));
+                let (a, b) = (tensor(name(Matrix::A))?, tensor(name(Matrix::B))?);
+                adapter.pairs.insert((layer, linear), LoraPair { r, scale, a, b });
             }
             Ok(adapter)
         };

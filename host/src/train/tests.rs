@@ -9,6 +9,7 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use super::*;
+use crate::model::adapter::PairConfig;
 use crate::model::backend::cpu::Cpu;
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::peft;
@@ -91,8 +92,7 @@ fn folder() -> PathBuf {
 }
 
 fn lora() -> LoraConfig {
-    let target_modules = Linear::ALL.to_vec();
-    LoraConfig { r: 4, alpha: 6.0, dropout: 0.0, target_modules, use_rslora: false }
+    LoraConfig::new(4, 6.0, &Linear::ALL)
 }
 
 /// The adapter of the fixtures, in a folder that PEFT wrote: neither matrix is zero.
@@ -101,7 +101,7 @@ fn adapter() -> Adapter {
 }
 
 fn from_peft(tensors: &Tensors, prefix: &str) -> Adapter {
-    let mut adapter = Adapter::zeros(&Tiny::new(true).spec, lora());
+    let mut adapter = Adapter::zeros(&Tiny::new(true).spec, lora()).unwrap();
     for (&(layer, linear), pair) in &mut adapter.pairs {
         let take = |letter| {
             let path = linear.path();
@@ -209,7 +209,7 @@ fn largest(a: &[f32]) -> f32 {
 
 #[test]
 fn an_adapter_of_peft_is_read_and_written_under_the_same_names() {
-    assert_eq!(adapter().config, lora());
+    assert!(adapter().under(lora(), 2).is_some());
     let written = tempfile::tempdir().unwrap();
     peft::write(written.path(), &adapter(), peft::Base { name_or_path: "tiny", revision: None })
         .unwrap();
@@ -306,7 +306,15 @@ fn ten_steps_are_those_of_torch() {
 fn check_slope(config: LoraConfig) {
     let mut start = adapter();
     start.config = config;
-    start.pairs.retain(|(_, linear), _| start.config.target_modules.contains(linear));
+    let pairs = start.config.pairs(2).unwrap();
+    start.pairs.retain(|key, _| pairs.contains_key(key));
+    for (key, pair) in &mut start.pairs {
+        // The first rows and columns of the matrices of rank 4.
+        let PairConfig { r, scale } = pairs[key];
+        pair.a.truncate(pair.a.len() / 4 * r);
+        pair.b = pair.b.chunks(4).flat_map(|row| row[..r].to_vec()).collect();
+        (pair.r, pair.scale) = (r, scale);
+    }
     let tiny = Tiny::new(true);
     let mut at = trainer(&tiny, &start, settings());
     let (_, gradients) = gradients(&mut at);
@@ -331,8 +339,15 @@ fn check_slope(config: LoraConfig) {
 fn gradients_are_slopes() {
     check_slope(lora());
     check_slope(LoraConfig { use_rslora: true, ..lora() });
-    check_slope(LoraConfig { target_modules: vec![Linear::Q], ..lora() });
-    check_slope(LoraConfig { target_modules: vec![Linear::V, Linear::Down], ..lora() });
+    check_slope(LoraConfig::new(4, 6.0, &[Linear::Q]));
+    check_slope(LoraConfig::new(4, 6.0, &[Linear::V, Linear::Down]));
+    let rank_pattern = vec![("layers.0.*_proj".to_owned(), 1), ("q_proj".to_owned(), 3)];
+    let alpha_pattern = vec![("1.mlp.up_proj".to_owned(), 2.5), ("v_proj".to_owned(), 1.0)];
+    // Of the length of the others, so that the loss is as straight along it.
+    let patterns =
+        LoraConfig { rank_pattern, alpha_pattern, ..LoraConfig::new(4, 2.0, &Linear::ALL) };
+    check_slope(patterns.clone());
+    check_slope(LoraConfig { use_rslora: true, ..patterns });
 }
 
 #[test]
@@ -405,7 +420,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
     let tiny = Tiny::new(true);
     let mut config = lora();
     config.dropout = 0.1;
-    let start = Adapter::init(&tiny.spec, config, 5);
+    let start = Adapter::init(&tiny.spec, config, 5).unwrap();
     let settings = TrainSettings {
         per_device_train_batch_size: 2,
         num_train_epochs: 3.0,
@@ -468,7 +483,7 @@ fn a_saved_state_of_something_else_is_refused() {
         .to_string();
     assert!(error.ends_with("its metadata has no `aligner_train_state`"), "{error}");
     let mut newer = bytes;
-    let format = newer.windows(13).position(|w| w == br#"\"format\":1,"#.as_slice());
+    let format = newer.windows(13).position(|w| w == br#"\"format\":2,"#.as_slice());
     newer[format.unwrap() + 11] = b'7';
     let error = TrainState::from_bytes(&newer).unwrap_err();
     assert_eq!(error, StateError::Newer { format: 7 });
@@ -490,7 +505,7 @@ fn a_tiny_model_learns() {
         ..TrainSettings::default()
     };
     let config = LoraConfig { dropout: 0.05, ..lora() };
-    let start = Adapter::init(&tiny.spec, config, 17);
+    let start = Adapter::init(&tiny.spec, config, 17).unwrap();
     let mut trainer = Trainer::new(tiny.engine(), &start, examples, settings).unwrap();
     let mut losses = Vec::new();
     while let Some(step) = trainer.step().unwrap() {
@@ -506,7 +521,7 @@ fn a_tiny_model_learns() {
 #[test]
 fn a_fresh_adapter_gets_gradients_in_b_first_and_moves_everywhere_by_the_second_update() {
     let tiny = Tiny::new(false);
-    let start = Adapter::init(&tiny.spec, lora(), 3);
+    let start = Adapter::init(&tiny.spec, lora(), 3).unwrap();
     // With warm-up the first step has learning rate 0, and the proof waits for it.
     for (warmup_ratio, needed) in [(0.0, 2), (0.1, 3)] {
         let mut trainer = trainer(&tiny, &start, TrainSettings { warmup_ratio, ..settings() });
@@ -530,8 +545,8 @@ fn a_cut_gradient_is_noticed_in_the_first_step() {
     let check = |zeroed: &str, targets: &[Linear], expected: &str| {
         let mut tiny = Tiny::new(true);
         tiny.tensors.get_mut(zeroed).unwrap().fill(0.0);
-        let config = LoraConfig { target_modules: targets.to_vec(), ..lora() };
-        let start = Adapter::init(&tiny.spec, config, 3);
+        let config = LoraConfig::new(4, 6.0, targets);
+        let start = Adapter::init(&tiny.spec, config, 3).unwrap();
         let mut trainer = trainer(&tiny, &start, settings());
         let error = trainer.step().unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
@@ -564,7 +579,7 @@ fn a_step_too_small_to_move_anything_is_noticed() {
 fn a_prompt_of_one_token_with_one_to_train_is_no_false_alarm() {
     let tiny = Tiny::new(true);
     let example = Example { id: "short".into(), tokens: vec![5, 6], trained: vec![false, true] };
-    let start = Adapter::init(&tiny.spec, lora(), 3);
+    let start = Adapter::init(&tiny.spec, lora(), 3).unwrap();
     let settings = TrainSettings { num_train_epochs: 3.0, ..settings() };
     let mut trainer = Trainer::new(tiny.engine(), &start, vec![example], settings).unwrap();
     while trainer.step().unwrap().is_some() {}

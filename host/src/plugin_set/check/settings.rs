@@ -2,7 +2,10 @@
 
 use super::{Checked, known_model, one_of};
 use crate::{
-    model::spec::Linear,
+    model::{
+        adapter::{AdapterError, LoraConfig, TargetModules, names_a_linear},
+        spec::Linear,
+    },
     plugin_set::{
         EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Objective, Start, Train,
         TrainData,
@@ -158,23 +161,83 @@ fn lora(train: &Section<'_>, base: Lora, first: bool) -> Checked<Lora> {
         Some(table) => table.boolean("use_rslora")?,
         None => None,
     };
+    let patterns = |key| match &table {
+        Some(table) => table.free_table(key),
+        None => Ok(None),
+    };
+    let (ranks, alphas) = (patterns("rank_pattern")?, patterns("alpha_pattern")?);
     let r = r.unwrap_or(base.r);
-    Ok(Lora {
+    let lora = Lora {
         r,
         alpha: alpha.unwrap_or(if first { f64::from(r) } else { base.alpha }),
         dropout: dropout.unwrap_or(base.dropout),
         target_modules: target_modules.unwrap_or(base.target_modules),
         use_rslora: use_rslora.unwrap_or(base.use_rslora),
-    })
+        rank_pattern: match &ranks {
+            Some(table) => each(table, |key| table.integer(key, 1, 1024))?,
+            None => base.rank_pattern,
+        },
+        alpha_pattern: match &alphas {
+            Some(table) => each(table, |key| table.number(key, "a number over 0", |x| x > 0.0))?,
+            None => base.alpha_pattern,
+        },
+    };
+    // Which of the model's layers are meant is seen again once the model is known.
+    lora.config().check_patterns(MOST_BLOCKS).map_err(|error| {
+        let place = match &error {
+            AdapterError::UnusedPattern { key, pattern }
+            | AdapterError::Pattern { key, pattern, .. } => {
+                [("rank_pattern", &ranks), ("alpha_pattern", &alphas)]
+                    .into_iter()
+                    .find(|(name, _)| name == key)
+                    .and_then(|(_, table)| table.as_ref())
+                    .map(|table| table.place_of(pattern))
+            }
+            _ => None,
+        };
+        let place = place.or(table.as_ref().map(Section::place)).unwrap_or(train.place());
+        Problem::new(error.to_string(), place)
+            .label("expected the end of a path such as `model.layers.0.self_attn.q_proj`")
+    })?;
+    Ok(lora)
 }
 
-fn target_modules(table: &Section<'_>, key: &str) -> Checked<Vec<String>> {
+/// More blocks than any model has, for trying patterns before the model is known.
+const MOST_BLOCKS: usize = 256;
+
+/// Reads every value of a table whose keys are the user's own.
+fn each<T>(
+    table: &Section<'_>,
+    read: impl Fn(&str) -> Checked<Option<T>>,
+) -> Checked<Vec<(String, T)>> {
+    let keys = table.entries().iter().map(|entry| entry.key.clone());
+    keys.filter_map(|key| read(&key).transpose().map(|value| Ok((key.clone(), value?)))).collect()
+}
+
+fn target_modules(table: &Section<'_>, key: &str) -> Checked<TargetModules> {
     let names = Linear::ALL.map(Linear::name);
-    let expected = format!("`all-linear` or a list of {}", list(&names));
+    let expected = format!("`all-linear`, an expression or a list of {}", list(&names));
     if let Some(text) = table.node(key).and_then(Node::as_text) {
-        return match text {
-            "all-linear" => Ok(Lora::default().target_modules),
-            _ => Err(table.wrong(key, &format!("is `{text}`")).label(expected)),
+        if text == "all-linear" {
+            return Ok(Lora::default().target_modules);
+        }
+        let regex = TargetModules::Regex(text.to_owned());
+        let config = LoraConfig { target_modules: regex.clone(), ..LoraConfig::new(1, 1.0, &[]) };
+        return match config.pairs(MOST_BLOCKS) {
+            Ok(_) => Ok(regex),
+            Err(AdapterError::Empty) => {
+                let problem = table
+                    .wrong(key, &format!("is `{text}`, which matches no linear layer"))
+                    .label(expected);
+                Err(match names_a_linear(text) {
+                    true => problem.hint(format!("a name goes into a list: `[\"{text}\"]`")),
+                    false => problem
+                        .hint("an expression matches whole paths, as `.*\\.(q_proj|v_proj)` does"),
+                })
+            }
+            Err(error) => Err(Problem::new(error.to_string(), table.place_of(key)).label(
+                "expected an expression over paths such as `model.layers.0.self_attn.q_proj`",
+            )),
         };
     }
     let chosen = table.required_texts(key, &expected)?;
@@ -182,14 +245,18 @@ fn target_modules(table: &Section<'_>, key: &str) -> Checked<Vec<String>> {
         return Err(table.wrong(key, "is empty").label(expected));
     }
     for (name, place) in &chosen {
-        if !names.contains(&name.as_str()) {
+        if !names_a_linear(name) {
             return Err(Problem::new(format!("no linear layer is called `{name}`"), place)
                 .label(one_of(&names))
                 .suggest(name, names));
         }
     }
-    let wanted = |name: &&str| chosen.iter().any(|(chosen, _)| chosen == name);
-    Ok(names.into_iter().filter(wanted).map(str::to_owned).collect())
+    // In checkpoint order and once, where all of them are short.
+    let position = |name: &String| names.iter().position(|known| known == name);
+    let mut chosen: Vec<String> = chosen.into_iter().map(|(name, _)| name).collect();
+    chosen.sort_by_key(|name| position(name).unwrap_or(names.len()));
+    chosen.dedup();
+    Ok(TargetModules::Names(chosen))
 }
 
 pub(super) fn evaluate(table: &Section<'_>, has_held_out: bool) -> Checked<Evaluate> {
