@@ -14,6 +14,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::int8;
 use super::matrix::{Matrix, Numbers};
 use super::simd::{Isa, Kernel, Lanes, Shared};
@@ -43,7 +45,7 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
         y.fill(0.0);
     }
     let panels = outputs.div_ceil(PANEL);
-    let operand = Operand::forward(x, rows, w, panels);
+    let operand = Operand::forward(isa, x, rows, w, panels);
     let y = Shared::new(y);
     let blocks = operand.tiles().div_ceil(TILES);
     let group = group(panels, blocks, rows.min(TILES * TILE) * PANEL * inputs);
@@ -51,6 +53,7 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
     parallel(blocks * groups, |task| {
         let (tile, panel) = (task / groups * TILES, task % groups * group);
         isa.run(Forward {
+            isa,
             operand: &operand,
             tiles: tile..operand.tiles().min(tile + TILES),
             w,
@@ -66,6 +69,7 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
 
 /// Products of some rows with any panels of a weight, one task at a time.
 pub(super) struct Panels<'a> {
+    isa: Isa,
     operand: Operand<'a>,
     rows: usize,
     w: &'a Matrix,
@@ -73,9 +77,9 @@ pub(super) struct Panels<'a> {
 
 impl<'a> Panels<'a> {
     /// Brings `x` `[rows, inputs]` into order.
-    pub(super) fn new(x: &'a [f32], rows: usize, w: &'a Matrix) -> Panels<'a> {
+    pub(super) fn new(isa: Isa, x: &'a [f32], rows: usize, w: &'a Matrix) -> Panels<'a> {
         let panels = w.shape().0.div_ceil(PANEL);
-        Panels { operand: Operand::forward(x, rows, w, panels), rows, w }
+        Panels { isa, operand: Operand::forward(isa, x, rows, w, panels), rows, w }
     }
 
     /// Returns how many runs of at most `most` rows there are, and which rows are in run `i`.
@@ -101,14 +105,7 @@ impl<'a> Panels<'a> {
 
     /// `y` `[rows of the run, panels * 16]` = the product, on this thread; the last panel may be cut
     /// off by the end of the weight, where `y` gets zeros.
-    pub(super) fn product(
-        &self,
-        isa: Isa,
-        run: usize,
-        most: usize,
-        panels: Range<usize>,
-        y: &mut [f32],
-    ) {
+    pub(super) fn product(&self, run: usize, most: usize, panels: Range<usize>, y: &mut [f32]) {
         let stride = panels.len() * PANEL;
         let rows = self.rows_of(run, most);
         assert!(y.len() >= rows.len() * stride && panels.end <= self.w.shape().0.div_ceil(PANEL));
@@ -116,7 +113,8 @@ impl<'a> Panels<'a> {
         if self.w.shape().1 == 0 {
             y.fill(0.0);
         }
-        isa.run(Forward {
+        self.isa.run(Forward {
+            isa: self.isa,
             operand: &self.operand,
             tiles: self.tiles(run, most),
             w: self.w,
@@ -142,21 +140,22 @@ enum Form<'a> {
     Plain(&'a [f32]),
     /// For each tile `[terms, rows]`.
     Interleaved(Scratch),
+    /// The same rounded to bf16, in pairs of terms: for each tile `[terms / 2 rounded up, rows]`.
+    Pairs(Vec<u32>),
     /// Rounded.
     Int8(int8::Rows),
 }
 
 impl<'a> Operand<'a> {
     /// For a product with `panels` panels of a weight.
-    fn forward(x: &'a [f32], rows: usize, w: &Matrix, panels: usize) -> Operand<'a> {
-        let (_, inputs) = w.shape();
-        match w.numbers {
-            Numbers::Int8(_) => {
-                let form = Form::Int8(int8::Rows::new(&x[..rows * inputs], rows, inputs));
-                Operand { rows, terms: inputs, form }
-            }
-            _ => Operand::new(x, rows, inputs, panels),
-        }
+    fn forward(isa: Isa, x: &'a [f32], rows: usize, w: &Matrix, panels: usize) -> Operand<'a> {
+        let (_, terms) = w.shape();
+        let form = match w.numbers {
+            Numbers::Int8(_) => Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms)),
+            Numbers::Bf16(_) if isa.multiplies_bf16() => Form::Pairs(pairs(x, rows, terms)),
+            _ => return Operand::new(x, rows, terms, panels),
+        };
+        Operand { rows, terms, form }
     }
 
     fn new(x: &'a [f32], rows: usize, terms: usize, panels: usize) -> Operand<'a> {
@@ -235,10 +234,33 @@ impl<'a> Operand<'a> {
                         Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
                     }
                 }),
-                (Form::Int8(_), _) => unreachable!("whole sums of rounded rows are formed at once"),
+                (Form::Int8(_) | Form::Pairs(_), _) => {
+                    unreachable!("rounded rows have tiles of their own")
+                }
             }
         }
     }
+}
+
+/// Rounds rows to bf16 and puts two terms into a word, the first into its low half.
+fn pairs(x: &[f32], rows: usize, terms: usize) -> Vec<u32> {
+    let half = terms.div_ceil(2);
+    let mut words = vec![0; rows * half];
+    for tile in 0..rows.div_ceil(TILE) {
+        let range = rows_of(tile, rows);
+        let height = range.len();
+        for row in range.clone() {
+            for (i, values) in x[row * terms..][..terms].chunks(2).enumerate() {
+                let bits = |i: usize| {
+                    let value = values.get(i).copied().unwrap_or(0.0);
+                    u32::from(half::bf16::from_f32(value).to_bits())
+                };
+                words[range.start * half + i * height + row - range.start] =
+                    bits(0) | bits(1) << 16;
+            }
+        }
+    }
+    words
 }
 
 /// A panel's numbers from some term on.
@@ -250,6 +272,7 @@ enum Panel {
 
 /// Some rows of `y` for some panels.
 struct Forward<'a> {
+    isa: Isa,
     operand: &'a Operand<'a>,
     tiles: Range<usize>,
     w: &'a Matrix,
@@ -272,6 +295,8 @@ impl Kernel for Forward<'_> {
         let mut widened = [Line([0.0; PANEL]); DEPTH];
         if let Form::Int8(rows) = &self.operand.form {
             self.int8::<L>(rows);
+        } else if self.is_wide() {
+            self.wide();
         } else if self.tiles.len() <= 2 {
             // Few rows: what counts is that the weight is read straight through.
             for panel in self.panels.clone() {
@@ -290,6 +315,73 @@ impl Kernel for Forward<'_> {
 }
 
 impl Forward<'_> {
+    /// Says whether tiles of two panels do it.
+    #[inline(always)]
+    fn is_wide(&self) -> bool {
+        match (&self.operand.form, &self.w.numbers) {
+            (Form::Pairs(_), _) => true,
+            (Form::Interleaved(_), Numbers::F32(_)) => self.isa.is_wide(),
+            _ => false,
+        }
+    }
+
+    /// Does all tiles, two panels at a time.
+    #[cfg(target_arch = "x86_64")]
+    fn wide(&self) {
+        let (_, inputs) = self.w.shape();
+        let step = depth(inputs);
+        for term in (0..inputs).step_by(step) {
+            let depth = step.min(inputs - term);
+            for panel in self.panels.clone().step_by(2) {
+                // Where there is no second one, none of its columns is written.
+                let next = (panel + 1).min(self.panels.end - 1);
+                for tile in self.tiles.clone() {
+                    let rows = self.operand.rows_of(tile);
+                    let mut sums = self.sums(panel, rows.start, term);
+                    if next > panel {
+                        sums.columns += PANEL.min(self.outputs - next * PANEL);
+                    }
+                    // SAFETY: rows, terms and panels are there, and `Isa` has found the tiles.
+                    unsafe {
+                        match (&self.operand.form, &self.w.numbers) {
+                            (Form::Pairs(words), Numbers::Bf16(pairs)) => {
+                                let half = inputs.div_ceil(2);
+                                let first = rows.start * half + term / 2 * rows.len();
+                                let lines =
+                                    |panel: usize| pairs.as_ptr().add(panel * half + term / 2);
+                                avx512::tile_of_pairs(
+                                    words.as_ptr().add(first),
+                                    rows.len(),
+                                    [lines(panel).cast(), lines(next).cast()],
+                                    depth.div_ceil(2),
+                                    sums,
+                                );
+                            }
+                            (Form::Interleaved(x), Numbers::F32(lines)) => {
+                                let first = rows.start * inputs + term * rows.len();
+                                let lines =
+                                    |panel: usize| lines.as_ptr().add(panel * inputs + term);
+                                avx512::tile(
+                                    x.0.as_ptr().add(first),
+                                    rows.len(),
+                                    [lines(panel).cast(), lines(next).cast()],
+                                    depth,
+                                    sums,
+                                );
+                            }
+                            _ => unreachable!("asked before"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn wide(&self) {
+        unreachable!("no other machine has tiles of two panels")
+    }
+
     /// Does all tiles for one panel and one block of terms.
     #[inline(always)]
     fn panel<L: Lanes>(&self, panel: usize, term: usize, widened: &mut [Line; DEPTH]) {
@@ -373,6 +465,7 @@ pub(super) fn linear_backward(
     parallel(blocks * groups, |task| {
         let (tile, panel) = (task / groups * TILES, task % groups * group);
         isa.run(Backward {
+            isa,
             operand: &operand,
             tiles: tile..operand.tiles().min(tile + TILES),
             w,
@@ -385,6 +478,7 @@ pub(super) fn linear_backward(
 
 /// Some rows of `dx` for some panels of inputs.
 struct Backward<'a> {
+    isa: Isa,
     operand: &'a Operand<'a>,
     tiles: Range<usize>,
     w: &'a Matrix,
@@ -400,28 +494,45 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (outputs, inputs) = self.w.shape();
-        let mut turned = [Line([0.0; PANEL]); DEPTH];
+        // Two panels of inputs at a time where tiles are as wide.
+        let together = match &self.operand.form {
+            Form::Interleaved(_) if self.isa.is_wide() => 2,
+            _ => 1,
+        };
+        let mut turned = [[Line([0.0; PANEL]); DEPTH]; 2];
         for term in (0..outputs).step_by(depth(outputs)) {
             let depth = depth(outputs).min(outputs - term);
-            for panel in self.panels.clone() {
-                let columns = PANEL.min(inputs - panel * PANEL);
-                // SAFETY: blocks begin at whole panels of outputs; the inputs, tiles and rows are
-                // there, and this part of `dx` is this task's alone.
-                unsafe {
-                    for (i, turned) in
-                        turned[..depth.next_multiple_of(PANEL)].chunks_exact_mut(PANEL).enumerate()
-                    {
-                        self.turn::<L>(term / PANEL + i, panel * PANEL, columns, turned);
+            for panel in self.panels.clone().step_by(together) {
+                let count = together.min(self.panels.end - panel);
+                let columns = (count * PANEL).min(inputs - panel * PANEL);
+                for (i, turned) in turned.iter_mut().enumerate().take(count) {
+                    let input = (panel + i) * PANEL;
+                    let columns = PANEL.min(inputs - input);
+                    let blocks = turned[..depth.next_multiple_of(PANEL)].chunks_exact_mut(PANEL);
+                    for (block, turned) in blocks.enumerate() {
+                        // SAFETY: blocks begin at whole panels of outputs; the inputs are there.
+                        unsafe { self.turn::<L>(term / PANEL + block, input, columns, turned) };
                     }
-                    for tile in self.tiles.clone() {
-                        let row = self.operand.rows_of(tile).start;
+                }
+                for tile in self.tiles.clone() {
+                    let rows = self.operand.rows_of(tile);
+                    // SAFETY: this part of `dx` is this task's alone, and the tile is there.
+                    unsafe {
                         let sums = Sums {
-                            y: self.dx.add(row * inputs + panel * PANEL),
+                            y: self.dx.add(rows.start * inputs + panel * PANEL),
                             stride: inputs,
                             columns,
                             add: term > 0 || self.write == Write::Add,
                         };
-                        let numbers = Panel::F32(turned.as_ptr().cast());
+                        #[cfg(target_arch = "x86_64")]
+                        if let (2, Form::Interleaved(x)) = (together, &self.operand.form) {
+                            let first = rows.start * outputs + term * rows.len();
+                            let panels = [&turned[0], &turned[1]].map(|turned| turned.as_ptr());
+                            let panels = panels.map(|turned| turned.cast());
+                            avx512::tile(x.0.as_ptr().add(first), rows.len(), panels, depth, sums);
+                            continue;
+                        }
+                        let numbers = Panel::F32(turned[0].as_ptr().cast());
                         self.operand.tile::<L>(tile, term, depth, numbers, sums);
                     }
                 }
@@ -570,7 +681,7 @@ mod tests {
     #[test]
     fn products_are_right_and_a_row_does_not_depend_on_the_others() {
         let check = |rows: usize, outputs: usize, inputs: usize| {
-            for isa in [Isa::detect(), Isa::Portable] {
+            for isa in Isa::all() {
                 for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
                     for backward in [false, true] {
                         let error = error(isa, weight_type, backward, rows, outputs, inputs);

@@ -41,7 +41,7 @@ pub(super) fn logprobs(
     let mut parts = vec![Part::default(); rows * chunks];
     let mut logits = vec![0f32; rows];
     let (parts_out, logits_out) = (Shared::new(&mut parts), Shared::new(&mut logits));
-    let product = Panels::new(hidden, rows, head);
+    let product = Panels::new(isa, hidden, rows, head);
     parallel(product.runs(ROWS) * chunks, |task| {
         let (run, chunk) = (task / chunks, task % chunks);
         let Range { start: first, end } = product.rows_of(run, ROWS);
@@ -49,7 +49,7 @@ pub(super) fn logprobs(
         let panels = words.start / 16..words.end.div_ceil(16);
         let width = panels.len() * 16;
         let mut tile = vec![0f32; (end - first) * width];
-        product.product(isa, run, ROWS, panels, &mut tile);
+        product.product(run, ROWS, panels, &mut tile);
         for (r, row) in tile.chunks_exact(width).enumerate() {
             let part = isa.run(Reduce(&row[..words.len()]));
             // SAFETY: this task alone writes these rows' parts for this chunk, and of a row's tasks

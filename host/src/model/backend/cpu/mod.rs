@@ -11,6 +11,8 @@ use super::{
 };
 
 pub(crate) mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod backward;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;

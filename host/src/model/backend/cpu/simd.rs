@@ -4,9 +4,15 @@
 //! enters the version that the machine supports. Versions may differ in the last bit, as one has
 //! fused multiply-add; on one machine the choice is always the same.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Wide;
+
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 for products, AVX2 and FMA for the rest.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Wide),
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -28,17 +34,47 @@ impl Isa {
     pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Isa::Avx2;
+            return Wide::detect().map_or(Isa::Avx2, Isa::Avx512);
         }
         Isa::Portable
+    }
+
+    /// Returns every set of kernels that this machine can run, the best first.
+    pub fn all() -> Vec<Isa> {
+        let mut all = vec![Isa::detect()];
+        #[cfg(target_arch = "x86_64")]
+        if let Isa::Avx512(_) = all[0] {
+            all.push(Isa::Avx2);
+        }
+        if all[0] != Isa::Portable {
+            all.push(Isa::Portable);
+        }
+        all
+    }
+
+    /// Says whether products go over two panels of a weight at a time.
+    #[inline(always)]
+    pub(super) fn is_wide(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self, Isa::Avx512(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// Says whether products with bf16 weights round the rows to bf16, too.
+    pub(super) fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self, Isa::Avx512(Wide { bf16: true }));
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
     }
 
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            // SAFETY: only `detect` makes this variant outside of it, having found the features.
+            // SAFETY: only `detect` makes these variants outside of it, having found the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2(kernel) },
+            Isa::Avx512(_) | Isa::Avx2 => unsafe { avx2(kernel) },
             Isa::Portable => kernel.run::<Portable>(),
         }
     }
