@@ -170,7 +170,12 @@ fn ten_steps_of_every_objective_are_those_of_torch() {
         for want in &run.steps {
             let got = trainer.step().unwrap().unwrap();
             let all = [(got.loss, want.loss)].into_iter();
-            for (got, want) in all.chain(std::iter::zip(numbers(&got), want.means.numbers())) {
+            let mut means = std::iter::zip(numbers(&got), want.means.numbers()).collect::<Vec<_>>();
+            // While the policy is the reference, rounding decides which reward is the larger.
+            if want.means.rewards_margins.abs() < 1e-9 {
+                means.remove(3);
+            }
+            for (got, want) in all.chain(means) {
                 let distance = (got - want).abs() / want.abs().max(1.0);
                 worst = worst.max(distance);
             }
@@ -492,7 +497,7 @@ fn what_cannot_be_compared_is_said_at_once() {
         "item `pair-3`: it has 1 sequences, the objective compares 2",
     );
     check(
-        |i, _, _| drop(i[3].sequences[0].trained.pop()),
+        |i, _, _| i[3].sequences[0].trained.truncate(11),
         "item `pair-3`: `chosen` has 12 tokens and 11 marks",
     );
     check(
