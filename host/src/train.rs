@@ -1,4 +1,4 @@
-//! Training: examples and an adapter in, a better adapter out, one step at a time.
+//! Training: data and an adapter in, a better adapter out, one step at a time.
 //!
 //! The caller drives the loop, so it can save, show progress, and stop between any two steps:
 //!
@@ -13,39 +13,65 @@
 //! # }
 //! ```
 //!
-//! A step's examples are cut into micro-batches that fit in memory. Gradients are divided by the number of
-//! trained tokens of the whole step, so the update does not depend on the cut but for rounding, and
-//! for one cut not at all on the number of threads.
+//! Preference objectives learn from items of several sequences, and most compare the policy with a
+//! reference:
+//!
+//! ```no_run
+//! # use aligner::{model::{adapter::Adapter, backend::TrainingBackend, forward::Engine}, objective::Preference, train::*};
+//! # fn run<B: TrainingBackend>(engine: Engine<B>, start: Adapter) -> Result<(), TrainError> {
+//! let items = vec![Item::pair("first", &[1, 2, 3], &[4, 5], &[6])];
+//! let objective = Preference::Dpo { beta: 0.1, label_smoothing: 0.0 };
+//! let data = Data::Preference { items, objective, reference: Reference::Initial };
+//! let mut trainer = Trainer::new(engine, &start, data, TrainSettings::default())?;
+//! # Ok(()) }
+//! ```
+//!
+//! A step's examples are cut into micro-batches that fit in memory; the sequences of an item stay
+//! together. Gradients are divided by the number of trained tokens of the whole step, or by that of
+//! its items, so the update does not depend on the cut but for rounding, and for one cut not at all
+//! on the number of threads.
 
 mod batches;
+mod items;
+mod metrics;
 mod schedule;
 mod settings;
 mod startup;
 mod state;
 
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use items::{
+    Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,
+};
+pub use metrics::{PreferenceMetrics, StepMetrics};
 pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
 
+use crate::generate::SequenceError;
 use crate::model::adapter::{Adapter, AdapterError, LoraConfig};
 use crate::model::backend::training::AdamWStep;
-use crate::model::backend::{BackendError, TrainingBackend};
+use crate::model::backend::{BackendError, TokenLogprob, TrainingBackend};
 use crate::model::backward::{Activations, Pass, Sequences, TrainableAdapter};
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
-use crate::objective;
+use crate::model::weights::WeightsError;
+use crate::objective::{ObjectiveError, Scored, sft};
 use crate::run::seed;
 use batches::{Batches, largest_micro_batch, micro_batches};
+use items::{Objective, Task};
+use metrics::Share;
 use startup::{Seen, Startup};
 
-/// Trains an adapter on examples by supervised fine-tuning.
+/// Trains an adapter on examples or preferences.
 pub struct Trainer<B: TrainingBackend> {
     engine: Engine<B>,
-    examples: Vec<Example>,
+    items: Vec<Item>,
+    objective: Objective,
+    /// Of each item, in tokens.
+    lengths: Vec<usize>,
     settings: TrainSettings,
     batches: Batches,
     schedule: Schedule,
@@ -58,47 +84,29 @@ pub struct Trainer<B: TrainingBackend> {
     task: String,
 }
 
-/// What one step came to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StepMetrics {
-    /// Number of the step, from 1.
-    pub step: u64,
-    /// Number of steps in all.
-    pub steps: u64,
-    /// Mean over the trained tokens of the negative logprob before the update, in nats.
-    pub loss: f64,
-    /// Global norm of the gradients before they are clipped.
-    pub grad_norm: f64,
-    /// Learning rate of the update.
-    pub learning_rate: f64,
-    /// How many times the examples have been seen, this step included.
-    pub epoch: f64,
-    /// Tokens that were trained.
-    pub trained_tokens: usize,
-    /// Tokens that went through the model.
-    pub tokens: usize,
-}
-
 impl<B: TrainingBackend> Trainer<B> {
     /// Starts training from an adapter, which may be fresh ([`Adapter::init`]) or that of the round
-    /// before.
+    /// before. `data` are [`Data`], or examples for supervised fine-tuning.
+    ///
+    /// Where there is a reference, everything is scored under it here, once.
     pub fn new(
         engine: Engine<B>,
         start: &Adapter,
-        examples: Vec<Example>,
+        data: impl Into<Data>,
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
         let spec = &engine.weights.spec;
         settings.check()?;
-        check_examples(&examples, spec)?;
         start.check(spec)?;
-        let task = task_digest(spec, &examples, &settings, &start.config);
+        let Task { items, objective, digest } = Task::new(&engine, data.into())?;
+        let task = task_digest(spec, &digest, &settings, &start.config);
         let backend = &*engine.backend;
-        let batches = Batches::new(&settings, examples.len());
+        let batches = Batches::new(&settings, items.len());
         let schedule = Schedule::new(&settings, batches.steps());
         let adapter = TrainableAdapter::new(backend, spec, start)?;
         let (per_step, most) = (settings.examples_per_step(), settings.micro_batch_tokens);
-        let rows = largest_micro_batch(&examples, per_step, most);
+        let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+        let rows = largest_micro_batch(&lengths, per_step, most);
         let activations = Activations::new(backend, spec, &adapter, rows)?;
         let mut moments = Vec::new();
         for parameter in adapter.parameters() {
@@ -107,7 +115,9 @@ impl<B: TrainingBackend> Trainer<B> {
         let startup = Startup::new(adapter.parameters().map(|p| p.name.as_str()));
         Ok(Trainer {
             engine,
-            examples,
+            items,
+            objective,
+            lengths,
             settings,
             batches,
             schedule,
@@ -120,22 +130,22 @@ impl<B: TrainingBackend> Trainer<B> {
         })
     }
 
-    /// Goes on from a saved state, with the model, examples and settings that it was started with.
+    /// Goes on from a saved state, with the model, data and settings that it was started with.
     /// What follows is the same, to the last bit, as if it had never stopped.
     pub fn resume(
         engine: Engine<B>,
         state: TrainState,
-        examples: Vec<Example>,
+        data: impl Into<Data>,
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
-        let spec = &engine.weights.spec;
-        if state.task != task_digest(spec, &examples, &settings, &state.adapter.config) {
+        let (spec, data) = (&engine.weights.spec, data.into());
+        if state.task != task_digest(spec, &data.digest(), &settings, &state.adapter.config) {
             return Err(StateError::OtherTask.into());
         }
         for moments in [&state.first, &state.second] {
             moments.check(spec)?;
         }
-        let mut trainer = Trainer::new(engine, &state.adapter, examples, settings)?;
+        let mut trainer = Trainer::new(engine, &state.adapter, data, settings)?;
         let saved = state.first.tensors().zip(state.second.tensors());
         for (moments, (first, second)) in trainer.moments.iter_mut().zip(saved) {
             let backend = &trainer.engine.backend;
@@ -193,11 +203,12 @@ impl<B: TrainingBackend> Trainer<B> {
             return Ok(None);
         }
         let indices = self.batches.of_step(self.step);
-        let Share { loss, tokens, trained_tokens } = self.accumulate(&indices)?;
+        let Share { loss, entropy, tokens, trained_tokens, preference } =
+            self.accumulate(&indices)?;
         let grad_norm = self.gradient_norm()?;
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
-                let ids = indices.iter().map(|&i| self.examples[i].id.clone()).collect();
+                let ids = indices.iter().map(|&i| self.items[i].id.clone()).collect();
                 let (step, steps) = (self.step + 1, self.steps());
                 return Err(TrainError::NotFinite { what, value, step, steps, ids });
             }
@@ -206,7 +217,10 @@ impl<B: TrainingBackend> Trainer<B> {
         let learning_rate = self.schedule.learning_rate(self.step);
         // A completion right after a prompt of one token says nothing to queries and keys, and a
         // loss of exactly zero says nothing to anybody: such a step proves nothing.
-        let late = |&i: &usize| self.examples[i].trained.iter().skip(2).any(|&trained| trained);
+        let late = |&i: &usize| {
+            let mut sequences = self.items[i].sequences.iter();
+            sequences.any(|sequence| sequence.trained.iter().skip(2).any(|&trained| trained))
+        };
         let telling = loss > 0.0 && indices.iter().any(late);
         let before = match telling && !self.startup.is_done() {
             true => Some(self.adapter()?),
@@ -225,38 +239,56 @@ impl<B: TrainingBackend> Trainer<B> {
             grad_norm,
             learning_rate,
             epoch: self.batches.epochs_after(self.step),
+            entropy: entropy / trained_tokens as f64,
             trained_tokens,
             tokens,
+            preference,
         }))
     }
 
-    /// Fills the gradients with those of some examples' loss.
+    /// Fills the gradients with those of some items' loss.
     fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
-        let Trainer { engine, examples, settings, adapter, activations, .. } = self;
+        let Trainer { engine, items, objective, settings, adapter, activations, .. } = self;
         let backend = &*engine.backend;
         let epoch = self.batches.epoch(self.step);
-        let count = |of: fn(&Example) -> usize| indices.iter().map(|&i| of(&examples[i])).sum();
-        let trained_tokens: usize = count(Example::trained_tokens);
-        let mut loss = 0.0;
+        let all_trained: usize = indices.iter().map(|&i| items[i].trained_tokens()).sum();
+        let mut share = Share::default();
         adapter.clear_gradients(backend);
-        for micro_batch in micro_batches(indices, examples, settings.micro_batch_tokens) {
-            let mut sequences = Sequences::default();
-            for Example { id, tokens, trained } in micro_batch.iter().map(|&i| &examples[i]) {
-                let place =
-                    [settings.seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
-                sequences.push(tokens, trained, seed::of(place));
-            }
-            let weights = vec![1.0; sequences.targets.len()];
-            let slopes = objective::sft_gradient(&weights, trained_tokens as f64);
+        for micro_batch in micro_batches(indices, &self.lengths, settings.micro_batch_tokens) {
+            let sequences = sequences(items, &micro_batch, settings.seed, epoch);
             let mut pass = Pass { backend, weights: &engine.weights, adapter, activations };
-            let scored = backend.enter(|| {
-                pass.forward(&sequences)?;
-                pass.backward(&sequences, &slopes)
-            })?;
-            let logprobs: Vec<f32> = scored.iter().map(|token| token.logprob).collect();
-            loss += objective::sft_loss(&logprobs, &weights, trained_tokens as f64);
+            share.tokens += sequences.tokens.len();
+            match objective {
+                // Every token has the same weight, known before the pass.
+                Objective::Sft => {
+                    let weights = vec![1.0; sequences.targets.len()];
+                    let slopes = sft::sft_gradient(&weights, all_trained as f64);
+                    let said = backend.enter(|| {
+                        pass.forward(&sequences)?;
+                        pass.backward(&sequences, &slopes)
+                    })?;
+                    let logprobs: Vec<f32> = said.iter().map(|token| token.logprob).collect();
+                    share.loss += sft::sft_loss(&logprobs, &weights, all_trained as f64);
+                    share.see(&said);
+                }
+                Objective::Preference { objective, reference } => backend.enter(|| {
+                    pass.forward(&sequences)?;
+                    let said = pass.logprobs(&sequences)?;
+                    share.see(&said);
+                    let mut rest = &said[..];
+                    let mut slopes = Vec::with_capacity(said.len());
+                    for &i in &micro_batch {
+                        let scored = scored(&items[i], &reference[i], &mut rest);
+                        let of_item = share.compare(objective, &scored, indices.len());
+                        for (slope, scored) in of_item.into_iter().zip(&scored) {
+                            slopes.extend(std::iter::repeat_n(slope as f32, scored.tokens));
+                        }
+                    }
+                    pass.backward_from(&sequences, &slopes)
+                })?,
+            }
         }
-        Ok(Share { loss, tokens: count(|example| example.tokens.len()), trained_tokens })
+        Ok(share)
     }
 
     /// Returns the global norm of the gradients.
@@ -314,28 +346,45 @@ impl<B: TrainingBackend> Trainer<B> {
     }
 }
 
-/// What the examples of a step came to.
-struct Share {
-    loss: f64,
-    tokens: usize,
-    trained_tokens: usize,
+/// Puts items into a pass.
+fn sequences(items: &[Item], indices: &[usize], seed: u64, epoch: u64) -> Sequences {
+    let mut sequences = Sequences::default();
+    for Item { id, sequences: of_item } in indices.iter().map(|&i| &items[i]) {
+        for (nth, Sequence { tokens, trained }) in of_item.iter().enumerate() {
+            let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
+            // The only sequence of an example needs no number.
+            let nth = (nth > 0).then(|| (nth as u64).into());
+            sequences.push(tokens, trained, seed::of(place.into_iter().chain(nth)));
+        }
+    }
+    sequences
+}
+
+/// Returns what is known of an item's sequences, and takes what the head said of them from `rest`.
+fn scored(item: &Item, reference: &[f64], rest: &mut &[TokenLogprob]) -> Vec<Scored> {
+    let sequences = item.sequences.iter().zip(reference);
+    sequences
+        .map(|(sequence, &reference)| {
+            let tokens = sequence.trained_tokens();
+            let (own, others) = rest.split_at(tokens);
+            *rest = others;
+            let policy = own.iter().map(|token| f64::from(token.logprob)).sum();
+            Scored { policy, reference, tokens }
+        })
+        .collect()
 }
 
 /// Returns a digest of everything that decides what a trainer does, but for where it starts.
 fn task_digest(
     spec: &Spec,
-    examples: &[Example],
+    data: &[u8; 32],
     settings: &TrainSettings,
     config: &LoraConfig,
 ) -> String {
     let mut hash = Sha256::new();
     let settings = serde_json::to_string(settings).expect("settings are plain numbers");
-    hash.update(format!("{spec:?}\n{settings}\n{config:?}\n{}\n", examples.len()));
-    for Example { id, tokens, trained } in examples {
-        hash.update(format!("{id:?} {} {}\n", tokens.len(), trained.len()));
-        tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
-        trained.iter().for_each(|&trained| hash.update([u8::from(trained)]));
-    }
+    hash.update(format!("{spec:?}\n{settings}\n{config:?}\n"));
+    hash.update(data);
     format!("{:x}", hash.finalize())
 }
 
@@ -345,7 +394,19 @@ pub enum TrainError {
     /// A setting or an example is unusable.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The adapter to start from does not fit the model.
+    /// A hyper-parameter of the objective is unusable.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// The data cannot be scored under the reference.
+    #[error("the reference cannot score what is to be learnt from: {source}")]
+    Reference {
+        /// Why; sequences are counted over all items, from 0.
+        source: SequenceError,
+    },
+    /// The adapter of the reference cannot be loaded.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The adapter to start from, or that of the reference, does not fit the model.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
     /// A saved state cannot be gone on from.
@@ -387,5 +448,7 @@ fn names(ids: &[String]) -> String {
     }
 }
 
+#[cfg(test)]
+mod preference_tests;
 #[cfg(test)]
 mod tests;

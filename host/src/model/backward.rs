@@ -386,10 +386,25 @@ impl<B: TrainingBackend> Pass<'_, B> {
     }
 
     /// Returns what the head says of each scored token after [`forward`](Pass::forward), for
-    /// objectives whose gradient depends on it.
-    pub fn logprobs(&self, sequences: &Sequences) -> Result<Vec<TokenLogprob>, BackendError> {
-        let after = &self.activations.scored[1];
-        self.backend.logprobs(after, self.weights.head(), &sequences.targets)
+    /// objectives whose gradient depends on it; [`backward_from`](Pass::backward_from) goes on from
+    /// there, without forming the logits again.
+    pub fn logprobs(&mut self, sequences: &Sequences) -> Result<Vec<TokenLogprob>, BackendError> {
+        let Pass { backend, weights, activations, .. } = self;
+        let [_, after, _, dafter] = &mut activations.scored;
+        let ones = vec![1.0; sequences.targets.len()];
+        backend.logprobs_backward(after, weights.head(), &sequences.targets, &ones, dafter)
+    }
+
+    /// Adds to the adapter's gradients those of the sum of `weights[i] * logprob[i]` over the scored
+    /// tokens, after [`logprobs`](Pass::logprobs) of the same sequences.
+    pub fn backward_from(
+        &mut self,
+        sequences: &Sequences,
+        weights_of_tokens: &[f32],
+    ) -> Result<(), BackendError> {
+        let [.., dafter] = &mut self.activations.scored;
+        self.backend.scale_rows(dafter, self.weights.spec.hidden, weights_of_tokens);
+        self.backward_blocks(sequences)
     }
 
     /// Adds to the adapter's gradients those of the sum of `weights[i] * logprob[i]` over the scored
@@ -399,6 +414,17 @@ impl<B: TrainingBackend> Pass<'_, B> {
         sequences: &Sequences,
         weights_of_tokens: &[f32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
+        let Pass { backend, weights, activations, .. } = self;
+        let [_, after, _, dafter] = &mut activations.scored;
+        let (head, targets) = (weights.head(), &sequences.targets);
+        let logprobs =
+            backend.logprobs_backward(after, head, targets, weights_of_tokens, dafter)?;
+        self.backward_blocks(sequences)?;
+        Ok(logprobs)
+    }
+
+    /// Goes on from the gradients of the rows that the head read.
+    fn backward_blocks(&mut self, sequences: &Sequences) -> Result<(), BackendError> {
         let Pass { backend, weights, adapter, activations } = self;
         let spec = &weights.spec;
         let (rows, scored_rows) = (sequences.tokens.len(), sequences.rows.len());
@@ -406,10 +432,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
         let Activations { blocks, stream, scratch, scored } = &mut **activations;
         let eps = spec.rms_norm_eps;
 
-        let [before, after, dbefore, dafter] = scored;
-        let (head, targets) = (weights.head(), &sequences.targets);
-        let logprobs =
-            backend.logprobs_backward(after, head, targets, weights_of_tokens, dafter)?;
+        let [before, _, dbefore, dafter] = scored;
         let norm = &weights.norm;
         backend.rms_norm_backward(dafter, before, scored_rows, norm, eps, dbefore, Write::Set);
         let dstream = stream;
@@ -513,7 +536,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
                 );
             }
         }
-        Ok(logprobs)
+        Ok(())
     }
 }
 

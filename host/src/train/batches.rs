@@ -1,9 +1,9 @@
 //! Which examples make a step, in which order, and how a step's examples are cut to fit in memory.
 
-use super::settings::{Example, TrainSettings};
+use super::settings::TrainSettings;
 use crate::run::seed;
 
-/// The steps of a run over some examples.
+/// The steps of a run over some examples or items.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Batches {
     examples: usize,
@@ -51,16 +51,13 @@ impl Batches {
     }
 }
 
-/// Cuts a step's examples into runs of at most `most` tokens; a longer example is alone.
-pub(super) fn micro_batches(
-    indices: &[usize],
-    examples: &[Example],
-    most: usize,
-) -> Vec<Vec<usize>> {
+/// Cuts a step's examples, of so many tokens each, into runs of at most `most` tokens; a longer
+/// example is alone.
+pub(super) fn micro_batches(indices: &[usize], lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
     for &index in indices {
-        let tokens = examples[index].tokens.len();
+        let tokens = lengths[index];
         match batches.last_mut() {
             Some(batch) if tokens <= room => batch.push(index),
             _ => {
@@ -74,8 +71,8 @@ pub(super) fn micro_batches(
 }
 
 /// Returns the most tokens that [`micro_batches`] can put into one run, whatever the order.
-pub(super) fn largest_micro_batch(examples: &[Example], per_step: usize, most: usize) -> usize {
-    let mut lengths: Vec<usize> = examples.iter().map(|example| example.tokens.len()).collect();
+pub(super) fn largest_micro_batch(lengths: &[usize], per_step: usize, most: usize) -> usize {
+    let mut lengths = lengths.to_vec();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let longest = lengths.first().copied().unwrap_or(0);
     let step: usize = lengths.iter().take(per_step).sum();
@@ -85,13 +82,6 @@ pub(super) fn largest_micro_batch(examples: &[Example], per_step: usize, most: u
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn examples(lengths: &[usize]) -> Vec<Example> {
-        lengths
-            .iter()
-            .map(|&n| Example { id: n.to_string(), tokens: vec![0; n], trained: vec![false; n] })
-            .collect()
-    }
 
     #[test]
     fn each_epoch_sees_each_example_once() {
@@ -132,11 +122,10 @@ mod tests {
     #[test]
     fn micro_batches_keep_order_and_bound() {
         let check = |lengths: &[usize], most: usize, expected: &[&[usize]]| {
-            let examples = examples(lengths);
             let indices: Vec<usize> = (0..lengths.len()).collect();
-            let batches = micro_batches(&indices, &examples, most);
+            let batches = micro_batches(&indices, lengths, most);
             assert_eq!(batches, expected);
-            let largest = largest_micro_batch(&examples, lengths.len(), most);
+            let largest = largest_micro_batch(lengths, lengths.len(), most);
             for batch in batches {
                 assert!(batch.iter().map(|&i| lengths[i]).sum::<usize>() <= largest);
             }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::items::ItemProblem;
 use crate::model::spec::Spec;
 
 /// One sequence to learn from.
@@ -205,6 +206,25 @@ pub enum SettingsError {
     /// There is nothing to learn from.
     #[error("there is no example to train on")]
     NoExamples,
+    /// There is nothing to compare.
+    #[error("there is no item to train on")]
+    NoItems,
+    /// An item cannot be learnt from.
+    #[error("item `{id}`: {problem}")]
+    Item {
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        problem: ItemProblem,
+    },
+    /// There are more or fewer reference logprobs than items.
+    #[error("there are reference logprobs for {found} items, and {expected} items")]
+    References {
+        /// For how many.
+        found: usize,
+        /// For how many there should be.
+        expected: usize,
+    },
     /// An example cannot be learnt from.
     #[error("example `{id}` {message}")]
     Example {

@@ -16,13 +16,13 @@ use crate::model::peft;
 use crate::model::spec::{Linear, Rope, RopeScaling};
 use crate::model::weights::Weights;
 
-fn fixture(name: &str) -> Vec<u8> {
+pub(super) fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(folder().join(name)).unwrap()
 }
 
-type Tensors = BTreeMap<String, Vec<f32>>;
+pub(super) type Tensors = BTreeMap<String, Vec<f32>>;
 
-fn tensors(name: &str) -> Tensors {
+pub(super) fn tensors(name: &str) -> Tensors {
     let bytes = fixture(name);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let numbers = |dtype, data: &[u8]| match dtype {
@@ -39,13 +39,13 @@ fn tensors(name: &str) -> Tensors {
 }
 
 /// The model of the fixtures, and variations of it.
-struct Tiny {
-    spec: Spec,
+pub(super) struct Tiny {
+    pub(super) spec: Spec,
     tensors: Tensors,
 }
 
 impl Tiny {
-    fn new(tied: bool) -> Tiny {
+    pub(super) fn new(tied: bool) -> Tiny {
         let spec = Spec {
             layers: 2,
             hidden: 64,
@@ -65,12 +65,12 @@ impl Tiny {
         Tiny { spec, tensors: tensors("model.safetensors") }
     }
 
-    fn engine_on(&self, backend: Cpu) -> Engine<Cpu> {
+    pub(super) fn engine_on(&self, backend: Cpu) -> Engine<Cpu> {
         let weights = Weights::load(&backend, self, &mut |_, _| {}).unwrap();
         Engine::new(backend, weights)
     }
 
-    fn engine(&self) -> Engine<Cpu> {
+    pub(super) fn engine(&self) -> Engine<Cpu> {
         self.engine_on(Cpu::new())
     }
 }
@@ -91,16 +91,16 @@ fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/training"))
 }
 
-fn lora() -> LoraConfig {
+pub(super) fn lora() -> LoraConfig {
     LoraConfig::new(4, 6.0, &Linear::ALL)
 }
 
 /// The adapter of the fixtures, in a folder that PEFT wrote: neither matrix is zero.
-fn adapter() -> Adapter {
+pub(super) fn adapter() -> Adapter {
     peft::read(&folder().join("adapter"), &Tiny::new(true).spec).unwrap()
 }
 
-fn from_peft(tensors: &Tensors, prefix: &str) -> Adapter {
+pub(super) fn from_peft(tensors: &Tensors, prefix: &str) -> Adapter {
     let mut adapter = Adapter::zeros(&Tiny::new(true).spec, lora()).unwrap();
     for (&(layer, linear), pair) in &mut adapter.pairs {
         let take = |letter| {
@@ -191,19 +191,19 @@ fn trainer(tiny: &Tiny, start: &Adapter, settings: TrainSettings) -> Trainer<Cpu
 }
 
 /// Loss and gradients of the first step.
-fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
+pub(super) fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
     let indices = trainer.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
     let named = trainer.adapter.parameters().map(|p| (p.name.clone(), p.gradient.clone()));
     (loss, named.collect())
 }
 
-fn furthest(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn largest(a: &[f32]) -> f32 {
+pub(super) fn largest(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 

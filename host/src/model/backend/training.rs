@@ -125,6 +125,13 @@ pub trait TrainingBackend: Backend {
         dhidden: &mut Self::Buffer,
     ) -> Result<Vec<TokenLogprob>, BackendError>;
 
+    /// Multiplies row `i` of `x`, `[factors.len(), width]`, by `factors[i]`.
+    ///
+    /// The gradients of [`logprobs_backward`](TrainingBackend::logprobs_backward) are proportional to
+    /// its weights, so an objective whose weights do depend on the logprobs gives weights of 1 and
+    /// then factors, rather than asking for the logits twice.
+    fn scale_rows(&self, x: &mut Self::Buffer, width: usize, factors: &[f32]);
+
     /// Returns the sum of the squares of the first `len` numbers, added in f64.
     fn squared_norm(&self, x: &Self::Buffer, len: usize) -> Result<f64, BackendError>;
 

@@ -164,6 +164,14 @@ impl TrainingBackend for Cpu {
         Ok(logprobs)
     }
 
+    fn scale_rows(&self, x: &mut Vec<f32>, width: usize, factors: &[f32]) {
+        over_rows(&mut x[..factors.len() * width], width, |first, x| {
+            for (x, factor) in x.chunks_exact_mut(width).zip(&factors[first..]) {
+                x.iter_mut().for_each(|x| *x *= factor);
+            }
+        });
+    }
+
     fn squared_norm(&self, x: &Vec<f32>, len: usize) -> Result<f64, BackendError> {
         Ok(x[..len].iter().map(|&x| f64::from(x) * f64::from(x)).sum())
     }

@@ -1,7 +1,4 @@
-//! Losses: pure functions from the logprobs of tokens to a number and its gradient.
-//!
-//! Every loss is a sum over tokens or sequences of one optimiser batch, so a batch that is worked on in
-//! parts is the same as the whole: each part gives its share of the loss, and the shares add up.
+//! Supervised fine-tuning: the mean over tokens of the negative logprob.
 
 /// The share of some tokens in the supervised loss of an optimiser batch, in nats a token.
 ///

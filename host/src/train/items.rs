@@ -1,0 +1,425 @@
+//! What is learnt from: examples, or items of several sequences that are compared.
+
+use std::ops::ControlFlow;
+
+use sha2::{Digest, Sha256};
+
+use super::TrainError;
+use super::settings::{Example, SettingsError, check_examples};
+use crate::generate::{Progress, SequenceError, Settings};
+use crate::logprob::{Row, score};
+use crate::model::adapter::Adapter;
+use crate::model::backend::Backend;
+use crate::model::forward::Engine;
+use crate::model::spec::Spec;
+use crate::model::weights::LoadedAdapter;
+use crate::objective::Preference;
+
+/// What is learnt from, and what is learnt from it.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// Supervised fine-tuning on examples.
+    Supervised(Vec<Example>),
+    /// A preference objective over items.
+    Preference {
+        /// Each with the sequences that the objective names ([`Preference::roles`]).
+        items: Vec<Item>,
+        /// Which objective.
+        objective: Preference,
+        /// What the policy is held to; without effect where the objective has no reference.
+        reference: Reference,
+    },
+}
+
+impl From<Vec<Example>> for Data {
+    fn from(examples: Vec<Example>) -> Data {
+        Data::Supervised(examples)
+    }
+}
+
+/// Sequences that one loss is formed of. They go through the model together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Named in errors, and part of the key of its dropout draws.
+    pub id: String,
+    /// In the order of the objective's roles.
+    pub sequences: Vec<Sequence>,
+}
+
+/// A prompt with a completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Prompt, completion and end of turn.
+    pub tokens: Vec<u32>,
+    /// As long as `tokens`. Where true, the token counts as the completion's, and its logprob given
+    /// those before it is part of the sequence's.
+    pub trained: Vec<bool>,
+}
+
+impl Sequence {
+    /// Puts a completion after a prompt.
+    pub fn new(prompt: &[u32], completion: &[u32]) -> Sequence {
+        let tokens = [prompt, completion].concat();
+        let trained = (0..tokens.len()).map(|t| t >= prompt.len()).collect();
+        Sequence { tokens, trained }
+    }
+
+    /// Returns how many tokens count.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained.iter().filter(|&&trained| trained).count()
+    }
+
+    /// Returns the tokens before the first that counts.
+    fn prompt(&self) -> &[u32] {
+        let end = self.trained.iter().position(|&trained| trained);
+        &self.tokens[..end.unwrap_or(self.tokens.len())]
+    }
+
+    fn check(&self, spec: &Spec) -> Result<(), SequenceProblem> {
+        let (tokens, limit, vocab) = (self.tokens.len(), spec.context_length, spec.vocab);
+        if tokens != self.trained.len() {
+            return Err(SequenceProblem::Marks { tokens, marks: self.trained.len() });
+        }
+        match self.tokens.iter().find(|&&token| token as usize >= vocab) {
+            _ if self.trained_tokens() == 0 => Err(SequenceProblem::Empty),
+            _ if self.trained[0] => Err(SequenceProblem::NoPrompt),
+            _ if tokens > limit => Err(SequenceProblem::TooLong { tokens, limit }),
+            Some(&token) => Err(SequenceProblem::Token { token, vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Item {
+    /// Returns an item of two sequences: chosen and rejected after the same prompt.
+    pub fn pair(id: impl Into<String>, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Item {
+        let sequences = vec![Sequence::new(prompt, chosen), Sequence::new(prompt, rejected)];
+        Item { id: id.into(), sequences }
+    }
+
+    /// Returns how many tokens go through the model for it.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.tokens.len()).sum()
+    }
+
+    /// Returns how many tokens count.
+    pub fn trained_tokens(&self) -> usize {
+        self.sequences.iter().map(Sequence::trained_tokens).sum()
+    }
+
+    /// Checks that a model of this shape can learn from it under an objective.
+    ///
+    /// What makes pairs may call this to drop and count what [`Trainer::new`](super::Trainer::new)
+    /// would refuse, identical completions above all.
+    pub fn check(&self, objective: &Preference, spec: &Spec) -> Result<(), ItemProblem> {
+        let roles = objective.roles();
+        if self.sequences.len() != roles.len() {
+            let (found, expected) = (self.sequences.len(), roles.len());
+            return Err(ItemProblem::Roles { found, expected });
+        }
+        for (sequence, &role) in self.sequences.iter().zip(roles) {
+            let named = |problem| ItemProblem::Sequence { role, problem };
+            sequence.check(spec).map_err(named)?;
+        }
+        for (pair, roles) in self.sequences.chunks_exact(2).zip(roles.chunks_exact(2)) {
+            let roles = [roles[0], roles[1]];
+            if pair[0].prompt() != pair[1].prompt() {
+                return Err(ItemProblem::Prompts { roles });
+            }
+            if pair[0] == pair[1] {
+                return Err(ItemProblem::Identical { roles });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<Example> for Item {
+    fn from(Example { id, tokens, trained }: Example) -> Item {
+        Item { id, sequences: vec![Sequence { tokens, trained }] }
+    }
+}
+
+/// What the policy is held to.
+#[derive(Clone, Debug)]
+pub enum Reference {
+    /// The model without an adapter.
+    Initial,
+    /// The model with a frozen adapter, such as that of the round before.
+    Adapter(Adapter),
+    /// The logprobs themselves, in nats: for each item, the sum over each sequence's completion. See
+    /// [`reference_logprobs`].
+    Logprobs(Vec<Vec<f64>>),
+}
+
+/// Returns the summed logprob of each sequence's completion, for each item, in nats.
+///
+/// `adapter` is a frozen one, or none for the initial model. The result does not depend on how the
+/// work is cut or on the other items, so it may be kept and given as [`Reference::Logprobs`], or
+/// computed again.
+pub fn reference_logprobs<B: Backend>(
+    engine: &Engine<B>,
+    adapter: Option<&LoadedAdapter<B>>,
+    items: &[Item],
+    settings: &Settings,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Vec<f64>>, SequenceError> {
+    let sequences = || items.iter().flat_map(|item| &item.sequences);
+    let row = |sequence: &Sequence| Row {
+        tokens: sequence.tokens.clone(),
+        from: sequence.prompt().len(),
+    };
+    let rows: Vec<Row> = sequences().map(row).collect();
+    let scores = score(engine, adapter, &rows, settings, progress)?;
+    let mut sums = sequences().zip(&rows).zip(scores).map(|((sequence, row), score)| {
+        let counts = &sequence.trained[row.from..];
+        let counted = score.token_logprobs.iter().zip(counts).filter(|&(_, &counts)| counts);
+        counted.map(|(&logprob, _)| f64::from(logprob)).sum()
+    });
+    Ok(items.iter().map(|item| sums.by_ref().take(item.sequences.len()).collect()).collect())
+}
+
+/// What a trainer learns from, checked, and how.
+pub(super) struct Task {
+    pub(super) items: Vec<Item>,
+    pub(super) objective: Objective,
+    /// Stands for items and objective.
+    pub(super) digest: [u8; 32],
+}
+
+/// What is learnt, with what is known before the first step.
+pub(super) enum Objective {
+    Sft,
+    Preference {
+        objective: Preference,
+        /// For each item, of each sequence.
+        reference: Vec<Vec<f64>>,
+    },
+}
+
+impl Task {
+    /// Checks data and scores it under the reference.
+    pub(super) fn new<B: Backend>(engine: &Engine<B>, data: Data) -> Result<Task, TrainError> {
+        let spec = &engine.weights.spec;
+        let digest = data.digest();
+        match data {
+            Data::Supervised(examples) => {
+                check_examples(&examples, spec)?;
+                let items = examples.into_iter().map(Item::from).collect();
+                Ok(Task { items, objective: Objective::Sft, digest })
+            }
+            Data::Preference { items, objective, reference } => {
+                objective.check()?;
+                if items.is_empty() {
+                    return Err(SettingsError::NoItems.into());
+                }
+                for item in &items {
+                    let id = || item.id.clone();
+                    item.check(&objective, spec)
+                        .map_err(|problem| SettingsError::Item { id: id(), problem })?;
+                }
+                let reference = match objective.needs_reference() {
+                    true => reference.logprobs(engine, &objective, &items)?,
+                    false => items.iter().map(|item| vec![0.0; item.sequences.len()]).collect(),
+                };
+                let objective = Objective::Preference { objective, reference };
+                Ok(Task { items, objective, digest })
+            }
+        }
+    }
+}
+
+impl Reference {
+    /// Returns the finite logprobs of checked items.
+    fn logprobs<B: Backend>(
+        self,
+        engine: &Engine<B>,
+        objective: &Preference,
+        items: &[Item],
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
+        let adapter = match self {
+            Reference::Logprobs(logprobs) => {
+                check_reference(&logprobs, objective, items)?;
+                return Ok(logprobs);
+            }
+            Reference::Initial => None,
+            Reference::Adapter(adapter) => {
+                adapter.check(&engine.weights.spec)?;
+                Some(engine.load_adapter(&adapter, 1.0)?)
+            }
+        };
+        let (adapter, settings) = (adapter.as_ref(), Settings::default());
+        let mut progress = |_| ControlFlow::Continue(());
+        match reference_logprobs(engine, adapter, items, &settings, &mut progress) {
+            Ok(logprobs) => Ok(logprobs),
+            Err(SequenceError::NotFinite { index, .. }) => {
+                let roles = objective.roles();
+                let (item, role) = (&items[index / roles.len()], roles[index % roles.len()]);
+                let problem = SequenceProblem::Reference { logprob: f64::NAN };
+                let problem = ItemProblem::Sequence { role, problem };
+                Err(SettingsError::Item { id: item.id.clone(), problem }.into())
+            }
+            Err(source) => Err(TrainError::Reference { source }),
+        }
+    }
+
+    /// Returns what decides the logprobs, for the digest of a task.
+    fn identity(&self) -> String {
+        match self {
+            Reference::Initial => "initial".into(),
+            Reference::Adapter(adapter) => adapter.digest(),
+            Reference::Logprobs(logprobs) => {
+                let bits = |x: &f64| format!("{:x}", x.to_bits());
+                let item = |of: &Vec<f64>| of.iter().map(bits).collect::<Vec<_>>().join(" ");
+                logprobs.iter().map(item).collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+}
+
+/// Checks logprobs that somebody else made.
+fn check_reference(
+    logprobs: &[Vec<f64>],
+    objective: &Preference,
+    items: &[Item],
+) -> Result<(), SettingsError> {
+    if logprobs.len() != items.len() {
+        let (found, expected) = (logprobs.len(), items.len());
+        return Err(SettingsError::References { found, expected });
+    }
+    for (item, logprobs) in items.iter().zip(logprobs) {
+        let id = || item.id.clone();
+        let (found, expected) = (logprobs.len(), item.sequences.len());
+        if found != expected {
+            let problem = ItemProblem::References { found, expected };
+            return Err(SettingsError::Item { id: id(), problem });
+        }
+        for (&logprob, &role) in logprobs.iter().zip(objective.roles()) {
+            // A logprob is finite and at most 0.
+            if !(f64::MIN..=0.0).contains(&logprob) {
+                let problem = SequenceProblem::Reference { logprob };
+                let problem = ItemProblem::Sequence { role, problem };
+                return Err(SettingsError::Item { id: id(), problem });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Data {
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut add = |tokens: &[u32], trained: &[bool]| {
+            hash.update(format!("{} {}\n", tokens.len(), trained.len()));
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            trained.iter().for_each(|&trained| hash.update([u8::from(trained)]));
+        };
+        let mut ids: Vec<&str> = Vec::new();
+        let mut task = "sft".to_owned();
+        match self {
+            Data::Supervised(examples) => {
+                for Example { id, tokens, trained } in examples {
+                    ids.push(id);
+                    add(tokens, trained);
+                }
+            }
+            Data::Preference { items, objective, reference } => {
+                for item in items {
+                    ids.push(&item.id);
+                    item.sequences.iter().for_each(|s| add(&s.tokens, &s.trained));
+                }
+                let lengths: Vec<usize> = items.iter().map(|item| item.sequences.len()).collect();
+                let reference = objective.needs_reference().then(|| reference.identity());
+                task = format!("{objective:?} {lengths:?}\n{reference:?}");
+            }
+        }
+        hash.update(format!("{ids:?}\n{task}"));
+        hash.finalize().into()
+    }
+}
+
+/// Why an item cannot be learnt from.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ItemProblem {
+    /// It has more or fewer sequences than the objective compares.
+    #[error("it has {found} sequences, the objective compares {expected}")]
+    Roles {
+        /// How many it has.
+        found: usize,
+        /// How many it should have.
+        expected: usize,
+    },
+    /// One of its sequences is unusable.
+    #[error("`{role}` {problem}")]
+    Sequence {
+        /// Which one.
+        role: &'static str,
+        /// What is wrong with it.
+        problem: SequenceProblem,
+    },
+    /// Completions that are compared follow different prompts.
+    #[error("`{}` and `{}` follow different prompts", roles[0], roles[1])]
+    Prompts {
+        /// Which ones.
+        roles: [&'static str; 2],
+    },
+    /// Completions that are compared are the same.
+    #[error(
+        "`{}` and `{}` are identical\n\n\
+         hint: nothing can be learnt from such a pair; leave it out",
+        roles[0], roles[1]
+    )]
+    Identical {
+        /// Which ones.
+        roles: [&'static str; 2],
+    },
+    /// It has more or fewer reference logprobs than sequences.
+    #[error("it has {found} reference logprobs for {expected} sequences")]
+    References {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+}
+
+/// Why a sequence cannot be learnt from.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SequenceProblem {
+    /// Tokens and marks do not match.
+    #[error("has {tokens} tokens and {marks} marks")]
+    Marks {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of marks.
+        marks: usize,
+    },
+    /// No token counts.
+    #[error("has no completion")]
+    Empty,
+    /// Nothing predicts the first token.
+    #[error("begins with its completion, which nothing predicts")]
+    NoPrompt,
+    /// It does not fit into the model's context.
+    #[error("has {tokens} tokens, the model reads {limit}")]
+    TooLong {
+        /// Number of tokens.
+        tokens: usize,
+        /// The model's context length.
+        limit: usize,
+    },
+    /// A token that the model does not have.
+    #[error("holds token {token}, the model has {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// The reference's logprob is no logprob.
+    #[error("has the reference logprob {logprob}, expected a finite number of at most 0")]
+    Reference {
+        /// What was given.
+        logprob: f64,
+    },
+}
