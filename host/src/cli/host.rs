@@ -5,7 +5,7 @@ use std::{path::Path, sync::OnceLock};
 
 use super::{CliError, exit};
 use crate::{
-    model::{ModelError, adapter::Adapter, peft, source},
+    model::{ModelError, adapter::Adapter, backend::WeightType, peft, source},
     plugin::{self, LoadFault, PluginError, Runtime},
     plugin_set::Embedded,
     progress::{Progress, Stage},
@@ -80,9 +80,13 @@ pub fn open(name: &str, progress: &Progress) -> Result<Opened, CliError> {
 }
 
 /// Loads the weights of an opened model.
-pub fn load(opened: &Opened, progress: &Progress) -> Result<Loaded, CliError> {
+pub fn load(
+    opened: &Opened,
+    weight_type: WeightType,
+    progress: &Progress,
+) -> Result<Loaded, CliError> {
     let mut bar: Option<(Stage, usize)> = None;
-    let loaded = Loaded::load(opened, &mut |done, total| {
+    let loaded = Loaded::load(opened, weight_type, &mut |done, total| {
         let (stage, before) = bar.get_or_insert_with(|| {
             (progress.stage(&format!("loading {}", opened.model.name), total as u64, "tensors"), 0)
         });

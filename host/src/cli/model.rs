@@ -9,6 +9,7 @@ mod score;
 use clap::{Args, Subcommand};
 
 use super::{CliError, Device};
+use crate::model::backend::WeightType;
 
 /// What to do with a model.
 #[derive(Clone, Debug, Subcommand)]
@@ -69,6 +70,9 @@ pub struct ChatArgs {
     /// Seed of every random draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: WeightType,
     /// Where the model runs: auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
@@ -89,6 +93,9 @@ pub struct ScoreArgs {
     /// Add the token ids and the logprob of each scored token
     #[arg(long)]
     pub per_token: bool,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: WeightType,
     /// Where the model runs: auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,

@@ -101,7 +101,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
 pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
     let mut loaded = BTreeMap::new();
     for (name, opened) in &prepared.models {
-        loaded.insert(name.clone(), host::load(opened, progress)?);
+        loaded.insert(name.clone(), host::load(opened, prepared.set.run.dtype, progress)?);
     }
     let policy = loaded.remove("policy").expect("every run has a policy");
     Ok(Models::new(policy, loaded))

@@ -19,6 +19,7 @@ use super::{
     section::Section,
     typed::{Node, Place},
 };
+use crate::model::backend::WeightType;
 
 type Checked<T> = Result<T, Problem>;
 
@@ -240,9 +241,17 @@ fn rounds(
     let run = root.table("run", &RUN)?;
     let mut rounds = None;
     let mut seed = 0;
+    let mut dtype = WeightType::default();
     if let Some(run) = &run {
         rounds = run.integer("rounds", 1, 1000)?;
         seed = run.large("seed", i64::MAX as u64)?.unwrap_or(0);
+        dtype = run.choice("dtype", &WeightType::ALL)?.unwrap_or_default();
+        let trains = base_train.is_some() || tables.iter().any(|table| table.has("train"));
+        if dtype == WeightType::Int8 && trains {
+            return Err(run
+                .wrong("dtype", "rounds weights to eight bits, and `[train]` trains")
+                .label("expected `f32` or `bf16`"));
+        }
     }
     let mut settings = Vec::new();
     let mut previous: Option<Train> = None;
@@ -283,7 +292,7 @@ fn rounds(
         settings.truncate(rounds as usize);
     }
     let rounds = rounds.unwrap_or(settings.len().max(1) as u32);
-    Ok((Run { rounds, seed }, settings))
+    Ok((Run { rounds, seed, dtype }, settings))
 }
 
 /// A round that continues an adapter cannot change its shape or scale.

@@ -27,6 +27,8 @@ pub use settings::{
 };
 pub use typed::{Override, OverrideError};
 
+use crate::model::backend::WeightType;
+
 /// The version of the contract in `wit/` that this host speaks.
 pub const CONTRACT: &str = "0.1";
 
@@ -113,6 +115,9 @@ pub struct Run {
     pub rounds: u32,
     /// Every random draw of the run comes from it. Default: 0.
     pub seed: u64,
+    /// How weights are kept. Default: `f32`, the exact mode.
+    #[serde(default)]
+    pub dtype: WeightType,
 }
 
 /// The settings of one round, after its `[[rounds]]` entry.

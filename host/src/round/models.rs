@@ -9,6 +9,7 @@ use super::RunError;
 use crate::generate::{self, Hooks, SequenceError};
 use crate::logprob;
 use crate::model::adapter::Adapter;
+use crate::model::backend::WeightType;
 use crate::model::backend::cpu::Cpu;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
@@ -99,8 +100,8 @@ impl Models {
 
     /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
     /// decides the last bits of a result.
-    pub fn engine() -> String {
-        format!("cpu f32 {}", format!("{:?}", Cpu::new().isa()).to_lowercase())
+    pub fn engine(weight_type: WeightType) -> String {
+        format!("cpu {weight_type} {}", Cpu::new().isa().class(weight_type))
     }
 
     /// Returns the policy's model.
@@ -246,10 +247,11 @@ impl Loaded {
     /// Loads the weights of an opened model. `progress` hears how many tensors are read, of how many.
     pub fn load(
         opened: &Opened,
+        weight_type: WeightType,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Loaded, RunError> {
         let backend = Cpu::new();
-        let weights = Weights::load(&backend, opened.checkpoint.as_ref(), progress)?;
+        let weights = Weights::load_as(&backend, opened.checkpoint.as_ref(), weight_type, progress)?;
         Ok(Loaded { model: opened.model.clone(), engine: Engine::new(backend, weights) })
     }
 }

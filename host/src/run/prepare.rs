@@ -94,7 +94,7 @@ pub fn prepare(
     let manifest = Manifest {
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
-        engine: Models::engine(),
+        engine: Models::engine(set.run.dtype),
         models: models.iter().map(|(name, opened)| (name.clone(), id(opened))).collect(),
         prompts: rows(&set.data.prompts, &bytes, prompts.len(), pool.duplicates),
         held_out: set

@@ -34,7 +34,7 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
         Some(folder) => Some(host::adapter(folder, &opened)?),
         None => None,
     };
-    let loaded = host::load(&opened, &progress)?;
+    let loaded = host::load(&opened, args.dtype, &progress)?;
     let adapter = match &adapter {
         Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
         None => None,

@@ -54,7 +54,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
             CliError::from(error).context(&format!("row `{}` of `{name}`", row.id))
         })?);
     }
-    let loaded = host::load(&opened, &progress)?;
+    let loaded = host::load(&opened, args.dtype, &progress)?;
     let adapter = match &adapter {
         Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
         None => None,

@@ -18,6 +18,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 pub mod cpu;
 pub mod training;
 
@@ -198,7 +200,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
 }
 
 /// The number format in which a weight is kept. Activations, sums and gradients are f32 with each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// As the checkpoint has it: the exact mode.
     #[default]
@@ -209,6 +212,36 @@ pub enum WeightType {
     /// Rounded to eight bits in blocks of 32 inputs with a scale each, a quarter of the memory. The
     /// rows of a product are rounded likewise. For generation and scoring.
     Int8,
+}
+
+impl WeightType {
+    /// Every type with its name.
+    pub const ALL: [(&'static str, WeightType); 3] =
+        [("f32", WeightType::F32), ("bf16", WeightType::Bf16), ("int8", WeightType::Int8)];
+
+    /// Returns its name, for example `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightType::F32 => "f32",
+            WeightType::Bf16 => "bf16",
+            WeightType::Int8 => "int8",
+        }
+    }
+}
+
+impl std::str::FromStr for WeightType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WeightType, String> {
+        let found = WeightType::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|&(_, weight_type)| weight_type).ok_or("expected `f32`, `bf16` or `int8`".into())
+    }
+}
+
+impl std::fmt::Display for WeightType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What an operation does with what its output held before.

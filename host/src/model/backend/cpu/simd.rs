@@ -6,6 +6,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Wide;
+use crate::model::backend::WeightType;
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,18 @@ impl Isa {
             return Wide::detect().map_or(Isa::Avx2, Isa::Avx512);
         }
         Isa::Portable
+    }
+
+    /// Names what decides the last bits of a product with weights of a type, for example `avx2`.
+    pub fn class(self, weight_type: WeightType) -> &'static str {
+        match (self, weight_type) {
+            // Of f32 the same terms are added in the same order as with AVX2.
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(Wide { bf16: true }), WeightType::Bf16) => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(_) | Isa::Avx2, _) => "avx2",
+            (Isa::Portable, _) => "portable",
+        }
     }
 
     /// Returns every set of kernels that this machine can run, the best first.
