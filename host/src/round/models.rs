@@ -251,7 +251,8 @@ impl Loaded {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Loaded, RunError> {
         let backend = Cpu::new();
-        let weights = Weights::load_as(&backend, opened.checkpoint.as_ref(), weight_type, progress)?;
+        let weights =
+            Weights::load_as(&backend, opened.checkpoint.as_ref(), weight_type, progress)?;
         Ok(Loaded { model: opened.model.clone(), engine: Engine::new(backend, weights) })
     }
 }
