@@ -64,14 +64,14 @@ impl Panels {
 
     /// Returns the operand from row `row` of its depth on.
     #[inline(always)]
-    pub(super) fn from_row(&self, row: usize) -> View<'_> {
+    pub(super) fn rows_from(&self, row: usize) -> View<'_> {
         let whole = View::from(self);
         View { depth: whole.depth - row, lines: &whole.lines[row..], ..whole }
     }
 
     /// Returns the operand from column `column` on, a multiple of [`PANEL`].
     #[inline(always)]
-    pub(super) fn from_column(&self, column: usize) -> View<'_> {
+    pub(super) fn columns_from(&self, column: usize) -> View<'_> {
         let whole = View::from(self);
         let lines = &whole.lines[column / PANEL * self.depth..];
         View { columns: whole.columns - column, lines, ..whole }

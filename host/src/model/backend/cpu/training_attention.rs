@@ -190,7 +190,7 @@ impl Kernel for Forward<'_> {
                     let left = task.left(queries, head, start, end);
                     let to = scores.as_mut_ptr();
                     let target = Target { to, stride: width, columns: padded, write: Write::Set };
-                    product::<L>(left, keys_across.from_column(seen), head_dim, target);
+                    product::<L>(left, keys_across.columns_from(seen), head_dim, target);
                     for row in start..end {
                         let scores = &mut scores[(row - start) * width..][..padded];
                         let own = task.shape.first_seen(row) - seen..row + 1 - seen;
@@ -206,7 +206,7 @@ impl Kernel for Forward<'_> {
                     let to = y.add(task.at(start, head));
                     let target =
                         Target { to, stride: task.stride(), columns: head_dim, write: Write::Set };
-                    product::<L>(left, values_along.from_row(seen), end - seen, target);
+                    product::<L>(left, values_along.rows_from(seen), end - seen, target);
                 }
             }
         }
@@ -297,10 +297,10 @@ impl Kernel for Backward<'_> {
                     let block =
                         |to| Target { to, stride: width, columns: padded, write: Write::Set };
                     let left = task.left(queries, head, start, end);
-                    let keys = keys_across.from_column(seen);
+                    let keys = keys_across.columns_from(seen);
                     product::<L>(left, keys, head_dim, block(weights.as_mut_ptr()));
                     let left = task.left(dy, head, start, end);
-                    let values = values_across.from_column(seen);
+                    let values = values_across.columns_from(seen);
                     product::<L>(left, values, head_dim, block(dscores.as_mut_ptr()));
                     for row in start..end {
                         let at = task.at(row, head);
@@ -321,7 +321,7 @@ impl Kernel for Backward<'_> {
                         columns: head_dim,
                         write: Write::Set,
                     };
-                    let keys = keys_along.from_row(seen);
+                    let keys = keys_along.rows_from(seen);
                     product::<L>(rows(dscores.as_ptr()), keys, end - seen, target);
                     let columns =
                         |from| Left { from, row_stride: 1, step: width, rows: end - seen };
