@@ -268,7 +268,7 @@ fn gradients_are_slopes_of_the_whole() {
 
 #[test]
 fn a_policy_that_is_the_reference_has_no_margin() {
-    let fresh = Adapter::init(&Tiny::new(true).spec, lora(), 3);
+    let fresh = Adapter::init(&Tiny::new(true).spec, lora(), 3).unwrap();
     for (start, reference) in
         [(fresh, Reference::Initial), (adapter(), Reference::Adapter(adapter()))]
     {
@@ -344,7 +344,7 @@ fn a_completion_counts_where_it_is_marked() {
     let logprobs = score(&items);
     assert!(logprobs[0][0] > score(&self::items())[0][0]);
     let data = Data::Preference { items, objective: DPO, reference: Reference::Initial };
-    let fresh = Adapter::init(&Tiny::new(true).spec, lora(), 3);
+    let fresh = Adapter::init(&Tiny::new(true).spec, lora(), 3).unwrap();
     let mut trainer = Trainer::new(engine, &fresh, data, settings()).unwrap();
     let metrics = trainer.step().unwrap().unwrap();
     let means = metrics.preference.unwrap();
@@ -368,7 +368,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn a_resumed_training_ends_with_the_same_bytes() {
     let tiny = Tiny::new(true);
-    let start = Adapter::init(&tiny.spec, LoraConfig { dropout: 0.1, ..lora() }, 5);
+    let start = Adapter::init(&tiny.spec, LoraConfig { dropout: 0.1, ..lora() }, 5).unwrap();
     let settings = TrainSettings {
         per_device_train_batch_size: 2,
         num_train_epochs: 3.0,
@@ -439,7 +439,7 @@ fn a_tiny_model_learns_what_is_preferred() {
     };
     let tiny = Tiny::new(true);
     for objective in expected().runs.into_iter().map(|run| run.settings) {
-        let start = Adapter::init(&tiny.spec, LoraConfig { dropout: 0.05, ..lora() }, 17);
+        let start = Adapter::init(&tiny.spec, LoraConfig { dropout: 0.05, ..lora() }, 17).unwrap();
         let data = data(objective, Reference::Initial);
         let mut trainer = Trainer::new(tiny.engine(), &start, data, settings.clone()).unwrap();
         let mut steps = Vec::new();
