@@ -25,7 +25,7 @@ use clap::Parser;
 use input::Corpus;
 use limit::Machine;
 use row::{Order, Row, SCALING_GOAL};
-use side::{Python, Sample, Side};
+use side::{Python, Runs, Sample, Side};
 use table::{Goal, Kind, Line, Ratio, Table, median};
 
 /// Arguments of the bench.
@@ -91,7 +91,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let threads = arguments.threads.unwrap_or(available.min(2));
     let machines = BTreeMap::from([1, threads].map(|n| (n, Machine::measure(n))));
 
-    let bench = Bench {
+    let mut bench = Bench {
         corpus: Corpus::new(&model)?,
         spec: model.spec.clone(),
         folder: folder.clone(),
@@ -101,11 +101,15 @@ fn bench(arguments: &Arguments) -> Result<()> {
         repeat: arguments.repeat.max(1),
         limit: Duration::from_secs(arguments.seconds),
     };
+    let mut measured = Vec::new();
     let mut table = Table { head: bench.head(), lines: Vec::new() };
     for (i, row) in rows.iter().enumerate() {
         eprintln!("[{}/{}] {}", i + 1, rows.len(), row.title);
-        table.lines.extend(bench.row(row)?);
+        measured.push(bench.measure(row)?);
+        bench.machines.values_mut().for_each(Machine::measure_again);
         // After each row, so that an interrupted run leaves what it has.
+        let lines = measured.iter().flat_map(|measured| bench.lines(measured)).collect();
+        table = Table { head: bench.head(), lines };
         std::fs::write(folder.join("table.md"), table.markdown())?;
         std::fs::write(folder.join("table.json"), serde_json::to_string_pretty(&table.json())?)?;
     }
@@ -196,7 +200,7 @@ impl Bench {
     }
 
     /// Measures a row.
-    fn row(&self, row: &Row) -> Result<Vec<Line>> {
+    fn measure(&self, row: &Row) -> Result<Measured> {
         let input = self.folder.join("rows").join(format!("{}.json", row.name));
         let order = Order {
             work: row.work,
@@ -265,20 +269,23 @@ impl Bench {
                 }
             }
         }
-        Ok(self.lines(row, &ours, &others, alone.as_ref()))
+        let runs = |side: Result<Side, String>| side.map(|mut side| std::mem::take(&mut side.runs));
+        Ok(Measured {
+            row: row.clone(),
+            ours: runs(ours),
+            others: others.into_iter().map(runs).collect(),
+            alone: alone.map(runs),
+        })
     }
 
-    fn lines(
-        &self,
-        row: &Row,
-        ours: &Result<Side, String>,
-        others: &[Result<Side, String>],
-        alone: Option<&Result<Side, String>>,
-    ) -> Vec<Line> {
+    /// Returns what the table says of a row.
+    fn lines(&self, measured: &Measured) -> Vec<Line> {
+        let Measured { row, ours, others, alone } = measured;
         let line = |kind, against: String, unit| {
             let (row, title) = (row.name.clone(), row.title.clone());
             let (ours, theirs, ratio, goal, note) = (None, None, None, None, None);
-            Line { row, title, kind, against, ours, theirs, unit, ratio, goal, note }
+            let samples = Vec::new();
+            Line { row, title, kind, against, ours, theirs, unit, ratio, goal, note, samples }
         };
         let mut lines = Vec::new();
         for (against, other) in row.against.iter().zip(others) {
@@ -291,6 +298,7 @@ impl Bench {
                 ratio: Ratio::of(their_samples, our_samples),
                 goal,
                 note: note.or_else(|| disagreement(ours, other)),
+                samples: vec![our_samples.to_vec(), their_samples.to_vec()],
                 ..line(Kind::Speed, against.peer.name().to_owned(), "tok/s")
             });
             if let Some(goal) = against.memory {
@@ -308,12 +316,12 @@ impl Bench {
         let Ok(ours) = ours else { return lines };
         if let Some(alone) = alone {
             // By processor time: what both threads did over what they were there for.
-            let ratio = Ratio::of(samples(alone), &ours.samples).map(|ratio| Ratio {
+            let ratio = Ratio::of(samples(alone), &ours.measured).map(|ratio| Ratio {
                 cpu: ratio.cpu.map(|cpu| cpu * self.threads as f64),
                 ..ratio
             });
             lines.push(Line {
-                ours: rate(&ours.samples),
+                ours: rate(&ours.measured),
                 theirs: rate(samples(alone)),
                 ratio,
                 goal: Some(Goal::AtLeast(SCALING_GOAL)),
@@ -324,8 +332,8 @@ impl Bench {
         let machine = &self.machines[&self.threads];
         if let (Some(cost), Some(wall), Some(cpu)) = (
             limit::cost(row.work, row.weights, &self.spec),
-            median(ours.samples.iter().map(|sample| sample.wall)),
-            median(ours.samples.iter().map(|sample| sample.cpu)),
+            median(ours.measured.iter().map(|sample| sample.wall)),
+            median(ours.measured.iter().map(|sample| sample.cpu)),
         ) {
             let least = machine.seconds(&cost, row.weights, row.isa);
             let alone = self.machines[&1].seconds(&cost, row.weights, row.isa);
@@ -335,10 +343,10 @@ impl Bench {
                 theirs: Some(least),
                 ratio: Some(Ratio {
                     median: wall / least,
-                    min: ours.samples.iter().map(over).fold(f64::INFINITY, f64::min),
-                    max: ours.samples.iter().map(over).fold(0.0, f64::max),
+                    min: ours.measured.iter().map(over).fold(f64::INFINITY, f64::min),
+                    max: ours.measured.iter().map(over).fold(0.0, f64::max),
                     cpu: Some(cpu / alone),
-                    runs: ours.samples.len(),
+                    runs: ours.measured.len(),
                 }),
                 goal: row.limit_goal.map(Goal::AtMost),
                 ..line(Kind::Limit, "limit of the machine".to_owned(), "s")
@@ -348,8 +356,18 @@ impl Bench {
     }
 }
 
-fn samples(side: &Result<Side, String>) -> &[Sample] {
-    side.as_ref().map_or(&[], |side| &side.samples)
+/// What the sides of a row came to, or why one did not.
+struct Measured {
+    row: Row,
+    ours: Result<Runs, String>,
+    /// In the order of the row's comparisons.
+    others: Vec<Result<Runs, String>>,
+    /// Our side with one thread.
+    alone: Option<Result<Runs, String>>,
+}
+
+fn samples(side: &Result<Runs, String>) -> &[Sample] {
+    side.as_ref().map_or(&[], |runs| &runs.measured)
 }
 
 /// Returns tokens a second, of the median run.
@@ -358,8 +376,9 @@ fn rate(samples: &[Sample]) -> Option<f64> {
 }
 
 /// Says where both sides should have found the same number and did not.
-fn disagreement(ours: &Result<Side, String>, other: &Result<Side, String>) -> Option<String> {
-    let (ours, other) = (ours.as_ref().ok()?.first_check?, other.as_ref().ok()?.first_check?);
+fn disagreement(ours: &Result<Runs, String>, other: &Result<Runs, String>) -> Option<String> {
+    let check = |runs: &Result<Runs, String>| runs.as_ref().ok()?.warm_up?.check;
+    let (ours, other) = (check(ours)?, check(other)?);
     let apart = (ours - other).abs() / ours.abs().max(1e-9);
     (apart > 0.02).then(|| format!("the sides disagree: {ours:.4} and {other:.4}"))
 }

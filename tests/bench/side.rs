@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::row::{Isa, Order, Peer};
@@ -17,7 +17,7 @@ use crate::row::{Isa, Order, Peer};
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one run came to.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Sample {
     /// Tokens that were read or made, the same on all sides.
     pub tokens: u64,
@@ -42,10 +42,17 @@ pub struct Side {
     log: PathBuf,
     /// What the worker says of itself, mostly versions.
     pub about: Value,
-    /// Its measured runs.
-    pub samples: Vec<Sample>,
-    /// What `check` was in its first run.
-    pub first_check: Option<f64>,
+    /// What it did so far.
+    pub runs: Runs,
+}
+
+/// The runs of a side.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    /// The first, which counts for nothing but `check`.
+    pub warm_up: Option<Sample>,
+    /// The others, in order.
+    pub measured: Vec<Sample>,
 }
 
 impl Side {
@@ -88,9 +95,9 @@ impl Side {
             }
         });
         let stdin = child.stdin.take();
-        let (about, samples) = (Value::Null, Vec::new());
+        let (about, runs) = (Value::Null, Runs::default());
         let log = log.to_owned();
-        let mut side = Side { child, stdin, answers, log, about, samples, first_check: None };
+        let mut side = Side { child, stdin, answers, log, about, runs };
         side.about = side.answer()?["ready"].take();
         Ok(side)
     }
@@ -116,17 +123,16 @@ impl Side {
     }
 
     /// Works once without being measured.
-    pub fn warm_up(&mut self) -> Result<Sample, String> {
-        let sample = self.run()?;
-        self.first_check = sample.check;
-        Ok(sample)
+    pub fn warm_up(&mut self) -> Result<(), String> {
+        self.runs.warm_up = Some(self.run()?);
+        Ok(())
     }
 
     /// Works once and keeps what it came to.
-    pub fn measure(&mut self) -> Result<Sample, String> {
+    pub fn measure(&mut self) -> Result<(), String> {
         let sample = self.run()?;
-        self.samples.push(sample);
-        Ok(sample)
+        self.runs.measured.push(sample);
+        Ok(())
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Line {
     pub goal: Option<Goal>,
     /// What is to be known besides, for example why a side is missing.
     pub note: Option<String>,
+    /// Every measured run, ours and theirs, where the line is the first of its comparison.
+    pub samples: Vec<Vec<Sample>>,
 }
 
 /// What a line compares.
