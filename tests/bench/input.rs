@@ -7,6 +7,7 @@ use aligner::record::{Message, Speaker, Text};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::round::RoundInput;
 use crate::row::{Method, Work};
 
 /// What is in the file; each kind of work has its own part.
@@ -31,6 +32,9 @@ pub struct Input {
     /// Pairs to train on.
     #[serde(default)]
     pub pairs: Vec<Pair>,
+    /// What our round came to.
+    #[serde(default)]
+    pub round: Option<RoundInput>,
 }
 
 /// A sequence and where its completion begins.
@@ -159,7 +163,7 @@ impl Corpus {
 }
 
 /// Returns how many tokens all prompts begin with, one before the end of the shortest at most.
-fn common_prefix(prompts: &[Vec<u32>]) -> usize {
+pub fn common_prefix(prompts: &[Vec<u32>]) -> usize {
     let shortest = prompts.iter().map(Vec::len).min().unwrap_or(1);
     let agree = |i: usize| prompts.iter().all(|prompt| prompt[i] == prompts[0][i]);
     (0..shortest - 1).take_while(|&i| agree(i)).count()

@@ -6,6 +6,7 @@
 
 mod input;
 mod limit;
+mod round;
 mod row;
 mod side;
 mod table;
@@ -24,9 +25,9 @@ use clap::Parser;
 
 use input::Corpus;
 use limit::Machine;
-use row::{Order, Row, SCALING_GOAL};
-use side::{Python, Runs, Sample, Side};
-use table::{Goal, Kind, Line, Ratio, Table, median};
+use row::{Order, Row, SCALING_GOAL, Work};
+use side::{Python, Runs, Side};
+use table::{Goal, Kind, Line, Ratio, Sample, Table, median};
 
 /// Arguments of the bench.
 #[derive(Debug, Parser)]
@@ -93,7 +94,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
 
     let mut bench = Bench {
         corpus: Corpus::new(&model)?,
-        spec: model.spec.clone(),
+        model,
         folder: folder.clone(),
         python,
         threads,
@@ -156,7 +157,7 @@ fn prepare_models(python: &Python, model: &Model, folder: &Path) -> Result<(), S
 /// What all rows share.
 struct Bench {
     corpus: Corpus,
-    spec: aligner::model::spec::Spec,
+    model: Model,
     folder: PathBuf,
     python: Result<Python, String>,
     threads: usize,
@@ -227,6 +228,13 @@ impl Bench {
             Some(why) => Err(why.to_owned()),
             None => began(Side::ours(&order, &log("ours"))),
         };
+        if ours.is_ok() && row.work == Work::Round {
+            let round = round::input(&worker::run_folder(&order.input), &self.model)?;
+            let prompts: Vec<_> = round.completed.iter().map(|c| c.tokens.clone()).collect();
+            tokens.common = input::common_prefix(&prompts);
+            tokens.round = Some(round);
+            tokens.write(&input)?;
+        }
         if made.exists() {
             let text = std::fs::read_to_string(&made).context("our completions")?;
             tokens.made = serde_json::from_str(&text)?;
@@ -287,20 +295,27 @@ impl Bench {
             let samples = Vec::new();
             Line { row, title, kind, against, ours, theirs, unit, ratio, goal, note, samples }
         };
+        let unit = if row.work == Work::Round { "s" } else { "tok/s" };
         let mut lines = Vec::new();
         for (against, other) in row.against.iter().zip(others) {
             let goal = against.goal.map(Goal::AtLeast);
             let note = ours.as_ref().err().or(other.as_ref().err()).cloned();
             let (our_samples, their_samples) = (samples(ours), samples(other));
             lines.push(Line {
-                ours: rate(our_samples),
-                theirs: rate(their_samples),
+                ours: rate(row.work, our_samples),
+                theirs: rate(row.work, their_samples),
                 ratio: Ratio::of(their_samples, our_samples),
                 goal,
                 note: note.or_else(|| disagreement(ours, other)),
                 samples: vec![our_samples.to_vec(), their_samples.to_vec()],
-                ..line(Kind::Speed, against.peer.name().to_owned(), "tok/s")
+                ..line(Kind::Speed, against.peer.name().to_owned(), unit)
             });
+            for (stage, ours, theirs, ratio) in stages(our_samples, their_samples) {
+                let against = against.peer.name().to_owned();
+                let title = format!("{}: {stage}", row.title);
+                let (ours, theirs, ratio) = (Some(ours), Some(theirs), Some(ratio));
+                lines.push(Line { title, ours, theirs, ratio, ..line(Kind::Speed, against, "s") });
+            }
             if let Some(goal) = against.memory {
                 let peak = |samples: &[Sample]| samples.last().map(|s| s.peak_bytes as f64 * 1e-9);
                 let (ours, theirs) = (peak(our_samples), peak(their_samples));
@@ -321,8 +336,8 @@ impl Bench {
                 ..ratio
             });
             lines.push(Line {
-                ours: rate(&ours.measured),
-                theirs: rate(samples(alone)),
+                ours: rate(row.work, &ours.measured),
+                theirs: rate(row.work, samples(alone)),
                 ratio,
                 goal: Some(Goal::AtLeast(SCALING_GOAL)),
                 note: alone.as_ref().err().cloned(),
@@ -331,7 +346,7 @@ impl Bench {
         }
         let machine = &self.machines[&self.threads];
         if let (Some(cost), Some(wall), Some(cpu)) = (
-            limit::cost(row.work, row.weights, &self.spec),
+            limit::cost(row.work, row.weights, &self.model.spec),
             median(ours.measured.iter().map(|sample| sample.wall)),
             median(ours.measured.iter().map(|sample| sample.cpu)),
         ) {
@@ -370,14 +385,33 @@ fn samples(side: &Result<Runs, String>) -> &[Sample] {
     side.as_ref().map_or(&[], |runs| &runs.measured)
 }
 
-/// Returns tokens a second, of the median run.
-fn rate(samples: &[Sample]) -> Option<f64> {
-    median(samples.iter().map(|sample| sample.tokens as f64 / sample.wall))
+/// Returns tokens a second, of the median run; of a whole round, its seconds.
+fn rate(work: Work, samples: &[Sample]) -> Option<f64> {
+    median(samples.iter().map(|sample| match work {
+        Work::Round => sample.wall,
+        _ => sample.tokens as f64 / sample.wall,
+    }))
+}
+
+/// Compares the stages that both sides of a round report: name, ours, theirs, ratio.
+fn stages(ours: &[Sample], theirs: &[Sample]) -> Vec<(String, f64, f64, Ratio)> {
+    let Some(first) = theirs.first() else { return Vec::new() };
+    let part = |samples: &[Sample], stage: &str| -> Vec<Sample> {
+        let wall = |sample: &Sample| sample.stages.get(stage).copied();
+        let of = |sample: &Sample| Some(Sample { wall: wall(sample)?, ..sample.clone() });
+        samples.iter().filter_map(of).collect()
+    };
+    let compare = |stage: &String| {
+        let (ours, theirs) = (part(ours, stage), part(theirs, stage));
+        let ratio = Ratio { cpu: None, ..Ratio::of(&theirs, &ours)? };
+        Some((stage.clone(), rate(Work::Round, &ours)?, rate(Work::Round, &theirs)?, ratio))
+    };
+    first.stages.keys().filter_map(compare).collect()
 }
 
 /// Says where both sides should have found the same number and did not.
 fn disagreement(ours: &Result<Runs, String>, other: &Result<Runs, String>) -> Option<String> {
-    let check = |runs: &Result<Runs, String>| runs.as_ref().ok()?.warm_up?.check;
+    let check = |runs: &Result<Runs, String>| runs.as_ref().ok()?.warm_up.as_ref()?.check;
     let (ours, other) = (check(ours)?, check(other)?);
     let apart = (ours - other).abs() / ours.abs().max(1e-9);
     (apart > 0.02).then(|| format!("the sides disagree: {ours:.4} and {other:.4}"))

@@ -8,31 +8,13 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::row::{Isa, Order, Peer};
+use crate::table::Sample;
 
 /// How long a side may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// What one run came to.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Sample {
-    /// Tokens that were read or made, the same on all sides.
-    pub tokens: u64,
-    /// Time on the clock.
-    #[serde(rename = "wall_seconds")]
-    pub wall: f64,
-    /// Time of all threads on processors.
-    #[serde(rename = "cpu_seconds")]
-    pub cpu: f64,
-    /// The most memory that the process ever held.
-    pub peak_bytes: u64,
-    /// A number that must be about the same on all sides.
-    #[serde(default)]
-    pub check: Option<f64>,
-}
 
 /// A running worker.
 pub struct Side {

@@ -2,9 +2,10 @@
 //!
 //! The protocol is that of tests/peers/worker.py.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aligner::generate::{Hooks, Job, Output, Sampling, Settings, generate};
@@ -20,6 +21,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::input::Input;
+use crate::round;
 use crate::row::{Isa, Method, Order, WeightType, Work};
 
 /// The model of every row.
@@ -84,6 +86,7 @@ enum Task {
     Generate { engine: Engine<Cpu>, jobs: Vec<Job>, settings: Settings, work: Work, made: String },
     Score { engine: Engine<Cpu>, rows: Vec<logprob::Row> },
     Train { trainer: Box<Trainer<Cpu>> },
+    Round { folder: PathBuf },
 }
 
 /// What a run came to.
@@ -92,6 +95,8 @@ struct Run {
     watch: Stopwatch,
     /// A number that the other side gets too, about.
     check: Option<f64>,
+    /// Seconds of each stage of a round.
+    stages: BTreeMap<String, f64>,
 }
 
 impl Run {
@@ -99,13 +104,16 @@ impl Run {
         let (wall, cpu) = self.watch.stopped.unwrap_or_default();
         json!({
             "tokens": self.tokens, "wall_seconds": wall, "cpu_seconds": cpu,
-            "peak_bytes": peak_bytes(), "check": self.check,
+            "peak_bytes": peak_bytes(), "check": self.check, "stages": self.stages,
         })
     }
 }
 
 impl Task {
     fn load(order: &Order) -> Result<Task> {
+        if order.work == Work::Round {
+            return Ok(Task::Round { folder: run_folder(&order.input) });
+        }
         let Input { prompts, rows, examples, .. } = Input::read(Path::new(&order.input))?;
         let engine = engine(order)?;
         let new = match order.work {
@@ -120,7 +128,7 @@ impl Task {
                 let trainer = Box::new(trainer(engine, examples, rank)?);
                 return Ok(Task::Train { trainer });
             }
-            Work::Round => bail!("a round is run by `aligner` itself"),
+            Work::Round => unreachable!("returned above"),
         };
         let sampling = Sampling {
             temperature: 0.0,
@@ -142,6 +150,7 @@ impl Task {
 
     fn run(&mut self) -> Result<Run> {
         let mut watch = Stopwatch::start();
+        let stages = BTreeMap::new();
         match self {
             Task::Generate { engine, jobs, settings, work, made } => {
                 let mut outputs: Vec<Option<Output>> = vec![None; jobs.len()];
@@ -174,7 +183,7 @@ impl Task {
                     Work::Decode { .. } => new - outputs.len(),
                     _ => new,
                 };
-                Ok(Run { tokens, watch, check: None })
+                Ok(Run { tokens, watch, check: None, stages })
             }
             Task::Score { engine, rows } => {
                 let settings = Settings::default();
@@ -184,12 +193,17 @@ impl Task {
                 watch.stop();
                 let tokens = rows.iter().map(|row| row.tokens.len()).sum();
                 let check = Some(scores.iter().map(|score| score.logprob).sum());
-                Ok(Run { tokens, watch, check })
+                Ok(Run { tokens, watch, check, stages })
+            }
+            Task::Round { folder } => {
+                let stages = round::run(folder)?;
+                watch.stop();
+                Ok(Run { tokens: 1, watch, check: None, stages })
             }
             Task::Train { trainer } => {
                 let Some(metrics) = trainer.step()? else { bail!("the trainer is at its end") };
                 watch.stop();
-                Ok(Run { tokens: metrics.tokens, watch, check: Some(metrics.loss) })
+                Ok(Run { tokens: metrics.tokens, watch, check: Some(metrics.loss), stages })
             }
         }
     }
@@ -198,6 +212,11 @@ impl Task {
 /// Returns where our side leaves its completions for the others.
 pub fn made_path(input: &str) -> String {
     format!("{input}.made")
+}
+
+/// Returns where our side leaves the run directory of a round.
+pub fn run_folder(input: &str) -> PathBuf {
+    PathBuf::from(format!("{input}.run"))
 }
 
 fn trainer(
@@ -245,12 +264,21 @@ impl Stopwatch {
     }
 }
 
-/// Returns the processor time of this process so far, in seconds.
+/// Returns the processor time of this process and its finished children so far, in seconds.
 fn cpu_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is ours to write.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN]
+        .map(|who| {
+            // SAFETY: all zeros is a valid value, and the call writes no more than it.
+            let usage: libc::rusage = unsafe {
+                let mut usage = std::mem::zeroed();
+                libc::getrusage(who, &mut usage);
+                usage
+            };
+            seconds(usage.ru_utime) + seconds(usage.ru_stime)
+        })
+        .iter()
+        .sum()
 }
 
 /// Returns the most memory that this process ever held; 0 where the system does not say.
