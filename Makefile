@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo smoke lint test ecosystem soak clean
+.PHONY: all setup fetch build demo smoke lint test ecosystem bench peers soak clean
 
 all: build
 
@@ -46,6 +46,19 @@ test: setup
 # What needs Python: the demo's adapter in PEFT.
 ecosystem: build
 	tests/ecosystem/run
+
+# The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
+# `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.
+ROWS ?= all
+REPEAT ?= 5
+bench: setup
+	$(CARGO) bench --locked -p aligner --bench engine -- --rows $(ROWS) --repeat $(REPEAT)
+
+# The programs that `make bench` compares with; llama.cpp is compiled for this machine.
+PEERS := tests/peers/.venv
+peers:
+	python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -r tests/peers/requirements.txt
 
 # Long kills.
 soak: build

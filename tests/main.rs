@@ -1,4 +1,8 @@
 //! What crosses crates: the whole program from outside.
 
+// The bench has no test harness of its own.
+#[path = "bench/table.rs"]
+#[expect(dead_code, reason = "the bench uses all of it")]
+mod bench_table;
 mod runs;
 mod runtime;
