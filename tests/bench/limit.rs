@@ -6,7 +6,9 @@ use std::time::Instant;
 use aligner::model::spec::{Linear, Spec};
 use serde::Serialize;
 
-use crate::row::{Isa, Method, WeightType, Work};
+use aligner::model::backend::WeightType;
+
+use crate::row::{Isa, Method, Work, bytes};
 
 /// Peak rates of some threads together.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -325,7 +327,7 @@ impl Sizes {
 /// Weights are read once in a pass, and activations never leave the caches.
 pub fn cost(work: Work, weights: WeightType, spec: &Spec) -> Option<Vec<Phase>> {
     let sizes = Sizes::of(spec);
-    let bytes = weights.bytes();
+    let bytes = bytes(weights);
     let phases = match work {
         // The prompts are about 40 tokens.
         Work::Decode { batch, new } => {

@@ -1,5 +1,6 @@
 //! The rows of the table: what is done, by whom, and what is to be reached.
 
+use aligner::model::backend::WeightType;
 use serde::{Deserialize, Serialize};
 
 /// What one side of a row is told: the argument of its worker.
@@ -86,27 +87,13 @@ pub enum Method {
     Dpo,
 }
 
-/// Type of the weights that a pass reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightType {
-    /// 32 bits.
-    F32,
-    /// 16 bits, with the exponent of f32.
-    Bf16,
-    /// 8 bits and a scale for each group.
-    Int8,
-}
-
-impl WeightType {
-    /// Bytes of one weight.
-    pub fn bytes(self) -> f64 {
-        match self {
-            WeightType::F32 => 4.0,
-            WeightType::Bf16 => 2.0,
-            // As in Q8_0: 32 weights and a scale of 16 bits.
-            WeightType::Int8 => 34.0 / 32.0,
-        }
+/// Returns the bytes of one weight.
+pub fn bytes(weights: WeightType) -> f64 {
+    match weights {
+        WeightType::F32 => 4.0,
+        WeightType::Bf16 => 2.0,
+        // As in Q8_0: 32 weights and a scale of 16 bits.
+        WeightType::Int8 => 34.0 / 32.0,
     }
 }
 

@@ -11,29 +11,30 @@ use std::time::Instant;
 use aligner::generate::{Hooks, Job, Output, Sampling, Settings, generate};
 use aligner::logprob;
 use aligner::model::adapter::{Adapter, LoraConfig};
+use aligner::model::backend::WeightType;
 use aligner::model::backend::cpu::Cpu;
 use aligner::model::forward::Engine;
 use aligner::model::source;
 use aligner::model::spec::Linear;
 use aligner::model::weights::Weights;
-use aligner::train::{Example, LrSchedulerType, TrainSettings, Trainer};
+use aligner::objective::Preference;
+use aligner::train::{
+    Data, Example, Item, LrSchedulerType, Reference, TrainSettings, Trainer, reference_logprobs,
+};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::input::Input;
 use crate::round;
-use crate::row::{Isa, Method, Order, WeightType, Work};
+use crate::row::{Isa, Method, Order, Work};
 
 /// The model of every row.
 pub const MODEL: &str = "smollm2-135m-instruct";
 
 /// Says why our side cannot do something yet, where it cannot.
-pub fn missing(work: Work, weights: WeightType, isa: Isa) -> Option<&'static str> {
-    match (work, weights, isa) {
-        (_, WeightType::Bf16, _) => Some("no bf16 weights yet"),
-        (_, WeightType::Int8, _) => Some("no 8-bit weights yet"),
-        (Work::Train { method: Method::Full, .. }, ..) => Some("no full fine-tuning yet"),
-        (Work::Train { method: Method::Dpo, .. }, ..) => Some("no DPO yet"),
+pub fn missing(work: Work, _: WeightType, _: Isa) -> Option<&'static str> {
+    match work {
+        Work::Train { method: Method::Full, .. } => Some("no full fine-tuning yet"),
         _ => None,
     }
 }
@@ -41,10 +42,9 @@ pub fn missing(work: Work, weights: WeightType, isa: Isa) -> Option<&'static str
 fn backend(isa: Isa) -> Result<Cpu> {
     match isa {
         Isa::Best => Ok(Cpu::new()),
-        Isa::Avx2 => match Cpu::new().isa() {
-            aligner::model::backend::cpu::Isa::Avx2 => Ok(Cpu::new()),
-            other => bail!("the machine runs {other:?} and not AVX2"),
-        },
+        Isa::Avx2 => {
+            Cpu::avx2().ok_or_else(|| anyhow::anyhow!("the machine does not have AVX2 and FMA"))
+        }
         Isa::Portable => Ok(Cpu::portable()),
     }
 }
@@ -52,7 +52,7 @@ fn backend(isa: Isa) -> Result<Cpu> {
 fn engine(order: &Order) -> Result<Engine<Cpu>> {
     let (_, checkpoint) = source::open(MODEL, &mut |_| ())?;
     let backend = backend(order.isa)?;
-    let weights = Weights::load(&backend, &*checkpoint, &mut |_, _| ())?;
+    let weights = Weights::load_as(&backend, &*checkpoint, order.weights, &mut |_, _| ())?;
     Ok(Engine::new(backend, weights))
 }
 
@@ -83,10 +83,25 @@ pub fn serve(order: &str) -> Result<()> {
 
 /// What is loaded for a row.
 enum Task {
-    Generate { engine: Engine<Cpu>, jobs: Vec<Job>, settings: Settings, work: Work, made: String },
-    Score { engine: Engine<Cpu>, rows: Vec<logprob::Row> },
-    Train { trainer: Box<Trainer<Cpu>> },
-    Round { folder: PathBuf },
+    Generate {
+        engine: Engine<Cpu>,
+        jobs: Vec<Job>,
+        settings: Settings,
+        work: Work,
+        made: String,
+    },
+    Score {
+        engine: Engine<Cpu>,
+        rows: Vec<logprob::Row>,
+    },
+    /// `compared` is what the reference says each time anew, as the other side does.
+    Train {
+        trainer: Box<Trainer<Cpu>>,
+        compared: Option<(Engine<Cpu>, Vec<Item>)>,
+    },
+    Round {
+        folder: PathBuf,
+    },
 }
 
 /// What a run came to.
@@ -114,7 +129,7 @@ impl Task {
         if order.work == Work::Round {
             return Ok(Task::Round { folder: run_folder(&order.input) });
         }
-        let Input { prompts, rows, examples, .. } = Input::read(Path::new(&order.input))?;
+        let Input { prompts, rows, examples, pairs, .. } = Input::read(Path::new(&order.input))?;
         let engine = engine(order)?;
         let new = match order.work {
             Work::Decode { new, .. } | Work::Stage { new, .. } => new,
@@ -124,9 +139,29 @@ impl Task {
                     |row: crate::input::Row| logprob::Row { tokens: row.tokens, from: row.from };
                 return Ok(Task::Score { engine, rows: rows.into_iter().map(row).collect() });
             }
+            Work::Train { method: Method::Dpo, rank, .. } => {
+                let pair = |(i, pair): (usize, crate::input::Pair)| {
+                    Item::pair(i.to_string(), &pair.prompt, &pair.chosen, &pair.rejected)
+                };
+                let items: Vec<Item> = pairs.into_iter().enumerate().map(pair).collect();
+                let data = Data::Preference {
+                    items: items.clone(),
+                    objective: Preference::Dpo { beta: 0.1, label_smoothing: 0.0 },
+                    reference: Reference::Initial,
+                };
+                let trainer = Box::new(trainer(engine.clone(), data, items.len(), rank)?);
+                return Ok(Task::Train { trainer, compared: Some((engine, items)) });
+            }
             Work::Train { rank, .. } => {
-                let trainer = Box::new(trainer(engine, examples, rank)?);
-                return Ok(Task::Train { trainer });
+                let batch = examples.len();
+                let examples = examples.into_iter().enumerate().map(|(i, row)| Example {
+                    id: i.to_string(),
+                    trained: (0..row.tokens.len()).map(|t| t >= row.from).collect(),
+                    tokens: row.tokens,
+                });
+                let data = Data::Supervised(examples.collect());
+                let trainer = Box::new(trainer(engine, data, batch, rank)?);
+                return Ok(Task::Train { trainer, compared: None });
             }
             Work::Round => unreachable!("returned above"),
         };
@@ -200,7 +235,13 @@ impl Task {
                 watch.stop();
                 Ok(Run { tokens: 1, watch, check: None, stages })
             }
-            Task::Train { trainer } => {
+            Task::Train { trainer, compared } => {
+                if let Some((engine, items)) = compared {
+                    let settings = Settings::default();
+                    reference_logprobs(engine, None, items, &settings, &mut |_| {
+                        ControlFlow::Continue(())
+                    })?;
+                }
                 let Some(metrics) = trainer.step()? else { bail!("the trainer is at its end") };
                 watch.stop();
                 Ok(Run { tokens: metrics.tokens, watch, check: Some(metrics.loss), stages })
@@ -219,32 +260,16 @@ pub fn run_folder(input: &str) -> PathBuf {
     PathBuf::from(format!("{input}.run"))
 }
 
-fn trainer(
-    engine: Engine<Cpu>,
-    examples: Vec<crate::input::Row>,
-    rank: usize,
-) -> Result<Trainer<Cpu>> {
-    let config = LoraConfig {
-        r: rank,
-        alpha: rank as f64,
-        dropout: 0.0,
-        target_modules: Linear::ALL.to_vec(),
-        use_rslora: false,
-    };
-    let adapter = Adapter::init(&engine.weights.spec, config, 0);
-    let batch = examples.len();
-    let examples = examples.into_iter().enumerate().map(|(i, row)| Example {
-        id: i.to_string(),
-        trained: (0..row.tokens.len()).map(|t| t >= row.from).collect(),
-        tokens: row.tokens,
-    });
+fn trainer(engine: Engine<Cpu>, data: Data, batch: usize, rank: usize) -> Result<Trainer<Cpu>> {
+    let config = LoraConfig::new(rank, rank as f64, &Linear::ALL);
+    let adapter = Adapter::init(&engine.weights.spec, config, 0)?;
     let settings = TrainSettings {
         num_train_epochs: 10_000.0,
         per_device_train_batch_size: batch,
         lr_scheduler_type: LrSchedulerType::Constant,
         ..TrainSettings::default()
     };
-    Ok(Trainer::new(engine, &adapter, examples.collect(), settings)?)
+    Ok(Trainer::new(engine, &adapter, data, settings)?)
 }
 
 /// Wall and processor time between two moments.

@@ -48,6 +48,14 @@ impl Cpu {
         Cpu { isa: Isa::Portable }
     }
 
+    /// Returns the processor with AVX2 and FMA, where it has them, to compare with.
+    pub fn avx2() -> Option<Cpu> {
+        #[cfg(target_arch = "x86_64")]
+        return Isa::all().contains(&Isa::Avx2).then_some(Cpu { isa: Isa::Avx2 });
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
+    }
+
     /// Returns which instructions the kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
