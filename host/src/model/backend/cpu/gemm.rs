@@ -24,8 +24,8 @@ use crate::model::backend::Write;
 
 /// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
 const DEPTH: usize = 256;
-/// Tiles that one task takes: with a block's terms they fit into the second-level cache.
-const TILES: usize = 30;
+/// Tiles that one task takes at most.
+const TILES: usize = 60;
 /// Panels from which on it pays to bring the rows into the tiles' order.
 const WORTH_PACKING: usize = 4;
 /// Multiplications below which a task is not worth handing to another thread.
@@ -291,22 +291,15 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (_, inputs) = self.w.shape();
-        let blocks = (0..inputs).step_by(depth(inputs));
         let mut widened = [Line([0.0; PANEL]); DEPTH];
         if let Form::Int8(rows) = &self.operand.form {
             self.int8::<L>(rows);
         } else if self.is_wide() {
             self.wide();
-        } else if self.tiles.len() <= 2 {
-            // Few rows: what counts is that the weight is read straight through.
-            for panel in self.panels.clone() {
-                for term in blocks.clone() {
-                    self.panel::<L>(panel, term, &mut widened);
-                }
-            }
         } else {
-            for term in blocks {
-                for panel in self.panels.clone() {
+            // Panel by panel, so that the sums of all blocks of terms are added where they are near.
+            for panel in self.panels.clone() {
+                for term in (0..inputs).step_by(depth(inputs)) {
                     self.panel::<L>(panel, term, &mut widened);
                 }
             }
