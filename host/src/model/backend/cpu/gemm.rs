@@ -138,9 +138,11 @@ struct Operand<'a> {
 enum Form<'a> {
     /// As they came, `[rows, terms]`.
     Plain(&'a [f32]),
-    /// For each tile `[terms, rows]`.
+    /// For each block of terms, for each tile `[terms, rows]`: tile after tile is read straight
+    /// through.
     Interleaved(Scratch),
-    /// The same rounded to bf16, in pairs of terms: for each tile `[terms / 2 rounded up, rows]`.
+    /// The same rounded to bf16, in pairs of terms: for each block, for each tile
+    /// `[terms / 2 rounded up, rows]`.
     Pairs(Vec<u32>),
     /// Rounded.
     Int8(int8::Rows),
@@ -169,13 +171,16 @@ impl<'a> Operand<'a> {
         let each = GRAIN.div_ceil(TILE * terms.max(1));
         parallel(tiles.div_ceil(each), |task| {
             for tile in task * each..tiles.min((task + 1) * each) {
-                let rows = rows_of(tile, rows);
-                let first = rows.start * terms;
-                // SAFETY: a tile has its rows of `x` and as much room in the scratch, which no other
-                // task touches.
-                unsafe {
-                    let from = x.as_ptr().add(first);
-                    interleave(from, terms, rows.len(), terms, to.get().add(first));
+                let of_tile = rows_of(tile, rows);
+                for term in (0..terms).step_by(depth(terms)) {
+                    let depth = depth(terms).min(terms - term);
+                    // SAFETY: a tile has its rows of `x`, and as much room in each block of the
+                    // scratch, which no other task touches.
+                    unsafe {
+                        let from = x.as_ptr().add(of_tile.start * terms + term);
+                        let to = to.get().add(rows * term + of_tile.start * depth);
+                        interleave(from, terms, of_tile.len(), depth, to);
+                    }
                 }
             }
         });
@@ -214,12 +219,12 @@ impl<'a> Operand<'a> {
         sums: Sums,
     ) {
         let rows = self.rows_of(tile_index);
-        let (first, terms) = (rows.start * self.terms, self.terms);
+        let terms = self.terms;
         // SAFETY: as the caller promises.
         unsafe {
             match (&self.form, panel) {
                 (Form::Plain(x), panel) => {
-                    let from = x.as_ptr().add(first + term);
+                    let from = x.as_ptr().add(rows.start * terms + term);
                     let left = Left { from, row_stride: terms, step: 1 };
                     with_rows!(rows.len(), N => match panel {
                         Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
@@ -227,7 +232,7 @@ impl<'a> Operand<'a> {
                     });
                 }
                 (Form::Interleaved(x), panel) => with_rows!(rows.len(), N => {
-                    let from = x.0.as_ptr().add(first + term * N);
+                    let from = x.0.as_ptr().add(self.rows * term + rows.start * depth);
                     let left = Left { from, row_stride: 1, step: N };
                     match panel {
                         Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
@@ -244,19 +249,21 @@ impl<'a> Operand<'a> {
 
 /// Rounds rows to bf16 and puts two terms into a word, the first into its low half.
 fn pairs(x: &[f32], rows: usize, terms: usize) -> Vec<u32> {
-    let half = terms.div_ceil(2);
-    let mut words = vec![0; rows * half];
+    let mut words = vec![0; rows * terms.div_ceil(2)];
     for tile in 0..rows.div_ceil(TILE) {
-        let range = rows_of(tile, rows);
-        let height = range.len();
-        for row in range.clone() {
-            for (i, values) in x[row * terms..][..terms].chunks(2).enumerate() {
-                let bits = |i: usize| {
-                    let value = values.get(i).copied().unwrap_or(0.0);
-                    u32::from(half::bf16::from_f32(value).to_bits())
-                };
-                words[range.start * half + i * height + row - range.start] =
-                    bits(0) | bits(1) << 16;
+        let of_tile = rows_of(tile, rows);
+        for term in (0..terms).step_by(depth(terms)) {
+            let depth = depth(terms).min(terms - term);
+            // Blocks but the last have whole pairs.
+            let first = rows * (term / 2) + of_tile.start * depth.div_ceil(2);
+            for (r, row) in of_tile.clone().enumerate() {
+                for (i, values) in x[row * terms + term..][..depth].chunks(2).enumerate() {
+                    let bits = |i: usize| {
+                        let value = values.get(i).copied().unwrap_or(0.0);
+                        u32::from(half::bf16::from_f32(value).to_bits())
+                    };
+                    words[first + i * of_tile.len() + r] = bits(0) | bits(1) << 16;
+                }
             }
         }
     }
@@ -339,7 +346,8 @@ impl Forward<'_> {
                         match (&self.operand.form, &self.w.numbers) {
                             (Form::Pairs(words), Numbers::Bf16(pairs)) => {
                                 let half = inputs.div_ceil(2);
-                                let first = rows.start * half + term / 2 * rows.len();
+                                let first =
+                                    self.operand.rows * (term / 2) + rows.start * depth.div_ceil(2);
                                 let lines =
                                     |panel: usize| pairs.as_ptr().add(panel * half + term / 2);
                                 avx512::tile_of_pairs(
@@ -351,7 +359,7 @@ impl Forward<'_> {
                                 );
                             }
                             (Form::Interleaved(x), Numbers::F32(lines)) => {
-                                let first = rows.start * inputs + term * rows.len();
+                                let first = self.operand.rows * term + rows.start * depth;
                                 let lines =
                                     |panel: usize| lines.as_ptr().add(panel * inputs + term);
                                 avx512::tile(
@@ -519,7 +527,7 @@ impl Kernel for Backward<'_> {
                         };
                         #[cfg(target_arch = "x86_64")]
                         if let (2, Form::Interleaved(x)) = (together, &self.operand.form) {
-                            let first = rows.start * outputs + term * rows.len();
+                            let first = self.operand.rows * term + rows.start * depth;
                             let panels = [&turned[0], &turned[1]].map(|turned| turned.as_ptr());
                             let panels = panels.map(|turned| turned.cast());
                             avx512::tile(x.0.as_ptr().add(first), rows.len(), panels, depth, sums);
