@@ -30,16 +30,13 @@ const NAME: &str = "chat template";
 /// them free of any meaning.
 const MARKS: [char; 2] = ['\u{FDD0}', '\u{FDD1}'];
 
-/// Variables that the host sets, so nobody else may.
-pub const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
-
 /// What a plugin set says about the rendering of chats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ChatSettings {
     /// The day that `strftime_now` tells; where absent the template falls back to its own.
     pub date: Option<Date>,
-    /// Further variables, such as `enable_thinking`; names of special tokens may be among them,
-    /// those in [`RESERVED`] may not and are passed over.
+    /// Further variables, such as `enable_thinking`. They go before special tokens of the same
+    /// name, and after what [`Template::render`] itself gives, such as `messages`.
     pub variables: serde_json::Map<String, serde_json::Value>,
 }
 

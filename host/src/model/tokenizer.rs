@@ -411,7 +411,8 @@ impl Escapes {
         text
     }
 
-    fn undo(&self, text: &str) -> String {
+    /// Puts back what [`Escapes::apply`] replaced.
+    pub fn undo(&self, text: &str) -> String {
         self.pairs.iter().fold(text.to_owned(), |text, (letter, stand_in)| {
             text.replace(*stand_in, letter.encode_utf8(&mut [0; 4]))
         })
