@@ -155,12 +155,12 @@ fn each_family_trains_the_words_and_the_end_of_the_turn() {
     let elsewhere = "does not render turn 1 of the assistant where the prompt for it ends";
     both("deepseek-v3", elsewhere);
     both("deepseek-r1-distill", elsewhere);
-    // The system message moves to the last message of the user.
-    check("mistral-v0.3", " A[</s>] |  B[</s>]", elsewhere);
+    // It is put before the last message of the conversation, where that is the user's.
+    check("mistral-v0.3", " A[</s>] |  B[</s>]", "leaves out the system message");
     check(
         "gemma-2",
         "A[<end_of_turn>] | B[<end_of_turn>]",
-        "refuses system, user: System role not supported",
+        "refuses system, user, assistant, user, assistant: System role not supported",
     );
     assert_eq!(count, 18);
 
