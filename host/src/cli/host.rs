@@ -5,7 +5,9 @@ use std::{path::Path, sync::OnceLock};
 
 use super::{CliError, exit};
 use crate::{
-    model::{ModelError, adapter::Adapter, backend::WeightType, peft, source},
+    model::{
+        ModelError, adapter::Adapter, backend::WeightType, peft, source, template::ChatSettings,
+    },
     plugin::{self, LoadFault, PluginError, Runtime},
     plugin_set::Embedded,
     progress::{Progress, Stage},
@@ -74,7 +76,7 @@ impl<'a> Downloads<'a> {
 /// Opens a model, fetching it where needed.
 pub fn open(name: &str, progress: &Progress) -> Result<Opened, CliError> {
     let mut downloads = Downloads::new(progress);
-    let opened = Opened::open(name, &mut |state| downloads.note(state));
+    let opened = Opened::open(name, ChatSettings::default(), &mut |state| downloads.note(state));
     downloads.finish();
     Ok(opened?)
 }

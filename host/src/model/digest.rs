@@ -40,6 +40,11 @@ pub fn of_files(paths: &[PathBuf]) -> Result<String, ModelError> {
     Ok(hex(&Sha256::digest(lines.concat())))
 }
 
+/// Returns the digest of a model that is used with further settings, given as text.
+pub fn with_settings(digest: &str, settings: &str) -> String {
+    hex(&Sha256::digest(format!("{digest} {settings}")))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

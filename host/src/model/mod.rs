@@ -7,6 +7,7 @@ pub mod backward;
 mod base_name;
 pub mod checkpoint;
 pub mod config;
+mod conversation;
 pub mod digest;
 pub mod error;
 pub mod forward;

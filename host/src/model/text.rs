@@ -12,10 +12,11 @@
 
 use std::path::PathBuf;
 
+use super::digest;
 use super::error::ModelError;
 use super::spec::Spec;
-use super::template::Template;
-use super::tokenizer::Tokenizer;
+use super::template::{ChatSettings, Template};
+use super::tokenizer::{Escapes, Tokenizer};
 use crate::record::{Finish, Message, Speaker, Text};
 
 /// A model without its weights.
@@ -56,24 +57,31 @@ impl Model {
         template: Option<Template>,
         path: PathBuf,
     ) -> Result<Model, ModelError> {
-        let mut model = Model {
-            name: name.to_owned(),
-            digest,
-            spec,
-            tokenizer,
-            template,
-            path,
-            end_of_turn: None,
-        };
-        model.end_of_turn = match &model.template {
-            Some(template) => end_of_turn(template, &model.tokenizer).or(model.tokenizer.eos()),
-            None => model.tokenizer.eos(),
-        };
-        if let Some(id) = model.end_of_turn {
-            model.tokenizer.add_stop(id);
-        }
+        let name = name.to_owned();
+        let mut model = Model { name, digest, spec, tokenizer, template, path, end_of_turn: None };
+        model.find_end_of_turn();
         model.tokenizer.check_fits(model.spec.vocab)?;
         Ok(model)
+    }
+
+    /// Makes chats render with the settings of a plugin set, which become a part of the digest
+    /// where they are not the defaults.
+    pub fn set_chat(&mut self, settings: ChatSettings) {
+        let Some(template) = &mut self.template else { return };
+        if settings != ChatSettings::default() {
+            let text = serde_json::to_string(&settings).expect("our own types serialise");
+            self.digest = digest::with_settings(&self.digest, &text);
+        }
+        template.set(settings);
+        self.find_end_of_turn();
+    }
+
+    pub(super) fn find_end_of_turn(&mut self) {
+        let told = self.template.as_ref().and_then(|t| end_of_turn(t, &self.tokenizer));
+        self.end_of_turn = told.or(self.tokenizer.eos());
+        if let Some(id) = self.end_of_turn {
+            self.tokenizer.add_stop(id);
+        }
     }
 
     /// Returns the token that ends the assistant's turn: the one that the chat template puts after
@@ -111,34 +119,14 @@ impl Model {
         let prompt_length = tokens.len();
         tokens.extend(self.tokenizer.encode_plain(completion)?);
         if let (Text::Chat(_), Finish::Stop) = (prompt, finish) {
-            tokens.push(self.end_of_turn.ok_or_else(|| ModelError::Template {
-                model: self.name.clone(),
-                message: "does not say which token ends a turn".to_owned(),
-                hint: "name an `eos_token` in its `tokenizer_config.json`".to_owned(),
-            })?);
+            tokens.push(self.required_end_of_turn()?);
         }
         if tokens.len() == prompt_length {
             return Err(ModelError::NothingToTrain);
         }
-        let limit = self.spec.context_length;
-        if tokens.len() > limit {
-            return Err(self.too_long("the example", tokens.len(), limit));
-        }
+        self.check_length(tokens.len())?;
         let trained = (0..tokens.len()).map(|position| position >= prompt_length).collect();
         Ok(Example { tokens, trained })
-    }
-
-    /// Returns a conversation that ends with the assistant, whose last words and end-of-turn token
-    /// are trained on or scored.
-    pub fn encode_conversation(&self, messages: &[Message]) -> Result<Example, ModelError> {
-        match messages.split_last() {
-            Some((last, before)) if last.speaker == Speaker::Assistant => {
-                self.encode_example(&Text::Chat(before.to_vec()), &last.content, Finish::Stop)
-            }
-            _ => Err(ModelError::Conversation(
-                "the conversation does not end with a message of the assistant",
-            )),
-        }
     }
 
     fn prompt_tokens(&self, prompt: &Text) -> Result<Vec<u32>, ModelError> {
@@ -154,13 +142,8 @@ impl Model {
         if tokens.is_empty() {
             return Err(ModelError::Conversation("the prompt is empty"));
         }
-        match (&tokens[..], self.tokenizer.bos()) {
-            ([first, second, ..], Some(bos)) if *first == bos && *second == bos => {
-                let token = self.tokenizer.token(bos).unwrap_or_default();
-                Err(ModelError::DoubleBos { model: self.name.clone(), token })
-            }
-            _ => Ok(tokens),
-        }
+        self.check_start(&tokens)?;
+        Ok(tokens)
     }
 
     fn chat_tokens(&self, messages: &[Message]) -> Result<Vec<u32>, ModelError> {
@@ -173,21 +156,69 @@ impl Model {
             }
             Some(Speaker::User | Speaker::System) => {}
         }
-        let template = self.template.as_ref().ok_or_else(|| ModelError::Template {
-            model: self.name.clone(),
-            message: "is absent, so it reads raw text only".to_owned(),
-            hint: "use raw prompts, or put a `chat_template.jinja` beside the model".to_owned(),
-        })?;
+        let template = self.chat_template()?;
+        let (escaped, escapes) = self.escape(messages);
+        self.tokenizer.encode_escaped(&template.render(&escaped, true)?, &escapes)
+    }
+
+    pub(super) fn chat_template(&self) -> Result<&Template, ModelError> {
+        self.template.as_ref().ok_or_else(|| {
+            self.template_error(
+                "is absent, so it reads raw text only",
+                "use raw prompts, or put a `chat_template.jinja` beside the model",
+            )
+        })
+    }
+
+    /// Returns the messages with stand-ins for the markers in what they say.
+    pub(super) fn escape(&self, messages: &[Message]) -> (Vec<Message>, Escapes) {
         let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
         let escapes = self.tokenizer.escape(&contents);
-        if escapes.is_empty() {
-            return self.tokenizer.encode(&template.render(messages, true)?);
-        }
-        let escaped: Vec<Message> = messages
+        let escaped = messages
             .iter()
             .map(|m| Message { speaker: m.speaker, content: escapes.apply(&m.content) })
             .collect();
-        self.tokenizer.encode_escaped(&template.render(&escaped, true)?, &escapes)
+        (escaped, escapes)
+    }
+
+    /// Fails where the tokens begin with two begin-of-text tokens.
+    pub(super) fn check_start(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        match (tokens, self.tokenizer.bos()) {
+            ([first, second, ..], Some(bos)) if *first == bos && *second == bos => {
+                let token = self.tokenizer.token(bos).unwrap_or_default();
+                Err(ModelError::DoubleBos { model: self.name.clone(), token })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_length(&self, tokens: usize) -> Result<(), ModelError> {
+        let limit = self.spec.context_length;
+        match tokens > limit {
+            true => Err(self.too_long("the example", tokens, limit)),
+            false => Ok(()),
+        }
+    }
+
+    fn required_end_of_turn(&self) -> Result<u32, ModelError> {
+        self.end_of_turn.ok_or_else(|| {
+            self.template_error(
+                "does not say which token ends a turn",
+                "name an `eos_token` in its `tokenizer_config.json`",
+            )
+        })
+    }
+
+    pub(super) fn end_of_turn_text(&self) -> Result<String, ModelError> {
+        Ok(self.tokenizer.token(self.required_end_of_turn()?).unwrap_or_default())
+    }
+
+    pub(super) fn template_error(&self, message: &str, hint: &str) -> ModelError {
+        ModelError::Template {
+            model: self.name.clone(),
+            message: message.to_owned(),
+            hint: hint.to_owned(),
+        }
     }
 
     fn too_long(&self, what: &'static str, tokens: usize, limit: usize) -> ModelError {
@@ -283,28 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_is_scored_as_hugging_face_renders_it() {
-        let model = tiny();
-        let messages = [
-            say(Speaker::User, "How many?"),
-            say(Speaker::Assistant, "Seven days."),
-            say(Speaker::User, "And then?"),
-            say(Speaker::Assistant, "Then seven more."),
-        ];
-        let example = model.encode_conversation(&messages).unwrap();
-        let template = model.template.as_ref().unwrap();
-        let mut whole =
-            model.tokenizer.encode(&template.render(&messages, false).unwrap()).unwrap();
-        // The template goes on with a line break after the last turn.
-        assert_eq!(model.tokenizer.decode(&[whole.pop().unwrap()]).unwrap(), "\n");
-        assert_eq!(example.tokens, whole);
-        let trained = example.tokens.iter().zip(&example.trained).filter(|(_, t)| **t);
-        let trained: Vec<u32> = trained.map(|(id, _)| *id).collect();
-        assert_eq!(model.tokenizer.decode(&trained).unwrap(), "Then seven more.");
-        assert_eq!(trained.last(), Some(&2));
-    }
-
-    #[test]
     fn raw_text_begins_with_bos_where_the_model_has_one() {
         let mut model = tiny();
         let raw = Text::Raw("The user".into());
@@ -331,10 +340,6 @@ mod tests {
         check(
             model.encode_prompt(&Text::Chat(vec![say(Speaker::Assistant, "I")])),
             "the prompt ends with a message of the assistant, who is to speak next",
-        );
-        check(
-            model.encode_conversation(&[say(Speaker::User, "I")]),
-            "the conversation does not end with a message of the assistant",
         );
         check(
             model.encode_example(&Text::Raw("a".into()), "", Finish::Stop),

@@ -216,6 +216,58 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Returns the ids of a rendered chat as [`Tokenizer::encode_escaped`] does, each with the byte
+    /// of `text` that it ends before. A character that takes several tokens ends with each of
+    /// them.
+    pub(super) fn encode_with_ends(
+        &self,
+        text: &str,
+        escapes: &Escapes,
+    ) -> Result<Vec<(u32, usize)>, ModelError> {
+        let (inner, mut ids) = (&self.inner, Vec::new());
+        if escapes.is_empty() {
+            self.push_with_ends(inner, text, &mut ids, |end| end)?;
+            return Ok(ids);
+        }
+        let pieces =
+            inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);
+        for (_, (from, to), tokens) in
+            pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
+        {
+            if let Some(tokens) = tokens {
+                ids.extend(tokens.iter().map(|token| (token.id, to)));
+                continue;
+            }
+            // A stand-in is longer than what it stands for, so the bytes are counted anew.
+            let (piece, undone) = (&text[from..to], escapes.undo(&text[from..to]));
+            let ends = |text: &str| -> Vec<usize> {
+                text.char_indices().map(|(at, letter)| at + letter.len_utf8()).collect()
+            };
+            let (old, new) = (ends(piece), ends(&undone));
+            let back = |end| match end {
+                0 => from,
+                end => from + old[new.partition_point(|&other| other < end).min(old.len() - 1)],
+            };
+            self.push_with_ends(self.plain(), &undone, &mut ids, back)?;
+        }
+        Ok(ids)
+    }
+
+    fn push_with_ends(
+        &self,
+        tokenizer: &tokenizers::Tokenizer,
+        text: &str,
+        ids: &mut Vec<(u32, usize)>,
+        place: impl Fn(usize) -> usize,
+    ) -> Result<(), ModelError> {
+        let encoding = tokenizer.encode(text, false).map_err(|error| {
+            ModelError::tokenizer(&self.path, format!("cannot read a text: {error}"))
+        })?;
+        let ends = encoding.get_offsets().iter().map(|&(_, end)| place(end));
+        ids.extend(encoding.get_ids().iter().copied().zip(ends));
+        Ok(())
+    }
+
     /// Finds letters that can stand in for the first letters of special tokens where these occur
     /// in `texts`; empty where none does.
     pub(super) fn escape(&self, texts: &[&str]) -> Escapes {
@@ -359,7 +411,8 @@ impl Escapes {
         text
     }
 
-    fn undo(&self, text: &str) -> String {
+    /// Puts back what [`Escapes::apply`] replaced.
+    pub fn undo(&self, text: &str) -> String {
         self.pairs.iter().fold(text.to_owned(), |text, (letter, stand_in)| {
             text.replace(*stand_in, letter.encode_utf8(&mut [0; 4]))
         })

@@ -12,14 +12,19 @@ use plugins::{difficulty, filters, plugin};
 use settings::{evaluate, generate, train};
 
 use super::{
-    CONTRACT, Data, Embedded, Generate, Lora, MODEL_ROLES, Method, Models, PluginSet,
+    CONTRACT, Chat, Data, Embedded, Generate, Lora, MODEL_ROLES, Method, Models, PluginSet,
     RoundSettings, Run, Source, Start, Train,
-    keys::{DATA, EVALUATE, GENERATE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
+    keys::{CHAT, DATA, EVALUATE, GENERATE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     problem::{Problem, list},
     section::Section,
-    typed::{Node, Place},
+    typed::{Kind, Node, Place},
 };
 use crate::model::backend::WeightType;
+
+use crate::date::{Date, NoDate};
+
+/// Variables that a chat template gets from the host.
+const TEMPLATE_INPUTS: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
 
 type Checked<T> = Result<T, Problem>;
 
@@ -44,6 +49,10 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
     let method = method(&root.required_table("method", &METHOD)?)?;
     let models = models(&root, around)?;
     let data = data(&root.required_table("data", &DATA)?, around)?;
+    let chat = match root.table("chat", &CHAT)? {
+        Some(table) => chat(&table)?,
+        None => Chat::default(),
+    };
     let plugin = |name: &str, kind: &str| match root.table(name, &PLUGIN)? {
         Some(table) => plugin(&table, kind, &models, around).map(Some),
         None => Ok(None),
@@ -71,6 +80,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         models,
         data,
         run,
+        chat,
         principle,
         sampler,
         filters,
@@ -102,6 +112,32 @@ fn method(table: &Section<'_>) -> Checked<Method> {
             .hint("a plugin set runs with the aligner whose contract it was written for"));
     }
     Ok(Method { name, contract, summary: table.text("summary")?, paper: table.text("paper")? })
+}
+
+fn chat(table: &Section<'_>) -> Checked<Chat> {
+    let date = match table.node("date").map(|node| &node.kind) {
+        // TOML has days, too.
+        Some(Kind::String(text) | Kind::Datetime(text)) => {
+            Some(text.parse::<Date>().map_err(|no_date| {
+                table.wrong("date", &format!("is `{text}`")).label(no_date.to_string())
+            })?)
+        }
+        Some(_) => return Err(table.wrong("date", "is no day").label(NoDate.to_string())),
+        None => None,
+    };
+    let variables = match table.node("variables") {
+        Some(node) => match node.to_json()? {
+            serde_json::Value::Object(variables) => variables,
+            _ => return Err(table.wrong("variables", "is no table").label("expected a table")),
+        },
+        None => serde_json::Map::new(),
+    };
+    if let Some(name) = TEMPLATE_INPUTS.iter().find(|name| variables.contains_key(**name)) {
+        return Err(table
+            .wrong("variables", &format!("holds `{name}`"))
+            .label("aligner itself gives this variable to every template"));
+    }
+    Ok(Chat { date, variables })
 }
 
 fn models(root: &Section<'_>, around: &Surroundings<'_>) -> Checked<Models> {

@@ -8,6 +8,7 @@ pub(super) const ROOT: Shape = Shape {
         "models",
         "data",
         "run",
+        "chat",
         "principle",
         "sampler",
         "filter",
@@ -24,6 +25,7 @@ pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
 pub(super) const DATA: Shape = Shape { keys: &["prompts", "held_out", "limit"], later: &[] };
 pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed", "dtype"], later: &[] };
+pub(super) const CHAT: Shape = Shape { keys: &["date", "variables"], later: &[] };
 pub(super) const PLUGIN: Shape = Shape {
     keys: &["plugin", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
@@ -96,10 +98,11 @@ pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], la
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 11] = [
+pub(super) const TABLES: [(&str, &Shape); 12] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
+    ("[chat]", &CHAT),
     ("[generate]", &GENERATE),
     ("[train]", &TRAIN),
     ("[evaluate]", &EVALUATE),

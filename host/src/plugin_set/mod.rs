@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::date::Date;
+
 pub use load::{Embedded, Loaded, load, parse};
 pub use plugin::{After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Scope, Source};
 pub use problem::{Invalid, PluginSetError};
@@ -51,6 +53,9 @@ pub struct PluginSet {
     pub data: Data,
     /// `[run]`
     pub run: Run,
+    /// `[chat]`
+    #[serde(default, skip_serializing_if = "Chat::is_default")]
+    pub chat: Chat,
     /// `[principle]`; where absent each prompt is its own only variant.
     pub principle: Option<Plugin>,
     /// `[sampler]`; where absent every round works on the whole pool, without exemplars.
@@ -118,6 +123,24 @@ pub struct Run {
     /// How weights are kept. Default: `f32`, the exact mode.
     #[serde(default)]
     pub dtype: WeightType,
+}
+
+/// `[chat]`: what chat templates are told besides the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chat {
+    /// The day that `strftime_now` tells; absent: the template's own, so that a run can be
+    /// repeated on another day.
+    pub date: Option<Date>,
+    /// Further variables of the template, for example `enable_thinking = false`; Hugging Face and
+    /// vLLM call them `chat_template_kwargs`. Sorted by key.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Chat {
+    fn is_default(&self) -> bool {
+        *self == Chat::default()
+    }
 }
 
 /// The settings of one round, after its `[[rounds]]` entry.

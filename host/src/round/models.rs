@@ -13,6 +13,7 @@ use crate::model::backend::WeightType;
 use crate::model::backend::cpu::Cpu;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
+use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights};
 use crate::model::{ModelError, source};
@@ -68,12 +69,15 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a model by its name, and fetches it where it is not there yet.
+    /// Opens a model by its name, and fetches it where it is not there yet; `chat` is what its
+    /// chat template is told.
     pub fn open(
         name: &str,
+        chat: ChatSettings,
         progress: &mut dyn FnMut(source::Progress),
     ) -> Result<Opened, ModelError> {
-        let (model, checkpoint) = source::open(name, progress)?;
+        let (mut model, checkpoint) = source::open(name, progress)?;
+        model.set_chat(chat);
         Ok(Opened { model: Arc::new(model), checkpoint })
     }
 }

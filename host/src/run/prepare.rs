@@ -6,6 +6,7 @@ use super::directory::sha256;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
+use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{PluginSet, Source};
@@ -57,9 +58,12 @@ pub fn prepare(
     };
 
     let mut models = BTreeMap::new();
+    let (date, variables) = (set.chat.date, set.chat.variables.clone());
+    let chat = ChatSettings { date, variables };
     let named = set.models.named.iter().map(|(name, model)| (name.as_str(), model));
     for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
-        models.insert(name.to_owned(), Opened::open(model, report)?);
+        let opened = Opened::open(model, chat.clone(), report)?;
+        models.insert(name.to_owned(), opened);
     }
     let layers = models["policy"].model.spec.layers;
     for train in (1..=set.run.rounds).filter_map(|round| set.train(round)) {

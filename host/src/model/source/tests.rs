@@ -28,7 +28,7 @@ pub(in crate::model) fn tiny_with_bos() -> Tokenizer {
 }
 
 /// Copies the tiny model, with its JSON files changed.
-fn copy(change: impl Fn(&str, &mut Value)) -> tempfile::TempDir {
+pub(in crate::model) fn copy(change: impl Fn(&str, &mut Value)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(tiny_folder()).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
