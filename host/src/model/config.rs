@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::ModelError;
 use super::spec::{Rope, RopeScaling, Spec};
@@ -66,6 +66,54 @@ pub fn from_hugging_face(path: &Path, config: &Value) -> Result<Spec, ModelError
     };
     check(path, &spec)?;
     Ok(spec)
+}
+
+/// Returns a `config.json` for a model of this shape, without the type of its weights and the ids of
+/// its tokens. [`from_hugging_face`] reads the same shape out of it.
+pub fn to_hugging_face(spec: &Spec) -> Map<String, Value> {
+    let Spec { rope, .. } = spec;
+    let scaling = match rope.scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+    };
+    // As people write it: the shortest decimal that is this number.
+    let eps: f64 = spec.rms_norm_eps.to_string().parse().unwrap_or(spec.rms_norm_eps.into());
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": false,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.intermediate,
+        "max_position_embeddings": spec.context_length,
+        "mlp_bias": false,
+        "model_type": "llama",
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "num_key_value_heads": spec.kv_heads,
+        "rms_norm_eps": eps,
+        "rope_scaling": scaling,
+        "rope_theta": rope.theta,
+        "tie_word_embeddings": spec.tied_embeddings,
+        "use_cache": true,
+        "vocab_size": spec.vocab,
+    });
+    match config {
+        Value::Object(config) => config,
+        _ => unreachable!("an object was written"),
+    }
 }
 
 const BIASES: &str = "models of the Llama family have no biases";
@@ -263,8 +311,6 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn llama(changes: Value) -> Value {
@@ -292,6 +338,26 @@ mod tests {
         assert_eq!((spec.vocab, spec.context_length, spec.intermediate), (100, 256, 128));
         assert_eq!(spec.rope, Rope { theta: 50000.0, scaling: RopeScaling::None });
         assert!(spec.tied_embeddings);
+    }
+
+    #[test]
+    fn a_shape_comes_back_from_what_is_written() {
+        let mut spec = read(json!({ "rms_norm_eps": 9.999999747378752e-06 })).unwrap();
+        let llama3 = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 128,
+        };
+        for scaling in [RopeScaling::None, RopeScaling::Linear { factor: 2.5 }, llama3] {
+            spec.rope.scaling = scaling;
+            spec.tied_embeddings = !spec.tied_embeddings;
+            spec.head_dim = 24;
+            let written = to_hugging_face(&spec);
+            assert_eq!(written["rms_norm_eps"], json!(1e-5));
+            let back = from_hugging_face(Path::new("c"), &Value::Object(written)).unwrap();
+            assert_eq!(back, spec);
+        }
     }
 
     #[test]

@@ -333,6 +333,13 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PeftError + use<> {
     move |source| PeftError::Io { path, source }
 }
 
+/// Returns what a folder names as its base: a name on the hub, or a path elsewhere.
+pub fn base_of(folder: &Path) -> Option<String> {
+    let text = fs::read_to_string(folder.join(CONFIG_FILE)).ok()?;
+    let config: Value = serde_json::from_str(&text).ok()?;
+    Some(config["base_model_name_or_path"].as_str()?.to_owned())
+}
+
 /// Why an adapter folder could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PeftError {
@@ -378,6 +385,13 @@ pub enum PeftError {
         /// What is wrong, and what is expected.
         message: String,
     },
+}
+
+impl PeftError {
+    /// Returns that the adapter of a folder does not fit a model.
+    pub fn fits(folder: &Path, source: AdapterError) -> PeftError {
+        PeftError::Adapter { path: folder.join(CONFIG_FILE), source }
+    }
 }
 
 #[cfg(test)]
