@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod digest;
 pub mod generate;
 pub mod logprob;
 pub mod model;

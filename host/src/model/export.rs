@@ -189,3 +189,6 @@ impl ExportError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

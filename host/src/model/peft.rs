@@ -121,14 +121,12 @@ pub struct Reader {
     pub option: Option<String>,
 }
 
-/// Returns what vLLM and llama.cpp make of an adapter: both have one scale for all pairs, and
-/// llama.cpp knows no rsLoRA.
-pub fn readers(adapter: &Adapter) -> [Reader; 2] {
-    let config = &adapter.config;
+/// Returns what vLLM and llama.cpp make of an adapter whose largest rank is `rank`: both have one
+/// scale for all pairs, and llama.cpp knows no rsLoRA.
+pub fn readers(config: &LoraConfig, rank: usize) -> [Reader; 2] {
     let (rslora, alphas) = (config.use_rslora, !config.alpha_pattern.is_empty());
     let ranks = !config.rank_pattern.is_empty();
     // vLLM's default for `--max-lora-rank`; it takes these values only.
-    let rank = adapter.rank();
     let allowed = [8, 16, 32, 64, 128, 256, 320, 512].into_iter().find(|&allowed| allowed >= rank);
     let vllm = Reader {
         name: "vLLM",
@@ -490,7 +488,8 @@ mod tests {
         let check = |change: fn(&mut LoraConfig), vllm, llama_cpp| {
             let mut config = config();
             change(&mut config);
-            let [first, second] = readers(&filled(config));
+            let rank = config.r;
+            let [first, second] = readers(&config, rank);
             assert_eq!((first.ignores, second.ignores), (vllm, llama_cpp));
             first.option
         };
