@@ -43,7 +43,7 @@ test: setup
 	$(CARGO) test --release --locked --workspace
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
-# What needs Python: the demo's adapter in PEFT.
+# What needs Python: the demo's adapter in PEFT, and merged in transformers.
 ecosystem: build
 	tests/ecosystem/run
 

@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod data;
 pub mod date;
+pub mod digest;
 pub mod generate;
 pub mod logprob;
 pub mod model;

@@ -6,13 +6,22 @@ use std::{path::Path, sync::OnceLock};
 use super::{CliError, exit};
 use crate::{
     model::{
-        ModelError, adapter::Adapter, backend::WeightType, peft, source, template::ChatSettings,
+        ModelError,
+        adapter::Adapter,
+        backend::{WeightType, cpu::Cpu},
+        export::ExportError,
+        peft, source,
+        template::ChatSettings,
+        weights::LoadedAdapter,
     },
     plugin::{self, LoadFault, PluginError, Runtime},
     plugin_set::Embedded,
     progress::{Progress, Stage},
     round::{Loaded, Opened, RunError},
-    run::directory::DirectoryError,
+    run::{
+        directory::DirectoryError,
+        manifest::{self, Manifest},
+    },
 };
 
 /// Returns what this binary carries, for plugin sets to name.
@@ -101,6 +110,48 @@ pub fn load(
     Ok(loaded?)
 }
 
+/// The model that is used where none is named.
+pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+
+/// Returns the name of the model to open: the one that is named, or that of the run in whose
+/// directory the adapter lies, or the default.
+///
+/// Fails where the adapter is none, which is better known before a model is fetched for it.
+pub fn model_name(named: Option<&str>, adapter: Option<&Path>) -> Result<String, CliError> {
+    if let Some(folder) = adapter {
+        check_adapter(folder)?;
+    }
+    let of_run = match (named, adapter) {
+        (None, Some(adapter)) => base_of(adapter)?,
+        _ => None,
+    };
+    let named = named.map(str::to_owned);
+    Ok(named.or(of_run).unwrap_or_else(|| DEFAULT_MODEL.to_owned()))
+}
+
+/// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
+pub fn base_of(adapter: &Path) -> Result<Option<String>, CliError> {
+    let Ok(adapter) = adapter.canonicalize() else { return Ok(None) };
+    let is_run = |folder: &&Path| folder.join(manifest::FILE).exists();
+    let Some(run) = adapter.ancestors().find(is_run) else { return Ok(None) };
+    Ok(Manifest::read(run)?.map(|manifest| manifest.plugin_set.models.policy))
+}
+
+/// Loads the weights of an opened model, and an adapter beside them.
+pub fn load_adapted(
+    opened: &Opened,
+    adapter: Option<&Adapter>,
+    weight_type: WeightType,
+    progress: &Progress,
+) -> Result<(Loaded, Option<LoadedAdapter<Cpu>>), CliError> {
+    let loaded = load(opened, weight_type, progress)?;
+    let adapter = match adapter {
+        Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
+        None => None,
+    };
+    Ok((loaded, adapter))
+}
+
 /// What the plugin set gives a plugin is the plugin set's fault; the rest is the plugin's.
 fn plugin_code(error: &PluginError) -> u8 {
     match error {
@@ -112,14 +163,14 @@ fn plugin_code(error: &PluginError) -> u8 {
     }
 }
 
-/// Reads an adapter folder, after a look at whether it is one.
-pub fn adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
-    check_adapter(folder)?;
-    Ok(peft::read(folder, &opened.model.spec).map_err(RunError::from)?)
+/// Reads an adapter folder for a model, where one is named.
+pub fn adapter(folder: Option<&Path>, opened: &Opened) -> Result<Option<Adapter>, CliError> {
+    let Some(folder) = folder else { return Ok(None) };
+    Ok(Some(peft::read(folder, &opened.model.spec).map_err(RunError::from)?))
 }
 
-/// Fails where a folder is no adapter; to be asked before a model is fetched for it.
-pub fn check_adapter(folder: &Path) -> Result<(), CliError> {
+/// Fails where a folder is no adapter.
+fn check_adapter(folder: &Path) -> Result<(), CliError> {
     if folder.join(peft::CONFIG_FILE).exists() {
         return Ok(());
     }
@@ -151,6 +202,16 @@ impl From<PluginError> for CliError {
 impl From<ModelError> for CliError {
     fn from(error: ModelError) -> CliError {
         with_hint(exit::MODEL_OR_DATA, error.to_string(), error.hint())
+    }
+}
+
+impl From<ExportError> for CliError {
+    fn from(error: ExportError) -> CliError {
+        let code = match error {
+            ExportError::Interrupted => exit::INTERRUPTED,
+            _ => exit::MODEL_OR_DATA,
+        };
+        with_hint(code, error.to_string(), error.hint())
     }
 }
 

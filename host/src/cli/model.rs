@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 mod chat;
+mod merge;
 mod pull;
 mod score;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CliError, Device};
-use crate::model::backend::WeightType;
+use super::{CliError, Device, host::DEFAULT_MODEL};
+use crate::model::{backend::WeightType, export};
 
 /// What to do with a model.
 #[derive(Clone, Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub enum ModelCommand {
     Chat(ChatArgs),
     /// Score completions: JSONL in, JSONL with logprobs out
     Score(ScoreArgs),
+    /// Write a model with an adapter in its weights, as a folder that other tools read
+    Merge(MergeArgs),
 }
 
 /// Does what is asked of a model.
@@ -28,11 +31,9 @@ pub fn main(command: &ModelCommand) -> Result<(), CliError> {
         ModelCommand::Pull(args) => pull::main(args),
         ModelCommand::Chat(args) => chat::main(args),
         ModelCommand::Score(args) => score::main(args),
+        ModelCommand::Merge(args) => merge::main(args),
     }
 }
-
-/// The model that is used where none is named.
-pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
 /// Arguments of `model pull`.
 #[derive(Clone, Debug, Args)]
@@ -81,9 +82,10 @@ pub struct ChatArgs {
 /// Arguments of `model score`.
 #[derive(Clone, Debug, Args)]
 pub struct ScoreArgs {
-    /// Alias, folder, FILE.gguf or hf:owner/name@revision
-    #[arg(long, value_name = "MODEL", default_value = DEFAULT_MODEL)]
-    pub model: String,
+    /// Alias, folder, FILE.gguf or hf:owner/name@revision [default: the adapter's model, or
+    /// smollm2-135m-instruct]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
     /// PEFT adapter folder
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -99,6 +101,74 @@ pub struct ScoreArgs {
     /// Where the model runs: auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+}
+
+/// Arguments of `model merge`.
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// Alias, folder, FILE.gguf or hf:owner/name@revision [default: the model of the adapter's run]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// PEFT adapter folder, for example runs/demo/final/adapter
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Where the merged model goes; nothing may be there yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Type of the weights [default: the model's own, f32 for a GGUF file]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<DtypeArg>,
+    /// Most bytes of weights in one file, such as 5GB or 512MiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub max_shard_size: u64,
+    /// Do not compare logits, which holds the whole model in memory in f32
+    #[arg(long)]
+    pub no_check: bool,
+    /// Where the logits are compared: auto, cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
+}
+
+/// Types that weights can be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// 32 bits: what training computed
+    F32,
+    /// 16 bits with the range of f32
+    Bf16,
+    /// 16 bits, more precise up to 65504
+    F16,
+}
+
+impl From<DtypeArg> for export::Dtype {
+    fn from(dtype: DtypeArg) -> export::Dtype {
+        match dtype {
+            DtypeArg::F32 => export::Dtype::F32,
+            DtypeArg::Bf16 => export::Dtype::Bf16,
+            DtypeArg::F16 => export::Dtype::F16,
+        }
+    }
+}
+
+/// Reads a number of bytes; `GB` is a power of ten and `GiB` one of two, as with Hugging Face.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("", 1),
+    ];
+    let expected = || "expected a size such as `5GB` or `512MiB`".to_owned();
+    let upper = text.trim().to_ascii_uppercase();
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(name, unit)| Some((upper.strip_suffix(&name.to_ascii_uppercase())?, *unit)))
+        .ok_or_else(expected)?;
+    let size = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|&size| size > 0).ok_or_else(expected)
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

@@ -143,7 +143,7 @@ fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
         text.push_str(&format!(
             "\nadapter of round {}: {adapter}\n\
              talk to it:   aligner model chat --model {model} --adapter {adapter}\n\
-             elsewhere:    a PEFT folder; transformers, vLLM and llama.cpp's converter read it\n",
+             elsewhere:    a PEFT folder, its README says who reads it; `aligner model merge` writes a whole model\n",
             report.best_round
         ));
     }

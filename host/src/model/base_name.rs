@@ -1,5 +1,7 @@
 //! What other tools call the base of an adapter.
 
+use std::path::Path;
+
 use super::text::Model;
 
 impl Model {
@@ -14,7 +16,37 @@ impl Model {
             None if self.name == "smollm2-135m-instruct" => {
                 ("HuggingFaceTB/SmolLM2-135M-Instruct".to_owned(), None)
             }
-            None => (self.path.display().to_string(), None),
+            None => {
+                of_snapshot(&self.path).unwrap_or_else(|| (self.path.display().to_string(), None))
+            }
         }
+    }
+}
+
+/// Reads name and revision out of a folder in the cache of Hugging Face's libraries:
+/// `models--OWNER--NAME/snapshots/REVISION`.
+fn of_snapshot(path: &Path) -> Option<(String, Option<String>)> {
+    let mut parts = path.components().rev().map(|part| part.as_os_str().to_str());
+    let (revision, snapshots, repository) = (parts.next()??, parts.next()??, parts.next()??);
+    let (owner, name) = repository.strip_prefix("models--")?.split_once("--")?;
+    (snapshots == "snapshots").then(|| (format!("{owner}/{name}"), Some(revision.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_known_by_its_repository() {
+        let check = |path: &str, expected: Option<(&str, &str)>| {
+            let found = of_snapshot(Path::new(path));
+            let expected = expected.map(|(name, r)| (name.to_owned(), Some(r.to_owned())));
+            assert_eq!(found, expected, "{path}");
+        };
+        check("/h/hub/models--a--b-c/snapshots/1f2e", Some(("a/b-c", "1f2e")));
+        check("hub/models--a--b--c/snapshots/1f2e", Some(("a/b--c", "1f2e")));
+        check("/h/hub/models--a/snapshots/1f2e", None);
+        check("/h/models--a--b/1f2e", None);
+        check("/", None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::architecture;
 use super::error::ModelError;
@@ -81,6 +81,56 @@ pub(super) fn no_biases(fields: &Fields, flags: &[&str]) -> Result<(), ModelErro
         }
     }
     Ok(())
+}
+
+/// Returns a `config.json` for a model of this shape, without the type of its weights and the ids of
+/// its tokens. [`from_hugging_face`] reads the same shape out of it.
+pub fn to_hugging_face(spec: &Spec) -> Map<String, Value> {
+    let Spec { rope, .. } = spec;
+    let (architecture, model_type) = architecture::names(spec);
+    let scaling = match rope.scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+    };
+    // As people write it: the shortest decimal that is this number.
+    let eps: f64 = spec.rms_norm_eps.to_string().parse().unwrap_or(spec.rms_norm_eps.into());
+    let config = json!({
+        "architectures": [architecture],
+        "attention_bias": false,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.intermediate,
+        "max_position_embeddings": spec.context_length,
+        "mlp_bias": false,
+        "model_type": model_type,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "num_key_value_heads": spec.kv_heads,
+        "rms_norm_eps": eps,
+        "rope_scaling": scaling,
+        "rope_theta": rope.theta,
+        "sliding_window": spec.sliding_windows.iter().flatten().next(),
+        "tie_word_embeddings": spec.tied_embeddings,
+        "use_cache": true,
+        "vocab_size": spec.vocab,
+    });
+    match config {
+        Value::Object(config) => config,
+        _ => unreachable!("an object was written"),
+    }
 }
 
 /// Checks that the numbers of a shape fit each other and an ordinary machine.
@@ -274,8 +324,6 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn llama(changes: Value) -> Value {
@@ -303,6 +351,29 @@ mod tests {
         assert_eq!((spec.vocab, spec.context_length, spec.intermediate), (100, 256, 128));
         assert_eq!(spec.rope, Rope { theta: 50000.0, scaling: RopeScaling::None });
         assert!(spec.tied_embeddings);
+    }
+
+    #[test]
+    fn a_shape_comes_back_from_what_is_written() {
+        let mut spec = read(json!({ "rms_norm_eps": 9.999999747378752e-06 })).unwrap();
+        let llama3 = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 128,
+        };
+        for scaling in [RopeScaling::None, RopeScaling::Linear { factor: 2.5 }, llama3] {
+            spec.rope.scaling = scaling;
+            spec.tied_embeddings = !spec.tied_embeddings;
+            spec.head_dim = 24;
+            // Each turn an architecture with one feature more.
+            spec.attention_bias = matches!(spec.rope.scaling, RopeScaling::Linear { .. });
+            spec.qk_norm = matches!(spec.rope.scaling, RopeScaling::Llama3 { .. });
+            let written = to_hugging_face(&spec);
+            assert_eq!(written["rms_norm_eps"], json!(1e-5));
+            let back = from_hugging_face(Path::new("c"), &Value::Object(written)).unwrap();
+            assert_eq!(back, spec);
+        }
     }
 
     #[test]

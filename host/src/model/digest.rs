@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
+use crate::digest::{hex, sha256};
 
 /// Returns the SHA-256 of a file's bytes, in lower-case hexadecimal.
 pub fn of_file(path: &Path) -> Result<String, ModelError> {
@@ -37,16 +38,12 @@ pub fn of_files(paths: &[PathBuf]) -> Result<String, ModelError> {
         })
         .collect::<Result<Vec<String>, ModelError>>()?;
     lines.sort();
-    Ok(hex(&Sha256::digest(lines.concat())))
+    Ok(sha256(lines.concat().as_bytes()))
 }
 
 /// Returns the digest of a model that is used with further settings, given as text.
 pub fn with_settings(digest: &str, settings: &str) -> String {
-    hex(&Sha256::digest(format!("{digest} {settings}")))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(format!("{digest} {settings}").as_bytes())
 }
 
 #[cfg(test)]

@@ -121,14 +121,12 @@ pub struct Reader {
     pub option: Option<String>,
 }
 
-/// Returns what vLLM and llama.cpp make of an adapter: both have one scale for all pairs, and
-/// llama.cpp knows no rsLoRA.
-pub fn readers(adapter: &Adapter) -> [Reader; 2] {
-    let config = &adapter.config;
+/// Returns what vLLM and llama.cpp make of an adapter whose largest rank is `rank`: both have one
+/// scale for all pairs, and llama.cpp knows no rsLoRA.
+pub fn readers(config: &LoraConfig, rank: usize) -> [Reader; 2] {
     let (rslora, alphas) = (config.use_rslora, !config.alpha_pattern.is_empty());
     let ranks = !config.rank_pattern.is_empty();
     // vLLM's default for `--max-lora-rank`; it takes these values only.
-    let rank = adapter.rank();
     let allowed = [8, 16, 32, 64, 128, 256, 320, 512].into_iter().find(|&allowed| allowed >= rank);
     let vllm = Reader {
         name: "vLLM",
@@ -333,6 +331,13 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PeftError + use<> {
     move |source| PeftError::Io { path, source }
 }
 
+/// Returns what a folder names as its base: a name on the hub, or a path elsewhere.
+pub fn base_of(folder: &Path) -> Option<String> {
+    let text = fs::read_to_string(folder.join(CONFIG_FILE)).ok()?;
+    let config: Value = serde_json::from_str(&text).ok()?;
+    Some(config["base_model_name_or_path"].as_str()?.to_owned())
+}
+
 /// Why an adapter folder could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PeftError {
@@ -378,6 +383,13 @@ pub enum PeftError {
         /// What is wrong, and what is expected.
         message: String,
     },
+}
+
+impl PeftError {
+    /// Returns that the adapter of a folder does not fit a model.
+    pub fn fits(folder: &Path, source: AdapterError) -> PeftError {
+        PeftError::Adapter { path: folder.join(CONFIG_FILE), source }
+    }
 }
 
 #[cfg(test)]
@@ -479,7 +491,8 @@ mod tests {
         let check = |change: fn(&mut LoraConfig), vllm, llama_cpp| {
             let mut config = config();
             change(&mut config);
-            let [first, second] = readers(&filled(config));
+            let rank = config.r;
+            let [first, second] = readers(&config, rank);
             assert_eq!((first.ignores, second.ignores), (vllm, llama_cpp));
             first.option
         };

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
 use super::error::ModelError;
@@ -360,6 +361,30 @@ impl Tokenizer {
     #[expect(clippy::len_without_is_empty, reason = "a tokenizer is never empty")]
     pub fn len(&self) -> usize {
         self.largest as usize + 1
+    }
+
+    /// Returns the tokenizer as a `tokenizer.json`, which gives the same ids in Hugging Face's
+    /// libraries; where raw text begins with the begin-of-text token, so does theirs.
+    pub fn to_json(&self) -> Result<Vec<u8>, ModelError> {
+        let fail = |message: String| {
+            ModelError::tokenizer(&self.path, format!("cannot be written: {message}"))
+        };
+        let mut whole = self.inner.clone();
+        let bos = self.bos.and_then(|id| Some((self.token(id)?, id))).filter(|_| self.add_bos);
+        if let Some((text, id)) = bos
+            && whole.get_post_processor().is_none()
+        {
+            let template = TemplateProcessing::builder()
+                .try_single(vec![text.clone(), "$A".to_owned()])
+                .map_err(fail)?
+                .special_tokens(vec![(text, id)])
+                .build()
+                .map_err(|error| fail(error.to_string()))?;
+            whole.with_post_processor(Some(template));
+        }
+        let mut json = whole.to_string(true).map_err(|error| fail(error.to_string()))?;
+        json.push('\n');
+        Ok(json.into_bytes())
     }
 
     fn plain(&self) -> &tokenizers::Tokenizer {

@@ -15,6 +15,8 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
+use crate::digest::hex;
+
 /// The first bytes of an entry; the number changes with its layout.
 const MAGIC: &[u8; 8] = b"alignpc1";
 const KEY_FILE: &str = "key";
@@ -168,15 +170,6 @@ pub(super) fn entry_name(engine: &Engine, file_digest: &[u8; 32]) -> String {
     engine.precompile_compatibility_hash().hash(&mut feed);
     feed.write(file_digest);
     hex(&feed.0.finalize())
-}
-
-/// Returns bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), CacheError> {

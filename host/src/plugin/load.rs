@@ -19,6 +19,7 @@ use super::inspect::{self, Interface, Kind, MAX_FILE_BYTES};
 use super::limits::{Account, Limits};
 use super::session::{Session, reported};
 use super::{cache, check, engine};
+use crate::digest::sha256;
 
 /// Where compiled plugins are kept.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +100,7 @@ impl Source {
 
     /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.
     pub fn digest(&self) -> String {
-        cache::hex(&Sha256::digest(&self.bytes))
+        sha256(&self.bytes)
     }
 }
 

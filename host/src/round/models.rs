@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::RunError;
+use crate::digest::sha256;
 use crate::generate::{self, Hooks, SequenceError};
 use crate::logprob;
 use crate::model::adapter::Adapter;
@@ -18,7 +19,6 @@ use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights};
 use crate::model::{ModelError, source};
 use crate::record::{Completion, Decoding, Finish, Score, Text};
-use crate::run::directory::sha256;
 
 /// Something to complete.
 #[derive(Clone, Debug)]

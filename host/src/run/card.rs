@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Prepared;
+use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
 use crate::report::Report;
 
@@ -43,6 +44,7 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
             plugin.kind, plugin.name, plugin.version, plugin.digest
         );
     }
+    card.push_str(&where_it_loads(prepared, report.best_round));
     let _ = writeln!(
         card,
         "\n## Base\n\n`{}`, SHA-256 `{}`. The adapter was trained over these weights in f32 \
@@ -50,4 +52,27 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
         model.name, model.digest
     );
     card
+}
+
+/// Says which readers take the adapter as it is, and which would make something else of it.
+fn where_it_loads(prepared: &Prepared, round: u32) -> String {
+    let Some(train) = prepared.set.train(round) else { return String::new() };
+    let config = train.lora.config();
+    let pairs = config.pairs(prepared.models["policy"].model.spec.layers).unwrap_or_default();
+    let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(config.r);
+    let mut text =
+        "\n## Where it loads\n\nPEFT, TRL and LLaMA-Factory read this folder as it is.\n\n"
+            .to_owned();
+    for Reader { name, ignores, option } in peft::readers(&config, rank) {
+        let line = match (ignores, option) {
+            (Some(ignored), _) => format!(
+                "does not know {ignored}, and the adapter would have another effect there; give it \
+                 the folder that `aligner model merge` writes"
+            ),
+            (None, Some(option)) => format!("with `{option}`"),
+            (None, None) => "as it is".to_owned(),
+        };
+        let _ = writeln!(text, "- {name}: {line}");
+    }
+    text
 }

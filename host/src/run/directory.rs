@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+
+use crate::digest::sha256;
 
 /// Why the run directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -332,16 +333,6 @@ impl Ledger {
             .and_then(|()| fault::point())
             .map_err(io_error("write", &self.path))
     }
-}
-
-/// Returns the SHA-256 of some bytes, in hex.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// Returns bytes in lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Faults on purpose, for the tests that kill a run at every write.

@@ -2,7 +2,8 @@
 
 use super::Prepared;
 use super::card::card;
-use super::directory::{Directory, DirectoryError};
+use super::directory::Directory;
+use crate::model::export;
 use crate::report::Report;
 use crate::round::RunError;
 use crate::round::stage::{Notebook, folder};
@@ -28,13 +29,18 @@ pub fn put_result(
     prepared: &Prepared,
     directory: &Directory,
     report: &Report,
-) -> Result<(), DirectoryError> {
+) -> Result<(), RunError> {
     let trains = prepared.set.train(report.best_round).is_some();
     let card_file = "final/adapter/README.md";
     if !trains || directory.has(card_file) {
         return Ok(());
     }
     directory.copy_folder(&format!("{}/adapter", folder(report.best_round)), "final/adapter")?;
+    // Trainers and servers take the folder by itself, with what the base reads and writes.
+    let model = &prepared.models["policy"].model;
+    for (name, bytes) in export::text_files(model)? {
+        directory.write(&format!("final/adapter/{name}"), &bytes)?;
+    }
     directory.write(card_file, card(prepared, report).as_bytes())?;
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{Directory, DirectoryError, Ledger, sha256};
+use super::directory::{Directory, DirectoryError, Ledger};
+use crate::digest::sha256;
 
 /// The journal's file in the run directory.
 pub const FILE: &str = "journal.jsonl";

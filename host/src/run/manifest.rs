@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{DirectoryError, sha256};
+use super::directory::DirectoryError;
+use crate::digest::sha256;
 use crate::plugin_set::PluginSet;
 
 /// The file.

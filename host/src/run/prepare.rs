@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::directory::sha256;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
+use crate::digest::sha256;
 use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};

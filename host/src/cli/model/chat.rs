@@ -3,10 +3,9 @@
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     ops::ControlFlow,
-    path::Path,
 };
 
-use super::{ChatArgs, DEFAULT_MODEL};
+use super::ChatArgs;
 use crate::{
     cli::{CliError, exit, host, output},
     generate::{self, Hooks, Job, Sampling, Settings},
@@ -14,31 +13,17 @@ use crate::{
     progress::{Progress, Style},
     record::{Message, Speaker, Text},
     round::{Loaded, RunError},
-    run::{manifest::Manifest, seed},
+    run::seed,
 };
 
 /// Answers one prompt, or each line of standard input in turn, until its end.
 pub fn main(args: &ChatArgs) -> Result<(), CliError> {
     args.device.resolve()?;
     let progress = Progress::new(Style::Fancy);
-    let name = match (&args.model, &args.adapter) {
-        (Some(name), _) => name.clone(),
-        (None, Some(adapter)) => base_of(adapter)?.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
-        (None, None) => DEFAULT_MODEL.to_owned(),
-    };
-    if let Some(folder) = &args.adapter {
-        host::check_adapter(folder)?;
-    }
+    let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
-    let adapter = match &args.adapter {
-        Some(folder) => Some(host::adapter(folder, &opened)?),
-        None => None,
-    };
-    let loaded = host::load(&opened, args.dtype, &progress)?;
-    let adapter = match &adapter {
-        Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
-        None => None,
-    };
+    let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
+    let (loaded, adapter) = host::load_adapted(&opened, adapter.as_ref(), args.dtype, &progress)?;
 
     let mut messages = Vec::new();
     let say = |speaker, content: &str| Message { speaker, content: content.to_owned() };
@@ -73,14 +58,6 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
         let text = answer(args, &loaded, adapter.as_ref(), &messages)?;
         messages.push(say(Speaker::Assistant, &text));
     }
-}
-
-/// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
-fn base_of(adapter: &Path) -> Result<Option<String>, CliError> {
-    let Ok(adapter) = adapter.canonicalize() else { return Ok(None) };
-    let is_run = |folder: &&Path| folder.join(crate::run::manifest::FILE).exists();
-    let Some(run) = adapter.ancestors().find(is_run) else { return Ok(None) };
-    Ok(Manifest::read(run)?.map(|manifest| manifest.plugin_set.models.policy))
 }
 
 /// Writes the model's answer to stdout as it comes, and returns it.

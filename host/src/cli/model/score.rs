@@ -39,14 +39,9 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let data = data::read_score_rows(&Source::File(args.data.clone()))?;
     let progress = Progress::new(Style::Fancy);
-    if let Some(folder) = &args.adapter {
-        host::check_adapter(folder)?;
-    }
-    let opened = host::open(&args.model, &progress)?;
-    let adapter = match &args.adapter {
-        Some(folder) => Some(host::adapter(folder, &opened)?),
-        None => None,
-    };
+    let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
+    let opened = host::open(&name, &progress)?;
+    let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
     let mut rows = Vec::with_capacity(data.len());
     for row in &data {
         rows.push(round::row(&opened.model, &row.prompt, &row.completion).map_err(|error| {
@@ -54,11 +49,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
             CliError::from(error).context(&format!("row `{}` of `{name}`", row.id))
         })?);
     }
-    let loaded = host::load(&opened, args.dtype, &progress)?;
-    let adapter = match &adapter {
-        Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
-        None => None,
-    };
+    let (loaded, adapter) = host::load_adapted(&opened, adapter.as_ref(), args.dtype, &progress)?;
     let bar = progress.stage("scoring", rows.len() as u64, "rows");
     let mut before = 0;
     let scores = logprob::score(

@@ -74,6 +74,18 @@ pub(super) fn from_gguf(
     }
 }
 
+/// Returns what a `config.json` calls the architecture of a shape: class and model type.
+pub(super) fn names(spec: &Spec) -> (&'static str, &'static str) {
+    match spec {
+        Spec { qk_norm: true, .. } => ("Qwen3ForCausalLM", "qwen3"),
+        Spec { attention_bias: true, .. } => ("Qwen2ForCausalLM", "qwen2"),
+        Spec { sliding_windows, .. } if !sliding_windows.is_empty() => {
+            ("MistralForCausalLM", "mistral")
+        }
+        _ => ("LlamaForCausalLM", "llama"),
+    }
+}
+
 /// Returns the windows of a model's blocks: `window` where a block `slides`.
 ///
 /// A window as long as the context hides nothing, and is left out.

@@ -11,9 +11,9 @@ use super::*;
 use crate::model::architecture::tests as architectures;
 use crate::model::backend::cpu::Cpu;
 use crate::model::forward::tests::logits;
-use crate::model::source;
 use crate::model::spec::{Rope, RopeScaling};
 use crate::model::tokenizer::optional_json;
+use crate::model::{export, source};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
@@ -300,6 +300,49 @@ fn the_same_tokens_and_template() {
     assert_eq!(ours.template.unwrap().source(), model.template.unwrap().source());
     assert_eq!(ours.tokenizer.stop_tokens(), [2]);
     assert_eq!((ours.tokenizer.bos(), ours.tokenizer.adds_bos()), (Some(1), false));
+}
+
+#[test]
+fn what_a_file_holds_is_written_as_a_folder() {
+    let add_bos = |parts: Parts| parts.set("tokenizer.ggml.add_bos_token", Some(Value::Bool(true)));
+    for (parts, adds_bos) in
+        [(Parts::tiny(GgmlDType::Q8_0), false), (add_bos(Parts::tiny(GgmlDType::Q8_0)), true)]
+    {
+        let (model, weights) = open(&parts.bytes()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let settings = export::Settings::default();
+        let mut go_on = |_, _| std::ops::ControlFlow::Continue(());
+        let mut to = folder.path().to_owned();
+        export::write(&mut to, &model, &*weights, &settings, &mut go_on).unwrap();
+        let (back, copy) = source::open(folder.path().to_str().unwrap(), &mut |_| ()).unwrap();
+        assert_eq!(back.spec, model.spec);
+        for (name, shape) in layout::tensors(&model.spec) {
+            let same =
+                copy.tensor(&name, &shape).unwrap() == weights.tensor(&name, &shape).unwrap();
+            assert!(same, "{name}");
+        }
+        assert_eq!(
+            back.template.as_ref().unwrap().source(),
+            model.template.as_ref().unwrap().source()
+        );
+        assert_eq!(back.tokenizer.stop_tokens(), model.tokenizer.stop_tokens());
+        assert_eq!(back.tokenizer.named_tokens(), model.tokenizer.named_tokens());
+        assert_eq!((back.tokenizer.bos(), back.tokenizer.adds_bos()), (Some(1), adds_bos));
+        let file = std::fs::read(fixtures().join("tiny-llama-tokens.json")).unwrap();
+        let cases: Vec<Json> = serde_json::from_slice(&file).unwrap();
+        // As other tools read it, with what the file itself says about the first token.
+        let json = folder.path().join("tokenizer.json");
+        let theirs = tokenizers::Tokenizer::from_file(json).unwrap();
+        for case in &cases {
+            let text = case["text"].as_str().unwrap();
+            let mut ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(back.tokenizer.encode(text).unwrap(), ids, "{text:?}");
+            if adds_bos {
+                ids.insert(0, 1);
+            }
+            assert_eq!(theirs.encode(text, true).unwrap().get_ids(), ids, "{text:?}");
+        }
+    }
 }
 
 #[test]
