@@ -1,4 +1,4 @@
-//! Training: examples and an adapter in, a better adapter out, one step at a time.
+//! Training: examples and a model in, a better adapter or better weights out, one step at a time.
 //!
 //! The caller drives the loop, so it can save, show progress, and stop between any two steps:
 //!
@@ -13,46 +13,61 @@
 //! # }
 //! ```
 //!
+//! What is trained is an adapter beside frozen weights ([`Trainer::new`]) or every weight of a model
+//! ([`Trainer::full`]); all else is the same. Weights, gradients and moments are f32.
+//!
 //! A step's examples are cut into micro-batches that fit in memory. Gradients are divided by the number of
 //! trained tokens of the whole step, so the update does not depend on the cut but for rounding, and
 //! for one cut not at all on the number of threads.
 
 mod batches;
+mod memory;
 mod schedule;
 mod settings;
 mod startup;
 mod state;
+mod subject;
+mod weights_state;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use memory::TrainMemory;
 pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
+pub use weights_state::WeightsState;
 
+use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{Adapter, AdapterError, LoraConfig};
 use crate::model::backend::training::AdamWStep;
 use crate::model::backend::{BackendError, TrainingBackend};
-use crate::model::backward::{Activations, Pass, Sequences, TrainableAdapter};
+use crate::model::backward::Sequences;
 use crate::model::forward::Engine;
+use crate::model::save::SaveError;
 use crate::model::spec::Spec;
+use crate::model::weights::{Weights, WeightsError};
 use crate::objective;
 use crate::run::seed;
 use batches::{Batches, largest_micro_batch, micro_batches};
 use startup::{Seen, Startup};
+use subject::{Moments, Subject};
 
-/// Trains an adapter on examples by supervised fine-tuning.
+/// Trains an adapter, or every weight of a model, on examples by supervised fine-tuning.
 pub struct Trainer<B: TrainingBackend> {
-    engine: Engine<B>,
+    backend: Arc<B>,
+    subject: Subject<B>,
     examples: Vec<Example>,
     settings: TrainSettings,
     batches: Batches,
     schedule: Schedule,
-    adapter: TrainableAdapter<B>,
-    /// First and second moments of each parameter.
-    moments: Vec<[B::Buffer; 2]>,
-    activations: Activations<B>,
+    /// In the order of the gradients.
+    moments: Vec<Moments<B>>,
+    activations: Activations<B::Buffer>,
     startup: Startup,
     step: u64,
     task: String,
@@ -88,30 +103,55 @@ impl<B: TrainingBackend> Trainer<B> {
         examples: Vec<Example>,
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
-        let spec = &engine.weights.spec;
+        let Engine { backend, weights } = engine;
         settings.check()?;
-        check_examples(&examples, spec)?;
-        start.check(spec)?;
-        let task = task_digest(spec, &examples, &settings, &start.config);
-        let backend = &*engine.backend;
+        check_examples(&examples, &weights.spec)?;
+        start.check(&weights.spec)?;
+        let subject = Subject::adapter(&backend, weights, start)?;
+        Trainer::begin(backend, subject, examples, settings)
+    }
+
+    /// Starts training every weight of a model. The trainer owns the weights, which it changes.
+    pub fn full(
+        backend: Arc<B>,
+        weights: Weights<B>,
+        examples: Vec<Example>,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        settings.check()?;
+        check_examples(&examples, &weights.spec)?;
+        let subject = Subject::weights(&backend, weights)?;
+        Trainer::begin(backend, subject, examples, settings)
+    }
+
+    fn begin(
+        backend: Arc<B>,
+        subject: Subject<B>,
+        examples: Vec<Example>,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        let (spec, lora) = (&subject.model().spec, subject.lora());
+        let task = task_digest(spec, &examples, &settings, lora);
         let batches = Batches::new(&settings, examples.len());
         let schedule = Schedule::new(&settings, batches.steps());
-        let adapter = TrainableAdapter::new(backend, spec, start)?;
         let (per_step, most) = (settings.examples_per_step(), settings.micro_batch_tokens);
         let rows = largest_micro_batch(&examples, per_step, most);
-        let activations = Activations::new(backend, spec, &adapter, rows)?;
+        let TrainSettings { gradient_checkpointing, .. } = settings;
+        let shape = PassShape { spec, lora, rows, gradient_checkpointing };
+        let activations = Activations::new(shape, &mut |len| backend.zeros(len))?;
         let mut moments = Vec::new();
-        for parameter in adapter.parameters() {
-            moments.push([backend.zeros(parameter.len())?, backend.zeros(parameter.len())?]);
+        for gradient in subject.gradients() {
+            let len = backend.len(gradient);
+            moments.push([backend.zeros(len)?, backend.zeros(len)?]);
         }
-        let startup = Startup::new(adapter.parameters().map(|p| p.name.as_str()));
+        let startup = Startup::new(subject.names());
         Ok(Trainer {
-            engine,
+            backend,
+            subject,
             examples,
             settings,
             batches,
             schedule,
-            adapter,
             moments,
             activations,
             startup,
@@ -129,7 +169,7 @@ impl<B: TrainingBackend> Trainer<B> {
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
         let spec = &engine.weights.spec;
-        if state.task != task_digest(spec, &examples, &settings, &state.adapter.config) {
+        if state.task != task_digest(spec, &examples, &settings, Some(&state.adapter.config)) {
             return Err(StateError::OtherTask.into());
         }
         for moments in [&state.first, &state.second] {
@@ -138,12 +178,31 @@ impl<B: TrainingBackend> Trainer<B> {
         let mut trainer = Trainer::new(engine, &state.adapter, examples, settings)?;
         let saved = state.first.tensors().zip(state.second.tensors());
         for (moments, (first, second)) in trainer.moments.iter_mut().zip(saved) {
-            let backend = &trainer.engine.backend;
+            let backend = &trainer.backend;
             backend.write(first.values, &mut moments[0], 0);
             backend.write(second.values, &mut moments[1], 0);
         }
         trainer.startup = state.startup;
         trainer.step = state.step;
+        Ok(trainer)
+    }
+
+    /// Goes on with full training from what [`save`](Trainer::save) wrote, with the examples and
+    /// settings that it was started with; the same, to the last bit, as if it had never stopped.
+    pub fn resume_full(
+        backend: Arc<B>,
+        state: &WeightsState,
+        examples: Vec<Example>,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        let weights = Weights::load(&*backend, &state.weights, &mut |_, _| {})?;
+        if state.header.task != task_digest(&weights.spec, &examples, &settings, None) {
+            return Err(StateError::OtherTask.into());
+        }
+        let mut trainer = Trainer::full(backend, weights, examples, settings)?;
+        state.read_moments(&*trainer.backend, &mut trainer.moments)?;
+        trainer.startup = state.header.startup.clone();
+        trainer.step = state.header.step;
         Ok(trainer)
     }
 
@@ -157,14 +216,44 @@ impl<B: TrainingBackend> Trainer<B> {
         self.batches.steps()
     }
 
-    /// Returns the adapter as it is now.
+    /// Returns the adapter as it is now. Fails where the weights themselves are trained.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
-        Ok(self.adapter.download(&self.engine.backend)?)
+        match &self.subject {
+            Subject::Adapter { adapter, .. } => Ok(adapter.download(&self.backend)?),
+            Subject::Weights { .. } => Err(TrainError::NoAdapter),
+        }
     }
 
-    /// Returns all that [`resume`](Trainer::resume) needs.
+    /// Returns the weights of the model as they are now: the trained ones in full training, else the
+    /// frozen ones.
+    pub fn weights(&self) -> &Weights<B> {
+        self.subject.model()
+    }
+
+    /// Ends full training and returns the weights; none where an adapter is trained.
+    pub fn into_weights(self) -> Option<Weights<B>> {
+        match self.subject {
+            Subject::Weights { weights, .. } => Some(weights),
+            Subject::Adapter { .. } => None,
+        }
+    }
+
+    /// Writes all that [`resume_full`](Trainer::resume_full) needs into an empty folder, four times
+    /// the model less its gradients. Fails where an adapter is trained, whose state is small:
+    /// [`state`](Trainer::state).
+    pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let Subject::Weights { weights, gradients } = &self.subject else {
+            return Err(TrainError::NotFull);
+        };
+        let header = weights_state::Header::new(self.step, &self.task, &self.startup);
+        let backend = &*self.backend;
+        weights_state::write(folder, backend, &header, weights, gradients, &self.moments)
+    }
+
+    /// Returns all that [`resume`](Trainer::resume) needs. Fails where the weights themselves are
+    /// trained: [`save`](Trainer::save).
     pub fn state(&self) -> Result<TrainState, TrainError> {
-        let backend = &*self.engine.backend;
+        let backend = &*self.backend;
         let adapter = self.adapter()?;
         let moments = |which: usize| -> Result<Adapter, TrainError> {
             let mut shaped = adapter.clone();
@@ -208,13 +297,10 @@ impl<B: TrainingBackend> Trainer<B> {
         // loss of exactly zero says nothing to anybody: such a step proves nothing.
         let late = |&i: &usize| self.examples[i].trained.iter().skip(2).any(|&trained| trained);
         let telling = loss > 0.0 && indices.iter().any(late);
-        let before = match telling && !self.startup.is_done() {
-            true => Some(self.adapter()?),
-            false => None,
-        };
-        self.update(grad_norm, learning_rate);
-        if let Some(before) = before {
-            self.prove(&before, learning_rate > 0.0)?;
+        let watched = telling && !self.startup.is_done();
+        let seen = self.update(grad_norm, learning_rate, watched)?;
+        if watched {
+            self.startup.observe(self.step + 1, learning_rate > 0.0, &seen)?;
         }
 
         self.step += 1;
@@ -232,13 +318,13 @@ impl<B: TrainingBackend> Trainer<B> {
 
     /// Fills the gradients with those of some examples' loss.
     fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
-        let Trainer { engine, examples, settings, adapter, activations, .. } = self;
-        let backend = &*engine.backend;
+        let Trainer { backend, subject, examples, settings, activations, .. } = self;
+        let backend = &**backend;
         let epoch = self.batches.epoch(self.step);
         let count = |of: fn(&Example) -> usize| indices.iter().map(|&i| of(&examples[i])).sum();
         let trained_tokens: usize = count(Example::trained_tokens);
         let mut loss = 0.0;
-        adapter.clear_gradients(backend);
+        subject.clear_gradients(backend);
         for micro_batch in micro_batches(indices, examples, settings.micro_batch_tokens) {
             let mut sequences = Sequences::default();
             for Example { id, tokens, trained } in micro_batch.iter().map(|&i| &examples[i]) {
@@ -248,7 +334,7 @@ impl<B: TrainingBackend> Trainer<B> {
             }
             let weights = vec![1.0; sequences.targets.len()];
             let slopes = objective::sft_gradient(&weights, trained_tokens as f64);
-            let mut pass = Pass { backend, weights: &engine.weights, adapter, activations };
+            let mut pass = subject.pass(backend, activations);
             let scored = backend.enter(|| {
                 pass.forward(&sequences)?;
                 pass.backward(&sequences, &slopes)
@@ -262,14 +348,20 @@ impl<B: TrainingBackend> Trainer<B> {
     /// Returns the global norm of the gradients.
     fn gradient_norm(&self) -> Result<f64, TrainError> {
         let mut sum = 0.0;
-        for parameter in self.adapter.parameters() {
-            sum += self.engine.backend.squared_norm(&parameter.gradient, parameter.len())?;
+        for gradient in self.subject.gradients() {
+            sum += self.backend.squared_norm(gradient, self.backend.len(gradient))?;
         }
         Ok(sum.sqrt())
     }
 
-    /// Clips the gradients as PyTorch does, and moves every parameter.
-    fn update(&mut self, grad_norm: f64, learning_rate: f64) {
+    /// Clips the gradients as PyTorch does, and moves every parameter. Returns what that did to each,
+    /// where it is watched.
+    fn update(
+        &mut self,
+        grad_norm: f64,
+        learning_rate: f64,
+        watched: bool,
+    ) -> Result<Vec<Seen>, TrainError> {
         let TrainSettings { adam_beta1, adam_beta2, adam_epsilon, .. } = self.settings;
         let TrainSettings { weight_decay, max_grad_norm, .. } = self.settings;
         let gradient_scale = match max_grad_norm > 0.0 {
@@ -285,32 +377,8 @@ impl<B: TrainingBackend> Trainer<B> {
             weight_decay,
             gradient_scale,
         };
-        let backend = &*self.engine.backend;
-        for (parameter, [first, second]) in self.adapter.parameters_mut().zip(&mut self.moments) {
-            let len = parameter.len();
-            backend.adamw(&mut parameter.values, &parameter.gradient, first, second, len, &step);
-        }
-        self.adapter.repack(backend);
-    }
-
-    /// Checks what the step did to each tensor, given the adapter before it.
-    fn prove(&mut self, before: &Adapter, updated: bool) -> Result<(), TrainError> {
-        let backend = &*self.engine.backend;
-        let zero = |values: &[f32]| values.iter().all(|&x| x == 0.0);
-        let mut seen = Vec::new();
-        let partners = before.pairs.values().flat_map(|pair| [zero(&pair.b), zero(&pair.a)]);
-        let tensors = self.adapter.parameters().zip(before.tensors()).zip(partners);
-        for ((parameter, old), partner_is_zero) in tensors {
-            let len = parameter.len();
-            seen.push(Seen {
-                name: &parameter.name,
-                shape: parameter.shape,
-                partner_is_zero,
-                gradient_is_zero: zero(&backend.view(&parameter.gradient, 0..len)?),
-                moved: *backend.view(&parameter.values, 0..len)? != *old.values,
-            });
-        }
-        Ok(self.startup.observe(self.step + 1, updated, &seen)?)
+        let Trainer { backend, subject, moments, .. } = self;
+        Ok(backend.enter(|| subject.update(backend, moments, &step, watched))?)
     }
 }
 
@@ -326,11 +394,11 @@ fn task_digest(
     spec: &Spec,
     examples: &[Example],
     settings: &TrainSettings,
-    config: &LoraConfig,
+    lora: Option<&LoraConfig>,
 ) -> String {
     let mut hash = Sha256::new();
     let settings = serde_json::to_string(settings).expect("settings are plain numbers");
-    hash.update(format!("{spec:?}\n{settings}\n{config:?}\n{}\n", examples.len()));
+    hash.update(format!("{spec:?}\n{settings}\n{lora:?}\n{}\n", examples.len()));
     for Example { id, tokens, trained } in examples {
         hash.update(format!("{id:?} {} {}\n", tokens.len(), trained.len()));
         tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
@@ -357,6 +425,18 @@ pub enum TrainError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A saved state's weights cannot be loaded.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A state cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// An adapter was asked for where there is none.
+    #[error("every weight of the model is trained; there is no adapter")]
+    NoAdapter,
+    /// The state of full training was asked for where an adapter is trained.
+    #[error("an adapter is trained; the model's weights stay as they are")]
+    NotFull,
     /// Training has diverged, or an example is too much for the model.
     #[error(
         "{what} is {value} in step {step} of {steps}\n  the examples are {}\n\n\

@@ -1,11 +1,15 @@
 //! A model's weights on a device, and adapters beside them.
 
+mod names;
+
+pub use names::{BlockWeight, Weight, WeightMut, WeightName};
+
 use super::adapter::Adapter;
 use super::backend::{Backend, BackendError, Rotary};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::spec::{Linear, Spec};
 
-/// The weights of a model, packed for a device. Nothing changes them once they are loaded.
+/// The weights of a model, packed for a device. Only a trainer that owns them changes them.
 pub struct Weights<B: Backend> {
     /// The shape of the model.
     pub spec: Spec,

@@ -71,6 +71,19 @@ impl Matrix {
         (self.outputs, self.inputs)
     }
 
+    /// Returns the numbers as they lie, padding included.
+    pub(super) fn packed(&self) -> &[f32] {
+        // SAFETY: a line is sixteen f32 and nothing else.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), PANEL * self.lines.len()) }
+    }
+
+    /// Returns the numbers as they lie, padding included, which must stay 0.
+    pub(super) fn packed_mut(&mut self) -> &mut [f32] {
+        let len = PANEL * self.lines.len();
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+
     /// Copies one row, `[inputs]`, out of its panel.
     pub(super) fn row(&self, row: usize, y: &mut [f32]) {
         assert!(row < self.outputs, "row {row} of a matrix with {} rows", self.outputs);

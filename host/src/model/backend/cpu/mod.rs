@@ -15,6 +15,7 @@ pub(crate) mod head;
 mod product;
 pub(crate) mod simd;
 mod training_attention;
+mod weight_gradient;
 
 pub(crate) use elementwise::exp_weights;
 
