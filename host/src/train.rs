@@ -107,7 +107,7 @@ impl<B: TrainingBackend> Trainer<B> {
         settings.check()?;
         check_examples(&examples, &weights.spec)?;
         start.check(&weights.spec)?;
-        let subject = Subject::adapter(&backend, weights, start)?;
+        let subject = Subject::adapter(&*backend, weights, start)?;
         Trainer::begin(backend, subject, examples, settings)
     }
 
@@ -120,7 +120,7 @@ impl<B: TrainingBackend> Trainer<B> {
     ) -> Result<Trainer<B>, TrainError> {
         settings.check()?;
         check_examples(&examples, &weights.spec)?;
-        let subject = Subject::weights(&backend, weights)?;
+        let subject = Subject::weights(&*backend, weights)?;
         Trainer::begin(backend, subject, examples, settings)
     }
 
@@ -467,5 +467,7 @@ fn names(ids: &[String]) -> String {
     }
 }
 
+#[cfg(test)]
+mod full_tests;
 #[cfg(test)]
 mod tests;

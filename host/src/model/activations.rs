@@ -159,6 +159,28 @@ impl<T> Activations<T> {
     }
 }
 
+#[cfg(test)]
+impl Activations<Vec<f32>> {
+    /// Returns how long each buffer is.
+    pub(crate) fn lens(&self) -> Vec<usize> {
+        let Activations { inputs, kept, stream, scratch, scored } = self;
+        let mut lens: Vec<usize> = inputs.iter().chain(scored).map(Vec::len).collect();
+        for kept in kept {
+            let Kept { queries, keys, values, attended, log_sums, middle, gate, up, low } = kept;
+            let all = [queries, keys, values, attended, log_sums, middle, gate, up];
+            lens.extend(all.into_iter().chain(low.iter().flatten()).map(Vec::len));
+        }
+        let Scratch { normed, dnormed, active, dactive, dgate, dup, .. } = scratch;
+        let Scratch { dattended, dqueries, dkeys, dvalues, low, .. } = scratch;
+        let LowScratch { dlow, dropped, ddropped } = low;
+        let all = [normed, dnormed, active, dactive, dgate, dup, dattended, dqueries, dkeys];
+        lens.extend(
+            all.into_iter().chain([dvalues, dlow, dropped, ddropped, stream]).map(Vec::len),
+        );
+        lens
+    }
+}
+
 impl Activations<()> {
     /// Returns how many numbers, of 4 bytes, [`Activations::new`] asks room for.
     pub fn count(shape: PassShape<'_>) -> usize {

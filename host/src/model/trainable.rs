@@ -22,7 +22,8 @@ impl<B: TrainingBackend> Gradients<B> {
     pub fn new(backend: &B, weights: &Weights<B>) -> Result<Self, BackendError> {
         let spec = &weights.spec;
         let zeros = |name: WeightName| Ok((name, backend.zeros(name.len(backend, spec))?));
-        let of = WeightName::all(spec).into_iter().map(zeros).collect::<Result<_, BackendError>>()?;
+        let of =
+            WeightName::all(spec).into_iter().map(zeros).collect::<Result<_, BackendError>>()?;
         Ok(Gradients { of })
     }
 

@@ -9,19 +9,22 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use super::*;
+use crate::model::backend::Backend;
 use crate::model::backend::cpu::Cpu;
+use crate::model::backward::Pass;
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::peft;
 use crate::model::spec::{Linear, Rope, RopeScaling};
+use crate::model::trainable::{TrainableAdapter, Trained};
 use crate::model::weights::Weights;
 
-fn fixture(name: &str) -> Vec<u8> {
+pub(super) fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(folder().join(name)).unwrap()
 }
 
-type Tensors = BTreeMap<String, Vec<f32>>;
+pub(super) type Tensors = BTreeMap<String, Vec<f32>>;
 
-fn tensors(name: &str) -> Tensors {
+pub(super) fn tensors(name: &str) -> Tensors {
     let bytes = fixture(name);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let numbers = |dtype, data: &[u8]| match dtype {
@@ -38,13 +41,13 @@ fn tensors(name: &str) -> Tensors {
 }
 
 /// The model of the fixtures, and variations of it.
-struct Tiny {
-    spec: Spec,
-    tensors: Tensors,
+pub(super) struct Tiny {
+    pub(super) spec: Spec,
+    pub(super) tensors: Tensors,
 }
 
 impl Tiny {
-    fn new(tied: bool) -> Tiny {
+    pub(super) fn new(tied: bool) -> Tiny {
         let spec = Spec {
             layers: 2,
             hidden: 64,
@@ -61,12 +64,12 @@ impl Tiny {
         Tiny { spec, tensors: tensors("model.safetensors") }
     }
 
-    fn engine_on(&self, backend: Cpu) -> Engine<Cpu> {
+    pub(super) fn engine_on(&self, backend: Cpu) -> Engine<Cpu> {
         let weights = Weights::load(&backend, self, &mut |_, _| {}).unwrap();
         Engine::new(backend, weights)
     }
 
-    fn engine(&self) -> Engine<Cpu> {
+    pub(super) fn engine(&self) -> Engine<Cpu> {
         self.engine_on(Cpu::new())
     }
 }
@@ -87,13 +90,13 @@ fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/training"))
 }
 
-fn lora() -> LoraConfig {
+pub(super) fn lora() -> LoraConfig {
     let target_modules = Linear::ALL.to_vec();
     LoraConfig { r: 4, alpha: 6.0, dropout: 0.0, target_modules, use_rslora: false }
 }
 
 /// The adapter of the fixtures, in a folder that PEFT wrote: neither matrix is zero.
-fn adapter() -> Adapter {
+pub(super) fn adapter() -> Adapter {
     peft::read(&folder().join("adapter"), &Tiny::new(true).spec).unwrap()
 }
 
@@ -121,21 +124,21 @@ struct Expected {
 }
 
 #[derive(Deserialize)]
-struct ExpectedSettings {
-    learning_rate: f64,
-    weight_decay: f64,
-    adam_beta1: f64,
-    adam_beta2: f64,
-    adam_epsilon: f64,
-    max_grad_norm: f64,
-    warmup_ratio: f64,
-    steps: u32,
+pub(super) struct ExpectedSettings {
+    pub(super) learning_rate: f64,
+    pub(super) weight_decay: f64,
+    pub(super) adam_beta1: f64,
+    pub(super) adam_beta2: f64,
+    pub(super) adam_epsilon: f64,
+    pub(super) max_grad_norm: f64,
+    pub(super) warmup_ratio: f64,
+    pub(super) steps: u32,
 }
 
 #[derive(Deserialize)]
-struct ExpectedExample {
-    tokens: Vec<u32>,
-    trained: Vec<bool>,
+pub(super) struct ExpectedExample {
+    pub(super) tokens: Vec<u32>,
+    pub(super) trained: Vec<bool>,
 }
 
 #[derive(Deserialize)]
@@ -145,17 +148,17 @@ struct ExpectedRun {
 }
 
 #[derive(Deserialize)]
-struct ExpectedStep {
-    loss: f64,
-    grad_norm: f64,
-    learning_rate: f64,
+pub(super) struct ExpectedStep {
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+    pub(super) learning_rate: f64,
 }
 
 fn expected() -> Expected {
     serde_json::from_slice(&fixture("expected.json")).unwrap()
 }
 
-fn examples() -> Vec<Example> {
+pub(super) fn examples() -> Vec<Example> {
     let example = |(i, e): (usize, ExpectedExample)| Example {
         id: format!("example-{i}"),
         tokens: e.tokens,
@@ -165,7 +168,7 @@ fn examples() -> Vec<Example> {
 }
 
 /// The settings of the fixtures: every step takes all three examples.
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     let s = expected().settings;
     TrainSettings {
         learning_rate: s.learning_rate,
@@ -191,16 +194,16 @@ fn trainer(tiny: &Tiny, start: &Adapter, settings: TrainSettings) -> Trainer<Cpu
 fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
     let indices = trainer.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
-    let named = trainer.adapter.parameters().map(|p| (p.name.clone(), p.gradient.clone()));
-    (loss, named.collect())
+    let gradients = trainer.subject.gradients().into_iter().cloned();
+    (loss, trainer.subject.names().into_iter().zip(gradients).collect())
 }
 
-fn furthest(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn largest(a: &[f32]) -> f32 {
+pub(super) fn largest(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 
@@ -228,13 +231,21 @@ fn logprobs_are_those_of_transformers() {
         let (engine, adapter) = (tiny.engine(), adapter());
         let backend = &*engine.backend;
         let mut adapter = TrainableAdapter::new(backend, &tiny.spec, &adapter).unwrap();
-        let mut activations = Activations::new(backend, &tiny.spec, &adapter, 49).unwrap();
+        let lora = lora();
+        let shape = PassShape {
+            spec: &tiny.spec,
+            lora: Some(&lora),
+            rows: 49,
+            gradient_checkpointing: false,
+        };
+        let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
         let mut sequences = Sequences::default();
         for example in examples() {
             sequences.push(&example.tokens, &example.trained, 0);
         }
-        let (adapter, activations) = (&mut adapter, &mut activations);
-        let mut pass = Pass { backend, weights: &engine.weights, adapter, activations };
+        let trained = Trained { adapter: Some(&mut adapter), gradients: None };
+        let (weights, activations) = (&*engine.weights, &mut activations);
+        let mut pass = Pass { backend, weights, trained, activations };
         pass.forward(&sequences).unwrap();
         let scored = pass.logprobs(&sequences).unwrap();
         let want = run.logprobs.concat();

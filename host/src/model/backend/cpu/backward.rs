@@ -110,13 +110,7 @@ impl TrainingBackend for Cpu {
         Ok(Matrix::new(values, outputs, inputs).packed().to_vec())
     }
 
-    fn embed_backward(
-        &self,
-        dy: &Vec<f32>,
-        tokens: &[u32],
-        embedding: &Matrix,
-        dw: &mut Vec<f32>,
-    ) {
+    fn embed_backward(&self, dy: &Vec<f32>, tokens: &[u32], embedding: &Matrix, dw: &mut Vec<f32>) {
         let (_, inputs) = embedding.shape();
         weight_gradient::scatter_add(dy, tokens, inputs, dw);
     }
