@@ -1,4 +1,4 @@
-//! Training: data and an adapter in, a better adapter out, one step at a time.
+//! Training: data and a model in, a better adapter or better weights out, one step at a time.
 //!
 //! The caller drives the loop, so it can save, show progress, and stop between any two steps:
 //!
@@ -26,6 +26,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! What is trained is an adapter beside frozen weights ([`Trainer::new`]) or every weight of a model
+//! ([`Trainer::full`]); all else is the same. What is trained, its gradients and moments are f32.
+//!
 //! A step's examples are cut into micro-batches that fit in memory; the sequences of an item stay
 //! together. Gradients are divided by the number of trained tokens of the whole step, or by that of
 //! its items, so the update does not depend on the cut but for rounding, and for one cut not at all
@@ -33,41 +36,54 @@
 
 mod batches;
 mod items;
+mod memory;
 mod metrics;
 mod schedule;
 mod settings;
 mod startup;
 mod state;
+mod subject;
+mod weights_state;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 pub use items::{
     Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,
 };
+pub use memory::TrainMemory;
 pub use metrics::{PreferenceMetrics, StepMetrics};
 pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
+pub use weights_state::WeightsState;
 
 use crate::generate::SequenceError;
+use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{Adapter, AdapterError, LoraConfig};
 use crate::model::backend::training::AdamWStep;
-use crate::model::backend::{BackendError, TokenLogprob, TrainingBackend};
-use crate::model::backward::{Activations, Pass, Sequences, TrainableAdapter};
+use crate::model::backend::{BackendError, TokenLogprob, TrainingBackend, WeightType};
+use crate::model::backward::Sequences;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
+use crate::model::save::SaveError;
 use crate::model::spec::Spec;
-use crate::model::weights::WeightsError;
+use crate::model::weights::{Weights, WeightsError};
 use crate::objective::{ObjectiveError, Scored, sft};
 use crate::run::seed;
 use batches::{Batches, largest_micro_batch, micro_batches};
 use items::{Objective, Task};
 use metrics::Share;
 use startup::{Seen, Startup};
+use subject::{Moments, Subject};
 
-/// Trains an adapter on examples or preferences.
+/// Trains an adapter, or every weight of a model, on examples or preferences.
 pub struct Trainer<B: TrainingBackend> {
-    engine: Engine<B>,
+    backend: Arc<B>,
+    subject: Subject<B>,
     items: Vec<Item>,
     objective: Objective,
     /// Of each item, in tokens.
@@ -75,10 +91,9 @@ pub struct Trainer<B: TrainingBackend> {
     settings: TrainSettings,
     batches: Batches,
     schedule: Schedule,
-    adapter: TrainableAdapter<B>,
-    /// First and second moments of each parameter.
-    moments: Vec<[B::Buffer; 2]>,
-    activations: Activations<B>,
+    /// In the order of the gradients.
+    moments: Vec<Moments<B>>,
+    activations: Activations<B::Buffer>,
     startup: Startup,
     step: u64,
     task: String,
@@ -95,33 +110,73 @@ impl<B: TrainingBackend> Trainer<B> {
         data: impl Into<Data>,
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
-        let spec = &engine.weights.spec;
         settings.check()?;
-        start.check(spec)?;
-        let Task { items, objective, digest } = Task::new(&engine, data.into())?;
-        let task = task_digest(spec, &digest, &settings, &start.config);
-        let backend = &*engine.backend;
+        start.check(&engine.weights.spec)?;
+        let task = Task::new(&engine, data.into())?;
+        let Engine { backend, weights } = engine;
+        let subject = Subject::adapter(&*backend, weights, start)?;
+        Trainer::begin(backend, subject, task, settings)
+    }
+
+    /// Starts training every weight of a model. The trainer owns the weights, which it changes; they
+    /// must be in f32.
+    ///
+    /// Where there is a reference, it is the model as it is now: everything is scored under it here,
+    /// and what came out is kept with the state.
+    pub fn full(
+        backend: Arc<B>,
+        weights: Weights<B>,
+        data: impl Into<Data>,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        settings.check()?;
+        let weight_type = weights.weight_type;
+        if weight_type != WeightType::F32 {
+            return Err(TrainError::WeightType { weight_type });
+        }
+        let engine = Engine { backend, weights: Arc::new(weights) };
+        let task = Task::new(&engine, data.into())?;
+        let Engine { backend, weights } = engine;
+        let Some(weights) = Arc::into_inner(weights) else {
+            unreachable!("scoring is over, so nobody else has the weights")
+        };
+        let subject = Subject::weights(&*backend, weights)?;
+        Trainer::begin(backend, subject, task, settings)
+    }
+
+    fn begin(
+        backend: Arc<B>,
+        subject: Subject<B>,
+        task: Task,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        let Task { items, objective, digest } = task;
+        let (spec, lora) = (&subject.model().spec, subject.lora());
+        let task = task_digest(spec, &digest, &settings, lora);
         let batches = Batches::new(&settings, items.len());
         let schedule = Schedule::new(&settings, batches.steps());
-        let adapter = TrainableAdapter::new(backend, spec, start)?;
         let (per_step, most) = (settings.examples_per_step(), settings.micro_batch_tokens);
         let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
         let rows = largest_micro_batch(&lengths, per_step, most);
-        let activations = Activations::new(backend, spec, &adapter, rows)?;
+        let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
+        let TrainSettings { gradient_checkpointing, .. } = settings;
+        let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
+        let activations = Activations::new(shape, &mut |len| backend.zeros(len))?;
         let mut moments = Vec::new();
-        for parameter in adapter.parameters() {
-            moments.push([backend.zeros(parameter.len())?, backend.zeros(parameter.len())?]);
+        for gradient in subject.gradients() {
+            let len = backend.len(gradient);
+            moments.push([backend.zeros(len)?, backend.zeros(len)?]);
         }
-        let startup = Startup::new(adapter.parameters().map(|p| p.name.as_str()));
+        let startup = Startup::new(subject.names());
         Ok(Trainer {
-            engine,
+            backend,
+            subject,
             items,
             objective,
             lengths,
             settings,
             batches,
             schedule,
-            adapter,
             moments,
             activations,
             startup,
@@ -139,7 +194,8 @@ impl<B: TrainingBackend> Trainer<B> {
         settings: TrainSettings,
     ) -> Result<Trainer<B>, TrainError> {
         let (spec, data) = (&engine.weights.spec, data.into());
-        if state.task != task_digest(spec, &data.digest(), &settings, &state.adapter.config) {
+        let lora = Some(&state.adapter.config);
+        if state.task != task_digest(spec, &data.digest(), &settings, lora) {
             return Err(StateError::OtherTask.into());
         }
         for moments in [&state.first, &state.second] {
@@ -148,12 +204,34 @@ impl<B: TrainingBackend> Trainer<B> {
         let mut trainer = Trainer::new(engine, &state.adapter, data, settings)?;
         let saved = state.first.tensors().zip(state.second.tensors());
         for (moments, (first, second)) in trainer.moments.iter_mut().zip(saved) {
-            let backend = &trainer.engine.backend;
+            let backend = &trainer.backend;
             backend.write(first.values, &mut moments[0], 0);
             backend.write(second.values, &mut moments[1], 0);
         }
         trainer.startup = state.startup;
         trainer.step = state.step;
+        Ok(trainer)
+    }
+
+    /// Goes on with full training from what [`save`](Trainer::save) wrote, with the data and settings
+    /// that it was started with; the same, to the last bit, as if it had never stopped.
+    pub fn resume_full(
+        backend: Arc<B>,
+        state: &WeightsState,
+        data: impl Into<Data>,
+        settings: TrainSettings,
+    ) -> Result<Trainer<B>, TrainError> {
+        let (weights_state::Header { step, task, startup, .. }, data) =
+            (&state.header, data.into());
+        if *task != task_digest(state.weights.spec(), &data.digest(), &settings, None) {
+            return Err(StateError::OtherTask.into());
+        }
+        let weights = Weights::load(&*backend, &state.weights, &mut |_, _| {})?;
+        // The weights are no longer those that the reference had.
+        let data = data.with_reference(state.header.reference());
+        let mut trainer = Trainer::full(backend, weights, data, settings)?;
+        state.read_moments(&*trainer.backend, &mut trainer.moments)?;
+        (trainer.step, trainer.task, trainer.startup) = (*step, task.clone(), startup.clone());
         Ok(trainer)
     }
 
@@ -167,14 +245,44 @@ impl<B: TrainingBackend> Trainer<B> {
         self.batches.steps()
     }
 
-    /// Returns the adapter as it is now.
+    /// Returns the adapter as it is now. Fails where the weights themselves are trained.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
-        Ok(self.adapter.download(&self.engine.backend)?)
+        match &self.subject {
+            Subject::Adapter { adapter, .. } => Ok(adapter.download(&self.backend)?),
+            Subject::Weights { .. } => Err(TrainError::NoAdapter),
+        }
     }
 
-    /// Returns all that [`resume`](Trainer::resume) needs.
+    /// Returns the weights of the model as they are now: the trained ones in full training, else the
+    /// frozen ones.
+    pub fn weights(&self) -> &Weights<B> {
+        self.subject.model()
+    }
+
+    /// Ends full training and returns the weights; none where an adapter is trained.
+    pub fn into_weights(self) -> Option<Weights<B>> {
+        match self.subject {
+            Subject::Weights { weights, .. } => Some(weights),
+            Subject::Adapter { .. } => None,
+        }
+    }
+
+    /// Writes all that [`resume_full`](Trainer::resume_full) needs into an empty folder, four times
+    /// the model less its gradients. Fails where an adapter is trained, whose state is small:
+    /// [`state`](Trainer::state).
+    pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let Subject::Weights { weights, gradients } = &self.subject else {
+            return Err(TrainError::NotFull);
+        };
+        let header = weights_state::Header::new(self);
+        let backend = &*self.backend;
+        weights_state::write(folder, backend, &header, weights, gradients, &self.moments)
+    }
+
+    /// Returns all that [`resume`](Trainer::resume) needs. Fails where the weights themselves are
+    /// trained: [`save`](Trainer::save).
     pub fn state(&self) -> Result<TrainState, TrainError> {
-        let backend = &*self.engine.backend;
+        let backend = &*self.backend;
         let adapter = self.adapter()?;
         let moments = |which: usize| -> Result<Adapter, TrainError> {
             let mut shaped = adapter.clone();
@@ -222,13 +330,10 @@ impl<B: TrainingBackend> Trainer<B> {
             sequences.any(|sequence| sequence.trained.iter().skip(2).any(|&trained| trained))
         };
         let telling = loss > 0.0 && indices.iter().any(late);
-        let before = match telling && !self.startup.is_done() {
-            true => Some(self.adapter()?),
-            false => None,
-        };
-        self.update(grad_norm, learning_rate);
-        if let Some(before) = before {
-            self.prove(&before, learning_rate > 0.0)?;
+        let watched = telling && !self.startup.is_done();
+        let seen = self.update(grad_norm, learning_rate, watched)?;
+        if watched {
+            self.startup.observe(self.step + 1, learning_rate > 0.0, &seen)?;
         }
 
         self.step += 1;
@@ -248,15 +353,15 @@ impl<B: TrainingBackend> Trainer<B> {
 
     /// Fills the gradients with those of some items' loss.
     fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
-        let Trainer { engine, items, objective, settings, adapter, activations, .. } = self;
-        let backend = &*engine.backend;
+        let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
+        let backend = &**backend;
         let epoch = self.batches.epoch(self.step);
         let all_trained: usize = indices.iter().map(|&i| items[i].trained_tokens()).sum();
         let mut share = Share::default();
-        adapter.clear_gradients(backend);
+        subject.clear_gradients(backend);
         for micro_batch in micro_batches(indices, &self.lengths, settings.micro_batch_tokens) {
             let sequences = sequences(items, &micro_batch, settings.seed, epoch);
-            let mut pass = Pass { backend, weights: &engine.weights, adapter, activations };
+            let mut pass = subject.pass(backend, activations);
             share.tokens += sequences.tokens.len();
             match objective {
                 // Every token has the same weight, known before the pass.
@@ -294,14 +399,20 @@ impl<B: TrainingBackend> Trainer<B> {
     /// Returns the global norm of the gradients.
     fn gradient_norm(&self) -> Result<f64, TrainError> {
         let mut sum = 0.0;
-        for parameter in self.adapter.parameters() {
-            sum += self.engine.backend.squared_norm(&parameter.gradient, parameter.len())?;
+        for gradient in self.subject.gradients() {
+            sum += self.backend.squared_norm(gradient, self.backend.len(gradient))?;
         }
         Ok(sum.sqrt())
     }
 
-    /// Clips the gradients as PyTorch does, and moves every parameter.
-    fn update(&mut self, grad_norm: f64, learning_rate: f64) {
+    /// Clips the gradients as PyTorch does, and moves every parameter. Returns what that did to each,
+    /// where it is watched.
+    fn update(
+        &mut self,
+        grad_norm: f64,
+        learning_rate: f64,
+        watched: bool,
+    ) -> Result<Vec<Seen>, TrainError> {
         let TrainSettings { adam_beta1, adam_beta2, adam_epsilon, .. } = self.settings;
         let TrainSettings { weight_decay, max_grad_norm, .. } = self.settings;
         let gradient_scale = match max_grad_norm > 0.0 {
@@ -317,32 +428,8 @@ impl<B: TrainingBackend> Trainer<B> {
             weight_decay,
             gradient_scale,
         };
-        let backend = &*self.engine.backend;
-        for (parameter, [first, second]) in self.adapter.parameters_mut().zip(&mut self.moments) {
-            let len = parameter.len();
-            backend.adamw(&mut parameter.values, &parameter.gradient, first, second, len, &step);
-        }
-        self.adapter.repack(backend);
-    }
-
-    /// Checks what the step did to each tensor, given the adapter before it.
-    fn prove(&mut self, before: &Adapter, updated: bool) -> Result<(), TrainError> {
-        let backend = &*self.engine.backend;
-        let zero = |values: &[f32]| values.iter().all(|&x| x == 0.0);
-        let mut seen = Vec::new();
-        let partners = before.pairs.values().flat_map(|pair| [zero(&pair.b), zero(&pair.a)]);
-        let tensors = self.adapter.parameters().zip(before.tensors()).zip(partners);
-        for ((parameter, old), partner_is_zero) in tensors {
-            let len = parameter.len();
-            seen.push(Seen {
-                name: &parameter.name,
-                shape: parameter.shape,
-                partner_is_zero,
-                gradient_is_zero: zero(&backend.view(&parameter.gradient, 0..len)?),
-                moved: *backend.view(&parameter.values, 0..len)? != *old.values,
-            });
-        }
-        Ok(self.startup.observe(self.step + 1, updated, &seen)?)
+        let Trainer { backend, subject, moments, .. } = self;
+        Ok(backend.enter(|| subject.update(backend, moments, &step, watched))?)
     }
 }
 
@@ -379,11 +466,11 @@ fn task_digest(
     spec: &Spec,
     data: &[u8; 32],
     settings: &TrainSettings,
-    config: &LoraConfig,
+    lora: Option<&LoraConfig>,
 ) -> String {
     let mut hash = Sha256::new();
     let settings = serde_json::to_string(settings).expect("settings are plain numbers");
-    hash.update(format!("{spec:?}\n{settings}\n{config:?}\n"));
+    hash.update(format!("{spec:?}\n{settings}\n{lora:?}\n"));
     hash.update(data);
     format!("{:x}", hash.finalize())
 }
@@ -403,7 +490,7 @@ pub enum TrainError {
         /// Why; sequences are counted over all items, from 0.
         source: SequenceError,
     },
-    /// The adapter of the reference cannot be loaded.
+    /// The adapter of the reference, or the weights of a saved state, cannot be loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The adapter to start from, or that of the reference, does not fit the model.
@@ -418,6 +505,24 @@ pub enum TrainError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A state cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// An adapter was asked for where there is none.
+    #[error("every weight of the model is trained; there is no adapter")]
+    NoAdapter,
+    /// The state of full training was asked for where an adapter is trained.
+    #[error("an adapter is trained; the model's weights stay as they are")]
+    NotFull,
+    /// Weights that are trained themselves are rounded.
+    #[error(
+        "the model's weights are in {weight_type}, and only weights in f32 can all be trained\n\n\
+         hint: load the model with the dtype `f32`, or train an adapter"
+    )]
+    WeightType {
+        /// Their type.
+        weight_type: WeightType,
+    },
     /// Training has diverged, or an example is too much for the model.
     #[error(
         "{what} is {value} in step {step} of {steps}\n  the examples are {}\n\n\
@@ -448,6 +553,8 @@ fn names(ids: &[String]) -> String {
     }
 }
 
+#[cfg(test)]
+mod full_tests;
 #[cfg(test)]
 mod preference_tests;
 #[cfg(test)]

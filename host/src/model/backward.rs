@@ -1,16 +1,18 @@
 //! The training pass: a forward pass that keeps what its backward pass needs, and that backward
-//! pass, block by block, for the gradients of an adapter.
+//! pass, block by block, for the gradients of an adapter or of the weights themselves.
 //!
-//! With respect to weights under the adapter nothing is computed. What is cheap is not kept but
-//! computed again: norms and the MLP's product. Attention weights are formed again from their log
-//! sums, and logits are held for a few rows at a time.
+//! With respect to frozen weights nothing is computed. What is cheap is not kept but computed again:
+//! norms and the MLP's product; with gradient checkpointing ([`super::activations`]) all of a block
+//! but its input. Attention weights are formed again from their log sums, and logits are held for a
+//! few rows at a time.
 
-use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, tensor_name};
-use super::backend::WeightType::F32;
+use super::activations::{Activations, Kept, LowScratch, Scratch};
+use super::adapter::LoraConfig;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
 use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
-use super::spec::{Linear, Spec};
-use super::weights::Weights;
+use super::spec::Linear;
+use super::trainable::{Pair, TrainableAdapter, Trained};
+use super::weights::{BlockWeight, WeightName, Weights};
 use crate::run::seed;
 
 /// Sequences that go through the model together, without padding.
@@ -47,260 +49,16 @@ impl Sequences {
     }
 }
 
-/// A matrix of the adapter on the device, with its gradient.
-pub struct Parameter<B: TrainingBackend> {
-    /// For example `model.layers.0.self_attn.q_proj.lora_A.weight`.
-    pub name: String,
-    /// `[r, in]` or `[out, r]`.
-    pub shape: [usize; 2],
-    /// Row-major.
-    pub values: B::Buffer,
-    /// Of the same shape; passes add to it.
-    pub gradient: B::Buffer,
-}
-
-impl<B: TrainingBackend> Parameter<B> {
-    fn new(
-        backend: &B,
-        name: String,
-        shape: [usize; 2],
-        values: &[f32],
-    ) -> Result<Self, BackendError> {
-        let gradient = backend.zeros(values.len())?;
-        Ok(Parameter { name, shape, values: backend.upload(values)?, gradient })
-    }
-
-    /// Returns how many numbers it has.
-    pub fn len(&self) -> usize {
-        self.shape[0] * self.shape[1]
-    }
-
-    /// Returns whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-struct Pair<B: TrainingBackend> {
-    a: Parameter<B>,
-    b: Parameter<B>,
-    /// `a`, packed.
-    packed_a: B::Matrix,
-    /// `b` times the pair's scale, packed.
-    packed_b: B::Matrix,
-    scale: f64,
-}
-
-/// An adapter on the device that can be trained.
-pub struct TrainableAdapter<B: TrainingBackend> {
-    config: LoraConfig,
-    /// For each block, in the order of [`Linear::ALL`].
-    blocks: Vec<[Option<Pair<B>>; 7]>,
-}
-
-impl<B: TrainingBackend> TrainableAdapter<B> {
-    /// Brings an adapter that fits the model ([`Adapter::check`]) to the device.
-    pub fn new(backend: &B, spec: &Spec, adapter: &Adapter) -> Result<Self, BackendError> {
-        let config = adapter.config.clone();
-        let mut blocks: Vec<[Option<Pair<B>>; 7]> =
-            (0..spec.layers).map(|_| Default::default()).collect();
-        for (&(layer, linear), pair) in &adapter.pairs {
-            let (outputs, inputs) = spec.linear_shape(linear);
-            let LoraPair { r, scale, .. } = *pair;
-            let parameter = |matrix, shape, values| {
-                Parameter::new(backend, tensor_name(layer, linear, matrix), shape, values)
-            };
-            let a = parameter(Matrix::A, [r, inputs], &pair.a)?;
-            let b = parameter(Matrix::B, [outputs, r], &pair.b)?;
-            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, F32)?;
-            let mut packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, F32)?;
-            backend.repack(&a.values, 1.0, &mut packed_a);
-            backend.repack(&b.values, scale as f32, &mut packed_b);
-            blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b, scale });
-        }
-        Ok(TrainableAdapter { config, blocks })
-    }
-
-    /// Returns a copy on the host.
-    pub fn download(&self, backend: &B) -> Result<Adapter, BackendError> {
-        let values = |p: &Parameter<B>| Ok(backend.view(&p.values, 0..p.len())?.into_owned());
-        let mut adapter = Adapter { config: self.config.clone(), pairs: Default::default() };
-        for (layer, block) in self.blocks.iter().enumerate() {
-            for (linear, pair) in Linear::ALL.into_iter().zip(block) {
-                if let Some(Pair { a, b, scale, .. }) = pair {
-                    let (r, scale) = (a.shape[0], *scale);
-                    let pair = LoraPair { r, scale, a: values(a)?, b: values(b)? };
-                    adapter.pairs.insert((layer, linear), pair);
-                }
-            }
-        }
-        Ok(adapter)
-    }
-
-    /// Walks over all matrices in the order of [`Adapter::tensors`].
-    pub fn parameters(&self) -> impl Iterator<Item = &Parameter<B>> {
-        self.blocks.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b])
-    }
-
-    /// Walks over all matrices in the order of [`Adapter::tensors`].
-    pub fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter<B>> {
-        self.blocks.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b])
-    }
-
-    /// Sets every gradient to zero.
-    pub fn clear_gradients(&mut self, backend: &B) {
-        let longest = self.parameters().map(Parameter::len).max().unwrap_or(0);
-        let zeros = vec![0.0; longest];
-        for parameter in self.parameters_mut() {
-            backend.write(&zeros[..parameter.len()], &mut parameter.gradient, 0);
-        }
-    }
-
-    /// Makes passes use the values as they are now.
-    pub fn repack(&mut self, backend: &B) {
-        for pair in self.blocks.iter_mut().flatten().flatten() {
-            backend.repack(&pair.a.values, 1.0, &mut pair.packed_a);
-            backend.repack(&pair.b.values, pair.scale as f32, &mut pair.packed_b);
-        }
-    }
-}
-
-/// What the forward pass keeps of a block.
-struct Saved<B: TrainingBackend> {
-    /// What goes in, `[rows, hidden]`.
-    input: B::Buffer,
-    /// Queries and keys before their norms, where the model has them.
-    before_norms: Option<[B::Buffer; 2]>,
-    /// `[rows, heads, head_dim]`, rotated.
-    queries: B::Buffer,
-    /// `[rows, kv_heads, head_dim]`, rotated.
-    keys: B::Buffer,
-    /// `[rows, kv_heads, head_dim]`
-    values: B::Buffer,
-    /// `[rows, heads, head_dim]`
-    attended: B::Buffer,
-    /// `[rows, heads]`
-    log_sums: B::Buffer,
-    /// The residual stream between attention and MLP, `[rows, hidden]`.
-    middle: B::Buffer,
-    /// `[rows, intermediate]`
-    gate: B::Buffer,
-    /// `[rows, intermediate]`
-    up: B::Buffer,
-    /// `A·x` beside each linear layer that has a pair, `[rows, r]`.
-    low: [Option<B::Buffer>; 7],
-}
-
-/// The activations and gradients of a pass, kept from one pass to the next.
-pub struct Activations<B: TrainingBackend> {
-    blocks: Vec<Saved<B>>,
-    /// The residual stream, then its gradient, `[rows, hidden]`.
-    stream: B::Buffer,
-    scratch: Scratch<B>,
-    /// The rows that are scored, before and after the last norm, and the gradients of both,
-    /// `[rows, hidden]`.
-    scored: [B::Buffer; 4],
-}
-
-/// What one block needs for the moment.
-struct Scratch<B: TrainingBackend> {
-    /// What linear layers read, `[rows, hidden]`.
-    normed: B::Buffer,
-    dnormed: B::Buffer,
-    /// `[rows, intermediate]`
-    active: B::Buffer,
-    dactive: B::Buffer,
-    dgate: B::Buffer,
-    dup: B::Buffer,
-    /// `[rows, heads, head_dim]`
-    dattended: B::Buffer,
-    dqueries: B::Buffer,
-    /// `[rows, kv_heads, head_dim]`
-    dkeys: B::Buffer,
-    dvalues: B::Buffer,
-    low: LowScratch<B>,
-}
-
-/// What one pair needs for the moment.
-struct LowScratch<B: TrainingBackend> {
-    /// The gradient of `A·x`, `[rows, r]`.
-    dlow: B::Buffer,
-    /// The input with some numbers dropped, and its gradient; empty without dropout.
-    dropped: B::Buffer,
-    ddropped: B::Buffer,
-}
-
-impl<B: TrainingBackend> Activations<B> {
-    /// Makes room for passes of up to `rows` tokens with an adapter.
-    pub fn new(
-        backend: &B,
-        spec: &Spec,
-        adapter: &TrainableAdapter<B>,
-        rows: usize,
-    ) -> Result<Self, BackendError> {
-        let (hidden, intermediate) = (rows * spec.hidden, rows * spec.intermediate);
-        let wide = rows * spec.heads * spec.head_dim;
-        let narrow = rows * spec.kv_heads * spec.head_dim;
-        let ranks = adapter.blocks.iter().flatten().flatten().map(|pair| pair.a.shape[0]);
-        let low = rows * ranks.max().unwrap_or(0);
-        let widest = match adapter.config.dropout > 0.0 {
-            true => hidden.max(intermediate).max(wide),
-            false => 0,
-        };
-        let room = |len| backend.zeros(len);
-        let mut blocks = Vec::with_capacity(spec.layers);
-        for block in &adapter.blocks {
-            let mut lows: [Option<B::Buffer>; 7] = Default::default();
-            for (saved, pair) in lows.iter_mut().zip(block) {
-                if let Some(pair) = pair {
-                    *saved = Some(room(rows * pair.a.shape[0])?);
-                }
-            }
-            blocks.push(Saved {
-                input: room(hidden)?,
-                before_norms: match spec.qk_norm {
-                    true => Some([room(wide)?, room(narrow)?]),
-                    false => None,
-                },
-                queries: room(wide)?,
-                keys: room(narrow)?,
-                values: room(narrow)?,
-                attended: room(wide)?,
-                log_sums: room(rows * spec.heads)?,
-                middle: room(hidden)?,
-                gate: room(intermediate)?,
-                up: room(intermediate)?,
-                low: lows,
-            });
-        }
-        let scratch = Scratch {
-            normed: room(hidden)?,
-            dnormed: room(hidden)?,
-            active: room(intermediate)?,
-            dactive: room(intermediate)?,
-            dgate: room(intermediate)?,
-            dup: room(intermediate)?,
-            dattended: room(wide)?,
-            dqueries: room(wide)?,
-            dkeys: room(narrow)?,
-            dvalues: room(narrow)?,
-            low: LowScratch { dlow: room(low)?, dropped: room(widest)?, ddropped: room(widest)? },
-        };
-        let scored = [room(hidden)?, room(hidden)?, room(hidden)?, room(hidden)?];
-        Ok(Activations { blocks, stream: room(hidden)?, scratch, scored })
-    }
-}
-
-/// A model with an adapter that is being trained.
+/// A model that is being trained.
 pub struct Pass<'a, B: TrainingBackend> {
     /// The device.
     pub backend: &'a B,
     /// The model.
     pub weights: &'a Weights<B>,
-    /// What is trained.
-    pub adapter: &'a mut TrainableAdapter<B>,
+    /// What of it learns.
+    pub trained: Trained<'a, B>,
     /// Room for the pass.
-    pub activations: &'a mut Activations<B>,
+    pub activations: &'a mut Activations<B::Buffer>,
 }
 
 impl<B: TrainingBackend> Pass<'_, B> {
@@ -309,77 +67,31 @@ impl<B: TrainingBackend> Pass<'_, B> {
     /// There are at most as many tokens as the activations have room for, all below the
     /// vocabulary's size, and no sequence is longer than the context.
     pub fn forward(&mut self, sequences: &Sequences) -> Result<(), BackendError> {
-        let Pass { backend, weights, adapter, activations } = self;
-        let spec = &weights.spec;
-        let rows = sequences.tokens.len();
+        let Pass { backend, weights, trained, activations } = self;
+        let (spec, rows) = (&weights.spec, sequences.tokens.len());
         let plan = backend.plan(&sequences.segments())?;
-        let Activations { blocks, stream, scratch, scored } = &mut **activations;
-        let Scratch { normed, active, low: low_scratch, .. } = scratch;
+        let run = Run { backend: *backend, weights, sequences, plan: &plan };
+        let adapter = trained.adapter.as_deref();
 
-        backend.embed(&weights.embedding, &sequences.tokens, stream); // [rows, hidden]
-        for (layer, (block, saved)) in weights.blocks.iter().zip(blocks).enumerate() {
-            let mut linear = |linear: Linear,
-                              x: &B::Buffer,
-                              low: &mut [Option<B::Buffer>; 7],
-                              y: &mut B::Buffer,
-                              write| {
-                backend.linear(x, rows, block.linear(linear), y, write);
-                if let Some(bias) = block.bias(linear) {
-                    backend.add_bias(bias, rows, y);
-                }
-                let (pair, low) =
-                    (&adapter.blocks[layer][linear as usize], &mut low[linear as usize]);
-                if let (Some(pair), Some(low)) = (pair, low) {
-                    let dropout = Dropout::new(&adapter.config, sequences, layer, linear);
-                    match &dropout {
-                        Some(dropout) => {
-                            let dropped = &mut low_scratch.dropped;
-                            dropout.apply(*backend, x, pair.a.shape[1], dropped, Write::Set);
-                            backend.linear(dropped, rows, &pair.packed_a, low, Write::Set);
-                        }
-                        None => backend.linear(x, rows, &pair.packed_a, low, Write::Set),
-                    }
-                    backend.linear(low, rows, &pair.packed_b, y, Write::Add);
-                }
-            };
-            let (eps, hidden) = (spec.rms_norm_eps, rows * spec.hidden);
-            backend.add_scaled(stream, 1.0, hidden, &mut saved.input, Write::Set);
-            backend.rms_norm(stream, rows, &block.input_norm, eps, normed);
-            match block.query_key_norms.as_ref().zip(saved.before_norms.as_mut()) {
-                None => {
-                    linear(Linear::Q, normed, &mut saved.low, &mut saved.queries, Write::Set);
-                    linear(Linear::K, normed, &mut saved.low, &mut saved.keys, Write::Set);
-                }
-                Some(([query_norm, key_norm], [queries, keys])) => {
-                    let (heads, kv_heads) = (rows * spec.heads, rows * spec.kv_heads);
-                    linear(Linear::Q, normed, &mut saved.low, queries, Write::Set);
-                    backend.rms_norm(queries, heads, query_norm, eps, &mut saved.queries);
-                    linear(Linear::K, normed, &mut saved.low, keys, Write::Set);
-                    backend.rms_norm(keys, kv_heads, key_norm, eps, &mut saved.keys);
-                }
+        for layer in 0..spec.layers {
+            let place = activations.place(layer);
+            let Activations { inputs, kept, stream, scratch, .. } = &mut **activations;
+            let kept = &mut kept[place];
+            if layer == 0 {
+                backend.embed(&weights.embedding, &sequences.tokens, &mut inputs[0]); // [rows, hidden]
             }
-            linear(Linear::V, normed, &mut saved.low, &mut saved.values, Write::Set);
-            backend.rope(&mut saved.queries, spec.heads, &weights.rotary, &plan, false);
-            backend.rope(&mut saved.keys, spec.kv_heads, &weights.rotary, &plan, false);
-            backend.attention(
-                &saved.queries,
-                &saved.keys,
-                &saved.values,
-                spec.attention(layer),
-                &plan,
-                &mut saved.attended,
-                &mut saved.log_sums,
-            ); // [rows, heads, head_dim]
-            linear(Linear::O, &saved.attended, &mut saved.low, stream, Write::Add);
+            let (before, after) = inputs.split_at_mut(layer + 1);
+            run.enter_block(adapter, layer, &before[layer], kept, scratch);
 
-            backend.add_scaled(stream, 1.0, hidden, &mut saved.middle, Write::Set);
-            backend.rms_norm(stream, rows, &block.post_attention_norm, eps, normed);
-            linear(Linear::Gate, normed, &mut saved.low, &mut saved.gate, Write::Set);
-            linear(Linear::Up, normed, &mut saved.low, &mut saved.up, Write::Set);
-            backend.swiglu(&saved.gate, &saved.up, rows * spec.intermediate, active);
-            linear(Linear::Down, active, &mut saved.low, stream, Write::Add);
+            let output = after.first_mut().unwrap_or(stream);
+            let Kept { middle, gate, up, low, .. } = kept;
+            let Scratch { active, low: low_scratch, .. } = scratch;
+            backend.swiglu(gate, up, rows * spec.intermediate, active);
+            backend.add_scaled(middle, 1.0, rows * spec.hidden, output, Write::Set);
+            let beside = Beside { adapter, low, scratch: low_scratch };
+            run.linear(layer, Linear::Down, active, beside, output, Write::Add); // [rows, hidden]
         }
-        let [before, after, ..] = scored;
+        let Activations { stream, scored: [before, after, ..], .. } = &mut **activations;
         backend.gather(stream, spec.hidden, &sequences.rows, before); // [scored, hidden]
         backend.rms_norm(before, sequences.rows.len(), &weights.norm, spec.rms_norm_eps, after);
         Ok(())
@@ -387,200 +99,368 @@ impl<B: TrainingBackend> Pass<'_, B> {
 
     /// Returns what the head says of each scored token after [`forward`](Pass::forward), for
     /// objectives whose gradient depends on it; [`backward_from`](Pass::backward_from) goes on from
-    /// there, without forming the logits again.
+    /// there. Where the head is frozen, the logits are not formed again.
     pub fn logprobs(&mut self, sequences: &Sequences) -> Result<Vec<TokenLogprob>, BackendError> {
+        let trains_head = self.trains_head();
         let Pass { backend, weights, activations, .. } = self;
-        let [_, after, _, dafter] = &mut activations.scored;
+        let ([_, after, _, dafter], head) = (&mut activations.scored, weights.head());
+        if trains_head {
+            return backend.logprobs(after, head, &sequences.targets);
+        }
         let ones = vec![1.0; sequences.targets.len()];
-        backend.logprobs_backward(after, weights.head(), &sequences.targets, &ones, dafter)
+        backend.logprobs_backward(after, head, &sequences.targets, &ones, dafter, None)
     }
 
-    /// Adds to the adapter's gradients those of the sum of `weights[i] * logprob[i]` over the scored
-    /// tokens, after [`logprobs`](Pass::logprobs) of the same sequences.
+    /// Adds to the gradients of what is trained those of the sum of `weights[i] * logprob[i]` over
+    /// the scored tokens, after [`logprobs`](Pass::logprobs) of the same sequences.
     pub fn backward_from(
         &mut self,
         sequences: &Sequences,
         weights_of_tokens: &[f32],
     ) -> Result<(), BackendError> {
+        // The gradient of the head is a sum over rows, each with its own weight.
+        if self.trains_head() {
+            return self.backward(sequences, weights_of_tokens).map(drop);
+        }
         let [.., dafter] = &mut self.activations.scored;
         self.backend.scale_rows(dafter, self.weights.spec.hidden, weights_of_tokens);
         self.backward_blocks(sequences)
     }
 
-    /// Adds to the adapter's gradients those of the sum of `weights[i] * logprob[i]` over the scored
-    /// tokens, after [`forward`](Pass::forward) of the same sequences; returns their logprobs.
+    /// Adds to the gradients of what is trained those of the sum of `weights[i] * logprob[i]` over
+    /// the scored tokens, after [`forward`](Pass::forward) of the same sequences; returns their
+    /// logprobs.
     pub fn backward(
         &mut self,
         sequences: &Sequences,
         weights_of_tokens: &[f32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
-        let Pass { backend, weights, activations, .. } = self;
-        let [_, after, _, dafter] = &mut activations.scored;
-        let (head, targets) = (weights.head(), &sequences.targets);
-        let logprobs =
-            backend.logprobs_backward(after, head, targets, weights_of_tokens, dafter)?;
+        let name = self.head();
+        let Pass { backend, weights, trained, activations } = self;
+        let ([_, after, _, dafter], head) = (&mut activations.scored, weights.head());
+        let logprobs = backend.logprobs_backward(
+            after,
+            head,
+            &sequences.targets,
+            weights_of_tokens,
+            dafter,
+            trained.gradient(name),
+        )?;
         self.backward_blocks(sequences)?;
         Ok(logprobs)
     }
 
+    /// Returns the name of the weight that is the head.
+    fn head(&self) -> WeightName {
+        match self.weights.spec.tied_embeddings {
+            true => WeightName::Embedding,
+            false => WeightName::Head,
+        }
+    }
+
+    fn trains_head(&mut self) -> bool {
+        let head = self.head();
+        self.trained.gradient(head).is_some()
+    }
+
     /// Goes on from the gradients of the rows that the head read.
     fn backward_blocks(&mut self, sequences: &Sequences) -> Result<(), BackendError> {
-        let Pass { backend, weights, adapter, activations } = self;
-        let spec = &weights.spec;
+        let Pass { backend, weights, trained, activations } = self;
+        let (backend, spec) = (*backend, &weights.spec);
         let (rows, scored_rows) = (sequences.tokens.len(), sequences.rows.len());
         let plan = backend.plan(&sequences.segments())?;
-        let Activations { blocks, stream, scratch, scored } = &mut **activations;
-        let eps = spec.rms_norm_eps;
+        let run = Run { backend, weights, sequences, plan: &plan };
+        let (eps, hidden) = (spec.rms_norm_eps, spec.hidden);
+        let recompute = activations.checkpoints();
 
-        let [before, _, dbefore, dafter] = scored;
+        let Activations { scored: [before, _, dbefore, dafter], stream: dstream, .. } =
+            &mut **activations;
+        if let Some(dw) = trained.gradient(WeightName::Norm) {
+            backend.rms_norm_weight_gradient(dafter, before, scored_rows, hidden, eps, dw);
+        }
         let norm = &weights.norm;
         backend.rms_norm_backward(dafter, before, scored_rows, norm, eps, dbefore, Write::Set);
-        let dstream = stream;
-        backend.scatter(dbefore, spec.hidden, &sequences.rows, rows, dstream); // [rows, hidden]
+        backend.scatter(dbefore, hidden, &sequences.rows, rows, dstream); // [rows, hidden]
 
-        let Scratch { normed, dnormed, active, dactive, dgate, dup, .. } = scratch;
-        let Scratch { dattended, dqueries, dkeys, dvalues, low: low_scratch, .. } = scratch;
-        for (layer, (block, saved)) in weights.blocks.iter().zip(blocks).enumerate().rev() {
-            let TrainableAdapter { config, blocks: pairs } = &mut **adapter;
-            let pairs = &mut pairs[layer];
-            let low = &saved.low;
-            // `dx` = or += the gradient with respect to what the linear layer read. Nothing before
-            // the first block learns, so there it is not asked for.
-            let mut linear = |linear: Linear,
-                              dy: &B::Buffer,
-                              x: &B::Buffer,
-                              dx: Option<&mut B::Buffer>,
-                              write| {
-                let dropout = Dropout::new(config, sequences, layer, linear);
-                let weight = block.linear(linear);
-                let (pair, low) = (&mut pairs[linear as usize], &low[linear as usize]);
-                let beside = pair.as_mut().zip(low.as_ref()).map(|(pair, low)| Beside {
-                    pair,
-                    low,
-                    dropout,
-                });
-                linear_backward(
-                    *backend,
-                    rows,
-                    weight,
-                    beside,
-                    low_scratch,
-                    dy,
-                    x,
-                    dx.map(|dx| (dx, write)),
-                );
-            };
-
-            backend.swiglu(&saved.gate, &saved.up, rows * spec.intermediate, active);
-            linear(Linear::Down, dstream, active, Some(dactive), Write::Set);
-            let len = rows * spec.intermediate;
-            backend.swiglu_backward(dactive, &saved.gate, &saved.up, len, dgate, dup);
-            let norm = &block.post_attention_norm;
-            backend.rms_norm(&saved.middle, rows, norm, eps, normed);
-            linear(Linear::Gate, dgate, normed, Some(dnormed), Write::Set);
-            linear(Linear::Up, dup, normed, Some(dnormed), Write::Add);
-            backend.rms_norm_backward(dnormed, &saved.middle, rows, norm, eps, dstream, Write::Add);
-
-            linear(Linear::O, dstream, &saved.attended, Some(dattended), Write::Set);
-            let given = AttentionSaved {
-                queries: &saved.queries,
-                keys: &saved.keys,
-                values: &saved.values,
-                y: &saved.attended,
-                log_sums: &saved.log_sums,
-            };
-            let gradients = AttentionGradients {
-                dqueries: &mut *dqueries,
-                dkeys: &mut *dkeys,
-                dvalues: &mut *dvalues,
-            };
-            let shape = spec.attention(layer);
-            backend.attention_backward(dattended, given, shape, &plan, gradients);
-            backend.rope(dqueries, spec.heads, &weights.rotary, &plan, true);
-            backend.rope(dkeys, spec.kv_heads, &weights.rotary, &plan, true);
-            let (mut dqueries, mut dkeys) = (&mut *dqueries, &mut *dkeys);
-            if let Some(([query_norm, key_norm], [queries, keys])) =
-                block.query_key_norms.as_ref().zip(saved.before_norms.as_ref())
-            {
-                // Attention is done with `dattended`, and then the norm with `dqueries`.
-                let (heads, kv_heads) = (rows * spec.heads, rows * spec.kv_heads);
-                let mut to = &mut *dattended;
-                backend.rms_norm_backward(
-                    dqueries,
-                    queries,
-                    heads,
-                    query_norm,
-                    eps,
-                    to,
-                    Write::Set,
-                );
-                (dqueries, to) = (to, dqueries);
-                backend.rms_norm_backward(dkeys, keys, kv_heads, key_norm, eps, to, Write::Set);
-                dkeys = to;
+        for layer in (0..spec.layers).rev() {
+            let place = activations.place(layer);
+            let Activations { inputs, kept, stream: dstream, scratch, .. } = &mut **activations;
+            let (input, kept) = (&inputs[layer], &mut kept[place]);
+            // What the forward pass left there is the last block's.
+            if recompute && layer + 1 < spec.layers {
+                run.recompute_block(trained.adapter.as_deref(), layer, input, kept, scratch);
             }
-            let norm = &block.input_norm;
-            backend.rms_norm(&saved.input, rows, norm, eps, normed);
-            let first = layer == 0;
-            linear(Linear::Q, dqueries, normed, (!first).then_some(&mut *dnormed), Write::Set);
-            linear(Linear::K, dkeys, normed, (!first).then_some(&mut *dnormed), Write::Add);
-            linear(Linear::V, dvalues, normed, (!first).then_some(&mut *dnormed), Write::Add);
-            if !first {
-                backend.rms_norm_backward(
-                    dnormed,
-                    &saved.input,
-                    rows,
-                    norm,
-                    eps,
-                    dstream,
-                    Write::Add,
-                );
-            }
+            run.leave_block(trained, layer, input, kept, scratch, dstream);
+        }
+        if let Some(dw) = trained.gradient(WeightName::Embedding) {
+            let dstream = &activations.stream;
+            backend.embed_backward(dstream, &sequences.tokens, &weights.embedding, dw);
         }
         Ok(())
     }
 }
 
-/// The pair beside a linear layer, and what its forward pass left.
-struct Beside<'a, B: TrainingBackend> {
-    pair: &'a mut Pair<B>,
-    low: &'a B::Buffer,
-    dropout: Option<Dropout>,
+/// What stays the same throughout a pass.
+struct Run<'a, B: TrainingBackend> {
+    backend: &'a B,
+    weights: &'a Weights<B>,
+    sequences: &'a Sequences,
+    plan: &'a B::Plan,
 }
 
-/// The backward pass of `y = W·x + scale · B·A·dropout(x)`.
-#[expect(clippy::too_many_arguments, reason = "a layer, its pair, and both sides' gradients")]
-fn linear_backward<B: TrainingBackend>(
-    backend: &B,
-    rows: usize,
-    weight: &B::Matrix,
-    beside: Option<Beside<'_, B>>,
-    scratch: &mut LowScratch<B>,
-    dy: &B::Buffer,
-    x: &B::Buffer,
-    mut dx: Option<(&mut B::Buffer, Write)>,
-) {
-    if let Some((dx, write)) = &mut dx {
-        backend.linear_backward(dy, rows, weight, dx, *write);
+/// What goes on beside the linear layers of a block in the forward pass.
+struct Beside<'a, B: TrainingBackend> {
+    adapter: Option<&'a TrainableAdapter<B>>,
+    low: &'a mut [Option<B::Buffer>; 7],
+    scratch: &'a mut LowScratch<B::Buffer>,
+}
+
+impl<B: TrainingBackend> Run<'_, B> {
+    fn rows(&self) -> usize {
+        self.sequences.tokens.len()
     }
-    let Some(Beside { pair, low, dropout }) = beside else { return };
-    let Pair { a, b, packed_a, packed_b, scale } = pair;
-    let LowScratch { dlow, dropped, ddropped } = scratch;
-    let ([r, inputs], outputs) = (a.shape, b.shape[0]);
-    backend.weight_gradient(dy, low, rows, outputs, r, *scale as f32, &mut b.gradient);
-    backend.linear_backward(dy, rows, packed_b, dlow, Write::Set); // [rows, r]
-    match dropout {
-        None => {
-            backend.weight_gradient(dlow, x, rows, r, inputs, 1.0, &mut a.gradient);
-            if let Some((dx, _)) = dx {
-                backend.linear_backward(dlow, rows, packed_a, dx, Write::Add);
+
+    /// Runs a block from its input to the projections of its MLP.
+    fn enter_block(
+        &self,
+        adapter: Option<&TrainableAdapter<B>>,
+        layer: usize,
+        input: &B::Buffer,
+        kept: &mut Kept<B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) {
+        let Run { backend, weights, plan, .. } = *self;
+        let (spec, block, rows) = (&weights.spec, &weights.blocks[layer], self.rows());
+        let (eps, hidden) = (spec.rms_norm_eps, rows * spec.hidden);
+        let Kept { before_norms, queries, keys, values, attended, log_sums, .. } = kept;
+        let Kept { middle, gate, up, low, .. } = kept;
+        let Scratch { normed, low: low_scratch, .. } = scratch;
+        let mut linear = |linear, x: &B::Buffer, y: &mut B::Buffer, write| {
+            let beside = Beside { adapter, low: &mut *low, scratch: &mut *low_scratch };
+            self.linear(layer, linear, x, beside, y, write);
+        };
+        backend.rms_norm(input, rows, &block.input_norm, eps, normed);
+        match block.query_key_norms.as_ref().zip(before_norms.as_mut()) {
+            None => {
+                linear(Linear::Q, normed, queries, Write::Set); // [rows, heads, head_dim]
+                linear(Linear::K, normed, keys, Write::Set); // [rows, kv_heads, head_dim]
+            }
+            Some(([query_norm, key_norm], [before_queries, before_keys])) => {
+                linear(Linear::Q, normed, before_queries, Write::Set);
+                backend.rms_norm(before_queries, rows * spec.heads, query_norm, eps, queries);
+                linear(Linear::K, normed, before_keys, Write::Set);
+                backend.rms_norm(before_keys, rows * spec.kv_heads, key_norm, eps, keys);
             }
         }
-        Some(dropout) => {
-            dropout.apply(backend, x, inputs, dropped, Write::Set);
-            backend.weight_gradient(dlow, dropped, rows, r, inputs, 1.0, &mut a.gradient);
-            if let Some((dx, _)) = dx {
-                backend.linear_backward(dlow, rows, packed_a, ddropped, Write::Set);
-                dropout.apply(backend, ddropped, inputs, dx, Write::Add);
+        linear(Linear::V, normed, values, Write::Set); // [rows, kv_heads, head_dim]
+        backend.rope(queries, spec.heads, &weights.rotary, plan, false);
+        backend.rope(keys, spec.kv_heads, &weights.rotary, plan, false);
+        let shape = spec.attention(layer);
+        backend.attention(queries, keys, values, shape, plan, attended, log_sums);
+        backend.add_scaled(input, 1.0, hidden, middle, Write::Set);
+        linear(Linear::O, attended, middle, Write::Add); // [rows, hidden]
+        backend.rms_norm(middle, rows, &block.post_attention_norm, eps, normed);
+        linear(Linear::Gate, normed, gate, Write::Set); // [rows, intermediate]
+        linear(Linear::Up, normed, up, Write::Set); // [rows, intermediate]
+    }
+
+    /// Fills again what the forward pass kept of a block.
+    fn recompute_block(
+        &self,
+        adapter: Option<&TrainableAdapter<B>>,
+        layer: usize,
+        input: &B::Buffer,
+        kept: &mut Kept<B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+    ) {
+        self.enter_block(adapter, layer, input, kept, scratch);
+        // The last product has gone into the next block's input; beside it only `A·x` is needed.
+        if adapter.is_some_and(|adapter| adapter.pair(layer, Linear::Down).is_some()) {
+            let Scratch { active, low: scratch, .. } = scratch;
+            let len = self.rows() * self.weights.spec.intermediate;
+            self.backend.swiglu(&kept.gate, &kept.up, len, active);
+            let mut beside = Beside { adapter, low: &mut kept.low, scratch };
+            self.low(layer, Linear::Down, active, &mut beside);
+        }
+    }
+
+    /// `y` = or += `W·x + bias + scale · B·A·dropout(x)`.
+    fn linear(
+        &self,
+        layer: usize,
+        linear: Linear,
+        x: &B::Buffer,
+        mut beside: Beside<'_, B>,
+        y: &mut B::Buffer,
+        write: Write,
+    ) {
+        let (rows, block) = (self.rows(), &self.weights.blocks[layer]);
+        self.backend.linear(x, rows, block.linear(linear), y, write);
+        if let Some(bias) = block.bias(linear) {
+            self.backend.add_bias(bias, rows, y);
+        }
+        if let Some((low, pair)) = self.low(layer, linear, x, &mut beside) {
+            self.backend.linear(low, rows, &pair.packed_b, y, Write::Add);
+        }
+    }
+
+    /// Sets `A·dropout(x)`, where there is a pair, and returns it.
+    fn low<'a>(
+        &self,
+        layer: usize,
+        linear: Linear,
+        x: &B::Buffer,
+        beside: &'a mut Beside<'_, B>,
+    ) -> Option<(&'a B::Buffer, &'a Pair<B>)> {
+        let (backend, rows) = (self.backend, self.rows());
+        let adapter = beside.adapter?;
+        let pair = adapter.pair(layer, linear)?;
+        let low = beside.low[linear as usize].as_mut()?;
+        match Dropout::new(adapter.config(), self.sequences, layer, linear) {
+            Some(dropout) => {
+                let dropped = &mut beside.scratch.dropped;
+                dropout.apply(backend, x, pair.a.shape[1], dropped, Write::Set);
+                backend.linear(dropped, rows, &pair.packed_a, low, Write::Set); // [rows, r]
+            }
+            None => backend.linear(x, rows, &pair.packed_a, low, Write::Set), // [rows, r]
+        }
+        Some((low, pair))
+    }
+
+    /// Runs a block backwards: `dstream` holds the gradient of its output, then that of its input,
+    /// where anything before it learns.
+    fn leave_block(
+        &self,
+        trained: &mut Trained<'_, B>,
+        layer: usize,
+        input: &B::Buffer,
+        kept: &Kept<B::Buffer>,
+        scratch: &mut Scratch<B::Buffer>,
+        dstream: &mut B::Buffer,
+    ) {
+        let Run { backend, weights, plan, .. } = *self;
+        let (spec, block, rows) = (&weights.spec, &weights.blocks[layer], self.rows());
+        let eps = spec.rms_norm_eps;
+        let name = |weight| WeightName::Block(layer, weight);
+        let Kept { before_norms, queries, keys, values, attended, log_sums, .. } = kept;
+        let Kept { middle, gate, up, low, .. } = kept;
+        let Scratch { normed, dnormed, active, dactive, dgate, dup, .. } = scratch;
+        let Scratch { dattended, dqueries, dkeys, dvalues, low: low_scratch, .. } = scratch;
+        let mut linear = |trained: &mut Trained<'_, B>,
+                          linear: Linear,
+                          dy: &B::Buffer,
+                          x: &B::Buffer,
+                          dx: Option<&mut B::Buffer>,
+                          write| {
+            let low = low[linear as usize].as_ref();
+            self.linear_backward(trained, layer, linear, dy, x, low, low_scratch, dx, write);
+        };
+
+        let len = rows * spec.intermediate;
+        backend.swiglu(gate, up, len, active);
+        linear(trained, Linear::Down, dstream, active, Some(&mut *dactive), Write::Set);
+        backend.swiglu_backward(dactive, gate, up, len, dgate, dup);
+        let weight = &block.post_attention_norm;
+        backend.rms_norm(middle, rows, weight, eps, normed);
+        linear(trained, Linear::Gate, dgate, normed, Some(&mut *dnormed), Write::Set);
+        linear(trained, Linear::Up, dup, normed, Some(&mut *dnormed), Write::Add);
+        if let Some(dw) = trained.gradient(name(BlockWeight::PostAttentionNorm)) {
+            backend.rms_norm_weight_gradient(dnormed, middle, rows, spec.hidden, eps, dw);
+        }
+        backend.rms_norm_backward(dnormed, middle, rows, weight, eps, dstream, Write::Add);
+
+        linear(trained, Linear::O, dstream, attended, Some(&mut *dattended), Write::Set);
+        let given = AttentionSaved { queries, keys, values, y: attended, log_sums };
+        let gradients = AttentionGradients {
+            dqueries: &mut *dqueries,
+            dkeys: &mut *dkeys,
+            dvalues: &mut *dvalues,
+        };
+        backend.attention_backward(dattended, given, spec.attention(layer), plan, gradients);
+        backend.rope(dqueries, spec.heads, &weights.rotary, plan, true);
+        backend.rope(dkeys, spec.kv_heads, &weights.rotary, plan, true);
+        let (mut dqueries, mut dkeys) = (dqueries, dkeys);
+        if let Some(([query_norm, key_norm], [queries, keys])) =
+            block.query_key_norms.as_ref().zip(before_norms.as_ref())
+        {
+            let (heads, kv_heads) = (rows * spec.heads, rows * spec.kv_heads);
+            let mut gradient = |weight, dy: &B::Buffer, x: &B::Buffer, heads| {
+                if let Some(dw) = trained.gradient(name(weight)) {
+                    backend.rms_norm_weight_gradient(dy, x, heads, spec.head_dim, eps, dw);
+                }
+            };
+            gradient(BlockWeight::QueryNorm, dqueries, queries, heads);
+            gradient(BlockWeight::KeyNorm, dkeys, keys, kv_heads);
+            // Attention is done with `dattended`, and then the norm with `dqueries`.
+            let mut to = dattended;
+            backend.rms_norm_backward(dqueries, queries, heads, query_norm, eps, to, Write::Set);
+            (dqueries, to) = (to, dqueries);
+            backend.rms_norm_backward(dkeys, keys, kv_heads, key_norm, eps, to, Write::Set);
+            dkeys = to;
+        }
+        let weight = &block.input_norm;
+        backend.rms_norm(input, rows, weight, eps, normed);
+        let further = trained.learns_before(layer);
+        linear(trained, Linear::Q, dqueries, normed, further.then_some(&mut *dnormed), Write::Set);
+        linear(trained, Linear::K, dkeys, normed, further.then_some(&mut *dnormed), Write::Add);
+        linear(trained, Linear::V, dvalues, normed, further.then_some(&mut *dnormed), Write::Add);
+        if let Some(dw) = trained.gradient(name(BlockWeight::InputNorm)) {
+            backend.rms_norm_weight_gradient(dnormed, input, rows, spec.hidden, eps, dw);
+        }
+        if further {
+            backend.rms_norm_backward(dnormed, input, rows, weight, eps, dstream, Write::Add);
+        }
+    }
+
+    /// The backward pass of [`linear`](Run::linear): `dx` = or += the gradient with respect to `x`,
+    /// where it is asked for.
+    #[expect(clippy::too_many_arguments, reason = "a layer, its pair, and both sides' gradients")]
+    fn linear_backward(
+        &self,
+        trained: &mut Trained<'_, B>,
+        layer: usize,
+        linear: Linear,
+        dy: &B::Buffer,
+        x: &B::Buffer,
+        low: Option<&B::Buffer>,
+        scratch: &mut LowScratch<B::Buffer>,
+        mut dx: Option<&mut B::Buffer>,
+        write: Write,
+    ) {
+        let (backend, rows) = (self.backend, self.rows());
+        let weight = self.weights.blocks[layer].linear(linear);
+        if let Some(dw) = trained.gradient(WeightName::Block(layer, BlockWeight::Linear(linear))) {
+            backend.packed_weight_gradient(dy, x, rows, weight, dw);
+        }
+        if let Some(db) = trained.gradient(WeightName::Block(layer, BlockWeight::Bias(linear))) {
+            let (outputs, _) = backend.shape(weight);
+            backend.bias_gradient(dy, rows, outputs, db);
+        }
+        if let Some(dx) = &mut dx {
+            backend.linear_backward(dy, rows, weight, dx, write);
+        }
+        let Some(adapter) = trained.adapter.as_deref_mut() else { return };
+        let dropout = Dropout::new(adapter.config(), self.sequences, layer, linear);
+        let Some((pair, low)) = adapter.pair_mut(layer, linear).zip(low) else { return };
+        let Pair { a, b, packed_a, packed_b, scale } = pair;
+        let LowScratch { dlow, dropped, ddropped } = scratch;
+        let ([r, inputs], outputs) = (a.shape, b.shape[0]);
+        backend.weight_gradient(dy, low, rows, outputs, r, *scale as f32, &mut b.gradient);
+        backend.linear_backward(dy, rows, packed_b, dlow, Write::Set); // [rows, r]
+        match dropout {
+            None => {
+                backend.weight_gradient(dlow, x, rows, r, inputs, 1.0, &mut a.gradient);
+                if let Some(dx) = dx {
+                    backend.linear_backward(dlow, rows, packed_a, dx, Write::Add);
+                }
+            }
+            Some(dropout) => {
+                dropout.apply(backend, x, inputs, dropped, Write::Set);
+                backend.weight_gradient(dlow, dropped, rows, r, inputs, 1.0, &mut a.gradient);
+                if let Some(dx) = dx {
+                    backend.linear_backward(dlow, rows, packed_a, ddropped, Write::Set);
+                    dropout.apply(backend, ddropped, inputs, dx, Write::Add);
+                }
             }
         }
     }

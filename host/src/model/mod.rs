@@ -1,5 +1,6 @@
 //! Models: shape, weights, tokenizer and chat template, wherever they come from.
 
+pub mod activations;
 pub mod adapter;
 mod architecture;
 pub mod backend;
@@ -17,11 +18,13 @@ pub mod layout;
 pub mod merge;
 pub mod peft;
 pub mod safetensors;
+pub mod save;
 pub mod source;
 pub mod spec;
 pub mod template;
 pub mod text;
 pub mod tokenizer;
+pub mod trainable;
 pub mod weights;
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! A model's weights on a device, and adapters beside them.
 
+mod names;
+
+pub use names::{BlockWeight, Weight, WeightMut, WeightName};
+
 use super::adapter::Adapter;
 use super::backend::{Backend, BackendError, Rotary, WeightType};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::layout;
 use super::spec::{Linear, Spec};
 
-/// The weights of a model, packed for a device. Nothing changes them once they are loaded.
+/// The weights of a model, packed for a device. Only a trainer that owns them changes them.
 pub struct Weights<B: Backend> {
     /// The shape of the model.
     pub spec: Spec,
@@ -18,6 +22,8 @@ pub struct Weights<B: Backend> {
     pub norm: B::Buffer,
     /// Tables for every position up to the context length.
     pub rotary: Rotary<B>,
+    /// In which numbers the matrices are kept.
+    pub weight_type: WeightType,
     /// `[vocab, hidden]`; absent where embeddings are tied.
     separate_head: Option<B::Matrix>,
 }
@@ -59,8 +65,8 @@ impl<B: Backend> Weights<B> {
         Weights::load_as(backend, checkpoint, WeightType::F32, progress)
     }
 
-    /// Reads a checkpoint, one tensor at a time. Matrices are kept as `weight_type` says, norms are
-    /// f32.
+    /// Reads a checkpoint, one tensor at a time. Matrices are kept as `weight_type` says, norms and
+    /// biases are f32.
     ///
     /// `progress` is called with how many tensors are loaded, and of how many.
     pub fn load_as(
@@ -135,7 +141,7 @@ impl<B: Backend> Weights<B> {
         let norm = vector("model.norm.weight", hidden)?;
         let frequencies = spec.rope.frequencies(spec.head_dim);
         let rotary = Rotary::new(backend, &frequencies, spec.context_length)?;
-        Ok(Weights { spec, embedding, blocks, norm, rotary, separate_head })
+        Ok(Weights { spec, embedding, blocks, norm, rotary, weight_type, separate_head })
     }
 
     /// Returns the output head, `[vocab, hidden]`.

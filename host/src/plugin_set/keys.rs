@@ -72,6 +72,8 @@ pub(super) const TRAIN: Shape = Shape {
         "max_grad_norm",
         "max_length",
         "save_steps",
+        "gradient_checkpointing",
+        "method",
         "lora",
         "lora_r",
         "lora_alpha",

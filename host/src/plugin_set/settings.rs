@@ -102,6 +102,10 @@ pub struct Train {
     /// Updates between two checkpoints that a killed training goes on from; 0 writes none within a
     /// round. Default: 1.
     pub save_steps: u32,
+    /// Keeps only the input of each block and computes the rest again: less memory, more work, and
+    /// the same result. Default: false.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// The adapter that is trained.
     pub lora: Lora,
 }
@@ -125,6 +129,7 @@ impl Default for Train {
             max_grad_norm: 1.0,
             max_length: 1024,
             save_steps: 1,
+            gradient_checkpointing: false,
             lora: Lora::default(),
         }
     }

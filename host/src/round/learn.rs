@@ -45,8 +45,12 @@ pub fn train(
     rows.extend(flow.records.iter().map(|record| row(round, record)));
     let before: Vec<_> = rows.iter().map(|row| (&row.record_id, row.round)).collect();
     let mut depends = json!([flow.digest, before, settings, entering.digest]);
-    // How often a checkpoint is written changes nothing that is trained.
-    depends[2].as_object_mut().map(|settings| settings.remove("save_steps"));
+    // How often a checkpoint is written changes nothing that is trained, and neither does what is
+    // computed twice to save memory.
+    if let Some(settings) = depends[2].as_object_mut() {
+        settings.remove("save_steps");
+        settings.remove("gradient_checkpointing");
+    }
 
     let folder = place.folder();
     let (adapter, metrics) = (format!("{folder}/adapter"), format!("{folder}/metrics.jsonl"));
@@ -251,6 +255,7 @@ fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> Tr
         adam_beta2: settings.adam_beta2,
         adam_epsilon: settings.adam_epsilon,
         max_grad_norm: settings.max_grad_norm,
+        gradient_checkpointing: settings.gradient_checkpointing,
         shuffle: !curriculum,
         seed: shop.seed(place),
         ..TrainSettings::default()

@@ -143,7 +143,7 @@ impl From<Example> for Item {
 /// What the policy is held to.
 #[derive(Clone, Debug)]
 pub enum Reference {
-    /// The model without an adapter.
+    /// The model without an adapter; in full training, as it is before the first step.
     Initial,
     /// The model with a frozen adapter, such as that of the round before.
     Adapter(Adapter),
@@ -307,6 +307,16 @@ fn check_reference(
 }
 
 impl Data {
+    /// Returns the same with logprobs that are known already.
+    pub(super) fn with_reference(self, known: Option<Vec<Vec<f64>>>) -> Data {
+        match (self, known) {
+            (Data::Preference { items, objective, .. }, Some(known)) => {
+                Data::Preference { items, objective, reference: Reference::Logprobs(known) }
+            }
+            (data, _) => data,
+        }
+    }
+
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut add = |tokens: &[u32], trained: &[bool]| {

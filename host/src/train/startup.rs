@@ -15,10 +15,10 @@ pub(super) struct Startup {
 }
 
 /// What one step did to one tensor.
-pub(super) struct Seen<'a> {
-    pub(super) name: &'a str,
-    pub(super) shape: [usize; 2],
-    /// Whether the other matrix of its pair is all zero, so that its gradient must be.
+pub(super) struct Seen {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    /// Whether it is of a pair whose other matrix is all zero, so that its gradient must be.
     pub(super) partner_is_zero: bool,
     pub(super) gradient_is_zero: bool,
     pub(super) moved: bool,
@@ -29,8 +29,8 @@ pub(super) struct Seen<'a> {
 const UPDATES: u32 = 2;
 
 impl Startup {
-    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Startup {
-        Startup { updates: 0, unmoved: names.map(str::to_owned).collect() }
+    pub(super) fn new(names: Vec<String>) -> Startup {
+        Startup { updates: 0, unmoved: names }
     }
 
     /// Returns whether all is proved.
@@ -43,12 +43,12 @@ impl Startup {
         &mut self,
         step: u64,
         updated: bool,
-        seen: &[Seen<'_>],
+        seen: &[Seen],
     ) -> Result<(), StartupError> {
-        let cut: Vec<&Seen<'_>> =
+        let cut: Vec<&Seen> =
             seen.iter().filter(|s| s.gradient_is_zero && !s.partner_is_zero).collect();
         if let Some(first) = cut.first() {
-            let (name, shape) = (first.name.to_owned(), first.shape);
+            let (name, shape) = (first.name.clone(), first.shape.clone());
             return Err(StartupError::NoGradient {
                 count: cut.len(),
                 all: seen.len(),
@@ -62,15 +62,15 @@ impl Startup {
         }
         self.updates += 1;
         let moved =
-            |name: &String| seen.iter().any(|s| s.name == name && s.moved && !s.gradient_is_zero);
+            |name: &String| seen.iter().any(|s| s.name == *name && s.moved && !s.gradient_is_zero);
         self.unmoved.retain(|name| !moved(name));
-        match self.unmoved.first().and_then(|name| seen.iter().find(|s| s.name == name)) {
+        match self.unmoved.first().and_then(|name| seen.iter().find(|s| s.name == *name)) {
             Some(first) if self.updates >= UPDATES => Err(StartupError::Unmoved {
                 count: self.unmoved.len(),
                 all: seen.len(),
                 updates: self.updates,
-                name: first.name.to_owned(),
-                shape: first.shape,
+                name: first.name.clone(),
+                shape: first.shape.clone(),
             }),
             _ => Ok(()),
         }
@@ -97,7 +97,7 @@ pub enum StartupError {
         /// Name of the first.
         name: String,
         /// Its shape.
-        shape: [usize; 2],
+        shape: Vec<usize>,
     },
     /// Updates leave some tensors as they were.
     #[error(
@@ -115,6 +115,6 @@ pub enum StartupError {
         /// Name of the first.
         name: String,
         /// Its shape.
-        shape: [usize; 2],
+        shape: Vec<usize>,
     },
 }

@@ -10,10 +10,13 @@ use serde::Deserialize;
 
 use super::*;
 use crate::model::adapter::PairConfig;
+use crate::model::backend::Backend;
 use crate::model::backend::cpu::Cpu;
+use crate::model::backward::Pass;
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::peft;
 use crate::model::spec::{Linear, Rope, RopeScaling};
+use crate::model::trainable::{TrainableAdapter, Trained};
 use crate::model::weights::Weights;
 
 pub(super) fn fixture(name: &str) -> Vec<u8> {
@@ -41,7 +44,7 @@ pub(super) fn tensors(name: &str) -> Tensors {
 /// The model of the fixtures, and variations of it.
 pub(super) struct Tiny {
     pub(super) spec: Spec,
-    tensors: Tensors,
+    pub(super) tensors: Tensors,
 }
 
 impl Tiny {
@@ -124,21 +127,21 @@ struct Expected {
 }
 
 #[derive(Deserialize)]
-struct ExpectedSettings {
-    learning_rate: f64,
-    weight_decay: f64,
-    adam_beta1: f64,
-    adam_beta2: f64,
-    adam_epsilon: f64,
-    max_grad_norm: f64,
-    warmup_ratio: f64,
-    steps: u32,
+pub(super) struct ExpectedSettings {
+    pub(super) learning_rate: f64,
+    pub(super) weight_decay: f64,
+    pub(super) adam_beta1: f64,
+    pub(super) adam_beta2: f64,
+    pub(super) adam_epsilon: f64,
+    pub(super) max_grad_norm: f64,
+    pub(super) warmup_ratio: f64,
+    pub(super) steps: u32,
 }
 
 #[derive(Deserialize)]
-struct ExpectedExample {
-    tokens: Vec<u32>,
-    trained: Vec<bool>,
+pub(super) struct ExpectedExample {
+    pub(super) tokens: Vec<u32>,
+    pub(super) trained: Vec<bool>,
 }
 
 #[derive(Deserialize)]
@@ -148,17 +151,17 @@ struct ExpectedRun {
 }
 
 #[derive(Deserialize)]
-struct ExpectedStep {
-    loss: f64,
-    grad_norm: f64,
-    learning_rate: f64,
+pub(super) struct ExpectedStep {
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+    pub(super) learning_rate: f64,
 }
 
 fn expected() -> Expected {
     serde_json::from_slice(&fixture("expected.json")).unwrap()
 }
 
-fn examples() -> Vec<Example> {
+pub(super) fn examples() -> Vec<Example> {
     let example = |(i, e): (usize, ExpectedExample)| Example {
         id: format!("example-{i}"),
         tokens: e.tokens,
@@ -168,7 +171,7 @@ fn examples() -> Vec<Example> {
 }
 
 /// The settings of the fixtures: every step takes all three examples.
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     let s = expected().settings;
     TrainSettings {
         learning_rate: s.learning_rate,
@@ -194,8 +197,8 @@ fn trainer(tiny: &Tiny, start: &Adapter, settings: TrainSettings) -> Trainer<Cpu
 pub(super) fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
     let indices = trainer.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
-    let named = trainer.adapter.parameters().map(|p| (p.name.clone(), p.gradient.clone()));
-    (loss, named.collect())
+    let gradients = trainer.subject.gradients().into_iter().cloned();
+    (loss, trainer.subject.names().into_iter().zip(gradients).collect())
 }
 
 pub(super) fn furthest(a: &[f32], b: &[f32]) -> f32 {
@@ -231,13 +234,21 @@ fn logprobs_are_those_of_transformers() {
         let (engine, adapter) = (tiny.engine(), adapter());
         let backend = &*engine.backend;
         let mut adapter = TrainableAdapter::new(backend, &tiny.spec, &adapter).unwrap();
-        let mut activations = Activations::new(backend, &tiny.spec, &adapter, 49).unwrap();
+        let shape = PassShape {
+            spec: &tiny.spec,
+            pairs: &adapter.pairs(),
+            dropout: false,
+            rows: 49,
+            gradient_checkpointing: false,
+        };
+        let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
         let mut sequences = Sequences::default();
         for example in examples() {
             sequences.push(&example.tokens, &example.trained, 0);
         }
-        let (adapter, activations) = (&mut adapter, &mut activations);
-        let mut pass = Pass { backend, weights: &engine.weights, adapter, activations };
+        let trained = Trained { adapter: Some(&mut adapter), gradients: None };
+        let (weights, activations) = (&*engine.weights, &mut activations);
+        let mut pass = Pass { backend, weights, trained, activations };
         pass.forward(&sequences).unwrap();
         let scored = pass.logprobs(&sequences).unwrap();
         let want = run.logprobs.concat();

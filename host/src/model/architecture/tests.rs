@@ -10,15 +10,19 @@ use serde_json::{Value, json};
 
 use crate::generate::{Hooks, Job, Output, Sampling, Settings, generate};
 use crate::logprob::{Row, score};
+use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{Adapter, LoraConfig};
-use crate::model::backend::cpu::Cpu;
-use crate::model::backward::{Activations, Pass, Sequences, TrainableAdapter};
+use crate::model::backend::cpu::{Cpu, Isa};
+use crate::model::backend::{Backend, TrainingBackend};
+use crate::model::backward::{Pass, Sequences};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config;
 use crate::model::forward::Engine;
 use crate::model::forward::tests::logits;
+use crate::model::layout;
 use crate::model::safetensors::{Safetensors, files};
 use crate::model::spec::{Linear, RopeScaling, Spec};
+use crate::model::trainable::{Gradients, TrainableAdapter, Trained as Learns};
 use crate::model::weights::Weights;
 
 const MODELS: [&str; 9] = [
@@ -243,11 +247,19 @@ fn gradients_are_those_of_torch() {
             let run = |start: &Adapter| {
                 let mut adapter = TrainableAdapter::new(&backend, spec, start).unwrap();
                 let rows = sequences.tokens.len();
-                let mut activations = Activations::new(&backend, spec, &adapter, rows).unwrap();
+                let shape = PassShape {
+                    spec,
+                    pairs: &adapter.pairs(),
+                    dropout: false,
+                    rows,
+                    gradient_checkpointing: false,
+                };
+                let mut activations =
+                    Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
                 let mut pass = Pass {
                     backend: &backend,
                     weights: &engine.weights,
-                    adapter: &mut adapter,
+                    trained: Learns { adapter: Some(&mut adapter), gradients: None },
                     activations: &mut activations,
                 };
                 pass.forward(&sequences).unwrap();
@@ -269,6 +281,56 @@ fn gradients_are_those_of_torch() {
             }
             assert_eq!(count, 28);
             println!("{model} {:?}: gradients differ by {worst:e} of the largest", backend.isa());
+        }
+    }
+}
+
+#[test]
+fn gradients_of_every_weight_are_those_of_torch() {
+    for model in ["mistral-windowed", "qwen2", "qwen3"] {
+        let (checkpoint, expected) = (checkpoint(model), expected(model));
+        let spec = checkpoint.spec();
+        let want = tensors(model, "gradients.safetensors");
+        let mut sequences = Sequences::default();
+        for example in &expected.batch {
+            sequences.push(&example.tokens, &example.trained, 0);
+        }
+        let run = |backend: Cpu, gradient_checkpointing| {
+            let weights = Weights::load(&backend, &checkpoint, &mut |_, _| ()).unwrap();
+            let mut gradients = Gradients::new(&backend, &weights).unwrap();
+            let (pairs, rows) = (&BTreeMap::new(), sequences.tokens.len());
+            let shape = PassShape { spec, pairs, dropout: false, rows, gradient_checkpointing };
+            let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
+            let trained = Learns { adapter: None, gradients: Some(&mut gradients) };
+            let activations = &mut activations;
+            let mut pass = Pass { backend: &backend, weights: &weights, trained, activations };
+            pass.forward(&sequences).unwrap();
+            let ones = vec![1.0; sequences.rows.len()];
+            let logprobs = pass.backward(&sequences, &ones).unwrap();
+            let value: f64 = logprobs.iter().map(|token| f64::from(token.logprob)).sum();
+            let wanted = expected.value.unwrap();
+            assert!((value / wanted - 1.0).abs() < 1e-5, "{model}: {value} {wanted}");
+            let values = gradients.iter().map(|(name, gradient)| {
+                let values = match name.shape(spec)[..] {
+                    [outputs, inputs] => backend.unpack_buffer(gradient, outputs, inputs).unwrap(),
+                    _ => gradient.clone(),
+                };
+                (name.to_string(), values)
+            });
+            values.collect::<BTreeMap<String, Vec<f32>>>()
+        };
+        for isa in Isa::all() {
+            let gradients = run(Cpu { isa }, false);
+            assert!(run(Cpu { isa }, true) == gradients, "{model} {isa:?}");
+            assert_eq!(gradients.len(), layout::tensors(spec).len());
+            let mut worst = 0f32;
+            for (name, gradient) in &gradients {
+                let want = &want[&format!("grad.full.{name}")];
+                let distance = furthest(gradient, want) / largest(want);
+                assert!(distance < 5e-5, "{model} {name}: {distance:e}");
+                worst = worst.max(distance);
+            }
+            println!("{model} {isa:?}: gradients differ by {worst:e} of the largest");
         }
     }
 }

@@ -58,6 +58,67 @@ pub trait TrainingBackend: Backend {
         dw: &mut Self::Buffer,
     );
 
+    /// Returns how many numbers a packed weight `[outputs, inputs]` in f32 has, padding included.
+    ///
+    /// The gradient of a weight that is trained itself, and its moments, are buffers of this length
+    /// in the layout of the weight, so AdamW runs over all four as they lie. Padding stays 0.
+    fn packed_len(&self, outputs: usize, inputs: usize) -> usize;
+
+    /// The same as [`weight_gradient`](TrainingBackend::weight_gradient) with a scale of 1, into the
+    /// layout of the packed weight.
+    fn packed_weight_gradient(
+        &self,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Matrix,
+        dw: &mut Self::Buffer,
+    );
+
+    /// Returns a packed weight's numbers, of whatever type, `[outputs, inputs]` row-major.
+    fn unpack(&self, weight: &Self::Matrix) -> Result<Vec<f32>, BackendError>;
+
+    /// Returns, `[outputs, inputs]` row-major, what a buffer holds in the layout of a packed weight.
+    fn unpack_buffer(
+        &self,
+        packed: &Self::Buffer,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<f32>, BackendError>;
+
+    /// Returns a buffer that holds `values`, `[outputs, inputs]` row-major, in the layout of a packed
+    /// weight.
+    fn pack_buffer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Self::Buffer, BackendError>;
+
+    /// Adds each row `i` of `dy` `[tokens, inputs]` to row `tokens[i]` of `dw`, which has the layout
+    /// of the packed embedding: the gradient of [`Backend::embed`]. Rows are added in order.
+    fn embed_backward(
+        &self,
+        dy: &Self::Buffer,
+        tokens: &[u32],
+        embedding: &Self::Matrix,
+        dw: &mut Self::Buffer,
+    );
+
+    /// `db` `[width]` += the sum of the rows of `dy` `[rows, width]`: the gradient of a bias.
+    fn bias_gradient(&self, dy: &Self::Buffer, rows: usize, width: usize, db: &mut Self::Buffer);
+
+    /// `dw` `[width]` += the gradient of [`Backend::rms_norm`] with respect to its weight.
+    fn rms_norm_weight_gradient(
+        &self,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        dw: &mut Self::Buffer,
+    );
+
     /// `dx` = or += the gradient of [`Backend::rms_norm`] with respect to `x`.
     #[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass and two more")]
     fn rms_norm_backward(
@@ -114,8 +175,9 @@ pub trait TrainingBackend: Backend {
     /// Sets `dhidden` `[rows, inputs]` to the gradient of the sum of `weights[i] * logprob[i]` over
     /// the rows of [`Backend::logprobs`], and returns what that would: the logits are formed anyway.
     ///
-    /// So an objective whose weights do not depend on the logprobs needs this call alone. Logits
-    /// are held for a few rows at a time, never for all.
+    /// Adds the gradient of the head, in its packed layout, to `dhead` where it is given. So an
+    /// objective whose weights do not depend on the logprobs needs this call alone. Logits are held
+    /// for a few rows at a time, never for all.
     fn logprobs_backward(
         &self,
         hidden: &Self::Buffer,
@@ -123,14 +185,20 @@ pub trait TrainingBackend: Backend {
         targets: &[u32],
         weights: &[f32],
         dhidden: &mut Self::Buffer,
+        dhead: Option<&mut Self::Buffer>,
     ) -> Result<Vec<TokenLogprob>, BackendError>;
 
     /// Multiplies row `i` of `x`, `[factors.len(), width]`, by `factors[i]`.
     ///
-    /// The gradients of [`logprobs_backward`](TrainingBackend::logprobs_backward) are proportional to
-    /// its weights, so an objective whose weights do depend on the logprobs gives weights of 1 and
-    /// then factors, rather than asking for the logits twice.
+    /// The rows of `dhidden` of [`logprobs_backward`](TrainingBackend::logprobs_backward) are
+    /// proportional to its weights, so an objective whose weights do depend on the logprobs gives
+    /// weights of 1 and then factors, rather than asking for the logits twice. The gradient of the
+    /// head, a sum over rows, cannot be had so.
     fn scale_rows(&self, x: &mut Self::Buffer, width: usize, factors: &[f32]);
+
+    /// Returns how many logits [`logprobs_backward`](TrainingBackend::logprobs_backward) holds at a
+    /// time.
+    fn held_logits(&self, targets: usize, vocab: usize) -> usize;
 
     /// Returns the sum of the squares of the first `len` numbers, added in f64.
     fn squared_norm(&self, x: &Self::Buffer, len: usize) -> Result<f64, BackendError>;
@@ -145,6 +213,16 @@ pub trait TrainingBackend: Backend {
         first: &mut Self::Buffer,
         second: &mut Self::Buffer,
         len: usize,
+        step: &AdamWStep,
+    );
+
+    /// The same for a packed weight in f32, whose gradient and moments have its layout.
+    fn adamw_packed(
+        &self,
+        weight: &mut Self::Matrix,
+        gradient: &Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
         step: &AdamWStep,
     );
 }

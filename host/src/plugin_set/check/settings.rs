@@ -73,6 +73,7 @@ pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Tr
         let in_range = |x| (0.0..1.0).contains(&x);
         Ok(table.number(key, "a number from 0 to under 1", in_range)?.unwrap_or(default))
     };
+    method(table)?;
     Ok(Train {
         objective: objective(table)?.unwrap_or(base.objective),
         start: table.choice("start", &starts)?.unwrap_or(base.start),
@@ -102,8 +103,22 @@ pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Tr
         max_grad_norm: at_least_0("max_grad_norm", base.max_grad_norm)?,
         max_length: table.integer("max_length", 2, 1 << 24)?.unwrap_or(base.max_length),
         save_steps: table.integer("save_steps", 0, 1 << 30)?.unwrap_or(base.save_steps),
+        gradient_checkpointing: table
+            .boolean("gradient_checkpointing")?
+            .unwrap_or(base.gradient_checkpointing),
         lora: lora(table, base.lora, first)?,
     })
+}
+
+/// What is trained: an adapter. The trainer can move every weight too, but a round cannot yet carry
+/// whole models from one to the next.
+fn method(table: &Section<'_>) -> Checked<()> {
+    if table.text("method")?.as_deref() == Some("full") {
+        return Err(table
+            .wrong("method", "is `full`, which rounds do not carry out in this version")
+            .label("expected `lora`"));
+    }
+    table.choice("method", &[("lora", ())]).map(|_| ())
 }
 
 fn objective(table: &Section<'_>) -> Checked<Option<Objective>> {

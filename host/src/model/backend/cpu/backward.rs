@@ -1,14 +1,16 @@
 //! Backward passes and the optimiser on the processor.
 
+use rayon::prelude::*;
+
 use super::elementwise::{inverse_rms, over_rows};
 use super::gemm::{self, parallel};
-use super::simd::{Kernel, Lanes, Shared, exp};
+use super::simd::{Isa, Kernel, Lanes, Shared, exp};
 use super::training_attention::{self, dot};
-use super::{Cpu, CpuPlan, Matrix, head, product};
+use super::{Cpu, CpuPlan, Matrix, head, product, weight_gradient};
 use crate::model::backend::training::{
     AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
-use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, Write};
+use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, WeightType, Write};
 use crate::run::seed;
 
 /// Rows whose logits are held at a time.
@@ -67,6 +69,65 @@ impl TrainingBackend for Cpu {
         dw: &mut Vec<f32>,
     ) {
         product::weight_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
+    }
+
+    fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
+        weight_gradient::packed_len(outputs, inputs)
+    }
+
+    fn packed_weight_gradient(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        rows: usize,
+        weight: &Matrix,
+        dw: &mut Vec<f32>,
+    ) {
+        let (outputs, inputs) = weight.shape();
+        weight_gradient::packed(self.isa, dy, x, rows, outputs, inputs, dw);
+    }
+
+    fn unpack(&self, weight: &Matrix) -> Result<Vec<f32>, BackendError> {
+        Ok(weight.values())
+    }
+
+    fn unpack_buffer(
+        &self,
+        packed: &Vec<f32>,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        Ok(weight_gradient::unpack(packed, outputs, inputs))
+    }
+
+    fn pack_buffer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        Ok(Matrix::new(values, outputs, inputs, WeightType::F32).packed().to_vec())
+    }
+
+    fn embed_backward(&self, dy: &Vec<f32>, tokens: &[u32], embedding: &Matrix, dw: &mut Vec<f32>) {
+        let (_, inputs) = embedding.shape();
+        weight_gradient::scatter_add(dy, tokens, inputs, dw);
+    }
+
+    fn bias_gradient(&self, dy: &Vec<f32>, rows: usize, width: usize, db: &mut Vec<f32>) {
+        weight_gradient::sum_of_rows(self.isa, dy, None, rows, width, db);
+    }
+
+    fn rms_norm_weight_gradient(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        dw: &mut Vec<f32>,
+    ) {
+        weight_gradient::sum_of_rows(self.isa, dy, Some((x, eps)), rows, width, dw);
     }
 
     fn rms_norm_backward(
@@ -137,9 +198,10 @@ impl TrainingBackend for Cpu {
         targets: &[u32],
         weights: &[f32],
         dhidden: &mut Vec<f32>,
+        mut dhead: Option<&mut Vec<f32>>,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let (vocab, inputs) = head.shape();
-        let mut logits = vec![0f32; targets.len().min(HEAD_ROWS) * vocab];
+        let mut logits = vec![0f32; self.held_logits(targets.len(), vocab)];
         let mut logprobs = Vec::with_capacity(targets.len());
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
@@ -159,6 +221,9 @@ impl TrainingBackend for Cpu {
             });
             let dhidden = &mut dhidden[first * inputs..];
             gemm::linear_backward(self.isa, logits, rows, head, dhidden, Write::Set);
+            if let Some(dhead) = &mut dhead {
+                weight_gradient::packed(self.isa, logits, hidden, rows, vocab, inputs, dhead);
+            }
             logprobs.extend(block);
         }
         Ok(logprobs)
@@ -172,8 +237,14 @@ impl TrainingBackend for Cpu {
         });
     }
 
+    fn held_logits(&self, targets: usize, vocab: usize) -> usize {
+        targets.min(HEAD_ROWS) * vocab
+    }
+
     fn squared_norm(&self, x: &Vec<f32>, len: usize) -> Result<f64, BackendError> {
-        Ok(x[..len].iter().map(|&x| f64::from(x) * f64::from(x)).sum())
+        let sums: Vec<f64> =
+            x[..len].par_chunks(CHUNK).map(|x| self.isa.run(SquaredNorm(x))).collect();
+        Ok(sums.iter().sum())
     }
 
     fn adamw(
@@ -185,13 +256,58 @@ impl TrainingBackend for Cpu {
         len: usize,
         step: &AdamWStep,
     ) {
-        self.isa.run(AdamW {
-            parameters: &mut parameters[..len],
-            gradient: &gradient[..len],
-            first: &mut first[..len],
-            second: &mut second[..len],
-            step,
-        });
+        adamw(self.isa, &mut parameters[..len], gradient, first, second, step);
+    }
+
+    fn adamw_packed(
+        &self,
+        weight: &mut Matrix,
+        gradient: &Vec<f32>,
+        first: &mut Vec<f32>,
+        second: &mut Vec<f32>,
+        step: &AdamWStep,
+    ) {
+        adamw(self.isa, weight.packed_mut(), gradient, first, second, step);
+    }
+}
+
+/// Numbers that one task of the optimiser takes.
+const CHUNK: usize = 64 * 1024;
+
+fn adamw(
+    isa: Isa,
+    parameters: &mut [f32],
+    gradient: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    step: &AdamWStep,
+) {
+    let parameters = parameters.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+    parameters.zip(moments).for_each(|((parameters, gradient), (first, second))| {
+        isa.run(AdamW { parameters, gradient, first, second, step });
+    });
+}
+
+/// Sums squares in f64: eight sums, then these in order.
+struct SquaredNorm<'a>(&'a [f32]);
+
+impl Kernel for SquaredNorm<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f64 {
+        let mut sums = [0f64; 8];
+        let mut chunks = self.0.chunks_exact(8);
+        for chunk in chunks.by_ref() {
+            for (sum, &x) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        for (sum, &x) in sums.iter_mut().zip(chunks.remainder()) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+        sums.iter().sum()
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) enum Numbers {
     Int8(Pages<Block>),
 }
 
+/// Trainers see to it that this is never said.
+const NOT_F32: &str = "a weight that is trained itself is f32";
+
 impl Matrix {
     /// Packs `values`, row-major.
     pub(super) fn new(
@@ -111,6 +114,30 @@ impl Matrix {
         (self.outputs, self.inputs)
     }
 
+    /// Returns all numbers, `[outputs, inputs]` row-major.
+    pub(super) fn values(&self) -> Vec<f32> {
+        let mut values = vec![0f32; self.outputs * self.inputs];
+        if !values.is_empty() {
+            let rows = values.par_chunks_mut(self.inputs).enumerate();
+            rows.for_each(|(row, values)| self.row(row, values));
+        }
+        values
+    }
+
+    /// Returns the numbers of a weight in f32 as they lie, padding included.
+    pub(super) fn packed(&self) -> &[f32] {
+        let Numbers::F32(lines) = &self.numbers else { panic!("{NOT_F32}") };
+        // SAFETY: a line is sixteen f32 and nothing else.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), PANEL * lines.len()) }
+    }
+
+    /// Returns the numbers of a weight in f32 as they lie, padding included, which must stay 0.
+    pub(super) fn packed_mut(&mut self) -> &mut [f32] {
+        let Numbers::F32(lines) = &mut self.numbers else { panic!("{NOT_F32}") };
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), PANEL * lines.len()) }
+    }
+
     /// Copies one row, `[inputs]`, out of its panel.
     pub(super) fn row(&self, row: usize, y: &mut [f32]) {
         assert!(row < self.outputs, "row {row} of a matrix with {} rows", self.outputs);
@@ -159,7 +186,7 @@ impl Matrix {
                     let pair = pairs.as_ptr().add(panel * self.inputs.div_ceil(2) + input / 2);
                     let pair = pair.cast::<u32>();
                     let halves = [L::load_bf16(pair), L::load_bf16(pair.add(8))];
-                    halves.map(|(even, odd)| if input % 2 == 0 { even } else { odd })
+                    halves.map(|(even, odd)| if input.is_multiple_of(2) { even } else { odd })
                 }
                 Numbers::Int8(blocks) => {
                     let each = self.inputs.div_ceil(int8::BLOCK);
@@ -191,6 +218,7 @@ mod tests {
                     for (i, want) in values.chunks(inputs).enumerate() {
                         let mut row = vec![f32::NAN; inputs];
                         matrix.row(i, &mut row);
+                        assert_eq!(row, matrix.values()[i * inputs..][..inputs]);
                         for (got, want) in row.iter().zip(want) {
                             let difference = (got / scale - want).abs();
                             let bound = if weight_type == WeightType::Bf16 {

@@ -24,6 +24,7 @@ mod product;
 pub(crate) mod simd;
 mod tile;
 mod training_attention;
+mod weight_gradient;
 
 pub(crate) use elementwise::exp_weights;
 
