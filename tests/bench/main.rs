@@ -224,10 +224,7 @@ impl Bench {
                 Ok(side)
             })
         };
-        let mut ours = match worker::missing(row.work, row.weights, row.isa) {
-            Some(why) => Err(why.to_owned()),
-            None => began(Side::ours(&order, &log("ours"))),
-        };
+        let mut ours = began(Side::ours(&order, &log("ours")));
         if ours.is_ok() && row.work == Work::Round {
             let round = round::input(&worker::run_folder(&order.input), &self.model)?;
             let prompts: Vec<_> = round.completed.iter().map(|c| c.tokens.clone()).collect();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use aligner::generate::{Hooks, Job, Output, Sampling, Settings, generate};
@@ -30,14 +31,6 @@ use crate::row::{Isa, Method, Order, Work};
 
 /// The model of every row.
 pub const MODEL: &str = "smollm2-135m-instruct";
-
-/// Says why our side cannot do something yet, where it cannot.
-pub fn missing(work: Work, _: WeightType, _: Isa) -> Option<&'static str> {
-    match work {
-        Work::Train { method: Method::Full, .. } => Some("no full fine-tuning yet"),
-        _ => None,
-    }
-}
 
 fn backend(isa: Isa) -> Result<Cpu> {
     match isa {
@@ -152,7 +145,7 @@ impl Task {
                 let trainer = Box::new(trainer(engine.clone(), data, items.len(), rank)?);
                 return Ok(Task::Train { trainer, compared: Some((engine, items)) });
             }
-            Work::Train { rank, .. } => {
+            Work::Train { method, rank, .. } => {
                 let batch = examples.len();
                 let examples = examples.into_iter().enumerate().map(|(i, row)| Example {
                     id: i.to_string(),
@@ -160,7 +153,16 @@ impl Task {
                     tokens: row.tokens,
                 });
                 let data = Data::Supervised(examples.collect());
-                let trainer = Box::new(trainer(engine, data, batch, rank)?);
+                let trainer = Box::new(match method {
+                    Method::Full => {
+                        let Engine { backend, weights } = engine;
+                        let Ok(weights) = Arc::try_unwrap(weights) else {
+                            bail!("weights are shared")
+                        };
+                        Trainer::full(backend, weights, data, settings(batch))?
+                    }
+                    _ => trainer(engine, data, batch, rank)?,
+                });
                 return Ok(Task::Train { trainer, compared: None });
             }
             Work::Round => unreachable!("returned above"),
@@ -263,13 +265,16 @@ pub fn run_folder(input: &str) -> PathBuf {
 fn trainer(engine: Engine<Cpu>, data: Data, batch: usize, rank: usize) -> Result<Trainer<Cpu>> {
     let config = LoraConfig::new(rank, rank as f64, &Linear::ALL);
     let adapter = Adapter::init(&engine.weights.spec, config, 0)?;
-    let settings = TrainSettings {
+    Ok(Trainer::new(engine, &adapter, data, settings(batch))?)
+}
+
+fn settings(batch: usize) -> TrainSettings {
+    TrainSettings {
         num_train_epochs: 10_000.0,
         per_device_train_batch_size: batch,
         lr_scheduler_type: LrSchedulerType::Constant,
         ..TrainSettings::default()
-    };
-    Ok(Trainer::new(engine, &adapter, data, settings)?)
+    }
 }
 
 /// Wall and processor time between two moments.
