@@ -4,5 +4,7 @@
 #[path = "bench/table.rs"]
 #[expect(dead_code, reason = "the bench uses all of it")]
 mod bench_table;
+#[path = "bench/table_tests.rs"]
+mod bench_table_tests;
 mod runs;
 mod runtime;
