@@ -31,6 +31,9 @@ fn merge(out: &str) -> Vec<String> {
         .to_vec()
 }
 
+/// Gives a tensor of this name and shape another shape, or leaves it out.
+type Reshape<'a> = &'a dyn Fn(&str, Vec<usize>) -> Option<Vec<usize>>;
+
 /// The rules of vLLM's `PEFTHelper` and of its reading of tensors, and of llama.cpp's
 /// `convert_lora_to_gguf.py`: what each asks of the two files, written down as checks.
 #[test]
@@ -230,7 +233,7 @@ fn an_adapter_for_another_model_or_of_another_kind_is_named() {
     let weights = place.path("run/final/adapter/adapter_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let of_shape = |change: &dyn Fn(&str, Vec<usize>) -> Option<Vec<usize>>, expected: &str| {
+    let of_shape = |change: Reshape<'_>, expected: &str| {
         let tensors = file.iter().filter_map(|(name, view)| {
             let shape = change(name, view.shape().to_vec())?;
             let len = shape.iter().product::<usize>() * 4;

@@ -108,6 +108,12 @@ mod tests {
         check("aligner model pull", Ok("smollm2-135m-instruct"));
         check("aligner model chat --adapter a --temperature 0.5", Ok("temperature: 0.5"));
         check("aligner model score --model m --data d.jsonl", Ok(r#"data: "d.jsonl""#));
+        check("aligner model merge --adapter a --out o --dtype bf16", Ok("dtype: Some(Bf16)"));
+        check("aligner model merge --adapter a --out o", Ok("max_shard_size: 5000000000"));
+        check(
+            "aligner model merge --adapter a --out o --max-shard-size 2GiB",
+            Ok("max_shard_size: 2147483648"),
+        );
         check("aligner methods", Ok("Methods"));
         check("aligner plugin check f.wasm --json", Ok("json: true"));
     }
@@ -134,6 +140,9 @@ mod tests {
         check("aligner model chat --temperature nan", Err("expected a number from 0 to 10"));
         check("aligner model chat --top-p 0", Err("expected a number over 0"));
         check("aligner model chat --max-new-tokens 0", Err("0 is not in 1.."));
+        check("aligner model merge --adapter a", Err("--out <DIR>"));
+        check("aligner model merge --adapter a --out o --max-shard-size 0", Err("`5GB`"));
+        check("aligner model merge --adapter a --out o --max-shard-size 5XB", Err("`5GB`"));
         check("aligner plugin check", Err("<FILE>"));
         check("aligner __compile", Err("unrecognized"));
     }

@@ -66,7 +66,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     }
 
     let check = match &before {
-        Some(before) => Some(before.compare(folder.path(), settings.dtype, &progress)?),
+        Some(before) => Some(before.compare(folder.unfinished(), settings.dtype, &progress)?),
         None => None,
     };
     let card = card(args, model, &adapter, settings.dtype, check.as_ref());

@@ -69,7 +69,7 @@ impl NewFolder {
     }
 
     /// Returns where the files are for now.
-    pub fn path(&self) -> &Path {
+    pub fn unfinished(&self) -> &Path {
         &self.temporary
     }
 
