@@ -101,7 +101,7 @@ impl Goal {
     }
 
     /// Says whether a ratio reaches it, or by how much it does not.
-    fn verdict(self, ratio: f64) -> String {
+    pub fn verdict(self, ratio: f64) -> String {
         let missed = match self {
             Goal::AtLeast(goal) => 1.0 - ratio / goal,
             Goal::AtMost(goal) => ratio / goal - 1.0,
