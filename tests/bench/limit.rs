@@ -125,12 +125,16 @@ impl Kernel {
     fn operations(self) -> f64 {
         let lanes = match self {
             Kernel::Portable => 4,
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => 8,
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => 16,
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16 => 32,
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => 64,
         };
@@ -141,13 +145,16 @@ impl Kernel {
         let start = Instant::now();
         match self {
             Kernel::Portable => portable(),
-            // SAFETY (all): made only where the features were found.
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => unsafe { x86::avx2() },
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => unsafe { x86::avx512() },
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16 => unsafe { x86::avx512_bf16() },
+            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => unsafe { x86::avx512_vnni() },
         }
