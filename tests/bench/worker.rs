@@ -93,6 +93,7 @@ enum Task {
     },
     Round {
         folder: PathBuf,
+        weights: WeightType,
     },
 }
 
@@ -119,7 +120,7 @@ impl Run {
 impl Task {
     fn load(order: &Order) -> Result<Task> {
         if order.work == Work::Round {
-            return Ok(Task::Round { folder: run_folder(&order.input) });
+            return Ok(Task::Round { folder: run_folder(&order.input), weights: order.weights });
         }
         let Input { prompts, rows, examples, pairs, .. } = Input::read(Path::new(&order.input))?;
         let engine = engine(order)?;
@@ -231,8 +232,8 @@ impl Task {
                 let check = Some(scores.iter().map(|score| score.logprob).sum());
                 Ok(Run { tokens, watch, check, stages })
             }
-            Task::Round { folder } => {
-                let stages = round::run(folder)?;
+            Task::Round { folder, weights } => {
+                let stages = round::run(folder, *weights)?;
                 watch.stop();
                 Ok(Run { tokens: 1, watch, check: None, stages })
             }
