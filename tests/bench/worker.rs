@@ -12,6 +12,7 @@ use std::time::Instant;
 use aligner::generate::{Hooks, Job, Output, Sampling, Settings, generate};
 use aligner::logprob;
 use aligner::model::adapter::{Adapter, LoraConfig};
+use aligner::model::backend::WeightType;
 use aligner::model::backend::cpu::Cpu;
 use aligner::model::forward::Engine;
 use aligner::model::source;
