@@ -167,20 +167,16 @@ impl<'a> Operand<'a> {
         }
         let mut scratch = Scratch::take(rows * terms);
         let to = Shared::new(&mut scratch.0);
-        let tiles = rows.div_ceil(TILE);
-        let each = GRAIN.div_ceil(TILE * terms.max(1));
-        parallel(tiles.div_ceil(each), |task| {
-            for tile in task * each..tiles.min((task + 1) * each) {
-                let of_tile = rows_of(tile, rows);
-                for term in (0..terms).step_by(depth(terms)) {
-                    let depth = depth(terms).min(terms - term);
-                    // SAFETY: a tile has its rows of `x`, and as much room in each block of the
-                    // scratch, which no other task touches.
-                    unsafe {
-                        let from = x.as_ptr().add(of_tile.start * terms + term);
-                        let to = to.get().add(rows * term + of_tile.start * depth);
-                        interleave(from, terms, of_tile.len(), depth, to);
-                    }
+        over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
+            let of_tile = rows_of(tile, rows);
+            for term in (0..terms).step_by(depth(terms)) {
+                let depth = depth(terms).min(terms - term);
+                // SAFETY: a tile has its rows of `x`, and as much room in each block of the scratch,
+                // which no other touches.
+                unsafe {
+                    let from = x.as_ptr().add(of_tile.start * terms + term);
+                    let to = to.get().add(rows * term + of_tile.start * depth);
+                    interleave(from, terms, of_tile.len(), depth, to);
                 }
             }
         });
@@ -250,7 +246,8 @@ impl<'a> Operand<'a> {
 /// Rounds rows to bf16 and puts two terms into a word, the first into its low half.
 fn pairs(x: &[f32], rows: usize, terms: usize) -> Vec<u32> {
     let mut words = vec![0; rows * terms.div_ceil(2)];
-    for tile in 0..rows.div_ceil(TILE) {
+    let to = Shared::new(&mut words);
+    over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
         let of_tile = rows_of(tile, rows);
         for term in (0..terms).step_by(depth(terms)) {
             let depth = depth(terms).min(terms - term);
@@ -262,11 +259,14 @@ fn pairs(x: &[f32], rows: usize, terms: usize) -> Vec<u32> {
                         let value = values.get(i).copied().unwrap_or(0.0);
                         u32::from(half::bf16::from_f32(value).to_bits())
                     };
-                    words[first + i * of_tile.len() + r] = bits(0) | bits(1) << 16;
+                    // SAFETY: a tile has room for its rows in each block, which no other touches.
+                    unsafe {
+                        *to.get().add(first + i * of_tile.len() + r) = bits(0) | bits(1) << 16
+                    };
                 }
             }
         }
-    }
+    });
     words
 }
 
@@ -609,6 +609,14 @@ fn group(panels: usize, row_blocks: usize, work: usize) -> usize {
     let tasks = (4 * rayon::current_num_threads()).div_ceil(row_blocks.max(1));
     let least = GRAIN.div_ceil(work.max(1));
     panels.div_ceil(tasks.max(1)).max(least).max(1)
+}
+
+/// Runs `task` for each tile of `work` numbers, several in a go.
+pub(super) fn over_tiles(tiles: usize, work: usize, task: impl Fn(usize) + Sync) {
+    let each = GRAIN.div_ceil(work.max(1));
+    parallel(tiles.div_ceil(each), |group| {
+        (group * each..tiles.min((group + 1) * each)).for_each(&task);
+    });
 }
 
 /// Runs tasks `0..count`, on other threads where there is more than one.

@@ -4,8 +4,9 @@
 //! A product with such a weight rounds the rows to eight bits as well, each block of 32 numbers with
 //! a scale of its own, and sums exactly in integers within a block, blocks in ascending order in f32.
 
+use super::gemm::over_tiles;
 use super::pages::Plain;
-use super::simd::Lanes;
+use super::simd::{Lanes, Shared};
 use super::tile::{PANEL, Sums, put, with_rows};
 
 /// Inputs that share a scale.
@@ -64,28 +65,33 @@ pub(super) struct Rows {
 impl Rows {
     /// Rounds `x` `[rows, inputs]`.
     pub(super) fn new(x: &[f32], rows: usize, inputs: usize) -> Rows {
+        const QUADS: usize = BLOCK / QUAD;
         let blocks = inputs.div_ceil(BLOCK);
-        let mut quads = vec![[0; QUAD]; rows * blocks * (BLOCK / QUAD)];
+        let mut quads = vec![[0; QUAD]; rows * blocks * QUADS];
         let mut scales = vec![0.0; rows * blocks];
-        for tile in 0..rows.div_ceil(TILE) {
-            let range = rows_of(tile, rows);
-            let height = range.len();
-            for row in range.clone() {
-                let values = x[row * inputs..][..inputs].chunks(BLOCK);
-                for (block, values) in values.enumerate() {
-                    let place = range.start * blocks + block * height + (row - range.start);
+        let (quads_out, scales_out) = (Shared::new(&mut quads), Shared::new(&mut scales));
+        over_tiles(rows.div_ceil(TILE), TILE * inputs, |tile| {
+            let of_tile = rows_of(tile, rows);
+            let height = of_tile.len();
+            for (r, row) in of_tile.clone().enumerate() {
+                for (block, values) in x[row * inputs..][..inputs].chunks(BLOCK).enumerate() {
+                    let first = of_tile.start * blocks + block * height;
                     let largest = values.iter().map(|x| x.abs()).fold(0.0, f32::max);
-                    scales[place] = largest / 127.0;
                     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                    for (i, &value) in values.iter().enumerate() {
-                        let quad = (range.start * blocks + block * height) * (BLOCK / QUAD)
-                            + i / QUAD * height
-                            + (row - range.start);
-                        quads[quad][i % QUAD] = (value * inverse).round_ties_even() as i8;
+                    let mut steps = [0; BLOCK];
+                    for (step, &value) in steps.iter_mut().zip(values) {
+                        *step = (value * inverse).round_ties_even() as i8;
+                    }
+                    // SAFETY: a tile has its own part of both, which no other touches.
+                    unsafe {
+                        *scales_out.get().add(first + r) = largest / 127.0;
+                        for (i, quad) in steps.as_chunks::<QUAD>().0.iter().enumerate() {
+                            *quads_out.get().add(first * QUADS + i * height + r) = *quad;
+                        }
                     }
                 }
             }
-        }
+        });
         Rows { quads, scales }
     }
 }
