@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     repeat: usize,
     /// Seconds for a row, after which no further run begins
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Threads of every side [default: what the machine has, 2 at most]
     #[arg(long)]
@@ -434,7 +434,13 @@ fn isa_note(isa: Isa) -> Option<String> {
 /// Returns how busy the machine is with other things, which makes all times less certain.
 fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
+    let load = text.split(' ').next().unwrap_or_default();
+    match load.parse::<f64>() {
+        Ok(number) if number > 0.5 => {
+            format!("{load}: the machine was busy with other things, so the numbers say little")
+        }
+        _ => load.to_owned(),
+    }
 }
 
 /// Returns the processor's name and the features that kernels ask for.

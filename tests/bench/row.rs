@@ -241,7 +241,7 @@ pub fn all() -> Vec<Row> {
             "decode, batch 8, bf16",
             decode(8),
             Bf16,
-            vec![faster(LlamaCpp, 2.2), beside(Transformers)],
+            vec![faster(LlamaCpp, 2.2), careful(beside(Transformers))],
         ),
         row(
             "decode-32-bf16",
@@ -316,7 +316,7 @@ pub fn all() -> Vec<Row> {
         "DPO step, 4 pairs of 128 tokens, bf16",
         train(Method::Dpo, 4),
         Bf16,
-        vec![faster(Trl, 2.0)],
+        vec![careful(faster(Trl, 2.0))],
     );
     let rounds = [(F32, "f32"), (Bf16, "bf16")].map(|(weights, name)| {
         let title = format!("round of `soft-plus`, {name}");
