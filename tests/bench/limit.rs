@@ -125,16 +125,12 @@ impl Kernel {
     fn operations(self) -> f64 {
         let lanes = match self {
             Kernel::Portable => 4,
-            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => 8,
-            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => 16,
-            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16 => 32,
-            // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => 64,
         };

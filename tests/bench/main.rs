@@ -25,7 +25,7 @@ use clap::Parser;
 
 use input::Corpus;
 use limit::Machine;
-use row::{Order, Row, SCALING_GOAL, Work};
+use row::{Isa, Order, Row, SCALING_GOAL, Work};
 use side::{Python, Runs, Side};
 use table::{Goal, Kind, Line, Ratio, Sample, Table, median};
 
@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     repeat: usize,
     /// Seconds for a row, after which no further run begins
-    #[arg(long, default_value_t = 110)]
+    #[arg(long, default_value_t = 90)]
     seconds: u64,
     /// Threads of every side [default: what the machine has, 2 at most]
     #[arg(long)]
@@ -88,6 +88,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     if let Err(why) = &python {
         eprintln!("no peers: {why}");
     }
+    let load = load();
     let available = std::thread::available_parallelism()?.get();
     let threads = arguments.threads.unwrap_or(available.min(2));
     let machines = BTreeMap::from([1, threads].map(|n| (n, Machine::measure(n))));
@@ -101,6 +102,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         machines,
         repeat: arguments.repeat.max(1),
         limit: Duration::from_secs(arguments.seconds),
+        load,
     };
     let mut measured = Vec::new();
     let mut table = Table { head: bench.head(), lines: Vec::new() };
@@ -164,6 +166,8 @@ struct Bench {
     machines: BTreeMap<usize, Machine>,
     repeat: usize,
     limit: Duration,
+    /// Load of the machine before anything ran.
+    load: String,
 }
 
 impl Bench {
@@ -171,6 +175,7 @@ impl Bench {
         let mut head = vec![
             ("processor".to_owned(), processor()),
             ("threads".to_owned(), self.threads.to_string()),
+            ("load before".to_owned(), self.load.clone()),
             ("aligner".to_owned(), format!("{:?} kernels", Cpu::new().isa())),
             ("model".to_owned(), worker::MODEL.to_owned()),
         ];
@@ -202,6 +207,7 @@ impl Bench {
 
     /// Measures a row.
     fn measure(&self, row: &Row) -> Result<Measured> {
+        let start = Instant::now();
         let input = self.folder.join("rows").join(format!("{}.json", row.name));
         let order = Order {
             work: row.work,
@@ -243,12 +249,12 @@ impl Bench {
                 Err(why) => Err(why.clone()),
                 Ok(python) => match python.lacks(against.peer) {
                     Some(module) => Err(format!("`{module}` is not installed")),
-                    None => Side::peer(
-                        against.peer,
-                        &python.path,
-                        &order,
-                        &log(&format!("{:?}", against.peer)),
-                    ),
+                    None => {
+                        let weights = against.weights.unwrap_or(row.weights);
+                        let order = Order { weights, ..order.clone() };
+                        let log = log(&against.name().replace(' ', "-"));
+                        Side::peer(against.peer, &python.path, &order, &log)
+                    }
                 },
             };
             others.push(began(side));
@@ -259,14 +265,13 @@ impl Bench {
             alone = Some(began(Side::ours(&order, &log("alone"))));
         }
 
-        let start = Instant::now();
         for turn in 0..self.repeat {
             if turn > 0 && start.elapsed() > self.limit {
                 break;
             }
             for side in [&mut ours].into_iter().chain(&mut others).chain(&mut alone) {
                 let failed = match side {
-                    Ok(side) => side.measure().err(),
+                    Ok(side) => side.measure(turn + 1).err(),
                     Err(_) => None,
                 };
                 if let Some(why) = failed {
@@ -303,12 +308,12 @@ impl Bench {
                 theirs: rate(row.work, their_samples),
                 ratio: Ratio::of(their_samples, our_samples),
                 goal,
-                note: note.or_else(|| disagreement(ours, other)),
+                note: note.or_else(|| disagreement(ours, other)).or_else(|| isa_note(row.isa)),
                 samples: vec![our_samples.to_vec(), their_samples.to_vec()],
-                ..line(Kind::Speed, against.peer.name().to_owned(), unit)
+                ..line(Kind::Speed, against.name(), unit)
             });
             for (stage, ours, theirs, ratio) in stages(our_samples, their_samples) {
-                let against = against.peer.name().to_owned();
+                let against = against.name();
                 let title = format!("{}: {stage}", row.title);
                 let (ours, theirs, ratio) = (Some(ours), Some(theirs), Some(ratio));
                 lines.push(Line { title, ours, theirs, ratio, ..line(Kind::Speed, against, "s") });
@@ -321,7 +326,7 @@ impl Bench {
                     Ratio { median, min: median, max: median, cpu: None, runs: 1 }
                 });
                 let goal = Some(Goal::AtMost(goal));
-                let against = against.peer.name().to_owned();
+                let against = against.name();
                 lines.push(Line { ours, theirs, ratio, goal, ..line(Kind::Memory, against, "GB") });
             }
         }
@@ -408,10 +413,28 @@ fn stages(ours: &[Sample], theirs: &[Sample]) -> Vec<(String, f64, f64, Ratio)> 
 
 /// Says where both sides should have found the same number and did not.
 fn disagreement(ours: &Result<Runs, String>, other: &Result<Runs, String>) -> Option<String> {
+    let tokens = |runs: &Result<Runs, String>| Some(runs.as_ref().ok()?.warm_up.as_ref()?.tokens);
+    let (our_tokens, other_tokens) = (tokens(ours)?, tokens(other)?);
+    if our_tokens != other_tokens {
+        return Some(format!("the sides count {our_tokens} and {other_tokens} tokens"));
+    }
     let check = |runs: &Result<Runs, String>| runs.as_ref().ok()?.warm_up.as_ref()?.check;
     let (ours, other) = (check(ours)?, check(other)?);
     let apart = (ours - other).abs() / ours.abs().max(1e-9);
     (apart > 0.02).then(|| format!("the sides disagree: {ours:.4} and {other:.4}"))
+}
+
+/// Says what keeps the other side to an instruction set.
+fn isa_note(isa: Isa) -> Option<String> {
+    let set = side::isa_variables(isa).iter().map(|(name, value)| format!("{name}={value}"));
+    let set: Vec<String> = set.collect();
+    (!set.is_empty()).then(|| format!("the other with {}", set.join(", ")))
+}
+
+/// Returns how busy the machine is with other things, which makes all times less certain.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Returns the processor's name and the features that kernels ask for.

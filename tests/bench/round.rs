@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use aligner::model::backend::WeightType;
 use aligner::model::text::Model;
 use aligner::record::{Finish, Message, Text};
 use aligner::round;
@@ -52,11 +53,11 @@ pub struct HeldOut {
 }
 
 /// Runs the demo's plugin set for one round, and returns the seconds of each stage.
-pub fn run(folder: &Path) -> Result<BTreeMap<String, f64>> {
-    let limit = format!("data.limit={PROMPTS}");
+pub fn run(folder: &Path, weights: WeightType) -> Result<BTreeMap<String, f64>> {
+    let (limit, dtype) = (format!("data.limit={PROMPTS}"), format!("run.dtype={weights}"));
     let output = Command::new(env!("CARGO_BIN_EXE_aligner"))
         .args(["--plugins", "soft-plus.toml", "--rounds", "1", "--fresh", "--progress", "plain"])
-        .args(["--set", &limit, "--out"])
+        .args(["--set", &limit, "--set", &dtype, "--out"])
         .arg(folder)
         .stdin(Stdio::null())
         .output()?;

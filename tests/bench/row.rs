@@ -159,10 +159,20 @@ impl Peer {
 pub struct Against {
     /// Who else does it.
     pub peer: Peer,
+    /// Type of its weights, where it is not that of the row.
+    pub weights: Option<WeightType>,
     /// How many times as fast we want to be.
     pub goal: Option<f64>,
     /// How much of its peak memory we want to need at most.
     pub memory: Option<f64>,
+}
+
+impl Against {
+    /// What the table calls it.
+    pub fn name(&self) -> String {
+        let name = self.peer.name();
+        self.weights.map_or(name.to_owned(), |weights| format!("{name} in {weights}"))
+    }
 }
 
 /// A row of the table.
@@ -188,6 +198,15 @@ pub struct Row {
     pub quick: bool,
 }
 
+/// Returns the type in which PyTorch is fastest on this machine.
+fn fast_type() -> WeightType {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") {
+        return WeightType::Bf16;
+    }
+    WeightType::F32
+}
+
 /// What two threads are to gain over one.
 pub const SCALING_GOAL: f64 = 1.85;
 
@@ -196,12 +215,14 @@ pub fn all() -> Vec<Row> {
     use Peer::{LlamaCpp, RoundScript, Transformers, Trl};
     use WeightType::{Bf16, F32, Int8};
 
-    let faster = |peer, goal| Against { peer, goal: Some(goal), memory: None };
-    let beside = |peer| Against { peer, goal: None, memory: None };
+    let faster = |peer, goal| Against { peer, weights: None, goal: Some(goal), memory: None };
+    let beside = |peer| Against { peer, weights: None, goal: None, memory: None };
+    // PyTorch is many times slower in bf16 where the processor cannot multiply it: nobody would use it.
+    let careful = |against| Against { weights: Some(fast_type()), ..against };
     let decode = |batch| Work::Decode { batch, new: 48 };
     let prefill = Work::Prefill { sequences: 8, length: 512 };
     let score = Work::Score { sequences: 64, prompt: 42, completion: 64 };
-    let stage = |common, own| Work::Stage { prompts: 64, common, own, new: 64 };
+    let stage = |prompts, common, own| Work::Stage { prompts, common, own, new: 64 };
     let train = |method, examples| {
         let (length, prompt, rank) = (128, 40, 16);
         Work::Train { method, examples, length, prompt, rank }
@@ -237,20 +258,23 @@ pub fn all() -> Vec<Row> {
             vec![faster(LlamaCpp, 1.6)],
         ),
         row(
-            "lora-bf16",
-            "LoRA step, 8 × 128 tokens, bf16",
-            train(Method::Lora, 8),
-            Bf16,
-            vec![Against { peer: Transformers, goal: Some(1.9), memory: Some(0.4) }],
-        ),
-        row(
             "lora-f32",
             "LoRA step, 8 × 128 tokens, f32",
             train(Method::Lora, 8),
             F32,
-            vec![Against { peer: Transformers, goal: Some(1.8), memory: Some(0.4) }],
+            vec![Against { memory: Some(0.4), ..faster(Transformers, 1.8) }],
         ),
     ];
+    row(
+        "lora-bf16",
+        "LoRA step, 8 × 128 tokens, bf16",
+        train(Method::Lora, 8),
+        Bf16,
+        vec![
+            Against { memory: Some(0.4), ..faster(Transformers, 1.9) },
+            Against { weights: Some(F32), ..beside(Transformers) },
+        ],
+    );
     row(
         "score-bf16",
         "scoring, 64 × 64 tokens after 42, bf16",
@@ -262,16 +286,16 @@ pub fn all() -> Vec<Row> {
     let few_shot = row(
         "stage-common",
         "generation, 64 prompts, 600 tokens common, 64 new, bf16",
-        stage(600, 42),
+        stage(64, 600, 42),
         Bf16,
-        vec![faster(LlamaCpp, 2.3), faster(Transformers, 6.0)],
+        vec![faster(LlamaCpp, 2.3), careful(faster(Transformers, 6.0))],
     );
     row(
         "stage-redrawn",
-        "generation, the same but only 200 of the 600 tokens common, bf16",
-        stage(200, 442),
+        "generation, 32 prompts, 200 tokens common and 440 not, 64 new, bf16",
+        stage(32, 200, 442),
         Bf16,
-        vec![faster(LlamaCpp, 1.5), faster(Transformers, 3.0)],
+        vec![faster(LlamaCpp, 1.5), careful(faster(Transformers, 3.0))],
     );
     row(
         "full-f32",
@@ -294,8 +318,12 @@ pub fn all() -> Vec<Row> {
         Bf16,
         vec![faster(Trl, 2.0)],
     );
-    let round =
-        row("round", "round of `soft-plus`", Work::Round, F32, vec![faster(RoundScript, 2.5)]);
+    let rounds = [(F32, "f32"), (Bf16, "bf16")].map(|(weights, name)| {
+        let title = format!("round of `soft-plus`, {name}");
+        let against = faster(RoundScript, 2.5);
+        let against = if weights == Bf16 { careful(against) } else { against };
+        row(&format!("round-{name}"), &title, Work::Round, weights, vec![against])
+    });
     row(
         "decode-8-f32",
         "decode, batch 8, f32",
@@ -335,6 +363,8 @@ pub fn all() -> Vec<Row> {
         rows[index].scaling = false;
     }
     rows[few_shot].limit_goal = Some(1.25);
-    rows[round].scaling = false;
+    for index in rounds {
+        rows[index].scaling = false;
+    }
     rows
 }

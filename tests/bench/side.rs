@@ -14,7 +14,9 @@ use crate::row::{Isa, Order, Peer};
 use crate::table::Sample;
 
 /// How long a side may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Seconds after which a first run is no warm-up any more.
+const WARM: f64 = 40.0;
 
 /// A running worker.
 pub struct Side {
@@ -104,16 +106,22 @@ impl Side {
         serde_json::from_value(self.answer()?).map_err(|error| error.to_string())
     }
 
-    /// Works once without being measured.
+    /// Works once without being measured. What takes long is warm before it is over, so it counts.
     pub fn warm_up(&mut self) -> Result<(), String> {
-        self.runs.warm_up = Some(self.run()?);
+        let sample = self.run()?;
+        if sample.wall > WARM {
+            self.runs.measured.push(sample.clone());
+        }
+        self.runs.warm_up = Some(sample);
         Ok(())
     }
 
-    /// Works once and keeps what it came to.
-    pub fn measure(&mut self) -> Result<(), String> {
-        let sample = self.run()?;
-        self.runs.measured.push(sample);
+    /// Works until it has so many measured runs.
+    pub fn measure(&mut self, runs: usize) -> Result<(), String> {
+        while self.runs.measured.len() < runs {
+            let sample = self.run()?;
+            self.runs.measured.push(sample);
+        }
         Ok(())
     }
 }

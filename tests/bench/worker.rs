@@ -12,6 +12,7 @@ use std::time::Instant;
 use aligner::generate::{Hooks, Job, Output, Sampling, Settings, generate};
 use aligner::logprob;
 use aligner::model::adapter::{Adapter, LoraConfig};
+use aligner::model::backend::WeightType;
 use aligner::model::backend::cpu::Cpu;
 use aligner::model::forward::Engine;
 use aligner::model::source;
@@ -93,6 +94,7 @@ enum Task {
     },
     Round {
         folder: PathBuf,
+        weights: WeightType,
     },
 }
 
@@ -119,7 +121,7 @@ impl Run {
 impl Task {
     fn load(order: &Order) -> Result<Task> {
         if order.work == Work::Round {
-            return Ok(Task::Round { folder: run_folder(&order.input) });
+            return Ok(Task::Round { folder: run_folder(&order.input), weights: order.weights });
         }
         let Input { prompts, rows, examples, pairs, .. } = Input::read(Path::new(&order.input))?;
         let engine = engine(order)?;
@@ -231,8 +233,8 @@ impl Task {
                 let check = Some(scores.iter().map(|score| score.logprob).sum());
                 Ok(Run { tokens, watch, check, stages })
             }
-            Task::Round { folder } => {
-                let stages = round::run(folder)?;
+            Task::Round { folder, weights } => {
+                let stages = round::run(folder, *weights)?;
                 watch.stop();
                 Ok(Run { tokens: 1, watch, check: None, stages })
             }
