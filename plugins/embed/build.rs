@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result};
 const OTHERS: [&str; 3] = ["build", "embed", "sdk"];
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    // Read as it runs: a compiled build script may outlive the folder that it was compiled in.
+    let here = env::var_os("CARGO_MANIFEST_DIR").context("cargo sets `CARGO_MANIFEST_DIR`")?;
+    let root = Path::new(&here).join("../..").canonicalize()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets `OUT_DIR`")?);
     let plugins = plugins(&root.join("plugins"))?;
     let names: Vec<&str> = plugins.iter().map(String::as_str).collect();

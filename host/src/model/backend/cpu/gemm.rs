@@ -713,6 +713,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_is_not_lost() {
+        let (rows, outputs, inputs) = (4, 20, 70);
+        for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+            let values = normal(1, outputs * inputs, 1.0);
+            let matrix = Matrix::new(&values, outputs, inputs, weight_type);
+            for bad in [f32::NAN, f32::INFINITY] {
+                for isa in Isa::all() {
+                    let mut x = normal(2, rows * inputs, 1.0);
+                    x[2 * inputs + 40] = bad;
+                    let mut y = vec![0.0; rows * outputs];
+                    linear(isa, &x, rows, &matrix, &mut y, Write::Set);
+                    for (row, y) in y.chunks(outputs).enumerate() {
+                        let finite = y.iter().all(|y| y.is_finite());
+                        let none = y.iter().all(|y| !y.is_finite());
+                        assert!(
+                            if row == 2 { none } else { finite },
+                            "{weight_type:?} {bad} {row}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn threads_change_no_bit() {
         let (rows, outputs, inputs) = (250, 700, 300);
         for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {

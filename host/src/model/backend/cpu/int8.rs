@@ -76,7 +76,10 @@ impl Rows {
             for (r, row) in of_tile.clone().enumerate() {
                 for (block, values) in x[row * inputs..][..inputs].chunks(BLOCK).enumerate() {
                     let first = of_tile.start * blocks + block * height;
-                    let largest = values.iter().map(|x| x.abs()).fold(0.0, f32::max);
+                    // A number that is none must not get lost: it makes the scale one, too.
+                    let largest = values.iter().fold(0f32, |largest, x| {
+                        if x.abs() > largest || x.is_nan() { x.abs() } else { largest }
+                    });
                     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
                     let mut steps = [0; BLOCK];
                     for (step, &value) in steps.iter_mut().zip(values) {
