@@ -10,6 +10,7 @@ is left out.
 - Evaluation: perplexity of the trusted answers and greedy answers, the adapter merged meanwhile.
 """
 
+import sys
 import time
 
 import peft
@@ -155,7 +156,9 @@ def load(order):
         def stage(name, work):
             began = time.perf_counter()
             result = work()
-            stages[name] = stages.get(name, 0.0) + time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            stages[name] = stages.get(name, 0.0) + seconds
             return result
 
         with torch.no_grad():
