@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 pub use place::{NewFolder, PlaceError};
+pub(super) use weights::header;
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::error::ModelError;

@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use serde_json::json;
-
 use super::backend::{BackendError, TrainingBackend};
+use super::export::{self, Dtype};
 use super::spec::Spec;
 use super::weights::{WeightName, Weights};
 
@@ -31,23 +30,10 @@ pub(crate) fn write(
     tensors: Vec<(WeightName, Vec<usize>)>,
     values: &mut dyn FnMut(WeightName) -> Result<Vec<f32>, BackendError>,
 ) -> Result<(), SaveError> {
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), json!({ "format": "pt" }));
-    let mut end = 0;
-    for (name, shape) in &tensors {
-        let start = end;
-        end += size_of::<f32>() * shape.iter().product::<usize>();
-        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
-        header.insert(name.to_string(), entry);
-    }
-    let mut header = serde_json::Value::Object(header).to_string();
-    // Readers map the file, so tensors begin where numbers may.
-    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-
     let error = |source| SaveError::Io { path: path.to_owned(), source };
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(error)?;
-    file.write_all(header.as_bytes()).map_err(error)?;
+    let named = tensors.iter().map(|(name, shape)| (name.to_string(), &shape[..]));
+    file.write_all(&export::header(named, Dtype::F32)).map_err(error)?;
     for (name, _) in tensors {
         for value in values(name)? {
             file.write_all(&value.to_le_bytes()).map_err(error)?;

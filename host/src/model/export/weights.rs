@@ -41,7 +41,8 @@ pub(super) fn write(
         };
         let failed = |source| ExportError::Write { name: file_name.clone(), source };
         let mut file = folder.create(&file_name).map_err(failed)?;
-        file.write_all(&header(shard, dtype)).map_err(failed)?;
+        let tensors = shard.iter().map(|item| (item.name.clone(), &item.shape[..]));
+        file.write_all(&header(tensors, dtype)).map_err(failed)?;
         for Item { name, shape, .. } in *shard {
             let values = weights.tensor(name, shape)?;
             write_values(&mut *file, &values, dtype).map_err(|error| match error {
@@ -82,8 +83,12 @@ fn shards(items: &[Item], most: u64) -> Vec<&[Item]> {
     shards
 }
 
-/// Returns what stands before the tensors of a safetensors file.
-fn header(items: &[Item], dtype: Dtype) -> Vec<u8> {
+/// Returns what stands before the tensors of a safetensors file, given their names and shapes.
+pub(in crate::model) fn header<'a>(
+    tensors: impl Iterator<Item = (String, &'a [usize])>,
+    dtype: Dtype,
+) -> Vec<u8> {
+    let size = dtype.size();
     let dtype = match dtype {
         Dtype::F32 => "F32",
         Dtype::Bf16 => "BF16",
@@ -92,11 +97,11 @@ fn header(items: &[Item], dtype: Dtype) -> Vec<u8> {
     // transformers refuses a file that does not say so.
     let mut fields = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
     let mut from = 0;
-    for Item { name, shape, bytes } in items {
-        let offsets = [from, from + bytes];
-        let value = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
-        fields.insert(name.clone(), value);
-        from += bytes;
+    for (name, shape) in tensors {
+        let to = from + size * shape.iter().product::<usize>();
+        let value = json!({ "dtype": dtype, "shape": shape, "data_offsets": [from, to] });
+        fields.insert(name, value);
+        from = to;
     }
     let mut text = Value::Object(fields).to_string().into_bytes();
     // The tensors begin at a multiple of eight.
