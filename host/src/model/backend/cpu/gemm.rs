@@ -10,6 +10,7 @@
 //! has a say in a sum.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::int8;
-use super::matrix::{Matrix, Numbers};
+use super::matrix::{Matrix, Numbers, Pair};
 use super::simd::{Isa, Kernel, Lanes, Shared};
 use super::tile::{Left, Line, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows};
 use crate::model::backend::Write;
@@ -47,17 +48,13 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
     let panels = outputs.div_ceil(PANEL);
     let operand = Operand::forward(isa, x, rows, w, panels);
     let y = Shared::new(y);
-    let blocks = operand.tiles().div_ceil(TILES);
-    let group = group(panels, blocks, rows.min(TILES * TILE) * PANEL * inputs);
-    let groups = panels.div_ceil(group);
-    parallel(blocks * groups, |task| {
-        let (tile, panel) = (task / groups * TILES, task % groups * group);
+    operand.over_blocks(panels, |tiles, panels| {
         isa.run(Forward {
             isa,
             operand: &operand,
-            tiles: tile..operand.tiles().min(tile + TILES),
+            tiles,
             w,
-            panels: panel..panels.min(panel + group),
+            panels,
             outputs,
             // Tasks write disjoint rows and columns.
             y: y.get(),
@@ -67,56 +64,53 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
     });
 }
 
-/// Products of some rows with any panels of a weight, one task at a time.
-pub(super) struct Panels<'a> {
+/// Products of runs of rows with any panels of a weight, one task at a time.
+pub(super) struct Runs<'a> {
     isa: Isa,
     operand: Operand<'a>,
-    rows: usize,
     w: &'a Matrix,
+    /// Tiles in a run.
+    each: usize,
 }
 
-impl<'a> Panels<'a> {
-    /// Brings `x` `[rows, inputs]` into order.
-    pub(super) fn new(isa: Isa, x: &'a [f32], rows: usize, w: &'a Matrix) -> Panels<'a> {
+impl<'a> Runs<'a> {
+    /// Brings `x` `[rows, inputs]` into order, to be used in runs of at most `most` rows.
+    pub(super) fn new(isa: Isa, x: &'a [f32], rows: usize, most: usize, w: &'a Matrix) -> Self {
         let panels = w.shape().0.div_ceil(PANEL);
-        Panels { isa, operand: Operand::forward(isa, x, rows, w, panels), rows, w }
+        let operand = Operand::forward(isa, x, rows, w, panels);
+        let each = (most / operand.height()).max(1);
+        Runs { isa, operand, w, each }
     }
 
-    /// Returns how many runs of at most `most` rows there are, and which rows are in run `i`.
-    pub(super) fn runs(&self, most: usize) -> usize {
-        self.operand.tiles().div_ceil(self.tiles_of(most))
+    /// Returns how many runs there are.
+    pub(super) fn count(&self) -> usize {
+        self.operand.tiles().div_ceil(self.each)
     }
 
     /// Returns the rows of a run.
-    pub(super) fn rows_of(&self, run: usize, most: usize) -> Range<usize> {
-        let tiles = self.tiles(run, most);
+    pub(super) fn rows_of(&self, run: usize) -> Range<usize> {
+        let tiles = self.tiles_of(run);
         let rows = |tile| self.operand.rows_of(tile);
         rows(tiles.start).start..rows(tiles.end - 1).end
     }
 
-    fn tiles_of(&self, most: usize) -> usize {
-        (most / self.operand.height()).max(1)
-    }
-
-    fn tiles(&self, run: usize, most: usize) -> Range<usize> {
-        let each = self.tiles_of(most);
-        run * each..self.operand.tiles().min((run + 1) * each)
+    fn tiles_of(&self, run: usize) -> Range<usize> {
+        run * self.each..self.operand.tiles().min((run + 1) * self.each)
     }
 
     /// `y` `[rows of the run, panels * 16]` = the product, on this thread; the last panel may be cut
     /// off by the end of the weight, where `y` gets zeros.
-    pub(super) fn product(&self, run: usize, most: usize, panels: Range<usize>, y: &mut [f32]) {
+    pub(super) fn product(&self, run: usize, panels: Range<usize>, y: &mut [f32]) {
         let stride = panels.len() * PANEL;
-        let rows = self.rows_of(run, most);
+        let rows = self.rows_of(run);
         assert!(y.len() >= rows.len() * stride && panels.end <= self.w.shape().0.div_ceil(PANEL));
-        debug_assert!(rows.end <= self.rows);
         if self.w.shape().1 == 0 {
             y.fill(0.0);
         }
         self.isa.run(Forward {
             isa: self.isa,
             operand: &self.operand,
-            tiles: self.tiles(run, most),
+            tiles: self.tiles_of(run),
             w: self.w,
             outputs: usize::MAX,
             // Rows and panels count from the first of all.
@@ -168,7 +162,7 @@ impl<'a> Operand<'a> {
         let mut scratch = Scratch::take(rows * terms);
         let to = Shared::new(&mut scratch.0);
         over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
-            let of_tile = rows_of(tile, rows);
+            let of_tile = rows_of(tile, rows, TILE);
             for term in (0..terms).step_by(depth(terms)) {
                 let depth = depth(terms).min(terms - term);
                 // SAFETY: a tile has its rows of `x`, and as much room in each block of the scratch,
@@ -183,6 +177,22 @@ impl<'a> Operand<'a> {
         Operand { rows, terms, form: Form::Interleaved(scratch) }
     }
 
+    /// Runs `task` for tiles and panels that make up the product, so that each thread gets a few
+    /// tasks worth having.
+    fn over_blocks(&self, panels: usize, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+        let (tiles, rows) = (self.tiles(), self.rows.min(TILES * TILE));
+        let blocks = tiles.div_ceil(TILES);
+        let tasks = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
+        let least = GRAIN.div_ceil((rows * PANEL * self.terms).max(1));
+        let group = panels.div_ceil(tasks.max(1)).max(least).max(1);
+        let groups = panels.div_ceil(group);
+        parallel(blocks * groups, |i| {
+            let (tile, panel) = (i / groups * TILES, i % groups * group);
+            task(tile..tiles.min(tile + TILES), panel..panels.min(panel + group));
+        });
+    }
+
+    #[inline(always)]
     fn height(&self) -> usize {
         if matches!(self.form, Form::Int8(_)) { int8::TILE } else { TILE }
     }
@@ -193,10 +203,7 @@ impl<'a> Operand<'a> {
 
     #[inline(always)]
     fn rows_of(&self, tile: usize) -> Range<usize> {
-        match self.form {
-            Form::Int8(_) => int8::rows_of(tile, self.rows),
-            _ => rows_of(tile, self.rows),
-        }
+        rows_of(tile, self.rows, self.height())
     }
 
     /// Sums `depth` terms from `term` on of a tile's rows by a panel.
@@ -248,21 +255,16 @@ fn pairs(x: &[f32], rows: usize, terms: usize) -> Vec<u32> {
     let mut words = vec![0; rows * terms.div_ceil(2)];
     let to = Shared::new(&mut words);
     over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
-        let of_tile = rows_of(tile, rows);
+        let of_tile = rows_of(tile, rows, TILE);
         for term in (0..terms).step_by(depth(terms)) {
             let depth = depth(terms).min(terms - term);
             // Blocks but the last have whole pairs.
             let first = rows * (term / 2) + of_tile.start * depth.div_ceil(2);
             for (r, row) in of_tile.clone().enumerate() {
                 for (i, values) in x[row * terms + term..][..depth].chunks(2).enumerate() {
-                    let bits = |i: usize| {
-                        let value = values.get(i).copied().unwrap_or(0.0);
-                        u32::from(half::bf16::from_f32(value).to_bits())
-                    };
+                    let word = Pair::word(values[0], values.get(1).copied().unwrap_or(0.0));
                     // SAFETY: a tile has room for its rows in each block, which no other touches.
-                    unsafe {
-                        *to.get().add(first + i * of_tile.len() + r) = bits(0) | bits(1) << 16
-                    };
+                    unsafe { *to.get().add(first + i * of_tile.len() + r) = word };
                 }
             }
         }
@@ -298,7 +300,8 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let (_, inputs) = self.w.shape();
-        let mut widened = [Line([0.0; PANEL]); DEPTH];
+        // Not cleared: what is read of it was written for the same panel.
+        let mut widened = MaybeUninit::<[Line; DEPTH]>::uninit();
         if let Form::Int8(rows) = &self.operand.form {
             self.int8::<L>(rows);
         } else if self.is_wide() {
@@ -307,7 +310,7 @@ impl Kernel for Forward<'_> {
             // Panel by panel, so that the sums of all blocks of terms are added where they are near.
             for panel in self.panels.clone() {
                 for term in (0..inputs).step_by(depth(inputs)) {
-                    self.panel::<L>(panel, term, &mut widened);
+                    self.panel::<L>(panel, term, widened.as_mut_ptr().cast());
                 }
             }
         }
@@ -383,9 +386,9 @@ impl Forward<'_> {
         unreachable!("no other machine has tiles of two panels")
     }
 
-    /// Does all tiles for one panel and one block of terms.
+    /// Does all tiles for one panel and one block of terms; `widened` has room for [`DEPTH`] lines.
     #[inline(always)]
-    fn panel<L: Lanes>(&self, panel: usize, term: usize, widened: &mut [Line; DEPTH]) {
+    fn panel<L: Lanes>(&self, panel: usize, term: usize, widened: *mut f32) {
         let (_, inputs) = self.w.shape();
         let depth = depth(inputs).min(inputs - term);
         // SAFETY: the panel and its terms are in the weight, the rows in the operand and in this
@@ -395,12 +398,12 @@ impl Forward<'_> {
                 Numbers::F32(lines) => Panel::F32(lines.as_ptr().add(panel * inputs + term).cast()),
                 // Widened once where several tiles use it.
                 Numbers::Bf16(_) if self.tiles.len() > 2 => {
-                    for (i, line) in widened[..depth].iter_mut().enumerate() {
+                    for i in 0..depth {
                         let [low, high] = self.w.line::<L>(panel, term + i);
-                        low.store(line.0.as_mut_ptr());
-                        high.store(line.0.as_mut_ptr().add(8));
+                        low.store(widened.add(i * PANEL));
+                        high.store(widened.add(i * PANEL + 8));
                     }
-                    Panel::F32(widened.as_ptr().cast())
+                    Panel::F32(widened)
                 }
                 Numbers::Bf16(pairs) => {
                     let pair = panel * inputs.div_ceil(2) + term / 2;
@@ -460,20 +463,8 @@ pub(super) fn linear_backward(
     let panels = inputs.div_ceil(PANEL);
     let operand = Operand::new(dy, rows, outputs, panels);
     let dx = Shared::new(dx);
-    let blocks = operand.tiles().div_ceil(TILES);
-    let group = group(panels, blocks, rows.min(TILES * TILE) * PANEL * outputs);
-    let groups = panels.div_ceil(group);
-    parallel(blocks * groups, |task| {
-        let (tile, panel) = (task / groups * TILES, task % groups * group);
-        isa.run(Backward {
-            isa,
-            operand: &operand,
-            tiles: tile..operand.tiles().min(tile + TILES),
-            w,
-            panels: panel..panels.min(panel + group),
-            dx: dx.get(),
-            write,
-        });
+    operand.over_blocks(panels, |tiles, panels| {
+        isa.run(Backward { isa, operand: &operand, tiles, w, panels, dx: dx.get(), write });
     });
 }
 
@@ -584,11 +575,11 @@ thread_local! {
 
 /// Memory that is kept from one product to the next: taking it from the system each time would cost
 /// as much as some products.
-struct Scratch(Vec<f32>);
+pub(super) struct Scratch(pub(super) Vec<f32>);
 
 impl Scratch {
     /// Returns at least `len` numbers, of any value.
-    fn take(len: usize) -> Scratch {
+    pub(super) fn take(len: usize) -> Scratch {
         let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         if memory.len() < len {
             memory = vec![0.0; len.next_power_of_two()];
@@ -602,13 +593,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.0)));
     }
-}
-
-/// Returns how many panels a task takes, so that each thread gets a few tasks worth having.
-fn group(panels: usize, row_blocks: usize, work: usize) -> usize {
-    let tasks = (4 * rayon::current_num_threads()).div_ceil(row_blocks.max(1));
-    let least = GRAIN.div_ceil(work.max(1));
-    panels.div_ceil(tasks.max(1)).max(least).max(1)
 }
 
 /// Runs `task` for each tile of `work` numbers, several in a go.

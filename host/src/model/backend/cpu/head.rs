@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{Panels, parallel};
+use super::gemm::{Runs, parallel};
 use super::matrix::Matrix;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
 use crate::model::backend::TokenLogprob;
@@ -41,15 +41,15 @@ pub(super) fn logprobs(
     let mut parts = vec![Part::default(); rows * chunks];
     let mut logits = vec![0f32; rows];
     let (parts_out, logits_out) = (Shared::new(&mut parts), Shared::new(&mut logits));
-    let product = Panels::new(isa, hidden, rows, head);
-    parallel(product.runs(ROWS) * chunks, |task| {
+    let product = Runs::new(isa, hidden, rows, ROWS, head);
+    parallel(product.count() * chunks, |task| {
         let (run, chunk) = (task / chunks, task % chunks);
-        let Range { start: first, end } = product.rows_of(run, ROWS);
+        let Range { start: first, end } = product.rows_of(run);
         let words = chunk * CHUNK..vocab.min((chunk + 1) * CHUNK);
         let panels = words.start / 16..words.end.div_ceil(16);
         let width = panels.len() * 16;
         let mut tile = vec![0f32; (end - first) * width];
-        product.product(run, ROWS, panels, &mut tile);
+        product.product(run, panels, &mut tile);
         for (r, row) in tile.chunks_exact(width).enumerate() {
             let part = isa.run(Reduce(&row[..words.len()]));
             // SAFETY: this task alone writes these rows' parts for this chunk, and of a row's tasks

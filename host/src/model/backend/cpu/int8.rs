@@ -7,7 +7,7 @@
 use super::gemm::over_tiles;
 use super::pages::Plain;
 use super::simd::{Lanes, Shared};
-use super::tile::{PANEL, Sums, put, with_rows};
+use super::tile::{PANEL, Sums, put, rows_of, with_rows};
 
 /// Inputs that share a scale.
 pub(super) const BLOCK: usize = 32;
@@ -71,7 +71,7 @@ impl Rows {
         let mut scales = vec![0.0; rows * blocks];
         let (quads_out, scales_out) = (Shared::new(&mut quads), Shared::new(&mut scales));
         over_tiles(rows.div_ceil(TILE), TILE * inputs, |tile| {
-            let of_tile = rows_of(tile, rows);
+            let of_tile = rows_of(tile, rows, TILE);
             let height = of_tile.len();
             for (r, row) in of_tile.clone().enumerate() {
                 for (block, values) in x[row * inputs..][..inputs].chunks(BLOCK).enumerate() {
@@ -97,12 +97,6 @@ impl Rows {
         });
         Rows { quads, scales }
     }
-}
-
-/// The rows of a tile, as [`super::tile::rows_of`] for tiles of this format.
-pub(super) fn rows_of(tile: usize, rows: usize) -> std::ops::Range<usize> {
-    let tiles = rows.div_ceil(TILE);
-    tile * rows / tiles..(tile + 1) * rows / tiles
 }
 
 /// Sums all blocks of a panel for the rows of one tile.

@@ -18,6 +18,14 @@ use crate::model::backend::WeightType;
 #[repr(C, align(64))]
 pub(super) struct Pair(pub(super) [u32; PANEL]);
 
+impl Pair {
+    /// Rounds two numbers to bf16 and puts the first into the low half of a word.
+    pub(super) fn word(even: f32, odd: f32) -> u32 {
+        let bits = |value| u32::from(half::bf16::from_f32(value).to_bits());
+        bits(even) | bits(odd) << 16
+    }
+}
+
 // SAFETY: plain numbers of 64 bytes.
 unsafe impl Plain for Line {}
 // SAFETY: as above.
@@ -87,11 +95,8 @@ impl Matrix {
                 pairs.par_chunks_mut(inputs.div_ceil(2)).enumerate().for_each(|(panel, pairs)| {
                     for (lane, row) in rows(panel) {
                         for (pair, values) in pairs.iter_mut().zip(row.chunks(2)) {
-                            let bits = |i: usize| {
-                                let value = values.get(i).map_or(0.0, |&value| scale * value);
-                                u32::from(half::bf16::from_f32(value).to_bits())
-                            };
-                            pair.0[lane] = bits(0) | bits(1) << 16;
+                            let odd = values.get(1).map_or(0.0, |&value| scale * value);
+                            pair.0[lane] = Pair::word(scale * values[0], odd);
                         }
                     }
                 });

@@ -144,7 +144,7 @@ pub(super) unsafe fn product<'a, L: Lanes>(
         let lines = right.lines[panel * right.stride..][..depth].as_ptr().cast::<f32>();
         let columns = PANEL.min(target.columns - panel * PANEL);
         for tile in 0..tiles {
-            let rows = rows_of(tile, left.rows);
+            let rows = rows_of(tile, left.rows, TILE);
             // SAFETY: rows below `left.rows`, columns below `target.columns`.
             unsafe {
                 let sums = Sums {

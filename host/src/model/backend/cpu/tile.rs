@@ -69,11 +69,11 @@ macro_rules! with_rows {
 }
 pub(super) use with_rows;
 
-/// The rows of tile `tile` when `rows` are cut into tiles of nearly equal height: a lone last row
-/// would leave the adders idle.
+/// The rows of tile `tile` when `rows` are cut into tiles of at most `height`, nearly equal ones: a
+/// lone last row would leave the adders idle.
 #[inline(always)]
-pub(super) fn rows_of(tile: usize, rows: usize) -> std::ops::Range<usize> {
-    let tiles = rows.div_ceil(TILE);
+pub(super) fn rows_of(tile: usize, rows: usize, height: usize) -> std::ops::Range<usize> {
+    let tiles = rows.div_ceil(height);
     tile * rows / tiles..(tile + 1) * rows / tiles
 }
 

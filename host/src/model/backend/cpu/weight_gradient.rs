@@ -8,13 +8,12 @@
 //! Sums over rows run in blocks of a fixed number of rows, and blocks are added in order, so neither
 //! threads nor tasks have a say in them.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::elementwise::inverse_rms;
-use super::gemm::parallel;
+use super::gemm::{Scratch, parallel};
 use super::product::{Left, PANEL, Panels, Target, product};
 use super::simd::{Isa, Kernel, Lanes, Shared};
 use crate::model::backend::Write;
@@ -39,20 +38,16 @@ pub(super) fn packed(
     inputs: usize,
     dw: &mut [f32],
 ) {
-    thread_local! {
-        /// Packed columns, kept because fresh memory costs more than filling it.
-        static COLUMNS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    }
     let (dy, x) = (&dy[..rows * outputs], &x[..rows * inputs]);
     let dw = Shared::new(&mut dw[..packed_len(outputs, inputs)]);
     let panels = outputs.div_ceil(PANEL);
     // A few tasks for each thread.
     let group = panels.div_ceil(8 * rayon::current_num_threads()).max(1);
-    let mut columns = COLUMNS.take();
+    let mut columns = Scratch::take(rows.min(ROWS) * TILE * inputs.div_ceil(TILE));
     for row in (0..rows).step_by(ROWS) {
         let depth = ROWS.min(rows - row);
         let tile_len = depth * TILE;
-        columns.resize(tile_len * inputs.div_ceil(TILE), 0.0);
+        let columns = &mut columns.0[..tile_len * inputs.div_ceil(TILE)];
         columns.par_chunks_mut(tile_len).enumerate().for_each(|(tile, columns)| {
             pack_columns(&x[row * inputs..][..depth * inputs], inputs, tile * TILE, columns);
         });
@@ -63,7 +58,6 @@ pub(super) fn packed(
             isa.run(PackedGradient { dy, columns, depth, outputs, inputs, panels, dw: dw.get() });
         });
     }
-    COLUMNS.set(columns);
 }
 
 /// Copies `TILE` columns of `x` `[depth, inputs]`, or as many as are left, to `[depth, TILE]`.
