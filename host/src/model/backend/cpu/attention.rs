@@ -10,8 +10,8 @@
 //! are not read.
 
 use super::CpuPlan;
-use super::gemm::parallel;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::threads::parallel;
 use crate::model::backend::{AttentionShape, CacheShape, PAGE, Segment};
 
 /// Positions between two looks at the running maximum; whole pairs of pages.

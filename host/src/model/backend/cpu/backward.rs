@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::elementwise::{inverse_rms, over_rows};
-use super::gemm::{self, parallel};
+use super::gemm;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
+use super::threads::parallel;
 use super::training_attention::{self, dot};
 use super::{Cpu, CpuPlan, Matrix, head, product, weight_gradient};
 use crate::model::backend::training::{

@@ -4,9 +4,9 @@
 //! A product with such a weight rounds the rows to eight bits as well, each block of 32 numbers with
 //! a scale of its own, and sums exactly in integers within a block, blocks in ascending order in f32.
 
-use super::gemm::over_tiles;
 use super::pages::Plain;
 use super::simd::{Lanes, Shared};
+use super::threads::over_tiles;
 use super::tile::{PANEL, Sums, put, rows_of, with_rows};
 
 /// Inputs that share a scale.

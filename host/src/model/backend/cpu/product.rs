@@ -3,8 +3,8 @@
 //! What [`super::gemm`] is for weights, this is for everything else in training: scores and their
 //! gradients, and the gradients of weights, whose left operand is read along its columns.
 
-use super::gemm::parallel;
 use super::simd::{Isa, Kernel, Lanes, Shared};
+use super::threads::parallel;
 pub(super) use super::tile::PANEL;
 use super::tile::{self, Line, Sums, TILE, rows_of, with_rows};
 use crate::model::backend::Write;

@@ -5,7 +5,7 @@
 //! fused multiply-add; on one machine the choice is always the same.
 
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Wide;
+use super::avx512::{Bf16, Wide};
 use crate::model::backend::WeightType;
 
 /// An instruction set with kernels of its own.
@@ -45,7 +45,9 @@ impl Isa {
         match (self, weight_type) {
             // Of f32 the same terms are added in the same order as with AVX2.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(Wide { bf16: true }), WeightType::Bf16) => "avx512-bf16",
+            (Isa::Avx512(Wide { bf16: Bf16::Tiles }), WeightType::Bf16) => "amx-bf16",
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(Wide { bf16: Bf16::Pairs }), WeightType::Bf16) => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512(_) | Isa::Avx2, _) => "avx2",
             (Isa::Portable, _) => "portable",
@@ -56,7 +58,10 @@ impl Isa {
     pub fn all() -> Vec<Isa> {
         let mut all = vec![Isa::detect()];
         #[cfg(target_arch = "x86_64")]
-        if let Isa::Avx512(_) = all[0] {
+        if let Isa::Avx512(Wide { bf16 }) = all[0] {
+            if bf16 == Bf16::Tiles {
+                all.push(Isa::Avx512(Wide { bf16: Bf16::Pairs }));
+            }
             all.push(Isa::Avx2);
         }
         if all[0] != Isa::Portable {
@@ -77,7 +82,16 @@ impl Isa {
     /// Says whether products with bf16 weights round the rows to bf16, too.
     pub(super) fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self, Isa::Avx512(Wide { bf16: true }));
+        return matches!(self, Isa::Avx512(wide) if wide.bf16 != Bf16::Widened);
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// Says whether such products go over blocks of tile registers.
+    #[inline(always)]
+    pub(super) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self, Isa::Avx512(Wide { bf16: Bf16::Tiles }));
         #[cfg(not(target_arch = "x86_64"))]
         return false;
     }

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::CpuPlan;
-use super::gemm::parallel;
 use super::product::{Left, PANEL, Panels, Target, product};
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::threads::parallel;
 use crate::model::backend::training::{AttentionGradients, AttentionSaved};
 use crate::model::backend::{AttentionShape, Write};
 

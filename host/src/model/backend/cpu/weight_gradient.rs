@@ -13,9 +13,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::elementwise::inverse_rms;
-use super::gemm::{Scratch, parallel};
 use super::product::{Left, PANEL, Panels, Target, product};
+use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared};
+use super::threads::parallel;
 use crate::model::backend::Write;
 
 /// Rows whose sum is formed before it is added to the gradient.
