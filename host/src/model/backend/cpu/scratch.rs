@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::pages;
 
 thread_local! {
-    /// Scratch memory for the next product.
+    /// Memory for the next products, the smallest first.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -14,19 +14,32 @@ thread_local! {
 pub(super) struct Scratch(pub(super) Vec<f32>);
 
 impl Scratch {
-    /// Returns at least `len` numbers, of any value.
+    /// Returns at least `len` numbers, of any value: the smallest piece that is large enough, or else
+    /// a new one in place of the largest.
     pub(super) fn take(len: usize) -> Scratch {
-        let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        if memory.len() < len {
-            memory = vec![0.0; len.next_power_of_two()];
+        let memory = FREE.with_borrow_mut(|free| {
+            let place = free.partition_point(|memory| memory.len() < len);
+            match place < free.len() {
+                true => Some(free.remove(place)),
+                false => {
+                    free.pop();
+                    None
+                }
+            }
+        });
+        Scratch(memory.unwrap_or_else(|| {
+            let mut memory = vec![0.0; len];
             pages::advise(&mut memory);
-        }
-        Scratch(memory)
+            memory
+        }))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.0)));
+        FREE.with_borrow_mut(|free| {
+            let place = free.partition_point(|memory| memory.len() < self.0.len());
+            free.insert(place, std::mem::take(&mut self.0));
+        });
     }
 }
