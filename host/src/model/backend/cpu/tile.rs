@@ -15,6 +15,20 @@ pub(super) const TILE: usize = 6;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; PANEL]);
 
+/// A panel of f32: a line of [`PANEL`] numbers for each term, `stride` numbers apart.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    pub(super) from: *const f32,
+    pub(super) stride: usize,
+}
+
+impl Lines {
+    /// A panel whose lines follow each other.
+    pub(super) fn packed(from: *const f32) -> Lines {
+        Lines { from, stride: PANEL }
+    }
+}
+
 /// Where a tile's sums go.
 #[derive(Clone, Copy)]
 pub(super) struct Sums {
@@ -86,24 +100,24 @@ pub(super) fn rows_of(tile: usize, rows: usize, height: usize) -> std::ops::Rang
 #[inline(always)]
 pub(super) unsafe fn tile<L: Lanes, const N: usize>(
     left: Left,
-    panel: *const f32,
+    panel: Lines,
     depth: usize,
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
     unsafe {
         let mut tile = [L::Sixteen::splat(0.0); N];
-        let (mut x, mut w) = (left.from, panel);
+        let (mut x, mut w) = (left.from, panel.from);
         // Four terms a turn: the loop's own instructions are not for free.
         for _ in 0..depth / 4 {
             for i in 0..4 {
-                let line = L::Sixteen::load(w.add(i * PANEL));
+                let line = L::Sixteen::load(w.add(i * panel.stride));
                 term(x.add(i * left.step), left.row_stride, line, &mut tile);
             }
-            (x, w) = (x.add(4 * left.step), w.add(4 * PANEL));
+            (x, w) = (x.add(4 * left.step), w.add(4 * panel.stride));
         }
         for i in 0..depth % 4 {
-            let line = L::Sixteen::load(w.add(i * PANEL));
+            let line = L::Sixteen::load(w.add(i * panel.stride));
             term(x.add(i * left.step), left.row_stride, line, &mut tile);
         }
         put(&tile, sums);

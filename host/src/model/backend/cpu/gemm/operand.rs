@@ -8,7 +8,7 @@ use super::super::scratch::Scratch;
 use super::super::simd::{Isa, Lanes, Shared};
 use super::super::threads::{GRAIN, over_tiles, parallel};
 use super::super::tile::{
-    Left, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
+    Left, Lines, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
 };
 #[cfg(target_arch = "x86_64")]
 use super::super::{amx, avx512};
@@ -169,7 +169,7 @@ impl<'a> Operand<'a> {
                     let from = x.as_ptr().add(rows.start * terms + term);
                     let left = Left { from, row_stride: terms, step: 1 };
                     with_rows!(rows.len(), N => match panel {
-                        Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
+                        Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
                         Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
                     });
                 }
@@ -177,7 +177,7 @@ impl<'a> Operand<'a> {
                     let from = x.0.as_ptr().add(self.rows * term + rows.start * depth);
                     let left = Left { from, row_stride: 1, step: N };
                     match panel {
-                        Panel::F32(panel) => tile::<L, N>(left, panel, depth, sums),
+                        Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
                         Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
                     }
                 }),
