@@ -10,7 +10,7 @@
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
-use super::tile::{PANEL, Sums, with_rows};
+use super::tile::{PANEL, Sums};
 use super::{amx, trial};
 
 /// Which of the tiles the machine can run.
@@ -54,7 +54,27 @@ impl Wide {
     }
 }
 
-/// Sums `depth` terms of up to six rows by two panels of f32.
+/// Rows in a tile, at most: two panels of so many rows keep both adders busy and leave registers for
+/// the operands.
+pub(super) const ROWS: usize = 12;
+
+/// Runs `$body` with the constant `$n` that `$rows` is, from 1 to [`ROWS`].
+macro_rules! with_tall_rows {
+    ($rows:expr, $n:ident => $body:expr) => {
+        with_tall_rows!($rows, $n => $body; 1 2 3 4 5 6 7 8 9 10 11 12)
+    };
+    ($rows:expr, $n:ident => $body:expr; $($count:literal)*) => {
+        match $rows {
+            $($count => {
+                const $n: usize = $count;
+                $body
+            })*
+            rows => unreachable!("{rows} rows in a tile"),
+        }
+    };
+}
+
+/// Sums `depth` terms of up to [`ROWS`] rows by two panels of f32.
 ///
 /// # Safety
 ///
@@ -69,7 +89,7 @@ pub(super) unsafe fn tile(
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
-    unsafe { with_rows!(rows, N => tile_f32::<N>(x, panels, depth, sums)) }
+    unsafe { with_tall_rows!(rows, N => tile_f32::<N>(x, panels, depth, sums)) }
 }
 
 /// The same of bf16, in pairs of terms: `x` is `[rows, pairs]`, its rows `stride` pairs apart, and
@@ -88,7 +108,7 @@ pub(super) unsafe fn tile_of_pairs(
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
-    unsafe { with_rows!(rows, N => tile_bf16::<N>(x, stride, panels, pairs, sums)) }
+    unsafe { with_tall_rows!(rows, N => tile_bf16::<N>(x, stride, panels, pairs, sums)) }
 }
 
 /// Rounds numbers to bf16, as many as `to` has. Subnormal ones become 0, as products take them.
@@ -161,6 +181,8 @@ unsafe fn tile_f32<const N: usize>(
     depth: usize,
     sums: Sums,
 ) {
+    // SAFETY: a prefetch reads nothing.
+    unsafe { prefetch::<N>(sums) };
     let mut tile = [[_mm512_setzero_ps(); 2]; N];
     for _ in 0..depth {
         // SAFETY: as the caller promises.
@@ -189,6 +211,8 @@ unsafe fn tile_bf16<const N: usize>(
     pairs: usize,
     sums: Sums,
 ) {
+    // SAFETY: a prefetch reads nothing.
+    unsafe { prefetch::<N>(sums) };
     let mut tile = [[_mm512_setzero_ps(); 2]; N];
     for _ in 0..pairs {
         // SAFETY: as the caller promises; both types are 512 bits without a meaning of their own.
@@ -207,6 +231,19 @@ unsafe fn tile_bf16<const N: usize>(
     }
     // SAFETY: as the caller promises.
     unsafe { put(&tile, sums) }
+}
+
+/// Asks for the memory that a tile's sums go to, which is far away by now where products are large.
+#[inline(always)]
+unsafe fn prefetch<const N: usize>(sums: Sums) {
+    for r in 0..N {
+        let y = sums.y.wrapping_add(r * sums.stride).cast::<i8>();
+        // SAFETY: a prefetch reads nothing.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(y);
+            _mm_prefetch::<_MM_HINT_T0>(y.wrapping_add(64));
+        }
+    }
 }
 
 /// Writes or adds a tile's sums.

@@ -150,7 +150,7 @@ impl Kernel for Forward<'_> {
         match (&self.operand.form, &self.w.numbers) {
             (Form::Int8(rows), _) => self.int8::<L>(rows),
             #[cfg(target_arch = "x86_64")]
-            (Form::Bf16(rows), Numbers::Bf16(pairs)) if rows.in_tile_registers() => {
+            (Form::Bf16(rows), Numbers::Bf16(pairs)) if rows.in_tile_registers => {
                 self.tile_registers(rows, pairs);
             }
             #[cfg(target_arch = "x86_64")]

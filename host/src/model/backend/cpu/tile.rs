@@ -204,21 +204,37 @@ pub(super) unsafe fn put<S: Sixteen, const N: usize>(tile: &[S; N], sums: Sums) 
 ///
 /// # Safety
 ///
-/// `from` has those rows, and `to` room for them.
+/// `from` has those rows, at most 16, and `to` room for them; the machine has the lanes.
 #[inline(always)]
-pub(super) unsafe fn interleave(
+pub(super) unsafe fn interleave<L: Lanes>(
     from: *const f32,
     stride: usize,
     rows: usize,
     depth: usize,
     to: *mut f32,
 ) {
-    // SAFETY: as the caller promises.
+    let groups = rows.div_ceil(8);
+    let mut i = 0;
+    // SAFETY: as the caller promises. What is written of rows that are not there lies within the
+    // next number's rows, which are written after it; the last numbers are copied one by one.
     unsafe {
-        with_rows!(rows, N => for i in 0..depth {
-            for r in 0..N {
-                *to.add(i * N + r) = *from.add(r * stride + i);
+        while i + 8 < depth {
+            let mut turned = [[L::splat(0.0); 8]; 2];
+            for (group, turned) in turned.iter_mut().enumerate().take(groups) {
+                let row = |r: usize| L::load(from.add((group * 8 + r).min(rows - 1) * stride + i));
+                *turned = L::transpose(std::array::from_fn(row));
             }
-        });
+            for k in 0..8 {
+                for (group, turned) in turned.iter().enumerate().take(groups) {
+                    turned[k].store(to.add((i + k) * rows + group * 8));
+                }
+            }
+            i += 8;
+        }
+        for i in i..depth {
+            for r in 0..rows {
+                *to.add(i * rows + r) = *from.add(r * stride + i);
+            }
+        }
     }
 }

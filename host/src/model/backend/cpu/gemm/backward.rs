@@ -147,7 +147,7 @@ impl Backward<'_> {
                     // the panels were turned so far. `Isa` has found the tiles, and this task alone
                     // uses the registers of its thread.
                     unsafe {
-                        if dy.in_tile_registers() {
+                        if dy.in_tile_registers {
                             registers.cut(rows.len());
                             registers.block(from, dy.stride, panels, steps, sums);
                         } else {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::super::int8;
 use super::super::matrix::{Matrix, Numbers};
 use super::super::scratch::Scratch;
-use super::super::simd::{Isa, Lanes, Shared};
+use super::super::simd::{Isa, Kernel, Lanes, Shared};
 use super::super::threads::{GRAIN, over_tiles, parallel};
 use super::super::tile::{
     Left, Lines, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
@@ -14,8 +14,8 @@ use super::super::tile::{
 use super::super::{amx, avx512};
 use super::depth;
 
-/// Tiles that one task takes at most.
-const TILES: usize = 60;
+/// Rows that one task takes at most: with a few thousand terms they fit into the second-level cache.
+const ROWS: usize = 384;
 /// Panels from which on it pays to bring the rows into the tiles' order.
 const WORTH_PACKING: usize = 4;
 /// What rounding a number takes, in multiplications.
@@ -26,6 +26,8 @@ const ROUNDING: usize = 4;
 pub(super) struct Operand<'a> {
     pub(super) rows: usize,
     pub(super) terms: usize,
+    /// Rows in a tile, at most.
+    height: usize,
     pub(super) form: Form<'a>,
 }
 
@@ -52,17 +54,20 @@ impl<'a> Operand<'a> {
         panels: usize,
     ) -> Operand<'a> {
         let (_, terms) = w.shape();
-        let form = match w.numbers {
-            Numbers::Int8(_) => Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms)),
+        let (form, height) = match w.numbers {
+            Numbers::Int8(_) => {
+                (Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms)), int8::TILE)
+            }
             #[cfg(target_arch = "x86_64")]
             Numbers::Bf16(_) if isa.multiplies_bf16() => {
                 // A panel whose inputs are no whole steps ends within one.
-                let tiles = isa.has_tiles() && terms.is_multiple_of(amx::TERMS);
-                Form::Bf16(Rounded::new(x, rows, terms, tiles))
+                let registers = isa.has_tiles() && terms.is_multiple_of(amx::TERMS);
+                return Operand::rounded(x, rows, terms, registers);
             }
-            _ => return Operand::new(x, rows, terms, panels),
+            Numbers::F32(_) => return Operand::new(isa, x, rows, terms, panels, isa.is_wide()),
+            Numbers::Bf16(_) => return Operand::new(isa, x, rows, terms, panels, false),
         };
-        Operand { rows, terms, form }
+        Operand { rows, terms, height, form }
     }
 
     /// For a product of `dy` `[rows, outputs]` with `panels` panels of inputs of a weight.
@@ -77,34 +82,46 @@ impl<'a> Operand<'a> {
         match w.numbers {
             #[cfg(target_arch = "x86_64")]
             Numbers::Bf16(_) if isa.multiplies_bf16() => {
-                let form = Form::Bf16(Rounded::new(dy, rows, terms, isa.has_tiles()));
-                Operand { rows, terms, form }
+                Operand::rounded(dy, rows, terms, isa.has_tiles())
             }
-            _ => Operand::new(dy, rows, terms, panels),
+            _ => Operand::new(isa, dy, rows, terms, panels, isa.is_wide()),
         }
     }
 
-    fn new(x: &'a [f32], rows: usize, terms: usize, panels: usize) -> Operand<'a> {
+    /// Rounds `x` `[rows, terms]` for one kind of tiles or the other, both of which multiply bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn rounded(x: &[f32], rows: usize, terms: usize, in_tile_registers: bool) -> Operand<'a> {
+        // No terms make no step.
+        let in_tile_registers = in_tile_registers && terms > 0;
+        let height = if in_tile_registers { amx::ROWS } else { avx512::ROWS };
+        let form = Form::Bf16(Rounded::new(x, rows, terms, in_tile_registers));
+        Operand { rows, terms, height, form }
+    }
+
+    /// Brings `x` `[rows, terms]` into order where that pays; `wide` for tiles of two panels.
+    fn new(
+        isa: Isa,
+        x: &'a [f32],
+        rows: usize,
+        terms: usize,
+        panels: usize,
+        wide: bool,
+    ) -> Operand<'a> {
         let x = &x[..rows * terms];
         if rows <= 1 || panels < WORTH_PACKING {
-            return Operand { rows, terms, form: Form::Plain(x) };
+            return Operand { rows, terms, height: TILE, form: Form::Plain(x) };
         }
+        #[cfg(target_arch = "x86_64")]
+        let height = if wide { avx512::ROWS } else { TILE };
+        #[cfg(not(target_arch = "x86_64"))]
+        let height = if wide { unreachable!("no other machine has them") } else { TILE };
         let mut scratch = Scratch::take(rows * terms);
         let to = Shared::new(&mut scratch.0);
-        over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
-            let of_tile = rows_of(tile, rows, TILE);
-            for term in (0..terms).step_by(depth(terms)) {
-                let depth = depth(terms).min(terms - term);
-                // SAFETY: a tile has its rows of `x`, and as much room in each block of the scratch,
-                // which no other touches.
-                unsafe {
-                    let from = x.as_ptr().add(of_tile.start * terms + term);
-                    let to = to.get().add(rows * term + of_tile.start * depth);
-                    interleave(from, terms, of_tile.len(), depth, to);
-                }
-            }
+        over_tiles(rows.div_ceil(height), height * terms, |tile| {
+            let of_tile = rows_of(tile, rows, height);
+            isa.run(Interleave { x, rows, terms, of_tile, to: to.get() });
         });
-        Operand { rows, terms, form: Form::Interleaved(scratch) }
+        Operand { rows, terms, height, form: Form::Interleaved(scratch) }
     }
 
     /// Runs `task` for tiles and panels that make up the product, so that each thread gets a few
@@ -114,26 +131,22 @@ impl<'a> Operand<'a> {
         panels: usize,
         task: impl Fn(Range<usize>, Range<usize>) + Sync,
     ) {
-        let (tiles, rows) = (self.tiles(), self.rows.min(TILES * self.height()));
-        let blocks = tiles.div_ceil(TILES);
+        let (tiles, rows, each) = (self.tiles(), self.rows.min(ROWS), ROWS / self.height);
+        let blocks = tiles.div_ceil(each);
         let tasks = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
         let least = GRAIN.div_ceil((rows * PANEL * self.terms).max(1));
         let group = panels.div_ceil(tasks.max(1)).max(least).max(1);
         let groups = panels.div_ceil(group);
         parallel(blocks * groups, |i| {
-            let (tile, panel) = (i / groups * TILES, i % groups * group);
-            task(tile..tiles.min(tile + TILES), panel..panels.min(panel + group));
+            let (tile, panel) = (i / groups * each, i % groups * group);
+            task(tile..tiles.min(tile + each), panel..panels.min(panel + group));
         });
     }
 
+    /// Returns how many rows a tile has at most.
     #[inline(always)]
     pub(super) fn height(&self) -> usize {
-        match &self.form {
-            Form::Plain(_) | Form::Interleaved(_) => TILE,
-            #[cfg(target_arch = "x86_64")]
-            Form::Bf16(rounded) => rounded.height,
-            Form::Int8(_) => int8::TILE,
-        }
+        self.height
     }
 
     pub(super) fn tiles(&self) -> usize {
@@ -193,14 +206,13 @@ pub(super) struct Rounded {
     numbers: Scratch,
     /// From one row to the next.
     pub(super) stride: usize,
-    /// Rows in a tile, at most: [`amx::ROWS`] where blocks of tile registers do the product.
-    height: usize,
+    /// Whether blocks of tile registers do the product.
+    pub(super) in_tile_registers: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Rounded {
-    /// Rounds `x` `[rows, terms]` for the one kind of tiles or the other, both of which multiply bf16.
-    fn new(x: &[f32], rows: usize, terms: usize, tile_registers: bool) -> Rounded {
+    fn new(x: &[f32], rows: usize, terms: usize, in_tile_registers: bool) -> Rounded {
         let stride = terms.next_multiple_of(amx::TERMS);
         let mut numbers = Scratch::take(rows * stride / 2);
         let to = Shared::new(&mut numbers.0);
@@ -215,19 +227,42 @@ impl Rounded {
                 to[terms..].fill(0);
             }
         });
-        // No terms make no step.
-        let height = if tile_registers && terms > 0 { amx::ROWS } else { TILE };
-        Rounded { numbers, stride, height }
-    }
-
-    /// Says whether blocks of tile registers do the product.
-    pub(super) fn in_tile_registers(&self) -> bool {
-        self.height == amx::ROWS
+        Rounded { numbers, stride, in_tile_registers }
     }
 
     /// Returns where a term of a row is.
     pub(super) fn at(&self, row: usize, term: usize) -> *const u16 {
         self.numbers.0.as_ptr().cast::<u16>().wrapping_add(row * self.stride + term)
+    }
+}
+
+/// Brings the rows of a tile into order, block of terms by block.
+struct Interleave<'a> {
+    /// `[rows, terms]`
+    x: &'a [f32],
+    rows: usize,
+    terms: usize,
+    of_tile: Range<usize>,
+    /// As long as `x`; only this tile's part of each block is written.
+    to: *mut f32,
+}
+
+impl Kernel for Interleave<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Interleave { x, rows, terms, of_tile, to } = self;
+        for term in (0..terms).step_by(depth(terms)) {
+            let depth = depth(terms).min(terms - term);
+            // SAFETY: a tile has its rows of `x`, and as much room in each block, which no other
+            // touches; under `Isa::run`.
+            unsafe {
+                let from = x.as_ptr().add(of_tile.start * terms + term);
+                let to = to.add(rows * term + of_tile.start * depth);
+                interleave::<L>(from, terms, of_tile.len(), depth, to);
+            }
+        }
     }
 }
 
