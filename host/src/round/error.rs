@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use crate::data::DataError;
 use crate::generate::SequenceError;
 use crate::model::ModelError;
+use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
+use crate::model::save::SaveError;
 use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
 use crate::run::directory::DirectoryError;
@@ -38,7 +40,10 @@ pub enum RunError {
     Engine(#[from] SequenceError),
     /// The training could not go on.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(TrainError),
+    /// A trained model cannot be written.
+    #[error(transparent)]
+    Export(ExportError),
     /// The settings contradict each other in a way that only shows with plugins and data at hand.
     #[error("{what}")]
     Settings {
@@ -85,6 +90,29 @@ impl From<PluginError> for RunError {
     }
 }
 
+/// Returns what the run directory says where a file cannot be written into it.
+fn unwritten(path: PathBuf, source: std::io::Error) -> RunError {
+    DirectoryError::Io { action: "write", path, source }.into()
+}
+
+impl From<TrainError> for RunError {
+    fn from(error: TrainError) -> RunError {
+        match error {
+            TrainError::Save(SaveError::Io { path, source }) => unwritten(path, source),
+            error => RunError::Train(error),
+        }
+    }
+}
+
+impl From<ExportError> for RunError {
+    fn from(error: ExportError) -> RunError {
+        match error {
+            ExportError::Write { name, source } => unwritten(name.into(), source),
+            error => RunError::Export(error),
+        }
+    }
+}
+
 impl RunError {
     /// Returns the way out, where there is one to tell.
     pub fn hint(&self) -> Option<String> {
@@ -98,6 +126,7 @@ impl RunError {
             | RunError::Adapter(_)
             | RunError::Engine(_)
             | RunError::Train(_) => None,
+            RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::EmptyPool { .. } => Some(
                 "too long: shorten the prompts, show fewer exemplars, lower \
