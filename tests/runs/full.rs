@@ -1,8 +1,10 @@
 //! Runs that train every weight: whole models from one round to the next.
 
+use std::os::unix::process::CommandExt;
+
 use serde_json::{Value, json};
 
-use super::{Place, Said, tests};
+use super::{Place, Said, tests, tiny};
 
 /// What turns the tiny set into one that trains every weight.
 pub const FULL: [&str; 4] = ["--set", "train.method='full'", "--set", "train.learning_rate=1e-3"];
@@ -143,6 +145,33 @@ fn weights_that_are_rounded_are_not_trained() {
             .says(&[&format!("is `{dtype}`, and `method = \"full\"` trains every weight")]);
     }
     assert!(!place.path("run").exists());
+}
+
+/// A disk that is full where the large files are written: a state, and the model itself.
+#[test]
+fn a_model_that_cannot_be_written_is_the_run_directory_s_fault() {
+    let place = Place::new();
+    for (run, save_steps) in [("often", "1"), ("never", "0")] {
+        let steps = format!("train.save_steps={save_steps}");
+        let more = ["--rounds", "1", "--set", steps.as_str()];
+        full(&place, "whole", &[&more[..], &["--fresh"]].concat()).expect(0);
+        let arguments = tiny(run, &[&FULL[..], &more].concat());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = place.command(&arguments);
+        // SAFETY: only calls that may stand between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = libc::rlimit { rlim_cur: 100_000, rlim_max: 100_000 };
+                libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                Ok(())
+            })
+        };
+        let said = Said::of(command.output().unwrap()).expect(5);
+        said.says(&["cannot write `", "model.safetensors`", "01/"]);
+        place.aligner(&["resume", run]).expect(0);
+        assert!(place.files(run) == place.files("whole"));
+    }
 }
 
 #[test]

@@ -95,7 +95,10 @@ fn a_full_disk_stops_a_run_and_loses_nothing() {
 
 #[test]
 fn a_killed_training_of_every_weight_ends_with_the_same_bytes() {
-    let stages = check(&FULL, "kill", step(5));
+    // More than one checkpoint a round, so that one takes the place of another.
+    let more = [&FULL[..], &["--rounds", "1", "--set", "train.num_train_epochs=2"]].concat();
+    let stages = check(&more, "kill", step(5));
     assert!(stages.contains("train"), "{stages:?}");
-    check(&FULL, "full", step(23));
+    check(&more, "full", step(23));
+    check(&FULL, "kill", step(29));
 }

@@ -100,7 +100,7 @@ pub struct Train {
     /// Longest row in tokens, prompt and completion; at least 2. Default: 1024.
     pub max_length: u32,
     /// Updates between two checkpoints that a killed training goes on from; 0 writes none within a
-    /// round. Default: 1, and 100 where every weight is trained: such a checkpoint is three times the
+    /// round. Default: 1, and 50 where every weight is trained: such a checkpoint is three times the
     /// model.
     pub save_steps: u32,
     /// Keeps only the input of each block and computes the rest again: less memory, more work, and
@@ -140,7 +140,7 @@ impl Train {
     /// Returns the defaults where every weight is trained. A rate that suits an adapter's few weights
     /// is too much for all of them; this one is TRL's.
     pub fn full() -> Train {
-        Train { learning_rate: 2e-5, save_steps: 100, lora: None, ..Train::default() }
+        Train { learning_rate: 2e-5, save_steps: 50, lora: None, ..Train::default() }
     }
 }
 

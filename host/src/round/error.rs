@@ -43,7 +43,7 @@ pub enum RunError {
     Train(TrainError),
     /// A trained model cannot be written.
     #[error(transparent)]
-    Export(ExportError),
+    Export(#[from] ExportError),
     /// The settings contradict each other in a way that only shows with plugins and data at hand.
     #[error("{what}")]
     Settings {
@@ -90,25 +90,14 @@ impl From<PluginError> for RunError {
     }
 }
 
-/// Returns what the run directory says where a file cannot be written into it.
-fn unwritten(path: PathBuf, source: std::io::Error) -> RunError {
-    DirectoryError::Io { action: "write", path, source }.into()
-}
-
 impl From<TrainError> for RunError {
+    /// Where a state cannot be written, the run directory cannot be.
     fn from(error: TrainError) -> RunError {
         match error {
-            TrainError::Save(SaveError::Io { path, source }) => unwritten(path, source),
+            TrainError::Save(SaveError::Io { path, source }) => {
+                DirectoryError::Io { action: "write", path, source }.into()
+            }
             error => RunError::Train(error),
-        }
-    }
-}
-
-impl From<ExportError> for RunError {
-    fn from(error: ExportError) -> RunError {
-        match error {
-            ExportError::Write { name, source } => unwritten(name.into(), source),
-            error => RunError::Export(error),
         }
     }
 }

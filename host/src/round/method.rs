@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use super::{Models, Policy, RunError};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::cpu::Cpu;
-use crate::model::{export, peft};
+use crate::model::export::{self, ExportError};
+use crate::model::peft;
 use crate::plugin_set::{Start, Train};
-use crate::run::directory::Directory;
+use crate::run::directory::{Directory, DirectoryError};
 use crate::run::seed;
 use crate::train::{Example, TrainError, TrainSettings, TrainState, Trainer, WeightsState};
 
@@ -133,9 +134,16 @@ pub fn leave(
             Ok(peft::write(folder, &trainer.adapter()?, base)?)
         }
         None => {
-            let (mut folder, f32) = (folder.to_owned(), export::Settings::default());
+            let (mut files, f32) = (folder.to_owned(), export::Settings::default());
             let go_on = &mut |_, _| ControlFlow::Continue(());
-            Ok(export::write(&mut folder, model, &trainer.checkpoint(), &f32, go_on)?)
+            let written = export::write(&mut files, model, &trainer.checkpoint(), &f32, go_on);
+            written.map_err(|error| match error {
+                ExportError::Write { name, source } => {
+                    let path = folder.join(name);
+                    DirectoryError::Io { action: "write", path, source }.into()
+                }
+                error => error.into(),
+            })
         }
     })
 }
