@@ -99,6 +99,6 @@ fn a_killed_training_of_every_weight_ends_with_the_same_bytes() {
     let more = [&FULL[..], &["--rounds", "1", "--set", "train.num_train_epochs=2"]].concat();
     let stages = check(&more, "kill", step(5));
     assert!(stages.contains("train"), "{stages:?}");
-    check(&more, "full", step(23));
-    check(&FULL, "kill", step(29));
+    check(&more, "full", step(13));
+    check(&FULL, "kill", step(23));
 }

@@ -227,6 +227,12 @@ impl Models {
         }
     }
 
+    /// Brings a model's weights into memory where they are not, so that what follows can show its own
+    /// progress.
+    pub fn make_ready(&self, name: &str, policy: &Policy) -> Result<(), RunError> {
+        self.find(name, policy).map(|_| ())
+    }
+
     /// Returns how a model reads and writes text.
     fn text(&self, name: &str) -> &Model {
         self.named.get(name).map_or(&self.model, |named| &named.model)

@@ -194,10 +194,10 @@ impl Directory {
         fault::point().map_err(io_error("write", &temporary))?;
         // Renamed and removed only afterwards: a large folder takes its time to go, and a kill
         // meanwhile would find neither.
-        let (before, old) = (old_name(name), self.join(&old_name(name)));
+        let before = old_name(name);
         self.remove(&before)?;
         if path.exists() {
-            fs::rename(&path, &old).map_err(io_error("rename", &path))?;
+            fs::rename(&path, self.join(&before)).map_err(io_error("rename", &path))?;
         }
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
         sync_folder(folder)?;
@@ -494,9 +494,15 @@ mod tests {
         directory.write_folder("adapter", fill).unwrap();
         directory.write_folder("adapter", fill).unwrap();
         assert!(directory.has("adapter/whole") && !directory.has("adapter/half"));
+        assert!(!directory.has("adapter.old") && !directory.has("adapter.tmp"));
+        let names: Vec<String> = directory.digests("adapter").unwrap().into_keys().collect();
+        assert_eq!(names, ["adapter/whole"]);
         directory.copy_folder("adapter", "final/adapter").unwrap_or_else(|error| {
             panic!("the parent folder is made as well: {error}");
         });
+        fs::create_dir(directory.join("adapter.old")).unwrap();
+        directory.remove_folder("adapter").unwrap();
+        assert!(!directory.has("adapter") && !directory.has("adapter.old"));
     }
 
     #[test]
