@@ -23,7 +23,7 @@ pub enum Style {
 }
 
 /// Shows the progress of one stage after the other.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Progress {
     style: Style,
 }
@@ -62,6 +62,23 @@ impl Progress {
             done: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             last_line: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Returns what hears how many of how many are done: a stage that begins when it first does, and
+    /// ends with the last.
+    pub fn counter<'a>(&'a self, name: &'a str, unit: &'a str) -> impl FnMut(usize, usize) + 'a {
+        let mut open: Option<(Stage, usize)> = None;
+        move |done, total| {
+            let (stage, before) =
+                open.get_or_insert_with(|| (self.stage(name, total as u64, unit), 0));
+            stage.inc((done - *before) as u64);
+            *before = done;
+            if done == total
+                && let Some((stage, _)) = open.take()
+            {
+                stage.finish();
+            }
         }
     }
 }

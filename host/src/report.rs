@@ -70,7 +70,7 @@ pub struct Report {
     /// What a reader must know before using the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// The round whose adapter is the result; 0 before the first.
+    /// The round that made the result; 0 before the first.
     pub best_round: u32,
     /// Why the run ended: `rounds` or `early-stop`; absent while it goes on.
     pub ended: Option<String>,

@@ -71,7 +71,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
 use crate::model::save::SaveError;
 use crate::model::spec::Spec;
-use crate::model::weights::{Weights, WeightsError};
+use crate::model::weights::{Weights, WeightsCheckpoint, WeightsError};
 use crate::objective::{ObjectiveError, Scored, sft};
 use crate::run::seed;
 use batches::{Batches, largest_micro_batch, micro_batches};
@@ -257,6 +257,11 @@ impl<B: TrainingBackend> Trainer<B> {
     /// frozen ones.
     pub fn weights(&self) -> &Weights<B> {
         self.subject.model()
+    }
+
+    /// Returns the same to be read tensor by tensor, as it is from a file.
+    pub fn checkpoint(&self) -> WeightsCheckpoint<'_, B> {
+        WeightsCheckpoint::new(&self.backend, self.weights())
     }
 
     /// Ends full training and returns the weights; none where an adapter is trained.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 
+use super::full::FULL;
 use super::{Place, tiny};
 
 /// The stages in which a run must have been killed at least once.
@@ -19,8 +20,8 @@ fn under_way(place: &Place, run: &str) -> Option<String> {
 }
 
 /// Runs with a fault at point `number`; returns whether it came to its end undisturbed.
-fn disturbed(place: &Place, run: &str, fault: &str, number: u64) -> bool {
-    let arguments = tiny(run, &[]);
+fn disturbed(place: &Place, run: &str, more: &[&str], fault: &str, number: u64) -> bool {
+    let arguments = tiny(run, more);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = place
         .command(&arguments)
@@ -41,16 +42,17 @@ fn disturbed(place: &Place, run: &str, fault: &str, number: u64) -> bool {
     }
 }
 
-fn check(fault: &str, step: u64) -> BTreeSet<String> {
+/// Disturbs runs of the tiny set with further arguments, at every so many points.
+fn check(more: &[&str], fault: &str, step: u64) -> BTreeSet<String> {
     let place = Place::new();
-    place.tiny("whole", &[]).expect(0);
+    place.tiny("whole", more).expect(0);
     let whole = place.files("whole");
     let mut stages = BTreeSet::new();
     let mut number = 1;
     let mut points = 0;
     loop {
         let run = format!("{fault}-{number}");
-        if !disturbed(&place, &run, fault, number) {
+        if !disturbed(&place, &run, more, fault, number) {
             break;
         }
         stages.extend(under_way(&place, &run));
@@ -58,7 +60,7 @@ fn check(fault: &str, step: u64) -> BTreeSet<String> {
         if place.path(&run).join("run.json").exists() {
             place.aligner(&["resume", &run]).expect(0);
         } else {
-            place.tiny(&run, &["--resume"]).expect(0);
+            place.tiny(&run, &[more, &["--resume"]].concat()).expect(0);
         }
         let files = place.files(&run);
         assert_eq!(files.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>(), "{run}");
@@ -80,7 +82,7 @@ fn step(usual: u64) -> u64 {
 
 #[test]
 fn a_killed_run_ends_with_the_same_bytes() {
-    let stages = check("kill", step(7));
+    let stages = check(&[], "kill", step(7));
     for stage in STAGES {
         assert!(stages.contains(stage), "never killed in {stage}: {stages:?}");
     }
@@ -88,5 +90,15 @@ fn a_killed_run_ends_with_the_same_bytes() {
 
 #[test]
 fn a_full_disk_stops_a_run_and_loses_nothing() {
-    check("full", step(17));
+    check(&[], "full", step(17));
+}
+
+#[test]
+fn a_killed_training_of_every_weight_ends_with_the_same_bytes() {
+    // More than one checkpoint a round, so that one takes the place of another.
+    let more = [&FULL[..], &["--rounds", "1", "--set", "train.num_train_epochs=2"]].concat();
+    let stages = check(&more, "kill", step(5));
+    assert!(stages.contains("train"), "{stages:?}");
+    check(&more, "full", step(13));
+    check(&FULL, "kill", step(23));
 }

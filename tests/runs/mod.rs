@@ -1,6 +1,7 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
 mod export;
+mod full;
 mod kill;
 mod refusals;
 

@@ -96,18 +96,7 @@ pub fn load(
     weight_type: WeightType,
     progress: &Progress,
 ) -> Result<Loaded, CliError> {
-    let mut bar: Option<(Stage, usize)> = None;
-    let loaded = Loaded::load(opened, weight_type, &mut |done, total| {
-        let (stage, before) = bar.get_or_insert_with(|| {
-            (progress.stage(&format!("loading {}", opened.model.name), total as u64, "tensors"), 0)
-        });
-        stage.inc((done - *before) as u64);
-        *before = done;
-    });
-    if let Some((stage, _)) = bar {
-        stage.finish();
-    }
-    Ok(loaded?)
+    Ok(Loaded::load(opened, weight_type, progress)?)
 }
 
 /// The model that is used where none is named.
@@ -179,9 +168,15 @@ fn check_adapter(folder: &Path) -> Result<(), CliError> {
         exit::MODEL_OR_DATA,
         format!("`{shown}` is no PEFT adapter folder: it has no `{}`", peft::CONFIG_FILE),
     );
-    Err(match folder.join("final/adapter").exists() {
-        true => error.hint(format!("the adapter of that run is `{shown}/final/adapter`")),
-        false => error,
+    let has = |name: &str| folder.join(name).exists();
+    Err(if has("final/adapter") {
+        error.hint(format!("the adapter of that run is `{shown}/final/adapter`"))
+    } else if has("final/model") {
+        error.hint(format!("that run made a whole model: `--model {shown}/final/model`"))
+    } else if has("config.json") {
+        error.hint(format!("it is a whole model: `--model {shown}`"))
+    } else {
+        error
     })
 }
 
@@ -234,7 +229,8 @@ impl From<RunError> for CliError {
             | RunError::Weights(_)
             | RunError::Adapter(_)
             | RunError::Engine(_)
-            | RunError::Train(_) => exit::MODEL_OR_DATA,
+            | RunError::Train(_)
+            | RunError::Export(_) => exit::MODEL_OR_DATA,
         };
         with_hint(code, error.to_string(), error.hint())
     }

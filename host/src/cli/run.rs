@@ -104,7 +104,7 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
         loaded.insert(name.clone(), host::load(opened, prepared.set.run.dtype, progress)?);
     }
     let policy = loaded.remove("policy").expect("every run has a policy");
-    Ok(Models::new(policy, loaded))
+    Ok(Models::new(&prepared.models["policy"], policy, loaded, *progress))
 }
 
 /// Reads and checks all that a run needs before its weights.
@@ -137,8 +137,16 @@ pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliErr
 
 fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
     let mut text = format!("\n{}", report.table());
-    let adapter = path.join("final/adapter");
-    if adapter.is_dir() {
+    let [adapter, whole] = ["final/adapter", "final/model"].map(|name| path.join(name));
+    if whole.is_dir() {
+        let whole = whole.display();
+        text.push_str(&format!(
+            "\nmodel of round {}: {whole}\n\
+             talk to it:   aligner model chat --model {whole}\n\
+             elsewhere:    a whole model in Hugging Face layout, in f32; its README says who reads it\n",
+            report.best_round
+        ));
+    } else if adapter.is_dir() {
         let adapter = adapter.display();
         text.push_str(&format!(
             "\nadapter of round {}: {adapter}\n\

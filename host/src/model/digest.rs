@@ -1,27 +1,16 @@
 //! What a model is, in one number: the same digest means the same tokens and the same weights.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::error::ModelError;
-use crate::digest::{hex, sha256};
+use crate::digest::{sha256, sha256_of};
 
 /// Returns the SHA-256 of a file's bytes, in lower-case hexadecimal.
 pub fn of_file(path: &Path) -> Result<String, ModelError> {
-    let fail = |source| ModelError::read(path, source);
-    let mut file = File::open(path).map_err(fail)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(fail)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
+    File::open(path).and_then(sha256_of).map_err(|source| ModelError::read(path, source))
 }
 
 /// Returns one digest for a set of files: for one file its own, for several the SHA-256 of their

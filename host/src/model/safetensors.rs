@@ -53,6 +53,11 @@ impl Safetensors {
         layout::check(&whole, &spec, &shapes)?;
         Ok(Safetensors { spec, shards, places })
     }
+
+    /// Opens the weights of a folder in Hugging Face layout for a model of a known shape.
+    pub fn open_folder(spec: Spec, folder: &Path) -> Result<Safetensors, CheckpointError> {
+        Safetensors::open(spec, &files(folder)?)
+    }
 }
 
 /// Returns the weight files of a folder: those that the index names, or `model.safetensors`.

@@ -2,7 +2,7 @@
 
 mod names;
 
-pub use names::{BlockWeight, Weight, WeightMut, WeightName};
+pub use names::{BlockWeight, Weight, WeightMut, WeightName, WeightsCheckpoint};
 
 use super::adapter::Adapter;
 use super::backend::{Backend, BackendError, Rotary, WeightType};

@@ -67,7 +67,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         None => Generate::default(),
     };
     let train = match root.table("train", &TRAIN)? {
-        Some(table) => Some(train(&table, Train::default(), true)?),
+        Some(table) => Some(train(&table, None)?),
         None => None,
     };
     let evaluate = match root.table("evaluate", &EVALUATE)? {
@@ -282,12 +282,6 @@ fn rounds(
         rounds = run.integer("rounds", 1, 1000)?;
         seed = run.large("seed", i64::MAX as u64)?.unwrap_or(0);
         dtype = run.choice("dtype", &WeightType::ALL)?.unwrap_or_default();
-        let trains = base_train.is_some() || tables.iter().any(|table| table.has("train"));
-        if dtype == WeightType::Int8 && trains {
-            return Err(run
-                .wrong("dtype", "rounds weights to eight bits, and `[train]` trains")
-                .label("expected `f32` or `bf16`"));
-        }
     }
     let mut settings = Vec::new();
     let mut previous: Option<Train> = None;
@@ -297,13 +291,11 @@ fn rounds(
             None => base_generate.clone(),
         };
         let train = match table.table("train", &TRAIN)? {
-            Some(over) => {
-                Some(train(&over, base_train.cloned().unwrap_or_default(), base_train.is_none())?)
-            }
+            Some(over) => Some(train(&over, base_train)?),
             None => base_train.cloned(),
         };
         if let (Some(before), Some(now)) = (&previous, &train) {
-            same_adapter(before, now, index + 1, table.place())?;
+            goes_on(before, now, index + 1, table.place())?;
         }
         previous = train.clone().or(previous);
         settings.push(RoundSettings { generate, train });
@@ -312,7 +304,7 @@ fn rounds(
         && rounds.is_some_and(|rounds: u32| rounds as usize > settings.len())
         && let Some(last) = tables.last()
     {
-        same_adapter(before, now, settings.len() + 1, last.place())?;
+        goes_on(before, now, settings.len() + 1, last.place())?;
     }
     if let (Some(rounds), Some(run), Some(extra)) =
         (rounds, &run, rounds.and_then(|rounds| tables.get(rounds as usize)))
@@ -328,19 +320,51 @@ fn rounds(
         settings.truncate(rounds as usize);
     }
     let rounds = rounds.unwrap_or(settings.len().max(1) as u32);
+    if let Some(run) = &run {
+        let without_own = if rounds as usize > settings.len() { base_train } else { None };
+        let trained = settings.iter().filter_map(|settings| settings.train.as_ref());
+        trainable(run, dtype, &trained.chain(without_own).collect::<Vec<_>>())?;
+    }
     Ok((Run { rounds, seed, dtype }, settings))
 }
 
-/// A round that continues an adapter cannot change its shape or scale.
-fn same_adapter(before: &Train, now: &Train, round: usize, place: &Place) -> Checked<()> {
-    let shape = |train: &Train| Lora { dropout: 0.0, ..train.lora.clone() };
-    if now.start == Start::Previous && shape(before) != shape(now) {
-        let message =
-            format!("round {round} continues the adapter of the round before with another `lora`");
-        return Err(Problem::new(message, place)
-            .label("expected the same `lora`, or `start = \"initial\"`"));
+/// Weights that are rounded cannot all be trained, and those of eight bits stand under no adapter.
+fn trainable(run: &Section<'_>, dtype: WeightType, trained: &[&Train]) -> Checked<()> {
+    match dtype {
+        WeightType::F32 => Ok(()),
+        _ if trained.iter().any(|train| train.lora.is_none()) => Err(run
+            .wrong("dtype", &format!("is `{dtype}`, and `method = \"full\"` trains every weight"))
+            .label("expected `f32`")
+            .hint("steps of training are smaller than what a rounded weight can hold")),
+        WeightType::Int8 if !trained.is_empty() => Err(run
+            .wrong("dtype", "rounds weights to eight bits, and `[train]` trains")
+            .label("expected `f32` or `bf16`")),
+        WeightType::Bf16 | WeightType::Int8 => Ok(()),
     }
-    Ok(())
+}
+
+/// A round that goes on from the one before trains the same, and cannot change an adapter's shape or
+/// scale.
+fn goes_on(before: &Train, now: &Train, round: usize, place: &Place) -> Checked<()> {
+    if now.start != Start::Previous {
+        return Ok(());
+    }
+    let shape = |lora: &Lora| Lora { dropout: 0.0, ..lora.clone() };
+    let (message, same) = match (&before.lora, &now.lora) {
+        (None, None) => return Ok(()),
+        (Some(before), Some(now)) if shape(before) == shape(now) => return Ok(()),
+        (Some(_), Some(_)) => {
+            ("continues the adapter of the round before with another `lora`", "lora")
+        }
+        (Some(_), None) => {
+            ("trains every weight from where the round before left an adapter", "method")
+        }
+        (None, Some(_)) => {
+            ("trains an adapter from where the round before left a whole model", "method")
+        }
+    };
+    Err(Problem::new(format!("round {round} {message}"), place)
+        .label(format!("expected the same `{same}`, or `start = \"initial\"`")))
 }
 
 fn one_of(names: &[&str]) -> String {

@@ -75,7 +75,7 @@ pub struct Train {
     pub start: Start,
     /// What each round trains on. Default: `round`.
     pub data: TrainData,
-    /// The peak of the schedule; over 0. Default: 1e-4.
+    /// The peak of the schedule; over 0. Default: 1e-4, and 2e-5 where every weight is trained.
     pub learning_rate: f64,
     /// Over 0; a part of an epoch ends early. Default: 1.
     pub num_train_epochs: f64,
@@ -100,14 +100,15 @@ pub struct Train {
     /// Longest row in tokens, prompt and completion; at least 2. Default: 1024.
     pub max_length: u32,
     /// Updates between two checkpoints that a killed training goes on from; 0 writes none within a
-    /// round. Default: 1.
+    /// round. Default: 1, and 50 where every weight is trained: such a checkpoint is three times the
+    /// model.
     pub save_steps: u32,
     /// Keeps only the input of each block and computes the rest again: less memory, more work, and
     /// the same result. Default: false.
     #[serde(default)]
     pub gradient_checkpointing: bool,
-    /// The adapter that is trained.
-    pub lora: Lora,
+    /// The adapter that is trained; absent: every weight is (`method = "full"`). Default: an adapter.
+    pub lora: Option<Lora>,
 }
 
 impl Default for Train {
@@ -130,8 +131,16 @@ impl Default for Train {
             max_length: 1024,
             save_steps: 1,
             gradient_checkpointing: false,
-            lora: Lora::default(),
+            lora: Some(Lora::default()),
         }
+    }
+}
+
+impl Train {
+    /// Returns the defaults where every weight is trained. A rate that suits an adapter's few weights
+    /// is too much for all of them; this one is TRL's.
+    pub fn full() -> Train {
+        Train { learning_rate: 2e-5, save_steps: 50, lora: None, ..Train::default() }
     }
 }
 
@@ -147,9 +156,9 @@ pub enum Objective {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// At the adapter that the round before left.
+    /// At the adapter, or the weights, that the round before left.
     Previous,
-    /// At a fresh adapter on the initial model.
+    /// At a fresh adapter on the initial model, or at its weights.
     Initial,
 }
 

@@ -20,6 +20,8 @@ pub struct Plan {
     pub model_digest: String,
     /// Of the model's files.
     pub model_bytes: u64,
+    /// Bytes of the model that each round writes, where every weight is trained.
+    pub round_model_bytes: Option<u64>,
     /// In the order of the stages.
     pub plugins: Vec<PlanPlugin>,
     /// Prompts of the pool.
@@ -71,6 +73,10 @@ impl Plan {
                 eight(&self.model_digest)
             ),
         );
+        if let Some(size) = self.round_model_bytes {
+            let size = bytes(size);
+            line("training", format!("every weight; each round writes a model of {size}"));
+        }
         let mut prompts = count(self.prompts, "prompt");
         if self.duplicates > 0 {
             prompts.push_str(&format!(", {} left out", count(self.duplicates, "duplicate")));
@@ -162,6 +168,7 @@ mod tests {
             model: "smollm2-135m-instruct".into(),
             model_digest: "fedcba9876543210".into(),
             model_bytes: 98_000_000,
+            round_model_bytes: None,
             plugins: vec![
                 plugin("principle", "self-align", None),
                 plugin("difficulty", "perplexity", Some(ask)),
@@ -187,6 +194,10 @@ kind        plugin      version  sha256    may ask
 principle   self-align  0.1.0    01234567  nothing
 difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
 "
+        );
+        let full = Plan { round_model_bytes: Some(538_000_000), ..plan }.render();
+        assert!(
+            full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")
         );
     }
 

@@ -129,6 +129,7 @@ impl<'a> Asker<'a> {
 
     fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
         let open: Vec<&Job> = jobs.iter().collect();
+        self.shop.models.make_ready(model, self.policy)?;
         let bar = self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
         let (ledger, known) = (&mut self.ledger, &mut self.known);
         let cancel = self.shop.cancel;
@@ -160,6 +161,7 @@ impl<'a> Asker<'a> {
     /// Scores in groups, so that a kill loses one group at most.
     fn score(&mut self, model: &str, jobs: Vec<(String, ScoreJob)>) -> Result<(), RunError> {
         const GROUP: usize = 64;
+        self.shop.models.make_ready(model, self.policy)?;
         let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, "scores");
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use crate::data::DataError;
 use crate::generate::SequenceError;
 use crate::model::ModelError;
+use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
+use crate::model::save::SaveError;
 use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
 use crate::run::directory::DirectoryError;
@@ -38,7 +40,10 @@ pub enum RunError {
     Engine(#[from] SequenceError),
     /// The training could not go on.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(TrainError),
+    /// A trained model cannot be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The settings contradict each other in a way that only shows with plugins and data at hand.
     #[error("{what}")]
     Settings {
@@ -85,6 +90,18 @@ impl From<PluginError> for RunError {
     }
 }
 
+impl From<TrainError> for RunError {
+    /// Where a state cannot be written, the run directory cannot be.
+    fn from(error: TrainError) -> RunError {
+        match error {
+            TrainError::Save(SaveError::Io { path, source }) => {
+                DirectoryError::Io { action: "write", path, source }.into()
+            }
+            error => RunError::Train(error),
+        }
+    }
+}
+
 impl RunError {
     /// Returns the way out, where there is one to tell.
     pub fn hint(&self) -> Option<String> {
@@ -98,6 +115,7 @@ impl RunError {
             | RunError::Adapter(_)
             | RunError::Engine(_)
             | RunError::Train(_) => None,
+            RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::EmptyPool { .. } => Some(
                 "too long: shorten the prompts, show fewer exemplars, lower \

@@ -50,6 +50,9 @@ pub fn complete(
             }
         }
         let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();
+        if !open.is_empty() {
+            shop.models.make_ready(&settings.model, policy)?;
+        }
 
         let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
         let batch = settings.batch;

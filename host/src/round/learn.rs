@@ -1,4 +1,4 @@
-//! The train stage: what was kept becomes examples, and the examples move the adapter.
+//! The train stage: what was kept becomes examples, and the examples move the policy.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,12 @@ use serde_json::json;
 
 use super::rows::{Column, Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
-use super::{Flow, Policy, RunError, Workshop};
-use crate::model::adapter::Adapter;
-use crate::model::peft;
-use crate::plugin_set::{LrScheduler, Scope, Start, Train, TrainData};
+use super::{Flow, Policy, RunError, Workshop, method};
+use crate::digest::sha256;
+use crate::model::backend::cpu::Cpu;
+use crate::plugin_set::{LrScheduler, Scope, Train, TrainData};
 use crate::record::{Completion, Record, VariantRole};
-use crate::run::seed;
-use crate::train::{Example, LrSchedulerType, TrainError, TrainSettings, TrainState, Trainer};
+use crate::train::{Example, LrSchedulerType, TrainSettings, Trainer};
 
 /// What a round's training made.
 pub struct Learned {
@@ -53,7 +52,8 @@ pub fn train(
     }
 
     let folder = place.folder();
-    let (adapter, metrics) = (format!("{folder}/adapter"), format!("{folder}/metrics.jsonl"));
+    let result = format!("{folder}/{}", method::result_name(settings));
+    let metrics = format!("{folder}/metrics.jsonl");
     let output = book.stage(place, depends, |book| {
         let (rows, examples) = examples(shop, settings, rows)?;
         if examples.is_empty() {
@@ -64,31 +64,31 @@ pub fn train(
             let records = drops.values().sum();
             return Err(RunError::NothingKept { round, records, drops });
         }
-        let (trained, steps) = steps(shop, book, place, settings, entering, &examples)?;
+        let count = examples.len() as u64;
+        let (trainer, steps) = steps(shop, book, place, settings, entering, examples)?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
-        let (name, revision) = shop.models.policy().model.base_name();
-        let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
-        book.directory.write_folder(&adapter, |folder| {
-            peft::write(folder, &trained, base).map_err(RunError::from)
-        })?;
-        for name in [peft::CONFIG_FILE, peft::WEIGHTS_FILE] {
-            let name = format!("{adapter}/{name}");
-            files.insert(name.clone(), book.directory.digest(&name)?);
-        }
-        let count = examples.len() as u64;
+        method::leave(shop.models, &book.directory, &result, settings, &trainer)?;
+        files.extend(book.directory.digests(&result)?);
         let made = Made { files, ..Made::rows(rows) };
         Ok(made.count("examples", count).count("steps", steps.len() as u64))
     })?;
-    for leftover in [state_file(&folder), partial_metrics(&folder)] {
-        book.directory.remove(&leftover)?;
-    }
+    book.directory.remove_folder(&state_name(&folder))?;
+    book.directory.remove(&partial_metrics(&folder))?;
 
-    let loaded = peft::read(&book.directory.join(&adapter), &shop.models.policy().model.spec)?;
-    let policy = shop.models.adapted(loaded)?;
+    let digest = digest_of_folder(&result, &output.files);
+    let policy = method::policy(shop.models, &book.directory, &result, settings, &digest)?;
     let steps = book.directory.read_lines(&metrics)?;
     let rows = output.rows.into_iter().filter(|row| row.round == round).collect();
     Ok(Learned { policy, rows, steps })
+}
+
+/// Returns a digest of the files of a folder, whatever the folder is called.
+fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -> String {
+    let name = |file: &str| Some(file.strip_prefix(folder)?.strip_prefix('/')?.to_owned());
+    let lines =
+        files.iter().filter_map(|(file, digest)| Some(format!("{} {digest}\n", name(file)?)));
+    sha256(lines.collect::<String>().as_bytes())
 }
 
 /// Returns what a record teaches: its prompt without principles or exemplars, and the completion of
@@ -128,7 +128,7 @@ fn examples(
     settings: &Train,
     mut rows: Vec<Trained>,
 ) -> Result<(Vec<Trained>, Vec<Example>), RunError> {
-    let model = &shop.models.policy().model;
+    let model = shop.models.policy();
     let mut examples = Vec::with_capacity(rows.len());
     for row in &mut rows {
         row.dropped = None;
@@ -157,45 +157,25 @@ fn steps(
     place: Place<'_>,
     settings: &Train,
     entering: &Policy,
-    examples: &[Example],
-) -> Result<(Adapter, Vec<Step>), RunError> {
+    examples: Vec<Example>,
+) -> Result<(Trainer<Cpu>, Vec<Step>), RunError> {
     let folder = place.folder();
     let (mut done, mut ledger) = book.directory.ledger::<Step>(&partial_metrics(&folder))?;
-    let loaded = shop.models.policy();
+    let (models, directory) = (shop.models, &book.directory);
     let wanted = train_settings(shop, place, settings);
-    let checkpoint = state_file(&folder);
-    let mut trainer = if book.directory.has(&checkpoint) {
-        let state = TrainState::from_bytes(&book.directory.read(&checkpoint)?)
-            .map_err(|error| book.directory.damaged(&checkpoint, error))?;
-        Trainer::resume(loaded.engine.clone(), state, examples.to_vec(), wanted)?
-    } else {
-        let fresh = || {
-            let seed = seed::of([shop.seed(place).into(), "lora".into()]);
-            Adapter::init(&loaded.model.spec, settings.lora.config(), seed)
-                .map_err(TrainError::from)
-        };
-        let start = match (settings.start, &entering.adapter) {
-            (Start::Previous, Some(adapter)) => {
-                let layers = loaded.model.spec.layers;
-                adapter.under(settings.lora.config(), layers).ok_or_else(|| RunError::Settings {
-                    what: format!(
-                        "round {} cannot train on from an adapter of rank {}: its settings differ",
-                        place.round,
-                        adapter.rank()
-                    ),
-                    hint: "keep `train.lora` the same in all rounds, or set `start = \"initial\"`"
-                        .into(),
-                })?
-            }
-            _ => fresh()?,
-        };
-        Trainer::new(loaded.engine.clone(), &start, examples.to_vec(), wanted)?
+    let state = state_name(&folder);
+    let mut trainer = match directory.has(&state) {
+        true => method::resume(models, directory, &state, settings, examples, wanted)?,
+        false => {
+            let (round, seed) = (place.round, shop.seed(place));
+            method::begin(models, round, settings, entering, examples, wanted, seed)?
+        }
     };
 
     // Updates after the checkpoint are done again; their rows too.
     if done.len() as u64 > trainer.steps_done() {
         done.truncate(trainer.steps_done() as usize);
-        ledger = book.directory.rewrite_ledger(&partial_metrics(&folder), &done)?;
+        ledger = directory.rewrite_ledger(&partial_metrics(&folder), &done)?;
     }
     let bar = shop.progress.stage(&label(place), trainer.steps(), "steps");
     bar.inc(trainer.steps_done());
@@ -217,14 +197,14 @@ fn steps(
         done.push(step);
         bar.inc(1);
         if every > 0 && metrics.step % every == 0 && metrics.step < metrics.steps {
-            book.directory.write(&checkpoint, &trainer.state()?.to_bytes())?;
+            method::save(directory, &state, settings, &trainer)?;
         }
     }
     bar.finish();
-    Ok((trainer.adapter()?, done))
+    Ok((trainer, done))
 }
 
-fn state_file(folder: &str) -> String {
+fn state_name(folder: &str) -> String {
     format!("{folder}/train.state")
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod evaluate;
 mod generate;
 mod learn;
+mod method;
 mod models;
 mod pool;
 pub mod rows;
@@ -16,6 +17,7 @@ mod summary;
 
 pub use error::RunError;
 pub use evaluate::held_out;
+pub use method::result_name;
 pub use models::{Loaded, Models, Opened, Policy, row};
 pub use pool::Pool;
 

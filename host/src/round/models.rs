@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::RunError;
 use crate::digest::sha256;
@@ -14,10 +15,12 @@ use crate::model::backend::WeightType;
 use crate::model::backend::cpu::Cpu;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
+use crate::model::safetensors::Safetensors;
 use crate::model::template::ChatSettings;
 use crate::model::text::Model;
-use crate::model::weights::{LoadedAdapter, Weights};
+use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
 use crate::model::{ModelError, source};
+use crate::progress::Progress;
 use crate::record::{Completion, Decoding, Finish, Score, Text};
 
 /// Something to complete.
@@ -49,9 +52,11 @@ pub struct ScoreJob {
 /// Takes each completion as soon as it is there, or why the prompt cannot be put to the model.
 pub type Done<'a> = dyn FnMut(&Job, Result<Completion, ModelError>) -> Result<(), RunError> + 'a;
 
-/// The policy at some point of the run: the initial weights, and perhaps an adapter.
+/// The policy at some point of the run: a version of the weights, and perhaps an adapter.
 #[derive(Clone)]
 pub struct Policy {
+    /// Those of the initial model, until a round has trained them.
+    weights: Version,
     /// The adapter, where a round has trained one.
     pub adapter: Option<Arc<Adapter>>,
     /// The same, ready for the engine.
@@ -60,12 +65,21 @@ pub struct Policy {
     pub digest: String,
 }
 
+/// A version of the policy's weights, in memory or not.
+#[derive(Clone)]
+struct Version {
+    /// Of the model with these weights.
+    digest: String,
+    checkpoint: Arc<dyn Checkpoint>,
+}
+
 /// A model whose files are found and checked, without its weights.
+#[derive(Clone)]
 pub struct Opened {
     /// Tokenizer, template, shape.
     pub model: Arc<Model>,
     /// Where the weights are.
-    pub checkpoint: Box<dyn Checkpoint>,
+    pub checkpoint: Arc<dyn Checkpoint>,
 }
 
 impl Opened {
@@ -78,7 +92,7 @@ impl Opened {
     ) -> Result<Opened, ModelError> {
         let (mut model, checkpoint) = source::open(name, progress)?;
         model.set_chat(chat);
-        Ok(Opened { model: Arc::new(model), checkpoint })
+        Ok(Opened { model: Arc::new(model), checkpoint: checkpoint.into() })
     }
 }
 
@@ -90,16 +104,39 @@ pub struct Loaded {
     pub engine: Engine<Cpu>,
 }
 
-/// The loaded models of a run.
+/// The models of a run.
+///
+/// Of the policy's weights one version is in memory at a time; another one is read from its files
+/// when it is asked for. Rounds ask for one and the same most of the time, and where every weight is
+/// trained, a second copy would be as large as the model.
 pub struct Models {
-    policy: Loaded,
+    model: Arc<Model>,
+    initial: Version,
+    weight_type: WeightType,
+    /// The version that is in memory, if any, by its digest.
+    held: Mutex<Option<(String, Engine<Cpu>)>>,
     named: BTreeMap<String, Loaded>,
+    progress: Progress,
 }
 
 impl Models {
-    /// Returns loaded models: the policy, and further ones by name.
-    pub fn new(policy: Loaded, named: BTreeMap<String, Loaded>) -> Models {
-        Models { policy, named }
+    /// Returns the models of a run: the policy, opened and loaded, and further ones by name.
+    pub fn new(
+        policy: &Opened,
+        loaded: Loaded,
+        named: BTreeMap<String, Loaded>,
+        progress: Progress,
+    ) -> Models {
+        let Loaded { model, engine } = loaded;
+        let digest = model.digest.clone();
+        Models {
+            initial: Version { digest: digest.clone(), checkpoint: policy.checkpoint.clone() },
+            weight_type: engine.weights.weight_type,
+            held: Mutex::new(Some((digest, engine))),
+            model,
+            named,
+            progress,
+        }
     }
 
     /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
@@ -108,44 +145,111 @@ impl Models {
         format!("cpu {weight_type} {}", Cpu::new().isa().class(weight_type))
     }
 
-    /// Returns the policy's model.
-    pub fn policy(&self) -> &Loaded {
-        &self.policy
+    /// Returns tokenizer, template and shape of the policy, which no round changes.
+    pub fn policy(&self) -> &Model {
+        &self.model
     }
 
     /// Returns the policy before the first round.
     pub fn initial(&self) -> Policy {
-        Policy { adapter: None, loaded: None, digest: self.policy.model.digest.clone() }
+        let (weights, digest) = (self.initial.clone(), self.initial.digest.clone());
+        Policy { weights, adapter: None, loaded: None, digest }
     }
 
-    /// Returns the policy with an adapter.
+    /// Returns the policy that is the initial model with an adapter.
     pub fn adapted(&self, adapter: Adapter) -> Result<Policy, RunError> {
-        let loaded = self.policy.engine.load_adapter(&adapter, 1.0)?;
-        let digest =
-            sha256(format!("{} {}", self.policy.model.digest, adapter.digest()).as_bytes());
-        Ok(Policy { adapter: Some(Arc::new(adapter)), loaded: Some(Arc::new(loaded)), digest })
+        let loaded = LoadedAdapter::load(&Cpu::new(), &self.model.spec, &adapter, 1.0)?;
+        let digest = sha256(format!("{} {}", self.model.digest, adapter.digest()).as_bytes());
+        let (adapter, loaded) = (Some(Arc::new(adapter)), Some(Arc::new(loaded)));
+        Ok(Policy { weights: self.initial.clone(), adapter, loaded, digest })
+    }
+
+    /// Returns the policy whose weights are those of a folder; `digest` stands for its files.
+    pub fn with_weights(&self, folder: &Path, digest: &str) -> Result<Policy, RunError> {
+        let weights = Safetensors::open_folder(self.model.spec.clone(), folder);
+        let checkpoint = Arc::new(weights.map_err(WeightsError::from)?);
+        let digest = sha256(format!("{} {digest}", self.model.digest).as_bytes());
+        let weights = Version { digest: digest.clone(), checkpoint };
+        Ok(Policy { weights, adapter: None, loaded: None, digest })
+    }
+
+    /// Returns whether the policy's weights are those of the initial model.
+    pub fn has_initial_weights(&self, policy: &Policy) -> bool {
+        policy.weights.digest == self.initial.digest
+    }
+
+    /// Returns an engine over the weights of a policy, its adapter left out. Whoever keeps it keeps
+    /// the weights in memory.
+    pub fn engine_of(&self, policy: &Policy) -> Result<Engine<Cpu>, RunError> {
+        self.hold(&policy.weights)
+    }
+
+    /// Returns the weights of a policy for whoever will change them. Here they are gone then.
+    pub fn take(&self, policy: &Policy) -> Result<(Arc<Cpu>, Weights<Cpu>), RunError> {
+        let Engine { backend, weights } = self.hold(&policy.weights)?;
+        self.release();
+        let Some(weights) = Arc::into_inner(weights) else {
+            unreachable!("between two stages nobody else has the weights")
+        };
+        Ok((backend, weights))
+    }
+
+    /// Frees the memory of the policy's weights until somebody asks for them.
+    pub fn release(&self) {
+        *self.held() = None;
+    }
+
+    /// Returns an engine over a version of the policy's weights, which takes the place of another one
+    /// in memory.
+    fn hold(&self, version: &Version) -> Result<Engine<Cpu>, RunError> {
+        let mut held = self.held();
+        match &*held {
+            Some((digest, engine)) if *digest == version.digest => return Ok(engine.clone()),
+            _ => *held = None,
+        }
+        let name = format!("loading {}", self.model.name);
+        let mut hear = self.progress.counter(&name, "tensors");
+        let engine = load(&*version.checkpoint, self.weight_type, &mut hear)?;
+        *held = Some((version.digest.clone(), engine.clone()));
+        Ok(engine)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<(String, Engine<Cpu>)>> {
+        self.held.lock().expect("nothing panics while it is held")
     }
 
     /// Returns a digest of a model as it stands: equal digests give equal answers.
     pub fn state(&self, name: &str, policy: &Policy) -> String {
         match (name, self.named.get(name)) {
-            ("initial", _) => self.policy.model.digest.clone(),
+            ("initial", _) => self.model.digest.clone(),
             (_, Some(named)) => named.model.digest.clone(),
             _ => policy.digest.clone(),
         }
     }
 
+    /// Brings a model's weights into memory where they are not, so that what follows can show its own
+    /// progress.
+    pub fn make_ready(&self, name: &str, policy: &Policy) -> Result<(), RunError> {
+        self.find(name, policy).map(|_| ())
+    }
+
+    /// Returns how a model reads and writes text.
+    fn text(&self, name: &str) -> &Model {
+        self.named.get(name).map_or(&self.model, |named| &named.model)
+    }
+
+    /// Returns a model's weights, and the adapter beside them.
     fn find<'a>(
-        &'a self,
+        &self,
         name: &str,
         policy: &'a Policy,
-    ) -> (&'a Loaded, Option<&'a LoadedAdapter<Cpu>>) {
-        match (name, self.named.get(name)) {
-            ("initial", _) => (&self.policy, None),
-            (_, Some(named)) => (named, None),
+    ) -> Result<(Engine<Cpu>, Option<&'a LoadedAdapter<Cpu>>), RunError> {
+        Ok(match (name, self.named.get(name)) {
+            ("initial", _) => (self.hold(&self.initial)?, None),
+            (_, Some(named)) => (named.engine.clone(), None),
             // `policy` and `previous` are the same until the round has trained.
-            _ => (&self.policy, policy.loaded.as_deref()),
-        }
+            _ => (self.hold(&policy.weights)?, policy.loaded.as_deref()),
+        })
     }
 
     /// Completes jobs and hands each over as soon as it is done, in no particular order. A job whose
@@ -160,8 +264,7 @@ impl Models {
         cancel: &AtomicBool,
         done: &mut Done<'_>,
     ) -> Result<(), RunError> {
-        let (loaded, adapter) = self.find(name, policy);
-        let model = &loaded.model;
+        let model = self.text(name);
         let (mut open, mut texts) = (Vec::new(), Vec::new());
         for &job in jobs {
             match prepare(model, job) {
@@ -172,6 +275,11 @@ impl Models {
                 Err(why) => done(job, Err(why))?,
             }
         }
+        // What is to be done may be done already, and its model not be in memory.
+        if open.is_empty() {
+            return Ok(());
+        }
+        let (engine, adapter) = self.find(name, policy)?;
         let stops: Vec<&[String]> =
             open.iter().map(|job| job.decoding.stop.as_deref().unwrap_or(&[])).collect();
         let mut settings = generate::Settings {
@@ -196,7 +304,7 @@ impl Models {
             },
             progress: &mut |_| flow(cancel),
         };
-        let result = generate::generate(&loaded.engine, adapter, &texts, &settings, hooks);
+        let result = generate::generate(&engine, adapter, &texts, &settings, hooks);
         match (failed, result) {
             (Some(error), _) => Err(error),
             (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
@@ -213,11 +321,11 @@ impl Models {
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Result<Score, ModelError>>, RunError> {
-        let (loaded, adapter) = self.find(name, policy);
+        let model = self.text(name);
         let mut scores = Vec::with_capacity(jobs.len());
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         for job in jobs {
-            match row(&loaded.model, &job.prompt, &job.completion) {
+            match row(model, &job.prompt, &job.completion) {
                 Ok(row) => {
                     places.push(scores.len());
                     rows.push(row);
@@ -226,6 +334,10 @@ impl Models {
                 Err(error) => scores.push(Err(error)),
             }
         }
+        if rows.is_empty() {
+            return Ok(scores);
+        }
+        let (engine, adapter) = self.find(name, policy)?;
         let settings = generate::Settings::default();
         let mut before = 0;
         let mut heard = |state: generate::Progress| {
@@ -233,7 +345,7 @@ impl Models {
             before = state.done;
             flow(cancel)
         };
-        match logprob::score(&loaded.engine, adapter, &rows, &settings, &mut heard) {
+        match logprob::score(&engine, adapter, &rows, &settings, &mut heard) {
             Ok(found) => {
                 for (place, score) in places.into_iter().zip(found) {
                     let tokens = score.token_logprobs.len() as u32;
@@ -248,17 +360,27 @@ impl Models {
 }
 
 impl Loaded {
-    /// Loads the weights of an opened model. `progress` hears how many tensors are read, of how many.
+    /// Loads the weights of an opened model.
     pub fn load(
         opened: &Opened,
         weight_type: WeightType,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &Progress,
     ) -> Result<Loaded, RunError> {
-        let backend = Cpu::new();
-        let weights =
-            Weights::load_as(&backend, opened.checkpoint.as_ref(), weight_type, progress)?;
-        Ok(Loaded { model: opened.model.clone(), engine: Engine::new(backend, weights) })
+        let name = format!("loading {}", opened.model.name);
+        let mut hear = progress.counter(&name, "tensors");
+        let engine = load(&*opened.checkpoint, weight_type, &mut hear)?;
+        Ok(Loaded { model: opened.model.clone(), engine })
     }
+}
+
+fn load(
+    checkpoint: &dyn Checkpoint,
+    weight_type: WeightType,
+    hear: &mut dyn FnMut(usize, usize),
+) -> Result<Engine<Cpu>, RunError> {
+    let backend = Cpu::new();
+    let weights = Weights::load_as(&backend, checkpoint, weight_type, hear)?;
+    Ok(Engine::new(backend, weights))
 }
 
 /// Returns the row that scores a completion after a prompt.

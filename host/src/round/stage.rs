@@ -87,6 +87,8 @@ pub struct Output<T> {
     pub rows: Vec<T>,
     /// Digest of the stage's key: equal where everything that the rows depend on is equal.
     pub digest: String,
+    /// Every file that the stage wrote, with its SHA-256.
+    pub files: BTreeMap<String, String>,
 }
 
 /// A line of `timings.jsonl`: all that may differ between two equal runs.
@@ -143,9 +145,10 @@ impl Notebook {
         let Place { round, stage } = place;
         let key = journal::key(&json!([&self.base, round, stage, depends]));
         let file = place.file();
-        if self.journal.finished(&self.directory, round, stage, &key)? {
+        if let Some(files) = self.journal.finished(&self.directory, round, stage, &key)? {
+            let files = files.clone();
             self.directory.remove(&place.ledger())?;
-            return Ok(Output { rows: self.directory.read_lines(&file)?, digest: key });
+            return Ok(Output { rows: self.directory.read_lines(&file)?, digest: key, files });
         }
         self.journal.start(round, stage, &key)?;
         let begun = Instant::now();
@@ -153,7 +156,7 @@ impl Notebook {
         let digest = self.directory.write_lines(&file, &made.rows)?;
         let mut files = made.files;
         files.insert(file, digest);
-        self.journal.finish(round, stage, &key, files, made.counts)?;
+        self.journal.finish(round, stage, &key, files.clone(), made.counts)?;
         self.directory.remove(&place.ledger())?;
         self.timings.append(&Timing {
             round,
@@ -161,7 +164,7 @@ impl Notebook {
             seconds: begun.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
         })?;
-        Ok(Output { rows: made.rows, digest: key })
+        Ok(Output { rows: made.rows, digest: key, files })
     }
 }
 

@@ -1,24 +1,29 @@
-//! The model card of a run's adapter, filled from its manifest and report.
+//! The model card of a run's adapter or model, filled from its manifest and report.
 
 use std::fmt::Write;
 
 use super::Prepared;
 use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
+use crate::plugin_set::{Lora, Train};
 use crate::report::Report;
 
 /// Returns the card: front matter as the Hugging Face hub reads it, then what was done and how to
-/// repeat it.
-pub fn card(prepared: &Prepared, report: &Report) -> String {
+/// repeat it. `train` is how the round trained that made the result.
+pub fn card(prepared: &Prepared, report: &Report, train: &Train) -> String {
     let manifest = &prepared.manifest;
     let method = &manifest.plugin_set.method;
     let model: &Model = &prepared.models["policy"].model;
     let mut card = String::new();
     let (base, _) = model.base_name();
     let tags = format!("[aligner, self-alignment, {}]", method.name);
+    let (library, what) = match train.lora {
+        Some(_) => ("peft", "A LoRA adapter"),
+        None => ("transformers", "A model of which every weight was trained,"),
+    };
     let _ = write!(
         card,
-        "---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: text-generation\ntags: {tags}\n---\n\n\
+        "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: {tags}\n---\n\n\
          # {} on {}\n\n",
         method.name, model.name
     );
@@ -30,7 +35,7 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
     }
     let _ = writeln!(
         card,
-        "A LoRA adapter from round {} of {}, made by aligner {}.\n\n## Rounds\n\n```text\n{}```\n",
+        "{what} from round {} of {}, made by aligner {}.\n\n## Rounds\n\n```text\n{}```\n",
         report.best_round,
         report.rounds.len(),
         manifest.aligner,
@@ -44,25 +49,34 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
             plugin.kind, plugin.name, plugin.version, plugin.digest
         );
     }
-    card.push_str(&where_it_loads(prepared, report.best_round));
+    card.push_str("\n## Where it loads\n\n");
+    let trained = match &train.lora {
+        Some(lora) => {
+            card.push_str(&where_an_adapter_loads(lora, model.spec.layers));
+            "The adapter was trained over these weights in f32"
+        }
+        None => {
+            card.push_str(
+                "transformers, vLLM, SGLang and llama.cpp's converter read this folder as it is. Its \
+                 weights are f32, as they were trained.\n",
+            );
+            "Training began with these weights in f32"
+        }
+    };
     let _ = writeln!(
         card,
-        "\n## Base\n\n`{}`, SHA-256 `{}`. The adapter was trained over these weights in f32 \
-         (a quantised file is dequantised first).",
+        "\n## Base\n\n`{}`, SHA-256 `{}`. {trained} (a quantised file is dequantised first).",
         model.name, model.digest
     );
     card
 }
 
 /// Says which readers take the adapter as it is, and which would make something else of it.
-fn where_it_loads(prepared: &Prepared, round: u32) -> String {
-    let Some(train) = prepared.set.train(round) else { return String::new() };
-    let config = train.lora.config();
-    let pairs = config.pairs(prepared.models["policy"].model.spec.layers).unwrap_or_default();
+fn where_an_adapter_loads(lora: &Lora, layers: usize) -> String {
+    let config = lora.config();
+    let pairs = config.pairs(layers).unwrap_or_default();
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(config.r);
-    let mut text =
-        "\n## Where it loads\n\nPEFT, TRL and LLaMA-Factory read this folder as it is.\n\n"
-            .to_owned();
+    let mut text = "PEFT, TRL and LLaMA-Factory read this folder as it is.\n\n".to_owned();
     for Reader { name, ignores, option } in peft::readers(&config, rank) {
         let line = match (ignores, option) {
             (Some(ignored), _) => format!(

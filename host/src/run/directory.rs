@@ -4,6 +4,7 @@
 //! speaks of it only afterwards. What a stage collects while it works goes to an append-only ledger
 //! beside the final file; a resumed stage starts from it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::digest::sha256;
+use crate::digest::{sha256, sha256_of};
 
 /// Why the run directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +177,7 @@ impl Directory {
     }
 
     /// Writes a folder that `fill` makes: under another name, synced, renamed. What stood there under
-    /// this name is replaced; it can only be what a killed process left before its journal line.
+    /// this name is replaced: what a killed process left before its journal line, or an older state.
     pub fn write_folder<E: From<DirectoryError>>(
         &self,
         name: &str,
@@ -191,11 +192,25 @@ impl Directory {
         fill(&temporary)?;
         sync_tree(&temporary)?;
         fault::point().map_err(io_error("write", &temporary))?;
-        self.remove(name)?;
+        // Renamed and removed only afterwards: a large folder takes its time to go, and a kill
+        // meanwhile would find neither.
+        let before = old_name(name);
+        self.remove(&before)?;
+        if path.exists() {
+            fs::rename(&path, self.join(&before)).map_err(io_error("rename", &path))?;
+        }
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
         sync_folder(folder)?;
         fault::point().map_err(io_error("write", &path))?;
+        self.remove(&before)?;
         Ok(())
+    }
+
+    /// Removes a folder that [`write_folder`](Directory::write_folder) wrote, with what a kill left
+    /// of the one before.
+    pub fn remove_folder(&self, name: &str) -> Result<(), DirectoryError> {
+        self.remove(&old_name(name))?;
+        self.remove(name)
     }
 
     /// Copies a folder of the run to another name in it.
@@ -303,7 +318,20 @@ impl Directory {
 
     /// Returns the SHA-256 of a file, in hex.
     pub fn digest(&self, name: &str) -> Result<String, DirectoryError> {
-        Ok(sha256(&self.read(name)?))
+        let path = self.join(name);
+        File::open(&path).and_then(sha256_of).map_err(io_error("read", &path))
+    }
+
+    /// Returns the files of a folder by name, the folder's before it, with their SHA-256.
+    pub fn digests(&self, folder: &str) -> Result<BTreeMap<String, String>, DirectoryError> {
+        let path = self.join(folder);
+        let mut digests = BTreeMap::new();
+        for entry in fs::read_dir(&path).map_err(io_error("read", &path))? {
+            let entry = entry.map_err(io_error("read", &path))?;
+            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            digests.insert(name.clone(), self.digest(&name)?);
+        }
+        Ok(digests)
     }
 
     /// Returns an error that says a file is not what the program wrote.
@@ -379,6 +407,11 @@ mod fault {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |source| DirectoryError::Io { action, path, source }
+}
+
+/// Returns what a folder is called while another one takes its place.
+fn old_name(name: &str) -> String {
+    format!("{name}.old")
 }
 
 /// Makes a rename in a folder last through a crash of the machine.
@@ -461,9 +494,15 @@ mod tests {
         directory.write_folder("adapter", fill).unwrap();
         directory.write_folder("adapter", fill).unwrap();
         assert!(directory.has("adapter/whole") && !directory.has("adapter/half"));
+        assert!(!directory.has("adapter.old") && !directory.has("adapter.tmp"));
+        let names: Vec<String> = directory.digests("adapter").unwrap().into_keys().collect();
+        assert_eq!(names, ["adapter/whole"]);
         directory.copy_folder("adapter", "final/adapter").unwrap_or_else(|error| {
             panic!("the parent folder is made as well: {error}");
         });
+        fs::create_dir(directory.join("adapter.old")).unwrap();
+        directory.remove_folder("adapter").unwrap();
+        assert!(!directory.has("adapter") && !directory.has("adapter.old"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! How a run ends: the best round's adapter in `final/`, with a card, and the journal's last line.
+//! How a run ends: what the best round made in `final/`, with a card, and the journal's last line.
 
 use super::Prepared;
 use super::card::card;
 use super::directory::Directory;
 use crate::model::export;
 use crate::report::Report;
-use crate::round::RunError;
 use crate::round::stage::{Notebook, folder};
+use crate::round::{RunError, result_name};
 
 /// Writes the result and the report, and ends the journal. Every step can be done again, so a kill in
 /// between does no harm.
@@ -22,25 +22,28 @@ pub fn finish(
     Ok(())
 }
 
-/// Puts the best round's adapter into `final/adapter`, with its model card, unless it is there.
+/// Puts the best round's adapter into `final/adapter`, or its model into `final/model`, with a model
+/// card, unless it is there.
 ///
-/// Fails where the round's own adapter is gone.
+/// Fails where the round's own is gone.
 pub fn put_result(
     prepared: &Prepared,
     directory: &Directory,
     report: &Report,
 ) -> Result<(), RunError> {
-    let trains = prepared.set.train(report.best_round).is_some();
-    let card_file = "final/adapter/README.md";
-    if !trains || directory.has(card_file) {
+    let Some(train) = prepared.set.train(report.best_round) else { return Ok(()) };
+    let name = result_name(train);
+    let (result, card_file) = (format!("final/{name}"), format!("final/{name}/README.md"));
+    if directory.has(&card_file) {
         return Ok(());
     }
-    directory.copy_folder(&format!("{}/adapter", folder(report.best_round)), "final/adapter")?;
-    // Trainers and servers take the folder by itself, with what the base reads and writes.
-    let model = &prepared.models["policy"].model;
-    for (name, bytes) in export::text_files(model)? {
-        directory.write(&format!("final/adapter/{name}"), &bytes)?;
+    directory.copy_folder(&format!("{}/{name}", folder(report.best_round)), &result)?;
+    if train.lora.is_some() {
+        // Trainers and servers take the folder by itself, with what the base reads and writes.
+        for (name, bytes) in export::text_files(&prepared.models["policy"].model)? {
+            directory.write(&format!("{result}/{name}"), &bytes)?;
+        }
     }
-    directory.write(card_file, card(prepared, report).as_bytes())?;
+    directory.write(&card_file, card(prepared, report, train).as_bytes())?;
     Ok(())
 }

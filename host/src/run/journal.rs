@@ -45,7 +45,7 @@ pub enum Entry {
     Done {
         /// Why: `rounds` or `early-stop`.
         reason: String,
-        /// The round whose adapter is in `final/`.
+        /// The round whose result is in `final/`.
         best_round: u32,
     },
 }
@@ -77,8 +77,8 @@ impl Journal {
         })
     }
 
-    /// Returns whether a stage is finished under `key`, after checking its files against their
-    /// digests.
+    /// Returns the files of a stage that is finished under `key`, after checking them against their
+    /// digests; none where it is not finished.
     ///
     /// Fails where the stage is finished under another key (something it depends on has changed
     /// since), or where a file is gone or altered.
@@ -88,14 +88,14 @@ impl Journal {
         round: u32,
         stage: &str,
         key: &str,
-    ) -> Result<bool, DirectoryError> {
+    ) -> Result<Option<&BTreeMap<String, String>>, DirectoryError> {
         let found = self.entries.iter().find_map(|entry| match entry {
             Entry::Finished { round: r, stage: s, key, files, .. } if *r == round && s == stage => {
                 Some((key, files))
             }
             _ => None,
         });
-        let Some((found_key, files)) = found else { return Ok(false) };
+        let Some((found_key, files)) = found else { return Ok(None) };
         if found_key != key {
             let what = format!(
                 "stage {stage} of round {round} was done under other conditions \
@@ -106,13 +106,13 @@ impl Journal {
             return Err(DirectoryError::Changed { what });
         }
         for (file, digest) in files {
-            if sha256(&directory.read(file)?) != *digest {
+            if directory.digest(file)? != *digest {
                 return Err(
                     directory.damaged(file, "its contents differ from the journal's digest")
                 );
             }
         }
-        Ok(true)
+        Ok(Some(files))
     }
 
     /// Notes that a stage begins. A resumed stage has its line already.
@@ -187,9 +187,10 @@ mod tests {
         let (_folder, directory) = open();
         drop(finish(&directory));
         let journal = Journal::open(&directory).unwrap();
-        assert!(journal.finished(&directory, 1, "sample", "k1").unwrap());
-        assert!(!journal.finished(&directory, 2, "sample", "k1").unwrap());
-        assert!(!journal.finished(&directory, 1, "generate", "k1").unwrap());
+        let found = journal.finished(&directory, 1, "sample", "k1").unwrap();
+        assert_eq!(found, Some(&directory.digests("rounds/01").unwrap()));
+        assert!(journal.finished(&directory, 2, "sample", "k1").unwrap().is_none());
+        assert!(journal.finished(&directory, 1, "generate", "k1").unwrap().is_none());
     }
 
     #[test]

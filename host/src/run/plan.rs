@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Prepared;
 use crate::model::backend::cpu::Cpu;
 use crate::model::backend::{Backend, WeightType, Write};
+use crate::model::layout;
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
@@ -37,6 +38,7 @@ pub fn plan(prepared: &Prepared, plugin_set: &str, out: &Path) -> Result<Plan, R
         model: policy.name.clone(),
         model_digest: policy.digest.clone(),
         model_bytes: size(&policy.path),
+        round_model_bytes: trains_all(prepared).then(|| trained_size(&policy.spec)),
         plugins: plugins.collect(),
         prompts: prepared.prompts.len() as u64,
         duplicates: manifest.prompts.duplicates,
@@ -48,6 +50,18 @@ pub fn plan(prepared: &Prepared, plugin_set: &str, out: &Path) -> Result<Plan, R
     })
 }
 
+/// Returns whether a round trains every weight.
+fn trains_all(prepared: &Prepared) -> bool {
+    let set = &prepared.set;
+    (1..=set.run.rounds).filter_map(|round| set.train(round)).any(|train| train.lora.is_none())
+}
+
+/// Returns the size of a trained model's weights in f32.
+fn trained_size(spec: &Spec) -> u64 {
+    let tensors = layout::tensors(spec).into_iter();
+    tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
+}
+
 /// Tokens of a run, estimated.
 #[derive(Clone, Copy, Debug)]
 struct Tokens {
@@ -55,6 +69,8 @@ struct Tokens {
     forward: u64,
     /// Trained on: forward and backward.
     trained: u64,
+    /// How much work that is, in forward passes of as many tokens.
+    passes: f64,
 }
 
 fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
@@ -93,7 +109,10 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let held_out: usize = prepared.held_out.iter().map(|row| row.answer.len() / 4 + 24).sum();
     let evaluations = u64::from(set.run.rounds) + 1;
     let forward = completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
-    Ok(Tokens { forward, trained: rounds * (plain + new / 2) })
+    // Two operations a parameter forward; backward the same again for the inputs, and the same for
+    // the gradients of every weight, or about half of that for an adapter's.
+    let passes = if trains_all(prepared) { 3.0 } else { 2.5 };
+    Ok(Tokens { forward, trained: rounds * (plain + new / 2), passes })
 }
 
 /// Renders a few prompts as round 1 would, where the principle plugin need not ask for that.
@@ -174,10 +193,9 @@ fn seconds(spec: &Spec, tokens: Tokens) -> Option<f64> {
     let linears: usize =
         Linear::ALL.iter().map(|&linear| spec.linear_shape(linear)).map(|(o, i)| o * i).sum();
     let parameters = (spec.layers * linears + spec.vocab * spec.hidden) as f64;
-    // Two operations a parameter forward; backward the same again for the inputs, and about half of
-    // that for the adapter. Attention, norms and sampling are about a third on top.
+    // Attention, norms and sampling are about a third on top.
     let forward = 2.0 * parameters * 1.35;
-    let work = forward * (tokens.forward as f64 + 2.5 * tokens.trained as f64);
+    let work = forward * (tokens.forward as f64 + tokens.passes * tokens.trained as f64);
     Some(work / rate(spec)?)
 }
 

@@ -66,8 +66,9 @@ pub fn prepare(
         models.insert(name.to_owned(), opened);
     }
     let layers = models["policy"].model.spec.layers;
-    for train in (1..=set.run.rounds).filter_map(|round| set.train(round)) {
-        train.lora.config().check_patterns(layers).map_err(|error| RunError::Settings {
+    let trained = (1..=set.run.rounds).filter_map(|round| set.train(round));
+    for lora in trained.filter_map(|train| train.lora.as_ref()) {
+        lora.config().check_patterns(layers).map_err(|error| RunError::Settings {
             what: format!("`lora` of `[train]` does not fit `{}`: {error}", set.models.policy),
             hint: format!(
                 "paths are those of `model.layers.0.self_attn.q_proj`; it has {layers} blocks"

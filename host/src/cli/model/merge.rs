@@ -21,7 +21,7 @@ use crate::{
         text::Model,
         weights::{LoadedAdapter, WeightsError},
     },
-    progress::{Progress, Stage, Style},
+    progress::{Progress, Style},
     record::Text,
     round::{Loaded, Opened, RunError},
 };
@@ -47,12 +47,9 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
         true => None,
         false => Some(Before::of(&opened, &adapter, &progress)?),
     };
-    let mut bar: Option<(Stage, usize)> = None;
+    let mut count = progress.counter("merging", "tensors");
     let mut hear = |done: usize, total: usize| {
-        let (stage, before) =
-            bar.get_or_insert_with(|| (progress.stage("merging", total as u64, "tensors"), 0));
-        stage.inc((done - *before) as u64);
-        *before = done;
+        count(done, total);
         match cancel::flag().load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -61,9 +58,6 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let merged = Merged::new(&*opened.checkpoint, &adapter)
         .map_err(|source| RunError::from(peft::PeftError::fits(&args.adapter, source)))?;
     export::write(&mut folder, model, &merged, &settings, &mut hear)?;
-    if let Some((stage, _)) = bar {
-        stage.finish();
-    }
 
     let check = match &before {
         Some(before) => Some(before.compare(folder.unfinished(), settings.dtype, &progress)?),

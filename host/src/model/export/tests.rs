@@ -12,6 +12,7 @@ use crate::model::merge::{Difference, Merged, logits};
 use crate::model::spec::Linear;
 use crate::model::template::ChatSettings;
 use crate::model::tiny;
+use crate::progress::{Progress, Style};
 use crate::round::{Loaded, Opened};
 
 fn fixture(name: &str) -> String {
@@ -99,7 +100,9 @@ fn check_conformance(folder: &Path, dtype: &str) {
 fn difference(from: &Opened, adapter: &Adapter, folder: &Path) -> Difference {
     let merged = open(folder.to_str().unwrap());
     let tokens = vec![(0..40u32).map(|i| i * 7 % 200).collect::<Vec<_>>(), vec![5]];
-    let load = |opened: &Opened| Loaded::load(opened, WeightType::F32, &mut |_, _| ()).unwrap();
+    let load = |opened: &Opened| {
+        Loaded::load(opened, WeightType::F32, &Progress::new(Style::Silent)).unwrap()
+    };
     let (apart, together) = (load(from), load(&merged));
     let beside = apart.engine.load_adapter(adapter, 1.0).unwrap();
     let plain = logits(&apart.engine, None, &tokens).unwrap();

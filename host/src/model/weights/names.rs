@@ -1,9 +1,11 @@
 //! The weights of a model one by one, under their names in a checkpoint.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Block, Weights};
 use crate::model::backend::{Backend, BackendError, TrainingBackend};
+use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::spec::{Linear, Spec};
 
 /// Names one weight of a model; shown as a checkpoint has it, for example
@@ -146,6 +148,39 @@ impl<B: TrainingBackend> Weights<B> {
             }
             None => Ok(Vec::new()),
         }
+    }
+}
+
+/// The weights of a model on a device, to be read as any other checkpoint is.
+pub struct WeightsCheckpoint<'a, B: TrainingBackend> {
+    backend: &'a B,
+    weights: &'a Weights<B>,
+    names: BTreeMap<String, WeightName>,
+}
+
+impl<'a, B: TrainingBackend> WeightsCheckpoint<'a, B> {
+    /// Returns the weights as they are now.
+    pub fn new(backend: &'a B, weights: &'a Weights<B>) -> Self {
+        let names = WeightName::all(&weights.spec).into_iter().map(|name| (name.to_string(), name));
+        WeightsCheckpoint { backend, weights, names: names.collect() }
+    }
+}
+
+impl<B: TrainingBackend> Checkpoint for WeightsCheckpoint<'_, B> {
+    fn spec(&self) -> &Spec {
+        &self.weights.spec
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let fail = |what: String| CheckpointError { message: format!("`{name}` {what}") };
+        let Some(&weight) = self.names.get(name) else {
+            return Err(fail("is no weight of the model".to_owned()));
+        };
+        let found = weight.shape(self.spec());
+        if found != shape {
+            return Err(fail(format!("has shape {found:?}, expected {shape:?}")));
+        }
+        self.weights.values(self.backend, weight).map_err(|error| fail(error.to_string()))
     }
 }
 

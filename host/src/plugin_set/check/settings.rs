@@ -53,8 +53,27 @@ pub(super) fn generate(table: &Section<'_>, base: Generate, models: &Models) -> 
     })
 }
 
-/// `first` where no settings of the user's lie under these: then `alpha` follows `r`.
-pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Train> {
+/// `base` are the user's settings under these, where there are some.
+pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train> {
+    let base_method = base.map_or(Method::Lora, |base| match base.lora {
+        Some(_) => Method::Lora,
+        None => Method::Full,
+    });
+    let methods = [("lora", Method::Lora), ("full", Method::Full)];
+    let method = table.choice("method", &methods)?.unwrap_or(base_method);
+    let under_lora = base.and_then(|base| base.lora.as_ref());
+    let lora = match method {
+        Method::Lora => Some(lora(table, under_lora)?),
+        Method::Full => {
+            no_lora(table)?;
+            None
+        }
+    };
+    let base = match (base, method) {
+        (Some(base), _) => base.clone(),
+        (None, Method::Lora) => Train::default(),
+        (None, Method::Full) => Train::full(),
+    };
     let starts = [("previous", Start::Previous), ("initial", Start::Initial)];
     let data = [("round", TrainData::Round), ("all", TrainData::All)];
     let schedulers = [
@@ -73,7 +92,6 @@ pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Tr
         let in_range = |x| (0.0..1.0).contains(&x);
         Ok(table.number(key, "a number from 0 to under 1", in_range)?.unwrap_or(default))
     };
-    method(table)?;
     Ok(Train {
         objective: objective(table)?.unwrap_or(base.objective),
         start: table.choice("start", &starts)?.unwrap_or(base.start),
@@ -106,19 +124,32 @@ pub(super) fn train(table: &Section<'_>, base: Train, first: bool) -> Checked<Tr
         gradient_checkpointing: table
             .boolean("gradient_checkpointing")?
             .unwrap_or(base.gradient_checkpointing),
-        lora: lora(table, base.lora, first)?,
+        lora,
     })
 }
 
-/// What is trained: an adapter. The trainer can move every weight too, but a round cannot yet carry
-/// whole models from one to the next.
-fn method(table: &Section<'_>) -> Checked<()> {
-    if table.text("method")?.as_deref() == Some("full") {
-        return Err(table
-            .wrong("method", "is `full`, which rounds do not carry out in this version")
-            .label("expected `lora`"));
+/// What is trained: an adapter, or every weight.
+#[derive(Clone, Copy)]
+enum Method {
+    Lora,
+    Full,
+}
+
+/// Refuses settings of an adapter where there is none.
+fn no_lora(table: &Section<'_>) -> Checked<()> {
+    let keys = ["lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"];
+    // Whoever tries the other method from the command line leaves the file as it is.
+    let tried = matches!(table.place_of("method"), Place::Argument(_));
+    let counts = |key: &&&str| match table.place_of(key) {
+        Place::File(_) => !tried,
+        Place::Argument(_) => true,
+    };
+    match keys.iter().filter(|key| table.has(key)).find(counts) {
+        None => Ok(()),
+        Some(key) => Err(table
+            .wrong(key, "sets an adapter, and every weight is trained")
+            .label("expected `method = \"lora\"`, or no settings of an adapter")),
     }
-    table.choice("method", &[("lora", ())]).map(|_| ())
 }
 
 fn objective(table: &Section<'_>) -> Checked<Option<Objective>> {
@@ -133,7 +164,9 @@ fn objective(table: &Section<'_>) -> Checked<Option<Objective>> {
     table.choice("objective", &[("sft", Objective::Sft)])
 }
 
-fn lora(train: &Section<'_>, base: Lora, first: bool) -> Checked<Lora> {
+/// Without settings of the user's under these, `alpha` follows `r`.
+fn lora(train: &Section<'_>, under: Option<&Lora>) -> Checked<Lora> {
+    let base = under.cloned().unwrap_or_default();
     let table = train.table("lora", &LORA)?;
     // The same setting under PEFT's and under the trainers' names; whoever gives two gets an error
     // rather than a guess.
@@ -184,7 +217,7 @@ fn lora(train: &Section<'_>, base: Lora, first: bool) -> Checked<Lora> {
     let r = r.unwrap_or(base.r);
     let lora = Lora {
         r,
-        alpha: alpha.unwrap_or(if first { f64::from(r) } else { base.alpha }),
+        alpha: alpha.unwrap_or(if under.is_none() { f64::from(r) } else { base.alpha }),
         dropout: dropout.unwrap_or(base.dropout),
         target_modules: target_modules.unwrap_or(base.target_modules),
         use_rslora: use_rslora.unwrap_or(base.use_rslora),

@@ -1,0 +1,368 @@
+//! `[train] method`: an adapter or every weight. Where training begins, how it is kept between two
+//! steps, and what it leaves.
+
+use std::ops::ControlFlow;
+
+use super::{Models, Policy, RunError};
+use crate::model::adapter::{Adapter, LoraConfig};
+use crate::model::backend::cpu::Cpu;
+use crate::model::export::{self, ExportError};
+use crate::model::peft;
+use crate::plugin_set::{Start, Train};
+use crate::run::directory::{Directory, DirectoryError};
+use crate::run::seed;
+use crate::train::{Example, TrainError, TrainSettings, TrainState, Trainer, WeightsState};
+
+/// Returns the name of what training leaves, a folder in the round's and in `final/`: `adapter`, or
+/// `model`.
+pub fn result_name(settings: &Train) -> &'static str {
+    match settings.lora {
+        Some(_) => "adapter",
+        None => "model",
+    }
+}
+
+/// Begins the training of a round; `seed` draws a fresh adapter.
+pub fn begin(
+    models: &Models,
+    round: u32,
+    settings: &Train,
+    entering: &Policy,
+    examples: Vec<Example>,
+    wanted: TrainSettings,
+    seed: u64,
+) -> Result<Trainer<Cpu>, RunError> {
+    let from = match settings.start {
+        Start::Previous => entering.clone(),
+        Start::Initial => models.initial(),
+    };
+    let refuse = |what: String, key: &str| RunError::Settings {
+        what: format!("round {round} cannot train on from {what}"),
+        hint: format!("keep `train.{key}` the same in all rounds, or set `start = \"initial\"`"),
+    };
+    match (&settings.lora, &from.adapter) {
+        (Some(_), _) if !models.has_initial_weights(&from) => {
+            Err(refuse("a whole model: it trains an adapter".into(), "method"))
+        }
+        (None, Some(_)) => Err(refuse("an adapter: it trains every weight".into(), "method")),
+        (Some(lora), adapter) => {
+            let start = start_adapter(models, lora.config(), adapter.as_deref(), seed)?;
+            let start = start.ok_or_else(|| {
+                let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank());
+                refuse(format!("an adapter of rank {rank}: its settings differ"), "lora")
+            })?;
+            Ok(Trainer::new(models.engine_of(&from)?, &start, examples, wanted)?)
+        }
+        (None, None) => {
+            let (backend, weights) = models.take(&from)?;
+            Ok(Trainer::full(backend, weights, examples, wanted)?)
+        }
+    }
+}
+
+/// Returns the adapter that training begins with: the one before under these settings, or a fresh one.
+/// None where the one before has another shape.
+fn start_adapter(
+    models: &Models,
+    config: LoraConfig,
+    before: Option<&Adapter>,
+    seed: u64,
+) -> Result<Option<Adapter>, TrainError> {
+    let spec = &models.policy().spec;
+    match before {
+        Some(adapter) => Ok(adapter.under(config, spec.layers)),
+        None => Ok(Some(Adapter::init(spec, config, seed::of([seed.into(), "lora".into()]))?)),
+    }
+}
+
+/// Writes all that [`resume`] needs in the place of what was there.
+pub fn save(
+    directory: &Directory,
+    name: &str,
+    settings: &Train,
+    trainer: &Trainer<Cpu>,
+) -> Result<(), RunError> {
+    match settings.lora {
+        Some(_) => {
+            directory.write(name, &trainer.state()?.to_bytes())?;
+            Ok(())
+        }
+        None => directory.write_folder(name, |folder| trainer.save(folder).map_err(RunError::from)),
+    }
+}
+
+/// Goes on with the training of a round from what [`save`] wrote.
+pub fn resume(
+    models: &Models,
+    directory: &Directory,
+    name: &str,
+    settings: &Train,
+    examples: Vec<Example>,
+    wanted: TrainSettings,
+) -> Result<Trainer<Cpu>, RunError> {
+    let damaged = |error| directory.damaged(name, error);
+    match settings.lora {
+        Some(_) => {
+            let state = TrainState::from_bytes(&directory.read(name)?).map_err(damaged)?;
+            let engine = models.engine_of(&models.initial())?;
+            Ok(Trainer::resume(engine, state, examples, wanted)?)
+        }
+        None => {
+            let spec = &models.policy().spec;
+            let state = WeightsState::open(&directory.join(name), spec).map_err(damaged)?;
+            // The trainer has weights of its own.
+            models.release();
+            Ok(Trainer::resume_full(Cpu::new().into(), &state, examples, wanted)?)
+        }
+    }
+}
+
+/// Writes what training has made as a folder that other tools read: an adapter of PEFT, or a model in
+/// Hugging Face layout.
+pub fn leave(
+    models: &Models,
+    directory: &Directory,
+    name: &str,
+    settings: &Train,
+    trainer: &Trainer<Cpu>,
+) -> Result<(), RunError> {
+    let model = models.policy();
+    directory.write_folder(name, |folder| match settings.lora {
+        Some(_) => {
+            let (name, revision) = model.base_name();
+            let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
+            Ok(peft::write(folder, &trainer.adapter()?, base)?)
+        }
+        None => {
+            let (mut files, f32) = (folder.to_owned(), export::Settings::default());
+            let go_on = &mut |_, _| ControlFlow::Continue(());
+            let written = export::write(&mut files, model, &trainer.checkpoint(), &f32, go_on);
+            written.map_err(|error| match error {
+                ExportError::Write { name, source } => {
+                    let path = folder.join(name);
+                    DirectoryError::Io { action: "write", path, source }.into()
+                }
+                error => error.into(),
+            })
+        }
+    })
+}
+
+/// Returns the policy that [`leave`] wrote. `digest` stands for the files.
+pub fn policy(
+    models: &Models,
+    directory: &Directory,
+    name: &str,
+    settings: &Train,
+    digest: &str,
+) -> Result<Policy, RunError> {
+    let folder = directory.join(name);
+    match settings.lora {
+        Some(_) => models.adapted(peft::read(&folder, &models.policy().spec)?),
+        None => models.with_weights(&folder, digest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::backend::WeightType;
+    use crate::model::checkpoint::Checkpoint;
+    use crate::model::forward::Engine;
+    use crate::model::layout;
+    use crate::model::merge::logits;
+    use crate::model::template::ChatSettings;
+    use crate::plugin_set::Lora;
+    use crate::progress::{Progress, Style};
+    use crate::round::{Loaded, Opened};
+
+    fn open(name: &str) -> (Opened, Models) {
+        let opened = Opened::open(name, ChatSettings::default(), &mut |_| ()).unwrap();
+        let silent = Progress::new(Style::Silent);
+        let loaded = Loaded::load(&opened, WeightType::F32, &silent).unwrap();
+        let models = Models::new(&opened, loaded, BTreeMap::new(), silent);
+        (opened, models)
+    }
+
+    fn tiny() -> (Opened, Models) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-llama");
+        open(folder.to_str().unwrap())
+    }
+
+    fn directory() -> (tempfile::TempDir, Directory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("run")).unwrap();
+        (folder, directory)
+    }
+
+    const TOKENS: [[u32; 6]; 2] = [[5, 6, 7, 8, 9, 10], [300, 5, 17, 8, 64, 12]];
+
+    fn examples() -> Vec<Example> {
+        let trained = vec![false, false, true, true, true, true];
+        let example = |tokens: [u32; 6]| Example {
+            id: tokens[0].to_string(),
+            tokens: tokens.to_vec(),
+            trained: trained.clone(),
+        };
+        TOKENS.map(example).to_vec()
+    }
+
+    fn full(start: Start) -> Train {
+        Train { start, ..Train::full() }
+    }
+
+    fn begun(models: &Models, settings: &Train, entering: &Policy) -> Trainer<Cpu> {
+        let wanted = TrainSettings { learning_rate: 1e-2, ..TrainSettings::default() };
+        begin(models, 2, settings, entering, examples(), wanted, 7).unwrap()
+    }
+
+    fn said(models: &Models, policy: &Policy) -> Vec<f32> {
+        let engine = models.engine_of(policy).unwrap();
+        logits(&engine, None, &TOKENS.map(|tokens| tokens.to_vec())).unwrap()
+    }
+
+    fn tensors(checkpoint: &dyn Checkpoint) -> Vec<Vec<f32>> {
+        let tensors = layout::tensors(checkpoint.spec()).into_iter();
+        tensors.map(|(name, shape)| checkpoint.tensor(&name, &shape).unwrap()).collect()
+    }
+
+    /// Trains one step and leaves the model in a folder of this name; returns the policy, and what the
+    /// trainer's own weights say.
+    fn round(
+        models: &Models,
+        directory: &Directory,
+        name: &str,
+        settings: &Train,
+        entering: &Policy,
+    ) -> (Policy, Vec<f32>) {
+        let mut trainer = begun(models, settings, entering);
+        trainer.step().unwrap();
+        leave(models, directory, name, settings, &trainer).unwrap();
+        let engine = Engine::new(Cpu::new(), trainer.into_weights().unwrap());
+        let said = logits(&engine, None, &TOKENS.map(|tokens| tokens.to_vec())).unwrap();
+        let digest = directory.digest(&format!("{name}/model.safetensors")).unwrap();
+        (policy(models, directory, name, settings, &digest).unwrap(), said)
+    }
+
+    #[test]
+    fn a_model_is_left_as_it_was_trained() {
+        let ((_, models), (_folder, directory)) = (tiny(), directory());
+        let initial = models.initial();
+        let before = said(&models, &initial);
+        let (policy, trained) =
+            round(&models, &directory, "model", &full(Start::Previous), &initial);
+        assert!(said(&models, &policy) == trained && trained != before);
+        // As anybody opens it.
+        let (_, opened) = open(directory.join("model").to_str().unwrap());
+        assert!(said(&opened, &opened.initial()) == trained);
+        let prompt = crate::record::Text::user("Hi");
+        let tokens = |models: &Models| models.policy().encode_prompt(&prompt).unwrap();
+        assert_eq!(tokens(&opened), tokens(&models));
+        // And who asks for the initial model gets it still.
+        assert!(said(&models, &initial) == before);
+    }
+
+    #[test]
+    fn training_begins_where_the_settings_say() {
+        let ((opened, models), (_folder, directory)) = (tiny(), directory());
+        let (one, _) = round(&models, &directory, "1", &full(Start::Previous), &models.initial());
+        let of = |start| tensors(&begun(&models, &full(start), &one).checkpoint());
+        let (left, _) = open(directory.join("1").to_str().unwrap());
+        assert!(of(Start::Previous) == tensors(&*left.checkpoint));
+        assert!(of(Start::Initial) == tensors(&*opened.checkpoint));
+        assert!(of(Start::Initial) != tensors(&*left.checkpoint));
+    }
+
+    #[test]
+    fn one_version_of_the_weights_is_in_memory() {
+        let ((_, models), (_folder, directory)) = (tiny(), directory());
+        let initial = models.initial();
+        let alive = |policy: &Policy| Arc::downgrade(&models.engine_of(policy).unwrap().weights);
+        let first = alive(&initial);
+        let (one, _) = round(&models, &directory, "1", &full(Start::Previous), &initial);
+        assert!(first.upgrade().is_none(), "the trainer has taken them");
+        let second = alive(&one);
+        assert!(second.upgrade().is_some());
+        let again = alive(&initial);
+        assert!(second.upgrade().is_none() && again.upgrade().is_some());
+    }
+
+    #[test]
+    fn equal_weights_are_one_policy_and_others_another() {
+        let ((_, models), (_folder, directory)) = (tiny(), directory());
+        let initial = models.initial();
+        let train = |name: &str, start: Start, entering: &Policy| {
+            round(&models, &directory, name, &full(start), entering).0
+        };
+        let one = train("1", Start::Previous, &initial);
+        let same = train("2", Start::Initial, &one);
+        let other = train("3", Start::Previous, &one);
+        assert_eq!(one.digest, same.digest);
+        assert!(other.digest != one.digest && one.digest != initial.digest);
+        assert_eq!(models.state("policy", &one), one.digest);
+        assert_eq!(models.state("initial", &one), initial.digest);
+    }
+
+    #[test]
+    fn a_saved_training_goes_on_to_the_same_weights() {
+        let ((_, models), (_folder, directory)) = (tiny(), directory());
+        for settings in [full(Start::Previous), Train::default()] {
+            let wanted = TrainSettings { num_train_epochs: 3.0, ..TrainSettings::default() };
+            let (initial, data) = (models.initial(), examples());
+            let mut trainer =
+                begin(&models, 1, &settings, &initial, data, wanted.clone(), 7).unwrap();
+            // What was saved before gives way.
+            for _ in 0..2 {
+                trainer.step().unwrap();
+                save(&directory, "state", &settings, &trainer).unwrap();
+            }
+            trainer.step().unwrap();
+            leave(&models, &directory, "whole", &settings, &trainer).unwrap();
+            drop(trainer);
+            let mut trainer =
+                resume(&models, &directory, "state", &settings, examples(), wanted).unwrap();
+            assert_eq!(trainer.steps_done(), 2);
+            trainer.step().unwrap();
+            leave(&models, &directory, "resumed", &settings, &trainer).unwrap();
+            let digests = |name: &str| -> Vec<String> {
+                directory.digests(name).unwrap().into_values().collect()
+            };
+            assert_eq!(digests("whole"), digests("resumed"));
+            directory.remove_folder("state").unwrap();
+        }
+    }
+
+    #[test]
+    fn an_adapter_and_weights_do_not_go_on_from_each_other() {
+        let ((_, models), (_folder, directory)) = (tiny(), directory());
+        let spec = &models.policy().spec;
+        let adapter = Adapter::init(spec, Lora::default().config(), 1).unwrap();
+        let adapted = models.adapted(adapter).unwrap();
+        let (whole, _) = round(&models, &directory, "1", &full(Start::Previous), &models.initial());
+        let check = |settings: &Train, entering: &Policy, expected: &str| {
+            let wanted = TrainSettings::default();
+            let trainer = begin(&models, 2, settings, entering, examples(), wanted, 7);
+            assert_eq!(trainer.map(|_| ()).unwrap_err().to_string(), expected);
+        };
+        check(
+            &full(Start::Previous),
+            &adapted,
+            "round 2 cannot train on from an adapter: it trains every weight",
+        );
+        check(
+            &Train::default(),
+            &whole,
+            "round 2 cannot train on from a whole model: it trains an adapter",
+        );
+        for (settings, entering) in [
+            (full(Start::Initial), &adapted),
+            (Train { start: Start::Initial, ..Train::default() }, &whole),
+        ] {
+            begun(&models, &settings, entering);
+        }
+    }
+}
