@@ -174,6 +174,8 @@ pub(super) unsafe fn turn(from: *const u32, to: *mut u32) {
 /// # Safety
 ///
 /// As for [`tile`].
+// Not inlined: a dozen heights would crowd out what else is to be inlined around them.
+#[inline(never)]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile_f32<const N: usize>(
     mut x: *const f32,
@@ -203,6 +205,7 @@ unsafe fn tile_f32<const N: usize>(
 /// # Safety
 ///
 /// As for [`tile_of_pairs`].
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile_bf16<const N: usize>(
     mut x: *const u32,

@@ -190,8 +190,8 @@ impl Matrix {
                 Numbers::Bf16(pairs) => {
                     let pair = pairs.as_ptr().add(panel * self.inputs.div_ceil(2) + input / 2);
                     let pair = pair.cast::<u32>();
-                    let halves = [L::load_bf16(pair), L::load_bf16(pair.add(8))];
-                    halves.map(|(even, odd)| if input.is_multiple_of(2) { even } else { odd })
+                    let [low, high] = [L::load_bf16(pair), L::load_bf16(pair.add(8))];
+                    if input.is_multiple_of(2) { [low.0, high.0] } else { [low.1, high.1] }
                 }
                 Numbers::Int8(blocks) => {
                     let each = self.inputs.div_ceil(int8::BLOCK);

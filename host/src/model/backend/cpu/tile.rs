@@ -221,8 +221,10 @@ pub(super) unsafe fn interleave<L: Lanes>(
         while i + 8 < depth {
             let mut turned = [[L::splat(0.0); 8]; 2];
             for (group, turned) in turned.iter_mut().enumerate().take(groups) {
-                let row = |r: usize| L::load(from.add((group * 8 + r).min(rows - 1) * stride + i));
-                *turned = L::transpose(std::array::from_fn(row));
+                for (r, turned) in turned.iter_mut().enumerate() {
+                    *turned = L::load(from.add((group * 8 + r).min(rows - 1) * stride + i));
+                }
+                *turned = L::transpose(*turned);
             }
             for k in 0..8 {
                 for (group, turned) in turned.iter().enumerate().take(groups) {

@@ -185,7 +185,12 @@ impl Backward<'_> {
                     }
                 }
                 for side in 0..2 {
-                    let block = L::transpose(lines.map(|line| line[side]));
+                    // No closures: one that is not inlined has no lanes.
+                    let mut block = [L::splat(0.0); 8];
+                    for (row, line) in block.iter_mut().zip(&lines) {
+                        *row = line[side];
+                    }
+                    let block = L::transpose(block);
                     for (i, row) in block.into_iter().enumerate() {
                         row.store(turned[side * 8 + i].0.as_mut_ptr().add(half * 8));
                     }
