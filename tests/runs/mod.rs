@@ -2,6 +2,8 @@
 
 mod export;
 mod kill;
+mod memory;
+mod models;
 mod refusals;
 
 use std::collections::BTreeMap;

@@ -9,9 +9,9 @@
 //! the blocks' sums in ascending order. Blocks depend on the number of terms alone, so nothing else
 //! has a say in a sum.
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
@@ -156,10 +156,11 @@ impl<'a> Operand<'a> {
 
     fn new(x: &'a [f32], rows: usize, terms: usize, panels: usize) -> Operand<'a> {
         let x = &x[..rows * terms];
-        if rows <= 1 || panels < WORTH_PACKING {
+        let len = interleaved_len(rows, terms, panels);
+        if len == 0 {
             return Operand { rows, terms, form: Form::Plain(x) };
         }
-        let mut scratch = Scratch::take(rows * terms);
+        let mut scratch = Scratch::take(len);
         let to = Shared::new(&mut scratch.0);
         over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
             let of_tile = rows_of(tile, rows, TILE);
@@ -248,6 +249,17 @@ impl<'a> Operand<'a> {
             }
         }
     }
+}
+
+/// Returns how many numbers the rows of a product take in the order of its tiles; 0 where they stay
+/// as they came.
+fn interleaved_len(rows: usize, terms: usize, panels: usize) -> usize {
+    if rows <= 1 || panels < WORTH_PACKING { 0 } else { rows * terms }
+}
+
+/// Returns how many numbers a product works in at most: rows that are rounded for a weight take less.
+pub(super) fn scratch_len(rows: usize, terms: usize, columns: usize) -> usize {
+    interleaved_len(rows, terms, columns.div_ceil(PANEL))
 }
 
 /// Rounds rows to bf16 and puts two terms into a word, the first into its low half.
@@ -568,10 +580,9 @@ impl Backward<'_> {
     }
 }
 
-thread_local! {
-    /// Scratch memory for the next product.
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
+/// Scratch memory for the next product: as much as products that ran at the same time needed, not as
+/// much for each thread that one of them began on.
+static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// Memory that is kept from one product to the next: taking it from the system each time would cost
 /// as much as some products.
@@ -580,8 +591,9 @@ pub(super) struct Scratch(pub(super) Vec<f32>);
 impl Scratch {
     /// Returns at least `len` numbers, of any value.
     pub(super) fn take(len: usize) -> Scratch {
-        let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut memory = free().pop().unwrap_or_default();
         if memory.len() < len {
+            drop(memory);
             memory = vec![0.0; len.next_power_of_two()];
             super::pages::advise(&mut memory);
         }
@@ -591,8 +603,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.0)));
+        free().push(std::mem::take(&mut self.0));
     }
+}
+
+fn free() -> MutexGuard<'static, Vec<Vec<f32>>> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `task` for each tile of `work` numbers, several in a go.
