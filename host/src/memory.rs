@@ -199,7 +199,7 @@ impl ModelMemory {
 
 /// What the program itself comes to beyond what it holds before models load: code that runs for the
 /// first time, stacks, instances of plugins, texts, and what the allocator keeps for later.
-const GROWTH: usize = 48 << 20;
+const GROWTH: usize = 24 << 20;
 
 /// What the program itself takes where the system does not say.
 const PROGRAM: usize = 64 << 20;

@@ -103,19 +103,17 @@ fn peak(command: &mut Command) -> (i32, f64) {
 fn a_run_takes_about_what_is_said_before() {
     let place = Place::new();
     medium(&place.path("medium"));
+    let prompt = |i| format!("{{\"id\": \"p-{i}\", \"prompt\": \"Name river {i}.\"}}\n");
+    let prompts: String = (1..=24).map(prompt).collect();
+    std::fs::write(place.path("prompts.jsonl"), prompts).unwrap();
     let check = |out: &str, more: &[&str]| {
+        // Many examples for each step, so that micro-batches are full whatever the random model says.
         let fixed = [
-            "--model",
-            "medium",
-            "--rounds",
-            "1",
-            // Enough for full micro-batches, whatever the random model says.
-            "--set",
-            "generate.max_new_tokens=240",
-            "--set",
-            "train.per_device_train_batch_size=8",
+            ["--model", "medium", "--prompts", "prompts.jsonl", "--rounds", "1"].as_slice(),
+            &["--set", "generate.max_new_tokens=100"],
+            &["--set", "train.per_device_train_batch_size=24"],
         ];
-        let arguments = tiny(out, &[&fixed, more].concat());
+        let arguments = tiny(out, &[&fixed.concat(), more].concat());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let log = std::fs::File::create(place.path("log")).unwrap();
         let (status, peak) = peak(place.command(&arguments).stdout(Stdio::null()).stderr(log));
@@ -124,7 +122,9 @@ fn a_run_takes_about_what_is_said_before() {
         let line = log.lines().find(|line| line.starts_with("memory ")).unwrap();
         let (said, taken) = (size(line, "about "), peak);
         println!("{out}: {line}; took {:.0} MB", taken / 1e6);
-        assert!((said / taken - 1.0).abs() < 0.2, "{line}; took {:.0} MB", taken / 1e6);
+        // Closer from below: there a buffer is that nobody counts.
+        let ratio = said / taken;
+        assert!((0.9..1.2).contains(&ratio), "{line}; took {:.0} MB", taken / 1e6);
         size(line, "training ")
     };
     let all = check("all", &[]);
