@@ -144,7 +144,7 @@ impl Estimate {
 /// A stage that needs more memory than there is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} would take about {} of memory, and {} are available\n  most of it for {}",
+    "{} would take about {} of memory, and {} is available\n  most of it for {}",
     stage.name, shown(stage.needed()), shown(*available), self.largest()
 )]
 pub struct Shortage {
@@ -167,7 +167,10 @@ impl Shortage {
     fn largest(&self) -> String {
         let parts = self.parts();
         let shown = |&(part, bytes): &(Part, u64)| format!("{part} ({})", shown(bytes));
-        parts.iter().take(2).map(shown).collect::<Vec<_>>().join(" and ")
+        let (first, others) = parts.split_at(parts.len().min(1));
+        let notable = |&&(_, bytes): &&(Part, u64)| bytes > self.stage.needed() / 10;
+        let second = others.iter().take(1).filter(notable);
+        first.iter().chain(second).map(shown).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -213,4 +216,56 @@ pub fn program() -> usize {
 /// Returns a size in decimal units, as download pages give it.
 pub fn shown(bytes: u64) -> String {
     crate::report::bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(name: &'static str, parts: &[(Part, u64)]) -> Stage {
+        Stage { name, parts: parts.to_vec() }
+    }
+
+    #[test]
+    fn the_stage_that_needs_most_is_named_with_its_largest_parts() {
+        let parts = [
+            (Part::Program, 700_000_000),
+            (Part::Files, 900_000_000),
+            (Part::Weights, 540_000_000),
+            (Part::Activations, 1_200_000_000),
+            (Part::Copies, 30_000_000),
+        ];
+        let stages = vec![stage("loading", &parts[..3]), stage("training", &parts)];
+        let estimate = Estimate { stages };
+        assert_eq!(estimate.total(), 3_370_000_000);
+        // Mapped files are given back when there is need.
+        assert_eq!(estimate.check(2_470_000_000), Ok(()));
+        let shortage = estimate.check(2_469_999_999).unwrap_err();
+        assert_eq!(
+            shortage.to_string(),
+            "training would take about 2.5 GB of memory, and 2.5 GB is available\n  most of it for \
+             activations (1.2 GB) and weights (540 MB)"
+        );
+        let shortage = Estimate { stages: vec![stage("it", &parts[3..])] }.check(1).unwrap_err();
+        assert!(shortage.to_string().ends_with("most of it for activations (1.2 GB)"));
+    }
+
+    #[test]
+    fn logits_and_copies_are_not_there_together() {
+        let memory = TrainMemory {
+            weights: 1,
+            adapter: 2,
+            gradients: 4,
+            moments: 8,
+            activations: 16,
+            products: 32,
+            logits: 64,
+            copies: 128,
+        };
+        // The weights are there anyway.
+        assert_eq!(Stage::new("training").training(&memory).total(), 2 + 4 + 8 + 16 + 32 + 128);
+        let memory = TrainMemory { copies: 3, ..memory };
+        assert_eq!(Stage::new("training").training(&memory).total(), 2 + 4 + 8 + 16 + 32 + 64);
+        assert_eq!(memory.total(), 1 + 2 + 4 + 8 + 16 + 32 + 64);
+    }
 }

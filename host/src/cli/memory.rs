@@ -43,10 +43,21 @@ pub fn check(
             }
         }
         ways.truncate(2);
-        let enough = memory::shown(shortage.stage.needed()).replace(' ', "");
+        let enough = enough(shortage.stage.needed());
         ways.push(format!("`{VARIABLE}={enough}` in the environment begins all the same"));
         CliError::new(exit::MODEL_OR_DATA, shortage.to_string()).hint(ways.join("; "))
     })
+}
+
+/// Returns a size, as the variable takes it, that lets through what needs about so many bytes: the program
+/// itself is measured anew each time, and comes to a little more or less.
+fn enough(needed: u64) -> String {
+    let megabytes = (needed + needed / 10).div_ceil(1_000_000);
+    if megabytes < 10_000 {
+        format!("{megabytes}MB")
+    } else {
+        format!("{}GB", megabytes.div_ceil(1000))
+    }
 }
 
 /// Fails where a model's weights and an adapter are more than there is. What is read and written with
@@ -72,4 +83,22 @@ pub fn check_model(
         _ => None,
     };
     check(&Estimate { stages: vec![stage] }, available()?, way_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_enough_can_be_read_again() {
+        for (needed, expected) in [
+            (1, "1MB"),
+            (609_000_000, "670MB"),
+            (8_000_000_000, "8800MB"),
+            (28_100_000_001, "31GB"),
+        ] {
+            assert_eq!(enough(needed), expected);
+            assert!(size(&enough(needed)).unwrap() > needed);
+        }
+    }
 }
