@@ -56,7 +56,14 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let prompts: Vec<_> = prompts.map(|prompt| (prompt.clone(), drawn(new))).collect();
         decode(&policy.spec, adapter.rank, &prompts, generate.batch)
     };
-    let generations = rounds().map(|round| decoding(set.generate(round), &prompts));
+    // What plugins ask is answered in batches of the default size.
+    let asks = set.plugins().iter().any(|(_, plugin)| plugin.ask.is_some());
+    let generations = rounds().flat_map(|round| {
+        let own = set.generate(round);
+        let asked = asks.then(|| Generate { batch: None, ..own.clone() });
+        [Some(own.clone()), asked].into_iter().flatten()
+    });
+    let generations = generations.map(|generate| decoding(&generate, &prompts));
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
         stages.push(stage("generation").decoding(&most).with(Part::Adapters, entering));
     }
