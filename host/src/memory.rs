@@ -95,16 +95,12 @@ impl Stage {
     pub fn training(self, memory: &TrainMemory) -> Stage {
         let TrainMemory { adapter, gradients, moments, activations, .. } = *memory;
         let TrainMemory { products, logits, copies, .. } = *memory;
-        let stage = self
-            .with(Part::Adapters, adapter)
+        self.with(Part::Adapters, adapter)
             .with(Part::Gradients, gradients + moments)
             .with(Part::Activations, activations)
-            .with(Part::Passes, products);
-        // One or the other.
-        match logits > copies {
-            true => stage.with(Part::Logits, logits),
-            false => stage.with(Part::Copies, copies),
-        }
+            .with(Part::Passes, products)
+            .with(Part::Logits, logits)
+            .with(Part::Copies, copies)
     }
 
     /// Returns the sum.
@@ -248,24 +244,5 @@ mod tests {
         );
         let shortage = Estimate { stages: vec![stage("it", &parts[3..])] }.check(1).unwrap_err();
         assert!(shortage.to_string().ends_with("most of it for activations (1.2 GB)"));
-    }
-
-    #[test]
-    fn logits_and_copies_are_not_there_together() {
-        let memory = TrainMemory {
-            weights: 1,
-            adapter: 2,
-            gradients: 4,
-            moments: 8,
-            activations: 16,
-            products: 32,
-            logits: 64,
-            copies: 128,
-        };
-        // The weights are there anyway.
-        assert_eq!(Stage::new("training").training(&memory).total(), 2 + 4 + 8 + 16 + 32 + 128);
-        let memory = TrainMemory { copies: 3, ..memory };
-        assert_eq!(Stage::new("training").training(&memory).total(), 2 + 4 + 8 + 16 + 32 + 64);
-        assert_eq!(memory.total(), 1 + 2 + 4 + 8 + 16 + 32 + 64);
     }
 }

@@ -142,7 +142,7 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
     };
     let arguments = tiny("run", &["--rounds", "1"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    run("20MB", &arguments).expect(4).says(&[
+    let refused = run("20MB", &arguments).expect(4).says(&[
         " would take about ",
         "and 20 MB is available",
         "hint: ",

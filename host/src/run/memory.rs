@@ -45,6 +45,15 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         trains.iter().map(|train| adapter(&policy.spec, train)).collect::<Result<Vec<_>, _>>()?;
     let adapter = adapter.into_iter().max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
+    let mut largest: Option<TrainMemory> = None;
+    for train in &trains {
+        let memory = training(prepared, train, dtype)?;
+        if largest.is_none_or(|largest| memory.total() > largest.total()) {
+            largest = Some(memory);
+        }
+    }
+    // What training works in is kept for the next round.
+    let kept = largest.map_or(0, |largest| largest.kept());
     // The policy that a later round begins with stays until the round is done.
     let entering = if set.run.rounds > 1 { adapter.bytes } else { 0 };
 
@@ -65,7 +74,9 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     });
     let generations = generations.map(|generate| decoding(&generate, &prompts));
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
-        stages.push(stage("generation").decoding(&most).with(Part::Adapters, entering));
+        let kept = if set.run.rounds > 1 { kept } else { 0 };
+        let stage = stage("generation").decoding(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Passes, kept));
     }
     if let Some(evaluate) = &set.evaluate {
         let mut most = scoring(prepared, policy, adapter.rank);
@@ -75,16 +86,10 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
             let answers = decoding(&Generate { batch: None, ..set.generate.clone() }, &prompts);
             most = [most, answers].into_iter().max_by_key(DecodeMemory::total).unwrap_or(most);
         }
-        stages.push(stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes));
+        let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
+        stages.push(stage.with(Part::Passes, kept));
     }
-    let mut most: Option<TrainMemory> = None;
-    for train in &trains {
-        let memory = training(prepared, train, dtype)?;
-        if most.is_none_or(|most| memory.total() > most.total()) {
-            most = Some(memory);
-        }
-    }
-    if let Some(most) = most {
+    if let Some(most) = largest {
         stages.push(stage("training").training(&most).with(Part::Adapters, entering));
     }
     Ok(Estimate { stages })

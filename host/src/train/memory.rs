@@ -32,10 +32,9 @@ pub struct TrainMemory {
     pub activations: usize,
     /// What products work in, kept from one to the next.
     pub products: usize,
-    /// Logits that are held at a time, while there are no copies.
+    /// Logits that are held at a time, of which the memory is kept.
     pub logits: usize,
-    /// Copies of what is trained that the first steps look at and that a saved state is made of, while
-    /// there are no logits.
+    /// Copies of what is trained that the first steps look at and that a saved state is made of.
     pub copies: usize,
 }
 
@@ -91,7 +90,11 @@ impl TrainMemory {
     /// Returns what is held at its height.
     pub fn total(&self) -> usize {
         let TrainMemory { weights, adapter, gradients, moments, activations, .. } = self;
-        let held = weights + adapter + gradients + moments + activations + self.products;
-        held + self.logits.max(self.copies)
+        weights + adapter + gradients + moments + activations + self.kept() + self.copies
+    }
+
+    /// Returns what is kept for later when training is over.
+    pub fn kept(&self) -> usize {
+        self.products + self.logits
     }
 }

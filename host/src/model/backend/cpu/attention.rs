@@ -10,8 +10,8 @@
 //! are not read.
 
 use super::CpuPlan;
-use super::gemm::parallel;
-use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::simd::{Isa, Kernel, Lanes, Shared, Sixteen, exp, sum8};
+use super::threads::parallel;
 use crate::model::backend::{AttentionShape, CacheShape, PAGE, Segment};
 
 /// Positions between two looks at the running maximum; whole pairs of pages.
@@ -284,7 +284,7 @@ impl Attend<'_> {
         // Few vectors take two pages at a time: one would leave the adders waiting.
         // SAFETY: pages are whole, and there are at most `BLOCK / PAGE`.
         unsafe {
-            while N <= 3 && page + 2 <= pages.len() {
+            while (N <= 3 || L::Sixteen::MANY) && page + 2 <= pages.len() {
                 self.score_pages::<L, N, 2>([keys(page), keys(page + 1)], page * PAGE, tile);
                 page += 2;
             }
@@ -307,24 +307,20 @@ impl Attend<'_> {
     ) {
         // SAFETY: as the caller promises.
         unsafe {
-            let mut sums = [[[L::splat(0.0); 2]; P]; N];
+            let mut sums = [[L::Sixteen::splat(0.0); P]; N];
             let queries = tile.queries.as_ptr();
             for d in 0..self.shape.head_dim {
                 for (p, keys) in keys.iter().enumerate() {
-                    let low = L::load(keys.add(d * PAGE));
-                    let high = L::load(keys.add(d * PAGE + 8));
+                    let keys = L::Sixteen::load(keys.add(d * PAGE));
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let query = L::splat(*queries.add(d * N + i));
-                        sums[p][0] = query.mul_add(low, sums[p][0]);
-                        sums[p][1] = query.mul_add(high, sums[p][1]);
+                        let query = L::Sixteen::splat(*queries.add(d * N + i));
+                        sums[p] = query.mul_add(keys, sums[p]);
                     }
                 }
             }
             for (i, sums) in sums.iter().enumerate() {
-                for (p, [low, high]) in sums.iter().enumerate() {
-                    let scores = tile.scores[i].as_mut_ptr().add(at + p * PAGE);
-                    low.store(scores);
-                    high.store(scores.add(8));
+                for (p, sum) in sums.iter().enumerate() {
+                    sum.store(tile.scores[i].as_mut_ptr().add(at + p * PAGE));
                 }
             }
         }
@@ -388,12 +384,12 @@ impl Attend<'_> {
         let mut column = 0;
         // SAFETY: columns end at `width`, a multiple of `WIDTH`.
         unsafe {
-            while N <= 3 && column + 2 * WIDTH <= self.width {
-                self.add_columns::<L, N, 4>(seen, &factors, column, tile);
+            while (N <= 3 || L::Sixteen::MANY) && column + 2 * WIDTH <= self.width {
+                self.add_columns::<L::Sixteen, N, 2>(seen, &factors, column, tile);
                 column += 2 * WIDTH;
             }
             while column < self.width {
-                self.add_columns::<L, N, 2>(seen, &factors, column, tile);
+                self.add_columns::<L::Sixteen, N, 1>(seen, &factors, column, tile);
                 column += WIDTH;
             }
         }
@@ -401,9 +397,9 @@ impl Attend<'_> {
 
     /// # Safety
     ///
-    /// As for `add_values`; there are `C` vectors of columns from `column` on.
+    /// As for `add_values`; there are `C` times `WIDTH` columns from `column` on.
     #[inline(always)]
-    unsafe fn add_columns<L: Lanes, const N: usize, const C: usize>(
+    unsafe fn add_columns<S: Sixteen, const N: usize, const C: usize>(
         &self,
         seen: Seen,
         factors: &[f32; N],
@@ -412,11 +408,12 @@ impl Attend<'_> {
     ) {
         // SAFETY: as the caller promises.
         unsafe {
-            let mut sums = [[L::splat(0.0); C]; N];
+            let mut sums = [[S::splat(0.0); C]; N];
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (c, sum) in sums.iter_mut().enumerate() {
-                    let before = L::load(tile.values.as_ptr().add(i * self.width + column + 8 * c));
-                    *sum = before.mul(L::splat(factors[i]));
+                    let before =
+                        S::load(tile.values.as_ptr().add(i * self.width + column + WIDTH * c));
+                    *sum = before.mul(S::splat(factors[i]));
                 }
             }
             let weights = tile.scores.as_ptr().cast::<f32>();
@@ -424,12 +421,12 @@ impl Attend<'_> {
             for (at, &page) in (seen.from..seen.to).step_by(PAGE).zip(pages) {
                 let page = self.values[page as usize * self.width * PAGE..].as_ptr().add(column);
                 for slot in 0..PAGE.min(seen.to - at) {
-                    let mut values = [L::splat(0.0); C];
+                    let mut values = [S::splat(0.0); C];
                     for (c, value) in values.iter_mut().enumerate() {
-                        *value = L::load(page.add(slot * self.width + 8 * c));
+                        *value = S::load(page.add(slot * self.width + WIDTH * c));
                     }
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let weight = L::splat(*weights.add(i * BLOCK + at + slot));
+                        let weight = S::splat(*weights.add(i * BLOCK + at + slot));
                         for (sum, value) in sums.iter_mut().zip(values) {
                             *sum = weight.mul_add(value, *sum);
                         }
@@ -438,7 +435,7 @@ impl Attend<'_> {
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (c, sum) in sums.iter().enumerate() {
-                    sum.store(tile.values.as_mut_ptr().add(i * self.width + column + 8 * c));
+                    sum.store(tile.values.as_mut_ptr().add(i * self.width + column + WIDTH * c));
                 }
             }
         }

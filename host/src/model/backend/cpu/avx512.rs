@@ -11,12 +11,24 @@ use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
 use super::tile::{PANEL, Sums, with_rows};
+use super::{amx, trial};
 
 /// Which of the tiles the machine can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wide {
-    /// It multiplies bf16, too.
-    pub(super) bf16: bool,
+    /// How it multiplies bf16.
+    pub(super) bf16: Bf16,
+}
+
+/// How products of bf16 are computed. Each way adds in an order of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bf16 {
+    /// As f32, into which the weights are widened.
+    Widened,
+    /// With AVX512-BF16, two terms at a time.
+    Pairs,
+    /// With AMX, 32 terms at a time.
+    Tiles,
 }
 
 /// What [`Wide::detect`] found.
@@ -24,7 +36,14 @@ static DETECTED: LazyLock<Option<Wide>> = LazyLock::new(|| {
     if !is_x86_feature_detected!("avx512f") || !computes_f32() {
         return None;
     }
-    let bf16 = is_x86_feature_detected!("avx512bf16") && computes_bf16();
+    let has_bf16 = is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512bw")
+        && computes_bf16();
+    let bf16 = match has_bf16 {
+        true if amx::is_available() => Bf16::Tiles,
+        true => Bf16::Pairs,
+        false => Bf16::Widened,
+    };
     Some(Wide { bf16 })
 });
 
@@ -53,7 +72,8 @@ pub(super) unsafe fn tile(
     unsafe { with_rows!(rows, N => tile_f32::<N>(x, panels, depth, sums)) }
 }
 
-/// The same of bf16, in pairs of terms: `x` is `[pairs, rows]`, each panel has `pairs` lines.
+/// The same of bf16, in pairs of terms: `x` is `[rows, pairs]`, its rows `stride` pairs apart, and
+/// each panel has `pairs` lines.
 ///
 /// # Safety
 ///
@@ -61,13 +81,74 @@ pub(super) unsafe fn tile(
 #[inline(always)]
 pub(super) unsafe fn tile_of_pairs(
     x: *const u32,
+    stride: usize,
     rows: usize,
     panels: [*const u32; 2],
     pairs: usize,
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
-    unsafe { with_rows!(rows, N => tile_bf16::<N>(x, panels, pairs, sums)) }
+    unsafe { with_rows!(rows, N => tile_bf16::<N>(x, stride, panels, pairs, sums)) }
+}
+
+/// Rounds numbers to bf16, as many as `to` has. Subnormal ones become 0, as products take them.
+///
+/// # Safety
+///
+/// The machine has AVX512-BF16 and AVX512-BW.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn round(x: &[f32], to: &mut [u16]) {
+    let x = &x[..to.len()];
+    for (x, to) in x.chunks(32).zip(to.chunks_mut(32)) {
+        let mask = (1u64 << x.len()).wrapping_sub(1) as u32;
+        // SAFETY: only numbers that are there are read and written.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(mask as u16, x.as_ptr());
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.as_ptr().wrapping_add(16));
+            let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, rounded);
+        }
+    }
+}
+
+/// Turns 16 outputs by 16 inputs of a weight in bf16: lines of two inputs by 16 outputs become lines
+/// of two outputs by 16 inputs.
+///
+/// # Safety
+///
+/// `from` has 8 lines, `to` has room for 8; the machine has AVX512-BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn turn(from: *const u32, to: *mut u32) {
+    // Within 64 bits, which hold two inputs of two outputs, the middle numbers change places; then the
+    // eight lines are transposed as an 8 × 8 matrix of 64 bits.
+    let within =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    // SAFETY: as the caller promises.
+    unsafe {
+        let line =
+            |i: usize| _mm512_shuffle_epi8(_mm512_loadu_si512(from.add(i * PANEL).cast()), within);
+        let lines: [__m512i; 8] = std::array::from_fn(line);
+        let twos: [__m512i; 8] = std::array::from_fn(|i| {
+            let (a, b) = (lines[i / 2 * 2], lines[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+        });
+        // `twos[2j + k]` has, in its lane of 128 bits `l`, of lines `2j` and `2j + 1` number `2l + k`.
+        for k in 0..2 {
+            let [a, b, c, d] = [twos[k], twos[2 + k], twos[4 + k], twos[6 + k]];
+            let (ab, cd) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0x44>(c, d));
+            let (ab2, cd2) =
+                (_mm512_shuffle_i64x2::<0xee>(a, b), _mm512_shuffle_i64x2::<0xee>(c, d));
+            let outs = [
+                _mm512_shuffle_i64x2::<0x88>(ab, cd),
+                _mm512_shuffle_i64x2::<0xdd>(ab, cd),
+                _mm512_shuffle_i64x2::<0x88>(ab2, cd2),
+                _mm512_shuffle_i64x2::<0xdd>(ab2, cd2),
+            ];
+            for (l, out) in outs.into_iter().enumerate() {
+                _mm512_storeu_si512(to.add((2 * l + k) * PANEL).cast(), out);
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -103,6 +184,7 @@ unsafe fn tile_f32<const N: usize>(
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile_bf16<const N: usize>(
     mut x: *const u32,
+    stride: usize,
     [mut low, mut high]: [*const u32; 2],
     pairs: usize,
     sums: Sums,
@@ -116,11 +198,11 @@ unsafe fn tile_bf16<const N: usize>(
             };
             let line = [load(low), load(high)];
             for (r, sum) in tile.iter_mut().enumerate() {
-                let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r) as i32));
+                let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride) as i32));
                 sum[0] = _mm512_dpbf16_ps(sum[0], x, line[0]);
                 sum[1] = _mm512_dpbf16_ps(sum[1], x, line[1]);
             }
-            (x, low, high) = (x.add(N), low.add(PANEL), high.add(PANEL));
+            (x, low, high) = (x.add(1), low.add(PANEL), high.add(PANEL));
         }
     }
     // SAFETY: as the caller promises.
@@ -153,60 +235,38 @@ unsafe fn put<const N: usize>(tile: &[[__m512; 2]; N], sums: Sums) {
     }
 }
 
-/// A small product: numbers that sums of any order give exactly.
-const ROWS: usize = 5;
-const DEPTH: usize = 6;
-const COLUMNS: usize = 20;
-
-fn left(row: usize, term: usize) -> f32 {
-    (row * 3 + term) as f32 - 4.0
-}
-
-fn right(term: usize, column: usize) -> f32 {
-    (term + column * 2) as f32 - 11.0
-}
-
-/// Says whether `y`, rows of 32, holds the small product on top of ones, and no more.
-fn is_right(y: &[f32]) -> bool {
-    (0..ROWS * 32).all(|i| {
-        let (row, column) = (i / 32, i % 32);
-        let sum: f32 = (0..DEPTH).map(|term| left(row, term) * right(term, column)).sum();
-        y[i] == if column < COLUMNS { 1.0 + sum } else { 1.0 }
+fn computes_f32() -> bool {
+    const ROWS: usize = 5;
+    let x: Vec<f32> = (0..trial::DEPTH * ROWS).map(|i| trial::left(i % ROWS, i / ROWS)).collect();
+    let panel = |first: usize| -> Vec<f32> {
+        (0..trial::DEPTH * PANEL).map(|i| trial::right(i / PANEL, first + i % PANEL)).collect()
+    };
+    let (low, high) = (panel(0), panel(PANEL));
+    trial::is_right(ROWS, |sums| {
+        let panels = [low.as_ptr(), high.as_ptr()];
+        // SAFETY: the arrays are as long as the tile asks for, and the caller has seen the feature.
+        unsafe { tile(x.as_ptr(), ROWS, panels, trial::DEPTH, sums) }
     })
 }
 
-fn sums(y: &mut [f32]) -> Sums {
-    Sums { y: y.as_mut_ptr(), stride: 32, columns: COLUMNS, add: true }
-}
-
-fn computes_f32() -> bool {
-    let x: Vec<f32> = (0..DEPTH * ROWS).map(|i| left(i % ROWS, i / ROWS)).collect();
-    let panel = |first: usize| -> Vec<f32> {
-        (0..DEPTH * PANEL).map(|i| right(i / PANEL, first + i % PANEL)).collect()
-    };
-    let (low, high, mut y) = (panel(0), panel(PANEL), vec![1.0; ROWS * 32]);
-    // SAFETY: the arrays are as long as the tile asks for, and the caller has seen the feature.
-    unsafe { tile(x.as_ptr(), ROWS, [low.as_ptr(), high.as_ptr()], DEPTH, sums(&mut y)) };
-    is_right(&y)
-}
-
 fn computes_bf16() -> bool {
-    // Small whole numbers are exact in bf16: the high half of f32.
-    let word = |even: f32, odd: f32| (even.to_bits() >> 16) | (odd.to_bits() & 0xffff_0000);
-    let x: Vec<u32> = (0..DEPTH / 2 * ROWS)
-        .map(|i| word(left(i % ROWS, i / ROWS * 2), left(i % ROWS, i / ROWS * 2 + 1)))
-        .collect();
+    const ROWS: usize = 5;
+    const PAIRS: usize = trial::DEPTH / 2;
+    let x: Vec<f32> =
+        (0..trial::DEPTH * ROWS).map(|i| trial::left(i / trial::DEPTH, i % trial::DEPTH)).collect();
+    let mut rounded = vec![0; x.len()];
     let panel = |first: usize| -> Vec<u32> {
-        (0..DEPTH / 2 * PANEL)
-            .map(|i| {
-                let (term, column) = (i / PANEL * 2, first + i % PANEL);
-                word(right(term, column), right(term + 1, column))
-            })
-            .collect()
+        let word =
+            |term, column| trial::word(trial::right(term, column), trial::right(term + 1, column));
+        (0..PAIRS * PANEL).map(|i| word(i / PANEL * 2, first + i % PANEL)).collect()
     };
-    let (low, high, mut y) = (panel(0), panel(PANEL), vec![1.0; ROWS * 32]);
-    let panels = [low.as_ptr(), high.as_ptr()];
-    // SAFETY: the arrays are as long as the tile asks for, and the caller has seen the feature.
-    unsafe { tile_of_pairs(x.as_ptr(), ROWS, panels, DEPTH / 2, sums(&mut y)) };
-    is_right(&y)
+    let (low, high) = (panel(0), panel(PANEL));
+    trial::is_right(ROWS, |sums| {
+        let panels = [low.as_ptr(), high.as_ptr()];
+        // SAFETY: the arrays are as long as the tile asks for, and the caller has seen the feature.
+        unsafe {
+            round(&x, &mut rounded);
+            tile_of_pairs(rounded.as_ptr().cast(), PAIRS, ROWS, panels, PAIRS, sums);
+        }
+    })
 }

@@ -3,8 +3,10 @@
 use rayon::prelude::*;
 
 use super::elementwise::{inverse_rms, over_rows};
-use super::gemm::{self, parallel};
+use super::gemm;
+use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
+use super::threads::parallel;
 use super::training_attention::{self, dot};
 use super::{Cpu, CpuPlan, Matrix, head, product, weight_gradient};
 use crate::model::backend::training::{
@@ -201,12 +203,12 @@ impl TrainingBackend for Cpu {
         mut dhead: Option<&mut Vec<f32>>,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let (vocab, inputs) = head.shape();
-        let mut logits = vec![0f32; self.held_logits(targets.len(), vocab)];
+        let mut logits = Scratch::take(self.held_logits(targets.len(), vocab));
         let mut logprobs = Vec::with_capacity(targets.len());
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let (targets, weights) = (&targets[first..][..rows], &weights[first..][..rows]);
-            let logits = &mut logits[..rows * vocab];
+            let logits = &mut logits.0[..rows * vocab];
             let hidden = &hidden[first * inputs..];
             gemm::linear(self.isa, hidden, rows, head, logits, Write::Set);
             let block = head::logprobs_of_logits(self.isa, logits, vocab, targets);

@@ -1,7 +1,7 @@
 //! Operations on single rows and single numbers.
 
-use super::gemm::parallel;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::threads::parallel;
 
 /// Numbers that one task takes: enough to pay for handing it over.
 const GRAIN: usize = 16 * 1024;

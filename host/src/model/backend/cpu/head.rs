@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{Runs, parallel};
+use super::gemm::Runs;
 use super::matrix::Matrix;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::threads::parallel;
 use crate::model::backend::TokenLogprob;
 
 /// Words of the vocabulary in a chunk; a multiple of the panels' width.

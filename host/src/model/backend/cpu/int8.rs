@@ -4,9 +4,9 @@
 //! A product with such a weight rounds the rows to eight bits as well, each block of 32 numbers with
 //! a scale of its own, and sums exactly in integers within a block, blocks in ascending order in f32.
 
-use super::gemm::over_tiles;
 use super::pages::Plain;
-use super::simd::{Lanes, Shared};
+use super::simd::{Lanes, Shared, Sixteen};
+use super::threads::over_tiles;
 use super::tile::{PANEL, Sums, put, rows_of, with_rows};
 
 /// Inputs that share a scale.
@@ -156,6 +156,11 @@ unsafe fn tile<L: Lanes, const N: usize>(
             }
             scales = scales.add(N);
         }
-        put(&total, sums);
+        let mut tile = [L::Sixteen::splat(0.0); N];
+        for (tile, total) in tile.iter_mut().zip(total) {
+            let line = total.map(|half| half.array());
+            *tile = L::Sixteen::load(line.as_flattened().as_ptr());
+        }
+        put(&tile, sums);
     }
 }

@@ -10,6 +10,8 @@ use super::{
     Write,
 };
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -21,9 +23,13 @@ mod int8;
 mod matrix;
 mod pages;
 mod product;
+mod scratch;
 pub(crate) mod simd;
+mod threads;
 mod tile;
 mod training_attention;
+#[cfg(target_arch = "x86_64")]
+mod trial;
 mod weight_gradient;
 
 pub(crate) use elementwise::exp_weights;

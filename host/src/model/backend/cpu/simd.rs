@@ -4,14 +4,19 @@
 //! enters the version that the machine supports. Versions may differ in the last bit, as one has
 //! fused multiply-add; on one machine the choice is always the same.
 
+mod portable;
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Wide;
+mod x86;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{Bf16, Wide};
 use crate::model::backend::WeightType;
+use portable::Portable;
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 for products, AVX2 and FMA for the rest.
+    /// AVX-512 where it pays, AVX2 and FMA for the rest.
     #[cfg(target_arch = "x86_64")]
     Avx512(Wide),
     /// AVX2 and FMA.
@@ -45,7 +50,9 @@ impl Isa {
         match (self, weight_type) {
             // Of f32 the same terms are added in the same order as with AVX2.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(Wide { bf16: true }), WeightType::Bf16) => "avx512-bf16",
+            (Isa::Avx512(Wide { bf16: Bf16::Tiles }), WeightType::Bf16) => "amx-bf16",
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(Wide { bf16: Bf16::Pairs }), WeightType::Bf16) => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512(_) | Isa::Avx2, _) => "avx2",
             (Isa::Portable, _) => "portable",
@@ -56,7 +63,10 @@ impl Isa {
     pub fn all() -> Vec<Isa> {
         let mut all = vec![Isa::detect()];
         #[cfg(target_arch = "x86_64")]
-        if let Isa::Avx512(_) = all[0] {
+        if let Isa::Avx512(Wide { bf16 }) = all[0] {
+            if bf16 == Bf16::Tiles {
+                all.push(Isa::Avx512(Wide { bf16: Bf16::Pairs }));
+            }
             all.push(Isa::Avx2);
         }
         if all[0] != Isa::Portable {
@@ -77,7 +87,16 @@ impl Isa {
     /// Says whether products with bf16 weights round the rows to bf16, too.
     pub(super) fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self, Isa::Avx512(Wide { bf16: true }));
+        return matches!(self, Isa::Avx512(wide) if wide.bf16 != Bf16::Widened);
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// Says whether such products go over blocks of tile registers.
+    #[inline(always)]
+    pub(super) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self, Isa::Avx512(Wide { bf16: Bf16::Tiles }));
         #[cfg(not(target_arch = "x86_64"))]
         return false;
     }
@@ -87,7 +106,10 @@ impl Isa {
         match self {
             // SAFETY: only `detect` makes these variants outside of it, having found the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) | Isa::Avx2 => unsafe { avx2(kernel) },
+            Isa::Avx512(_) => unsafe { avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2(kernel) },
             Isa::Portable => kernel.run::<Portable>(),
         }
     }
@@ -96,7 +118,13 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx2>()
+    kernel.run::<x86::Eight<x86::Two>>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<x86::Eight<x86::One>>()
 }
 
 /// Eight f32.
@@ -108,6 +136,8 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 pub(super) trait Lanes: Copy {
     /// Eight i32.
     type Integers: Copy;
+    /// Twice as many lanes.
+    type Sixteen: Sixteen;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn splat(x: f32) -> Self;
@@ -140,6 +170,26 @@ pub(super) trait Lanes: Copy {
     unsafe fn from_integers(integers: Self::Integers) -> Self;
 }
 
+/// Sixteen f32, for the loops that take most of the time. Each lane computes what a lane of eight
+/// would, so the two differ in no bit.
+///
+/// # Safety
+///
+/// As for [`Lanes`], with sixteen numbers behind pointers.
+pub(super) trait Sixteen: Copy {
+    /// Whether there are registers for a dozen of them.
+    const MANY: bool;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `self * factor + term`.
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
+    /// Sixteen words of two bf16 each, as f32: the low halves and the high halves.
+    unsafe fn load_bf16(from: *const u32) -> (Self, Self);
+}
+
 /// The sum of eight numbers in one fixed order.
 #[inline(always)]
 pub(super) fn sum8(x: [f32; 8]) -> f32 {
@@ -168,297 +218,6 @@ pub(super) unsafe fn exp<L: Lanes>(x: L) -> L {
         }
         let value = p.mul_add(r.mul(r), r).add(L::splat(1.0)).mul(n.exp2_integer());
         x.zero_where_below(lowest, value)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(super) struct Avx2(std::arch::x86_64::__m256);
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Avx2, Lanes};
-
-    // SAFETY (all methods): the trait's contract says that AVX2 and FMA are there and that pointers
-    // have eight numbers behind them.
-    #[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
-    impl Lanes for Avx2 {
-        type Integers = __m256i;
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            Avx2(unsafe { _mm256_loadu_ps(from) })
-        }
-
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe { _mm256_storeu_ps(to, self.0) }
-        }
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self {
-            Avx2(unsafe { _mm256_set1_ps(x) })
-        }
-
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn sub(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_sub_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn div(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_div_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_max_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn min(self, other: Self) -> Self {
-            Avx2(unsafe { _mm256_min_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-            Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn round(self) -> Self {
-            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-            Avx2(unsafe { _mm256_round_ps::<NEAREST>(self.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn exp2_integer(self) -> Self {
-            unsafe {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn zero_where_below(self, limit: Self, value: Self) -> Self {
-            unsafe {
-                let below = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, limit.0);
-                Avx2(_mm256_andnot_ps(below, value.0))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn array(self) -> [f32; 8] {
-            let mut lanes = [0.0; 8];
-            unsafe { self.store(lanes.as_mut_ptr()) };
-            lanes
-        }
-
-        #[inline(always)]
-        unsafe fn load_bf16(from: *const u32) -> (Self, Self) {
-            unsafe {
-                let words = _mm256_loadu_si256(from.cast());
-                let low = _mm256_slli_epi32::<16>(words);
-                let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-                (Avx2(_mm256_castsi256_ps(low)), Avx2(_mm256_castsi256_ps(high)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn load_bf16_row(from: *const u16) -> Self {
-            unsafe {
-                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn transpose(r: [Self; 8]) -> [Self; 8] {
-            unsafe {
-                // Pairs, then fours within each half, then the halves change places.
-                let low = |a: usize, b: usize| _mm256_unpacklo_ps(r[a].0, r[b].0);
-                let high = |a: usize, b: usize| _mm256_unpackhi_ps(r[a].0, r[b].0);
-                let (a0, a1, a2, a3) = (low(0, 1), high(0, 1), low(2, 3), high(2, 3));
-                let (a4, a5, a6, a7) = (low(4, 5), high(4, 5), low(6, 7), high(6, 7));
-                let (b0, b1) =
-                    (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
-                let (b2, b3) =
-                    (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
-                let (b4, b5) =
-                    (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
-                let (b6, b7) =
-                    (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
-                [
-                    Avx2(_mm256_permute2f128_ps::<0x20>(b0, b4)),
-                    Avx2(_mm256_permute2f128_ps::<0x20>(b1, b5)),
-                    Avx2(_mm256_permute2f128_ps::<0x20>(b2, b6)),
-                    Avx2(_mm256_permute2f128_ps::<0x20>(b3, b7)),
-                    Avx2(_mm256_permute2f128_ps::<0x31>(b0, b4)),
-                    Avx2(_mm256_permute2f128_ps::<0x31>(b1, b5)),
-                    Avx2(_mm256_permute2f128_ps::<0x31>(b2, b6)),
-                    Avx2(_mm256_permute2f128_ps::<0x31>(b3, b7)),
-                ]
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn zero_integers() -> __m256i {
-            unsafe { _mm256_setzero_si256() }
-        }
-
-        #[inline(always)]
-        unsafe fn add_dots(sums: __m256i, weights: *const i8, x: [i8; 4]) -> __m256i {
-            unsafe {
-                // The instruction multiplies unsigned with signed numbers: the sign of `x` goes to
-                // the weights. Two products of at most 127 · 127 fit into 16 bits.
-                let weights = _mm256_loadu_si256(weights.cast());
-                let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
-                let products =
-                    _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
-                let fours = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
-                _mm256_add_epi32(sums, fours)
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn from_integers(integers: __m256i) -> Self {
-            Avx2(unsafe { _mm256_cvtepi32_ps(integers) })
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 8]);
-
-// SAFETY (all methods): only `load` and `store` do anything unsafe, with pointers that have eight
-// numbers behind them by the trait's contract.
-#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
-impl Lanes for Portable {
-    type Integers = [i32; 8];
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Portable(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        Portable([x; 8])
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| self.0[i] - other.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| self.0[i] * other.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        Portable(std::array::from_fn(|i| self.0[i] / other.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // As the x86 instruction: the second operand where one is not a number.
-        Portable(std::array::from_fn(
-            |i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] },
-        ))
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        Portable(std::array::from_fn(
-            |i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] },
-        ))
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // Not `f32::mul_add`, which is a function call on machines without the instruction.
-        Portable(std::array::from_fn(|i| self.0[i] * factor.0[i] + term.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn round(self) -> Self {
-        Portable(self.0.map(f32::round_ties_even))
-    }
-
-    #[inline(always)]
-    unsafe fn exp2_integer(self) -> Self {
-        Portable(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
-    }
-
-    #[inline(always)]
-    unsafe fn zero_where_below(self, limit: Self, value: Self) -> Self {
-        Portable(std::array::from_fn(|i| if self.0[i] < limit.0[i] { 0.0 } else { value.0[i] }))
-    }
-
-    #[inline(always)]
-    unsafe fn array(self) -> [f32; 8] {
-        self.0
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u32) -> (Self, Self) {
-        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
-        let low = words.map(|word| f32::from_bits(word << 16));
-        (Portable(low), Portable(words.map(|word| f32::from_bits(word & 0xffff_0000))))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16_row(from: *const u16) -> Self {
-        let words = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
-        Portable(words.map(|word| f32::from_bits(u32::from(word) << 16)))
-    }
-
-    #[inline(always)]
-    unsafe fn transpose(rows: [Self; 8]) -> [Self; 8] {
-        std::array::from_fn(|i| Portable(std::array::from_fn(|j| rows[j].0[i])))
-    }
-
-    #[inline(always)]
-    unsafe fn zero_integers() -> [i32; 8] {
-        [0; 8]
-    }
-
-    #[inline(always)]
-    unsafe fn add_dots(sums: [i32; 8], weights: *const i8, x: [i8; 4]) -> [i32; 8] {
-        let weights = unsafe { weights.cast::<[[i8; 4]; 8]>().read_unaligned() };
-        std::array::from_fn(|lane| {
-            let products = weights[lane].iter().zip(&x).map(|(&w, &x)| i32::from(w) * i32::from(x));
-            sums[lane] + products.sum::<i32>()
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn from_integers(integers: [i32; 8]) -> Self {
-        Portable(integers.map(|x| x as f32))
     }
 }
 

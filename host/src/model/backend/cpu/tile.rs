@@ -3,7 +3,7 @@
 //! A tile is up to [`TILE`] rows of the left operand by one panel of [`PANEL`] columns of the right
 //! one. Terms are added in ascending order, whatever the height of the tile.
 
-use super::simd::Lanes;
+use super::simd::{Lanes, Sixteen};
 
 /// Columns in a panel.
 pub(super) const PANEL: usize = 16;
@@ -14,6 +14,20 @@ pub(super) const TILE: usize = 6;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; PANEL]);
+
+/// A panel of f32: a line of [`PANEL`] numbers for each term, `stride` numbers apart.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    pub(super) from: *const f32,
+    pub(super) stride: usize,
+}
+
+impl Lines {
+    /// A panel whose lines follow each other.
+    pub(super) fn packed(from: *const f32) -> Lines {
+        Lines { from, stride: PANEL }
+    }
+}
 
 /// Where a tile's sums go.
 #[derive(Clone, Copy)]
@@ -86,24 +100,24 @@ pub(super) fn rows_of(tile: usize, rows: usize, height: usize) -> std::ops::Rang
 #[inline(always)]
 pub(super) unsafe fn tile<L: Lanes, const N: usize>(
     left: Left,
-    panel: *const f32,
+    panel: Lines,
     depth: usize,
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut tile = [[L::splat(0.0); 2]; N];
-        let (mut x, mut w) = (left.from, panel);
+        let mut tile = [L::Sixteen::splat(0.0); N];
+        let (mut x, mut w) = (left.from, panel.from);
         // Four terms a turn: the loop's own instructions are not for free.
         for _ in 0..depth / 4 {
             for i in 0..4 {
-                let line = [L::load(w.add(i * PANEL)), L::load(w.add(i * PANEL + 8))];
+                let line = L::Sixteen::load(w.add(i * panel.stride));
                 term(x.add(i * left.step), left.row_stride, line, &mut tile);
             }
-            (x, w) = (x.add(4 * left.step), w.add(4 * PANEL));
+            (x, w) = (x.add(4 * left.step), w.add(4 * panel.stride));
         }
         for i in 0..depth % 4 {
-            let line = [L::load(w.add(i * PANEL)), L::load(w.add(i * PANEL + 8))];
+            let line = L::Sixteen::load(w.add(i * panel.stride));
             term(x.add(i * left.step), left.row_stride, line, &mut tile);
         }
         put(&tile, sums);
@@ -126,17 +140,16 @@ pub(super) unsafe fn tile_bf16<L: Lanes, const N: usize>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut tile = [[L::splat(0.0); 2]; N];
+        let mut tile = [L::Sixteen::splat(0.0); N];
         let (mut x, mut w) = (left.from, panel);
         for _ in 0..depth / 2 {
-            let ((even0, odd0), (even1, odd1)) = (L::load_bf16(w), L::load_bf16(w.add(8)));
-            term(x, left.row_stride, [even0, even1], &mut tile);
-            term(x.add(left.step), left.row_stride, [odd0, odd1], &mut tile);
+            let (even, odd) = L::Sixteen::load_bf16(w);
+            term(x, left.row_stride, even, &mut tile);
+            term(x.add(left.step), left.row_stride, odd, &mut tile);
             (x, w) = (x.add(2 * left.step), w.add(PANEL));
         }
         if depth % 2 == 1 {
-            let even = [L::load_bf16(w).0, L::load_bf16(w.add(8)).0];
-            term(x, left.row_stride, even, &mut tile);
+            term(x, left.row_stride, L::Sixteen::load_bf16(w).0, &mut tile);
         }
         put(&tile, sums);
     }
@@ -148,17 +161,16 @@ pub(super) unsafe fn tile_bf16<L: Lanes, const N: usize>(
 ///
 /// `x` has `N` numbers, `stride` apart; the machine has the lanes.
 #[inline(always)]
-unsafe fn term<L: Lanes, const N: usize>(
+unsafe fn term<S: Sixteen, const N: usize>(
     x: *const f32,
     stride: usize,
-    line: [L; 2],
-    tile: &mut [[L; 2]; N],
+    line: S,
+    tile: &mut [S; N],
 ) {
     // SAFETY: as the caller promises.
     unsafe {
         for (r, sum) in tile.iter_mut().enumerate() {
-            let x = L::splat(*x.add(r * stride));
-            *sum = [x.mul_add(line[0], sum[0]), x.mul_add(line[1], sum[1])];
+            *sum = S::splat(*x.add(r * stride)).mul_add(line, *sum);
         }
     }
 }
@@ -169,20 +181,18 @@ unsafe fn term<L: Lanes, const N: usize>(
 ///
 /// `sums.y` has `N` rows of `sums.columns` numbers; the machine has the lanes.
 #[inline(always)]
-pub(super) unsafe fn put<L: Lanes, const N: usize>(tile: &[[L; 2]; N], sums: Sums) {
+pub(super) unsafe fn put<S: Sixteen, const N: usize>(tile: &[S; N], sums: Sums) {
     let Sums { y, stride, columns, add } = sums;
     // SAFETY: whole panels go straight to `y`, others only as far as `columns`.
     unsafe {
-        for (r, sum) in tile.iter().enumerate() {
+        for (r, &sum) in tile.iter().enumerate() {
             let y = y.add(r * stride);
             if columns == PANEL {
-                for (half, &sum) in sum.iter().enumerate() {
-                    let y = y.add(8 * half);
-                    (if add { L::load(y).add(sum) } else { sum }).store(y);
-                }
+                (if add { S::load(y).add(sum) } else { sum }).store(y);
             } else {
-                let sum = [sum[0].array(), sum[1].array()];
-                for (i, &sum) in sum.as_flattened().iter().take(columns).enumerate() {
+                let mut line = [0f32; PANEL];
+                sum.store(line.as_mut_ptr());
+                for (i, &sum) in line.iter().take(columns).enumerate() {
                     *y.add(i) = if add { *y.add(i) + sum } else { sum };
                 }
             }

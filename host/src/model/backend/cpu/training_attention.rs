@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::CpuPlan;
-use super::gemm::parallel;
-use super::product::{Left, PANEL, Panels, Target, product};
+use super::product::{Left, PANEL, Panels, Target, View, product};
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
+use super::threads::parallel;
 use crate::model::backend::training::{AttentionGradients, AttentionSaved};
 use crate::model::backend::{AttentionShape, Write};
 
@@ -172,12 +172,14 @@ impl Kernel for Forward<'_> {
     fn run<L: Lanes>(self) {
         let Forward { task, queries, keys, values, y, log_sums } = self;
         let (kv, kv_stride, head_dim) = (task.kv_at(), task.kv_stride(), task.shape.head_dim);
-        let (mut keys_across, mut values_along) = (Panels::default(), Panels::default());
+        let (mut keys_across, mut packed) = (Panels::default(), Panels::default());
         if task.rows == 0 {
             return;
         }
         keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
-        values_along.fill(&values[kv..], kv_stride, task.rows, head_dim, 1.0);
+        let keys_across = View::from(&keys_across);
+        let values_along =
+            View::of(&values[kv..], kv_stride, task.rows, head_dim, 1.0, &mut packed);
         let width = task.rows.next_multiple_of(PANEL);
         let mut scores = vec![0f32; BLOCK.min(task.rows) * width];
         for head in task.heads() {
@@ -268,10 +270,11 @@ impl Kernel for Backward<'_> {
             return;
         }
         let mut panels: [Panels; 5] = Default::default();
-        let [keys_across, keys_along, values_across, queries_along, dy_along] = &mut panels;
+        let [keys_across, values_across, packed_keys, packed_queries, packed_dy] = &mut panels;
         keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
-        keys_along.fill(&keys[kv..], kv_stride, task.rows, head_dim, 1.0);
         values_across.fill_transposed(&values[kv..], kv_stride, head_dim, task.rows);
+        let (keys_across, values_across) = (View::from(&*keys_across), View::from(&*values_across));
+        let keys_along = View::of(&keys[kv..], kv_stride, task.rows, head_dim, 1.0, packed_keys);
         let width = task.rows.next_multiple_of(PANEL);
         let mut weights = vec![0f32; BLOCK.min(task.rows) * width];
         let mut dscores = weights.clone();
@@ -288,8 +291,9 @@ impl Kernel for Backward<'_> {
             for Block { start, end, seen } in task.blocks() {
                 let (count, padded) = (end - start, end.next_multiple_of(PANEL) - seen);
                 let at = task.at(start, head);
-                queries_along.fill(&queries[at..], task.stride(), count, head_dim, 1.0);
-                dy_along.fill(&dy[at..], task.stride(), count, head_dim, 1.0);
+                let queries_along =
+                    View::of(&queries[at..], task.stride(), count, head_dim, 1.0, packed_queries);
+                let dy_along = View::of(&dy[at..], task.stride(), count, head_dim, 1.0, packed_dy);
                 // SAFETY: `weights` and `dscores` have a row of `width` numbers for each row of the
                 // block; the gradients are as long as the plan asks for, and these rows of these
                 // heads are this task's alone.
@@ -331,13 +335,8 @@ impl Kernel for Backward<'_> {
                         columns: head_dim,
                         write: Write::Add,
                     };
-                    product::<L>(
-                        columns(dscores.as_ptr()),
-                        &*queries_along,
-                        count,
-                        sum(self.dkeys),
-                    );
-                    product::<L>(columns(weights.as_ptr()), &*dy_along, count, sum(self.dvalues));
+                    product::<L>(columns(dscores.as_ptr()), queries_along, count, sum(self.dkeys));
+                    product::<L>(columns(weights.as_ptr()), dy_along, count, sum(self.dvalues));
                 }
             }
         }

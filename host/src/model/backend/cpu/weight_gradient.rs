@@ -13,9 +13,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::elementwise::inverse_rms;
-use super::gemm::{Scratch, parallel};
-use super::product::{Left, PANEL, Panels, Target, product};
+use super::product::{Left, PANEL, Panels, Target, View, product};
+use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared};
+use super::threads::parallel;
 use crate::model::backend::Write;
 
 /// Rows whose sum is formed before it is added to the gradient.
@@ -105,7 +106,7 @@ impl Kernel for PackedGradient<'_> {
                     let to = self.dw.add((panel * inputs + input) * PANEL);
                     let write = Write::Add;
                     let target = Target { to, stride: PANEL, columns: PANEL, write };
-                    product::<L>(left, &right, depth, target);
+                    product::<L>(left, View::from(&right), depth, target);
                 }
             }
         }

@@ -1,0 +1,246 @@
+//! The rows of a product, in the order in which tiles read them.
+
+use std::ops::Range;
+
+use super::super::int8;
+use super::super::matrix::{Matrix, Numbers};
+use super::super::scratch::Scratch;
+use super::super::simd::{Isa, Lanes, Shared};
+use super::super::threads::{GRAIN, over_tiles, parallel};
+use super::super::tile::{
+    Left, Lines, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
+};
+#[cfg(target_arch = "x86_64")]
+use super::super::{amx, avx512};
+use super::depth;
+
+/// Tiles that one task takes at most.
+const TILES: usize = 60;
+/// Panels from which on it pays to bring the rows into the tiles' order.
+const WORTH_PACKING: usize = 4;
+/// What rounding a number takes, in multiplications.
+#[cfg(target_arch = "x86_64")]
+const ROUNDING: usize = 4;
+
+/// The rows of a product, as its tiles read them.
+pub(super) struct Operand<'a> {
+    pub(super) rows: usize,
+    pub(super) terms: usize,
+    pub(super) form: Form<'a>,
+}
+
+pub(super) enum Form<'a> {
+    /// As they came, `[rows, terms]`.
+    Plain(&'a [f32]),
+    /// For each block of terms, for each tile `[terms, rows]`: tile after tile is read straight
+    /// through.
+    Interleaved(Scratch),
+    /// Rounded to bf16.
+    #[cfg(target_arch = "x86_64")]
+    Bf16(Rounded),
+    /// Rounded to eight bits.
+    Int8(int8::Rows),
+}
+
+/// Returns how many numbers the rows of a product take in the order of its tiles; 0 where they stay
+/// as they came. Rows that are rounded for a weight take less.
+pub(super) fn interleaved_len(rows: usize, terms: usize, panels: usize) -> usize {
+    if rows <= 1 || panels < WORTH_PACKING { 0 } else { rows * terms }
+}
+
+impl<'a> Operand<'a> {
+    /// For a product of `x` `[rows, inputs]` with `panels` panels of a weight.
+    pub(super) fn forward(
+        isa: Isa,
+        x: &'a [f32],
+        rows: usize,
+        w: &Matrix,
+        panels: usize,
+    ) -> Operand<'a> {
+        let (_, terms) = w.shape();
+        let form = match w.numbers {
+            Numbers::Int8(_) => Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms)),
+            #[cfg(target_arch = "x86_64")]
+            Numbers::Bf16(_) if isa.multiplies_bf16() => {
+                // A panel whose inputs are no whole steps ends within one.
+                let tiles = isa.has_tiles() && terms.is_multiple_of(amx::TERMS);
+                Form::Bf16(Rounded::new(x, rows, terms, tiles))
+            }
+            _ => return Operand::new(x, rows, terms, panels),
+        };
+        Operand { rows, terms, form }
+    }
+
+    /// For a product of `dy` `[rows, outputs]` with `panels` panels of inputs of a weight.
+    pub(super) fn backward(
+        isa: Isa,
+        dy: &'a [f32],
+        rows: usize,
+        w: &Matrix,
+        panels: usize,
+    ) -> Operand<'a> {
+        let (terms, _) = w.shape();
+        match w.numbers {
+            #[cfg(target_arch = "x86_64")]
+            Numbers::Bf16(_) if isa.multiplies_bf16() => {
+                let form = Form::Bf16(Rounded::new(dy, rows, terms, isa.has_tiles()));
+                Operand { rows, terms, form }
+            }
+            _ => Operand::new(dy, rows, terms, panels),
+        }
+    }
+
+    fn new(x: &'a [f32], rows: usize, terms: usize, panels: usize) -> Operand<'a> {
+        let x = &x[..rows * terms];
+        let len = interleaved_len(rows, terms, panels);
+        if len == 0 {
+            return Operand { rows, terms, form: Form::Plain(x) };
+        }
+        let mut scratch = Scratch::take(len);
+        let to = Shared::new(&mut scratch.0);
+        over_tiles(rows.div_ceil(TILE), TILE * terms, |tile| {
+            let of_tile = rows_of(tile, rows, TILE);
+            for term in (0..terms).step_by(depth(terms)) {
+                let depth = depth(terms).min(terms - term);
+                // SAFETY: a tile has its rows of `x`, and as much room in each block of the scratch,
+                // which no other touches.
+                unsafe {
+                    let from = x.as_ptr().add(of_tile.start * terms + term);
+                    let to = to.get().add(rows * term + of_tile.start * depth);
+                    interleave(from, terms, of_tile.len(), depth, to);
+                }
+            }
+        });
+        Operand { rows, terms, form: Form::Interleaved(scratch) }
+    }
+
+    /// Runs `task` for tiles and panels that make up the product, so that each thread gets a few
+    /// tasks worth having.
+    pub(super) fn over_blocks(
+        &self,
+        panels: usize,
+        task: impl Fn(Range<usize>, Range<usize>) + Sync,
+    ) {
+        let (tiles, rows) = (self.tiles(), self.rows.min(TILES * self.height()));
+        let blocks = tiles.div_ceil(TILES);
+        let tasks = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
+        let least = GRAIN.div_ceil((rows * PANEL * self.terms).max(1));
+        let group = panels.div_ceil(tasks.max(1)).max(least).max(1);
+        let groups = panels.div_ceil(group);
+        parallel(blocks * groups, |i| {
+            let (tile, panel) = (i / groups * TILES, i % groups * group);
+            task(tile..tiles.min(tile + TILES), panel..panels.min(panel + group));
+        });
+    }
+
+    #[inline(always)]
+    pub(super) fn height(&self) -> usize {
+        match &self.form {
+            Form::Plain(_) | Form::Interleaved(_) => TILE,
+            #[cfg(target_arch = "x86_64")]
+            Form::Bf16(rounded) => rounded.height,
+            Form::Int8(_) => int8::TILE,
+        }
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.height())
+    }
+
+    #[inline(always)]
+    pub(super) fn rows_of(&self, tile: usize) -> Range<usize> {
+        rows_of(tile, self.rows, self.height())
+    }
+
+    /// Sums `depth` terms from `term` on of a tile's rows by a panel.
+    ///
+    /// # Safety
+    ///
+    /// The tile and the terms are there; `panel` has the lines; `sums.y` is the place of the tile's
+    /// first row and has all its rows; the machine has the lanes.
+    #[inline(always)]
+    pub(super) unsafe fn tile<L: Lanes>(
+        &self,
+        tile_index: usize,
+        term: usize,
+        depth: usize,
+        panel: Panel,
+        sums: Sums,
+    ) {
+        let rows = self.rows_of(tile_index);
+        let terms = self.terms;
+        // SAFETY: as the caller promises.
+        unsafe {
+            match (&self.form, panel) {
+                (Form::Plain(x), panel) => {
+                    let from = x.as_ptr().add(rows.start * terms + term);
+                    let left = Left { from, row_stride: terms, step: 1 };
+                    with_rows!(rows.len(), N => match panel {
+                        Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
+                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                    });
+                }
+                (Form::Interleaved(x), panel) => with_rows!(rows.len(), N => {
+                    let from = x.0.as_ptr().add(self.rows * term + rows.start * depth);
+                    let left = Left { from, row_stride: 1, step: N };
+                    match panel {
+                        Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
+                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                    }
+                }),
+                _ => unreachable!("rounded rows have tiles of their own"),
+            }
+        }
+    }
+}
+
+/// Rows in bf16, `[rows, terms]` with zeros up to whole steps of 32 terms.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Rounded {
+    numbers: Scratch,
+    /// From one row to the next.
+    pub(super) stride: usize,
+    /// Rows in a tile, at most: [`amx::ROWS`] where blocks of tile registers do the product.
+    height: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Rounded {
+    /// Rounds `x` `[rows, terms]` for the one kind of tiles or the other, both of which multiply bf16.
+    fn new(x: &[f32], rows: usize, terms: usize, tile_registers: bool) -> Rounded {
+        let stride = terms.next_multiple_of(amx::TERMS);
+        let mut numbers = Scratch::take(rows * stride / 2);
+        let to = Shared::new(&mut numbers.0);
+        let x = &x[..rows * terms];
+        over_tiles(rows, terms * ROUNDING, |row| {
+            // SAFETY: rows are disjoint and within the scratch, two numbers in the place of one; the
+            // machine multiplies bf16.
+            unsafe {
+                let to = to.get().cast::<u16>().add(row * stride);
+                let to = std::slice::from_raw_parts_mut(to, stride);
+                avx512::round(&x[row * terms..][..terms], &mut to[..terms]);
+                to[terms..].fill(0);
+            }
+        });
+        // No terms make no step.
+        let height = if tile_registers && terms > 0 { amx::ROWS } else { TILE };
+        Rounded { numbers, stride, height }
+    }
+
+    /// Says whether blocks of tile registers do the product.
+    pub(super) fn in_tile_registers(&self) -> bool {
+        self.height == amx::ROWS
+    }
+
+    /// Returns where a term of a row is.
+    pub(super) fn at(&self, row: usize, term: usize) -> *const u16 {
+        self.numbers.0.as_ptr().cast::<u16>().wrapping_add(row * self.stride + term)
+    }
+}
+
+/// A panel's numbers from some term on.
+#[derive(Clone, Copy)]
+pub(super) enum Panel {
+    F32(*const f32),
+    Bf16(*const u32),
+}
