@@ -7,7 +7,7 @@ mod available;
 
 use std::fmt;
 
-pub use available::{available, resident};
+pub use available::{available, give_back, resident};
 
 use crate::generate::DecodeMemory;
 use crate::model::backend::WeightType;

@@ -25,6 +25,17 @@ pub fn resident() -> Option<u64> {
     None
 }
 
+/// Gives back to the system what is freed. Left to itself, glibc keeps buffers of up to 32 MiB for
+/// later, and the activations of a round's training then stand beside the keys and values of the next
+/// round: 0.4 GB with a model of 135 million parameters.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: no memory that is in use is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn read(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok()
