@@ -13,16 +13,19 @@ use rayon::prelude::*;
 
 use crate::model::backend::{Backend, BackendError, TokenLogprob, Write};
 use crate::model::forward::Engine;
+use crate::model::spec::Spec;
 use crate::model::weights::LoadedAdapter;
 use crate::run::seed;
 
 pub(crate) mod batch;
 mod check;
+mod memory;
 pub(crate) mod prefix;
 mod sample;
 
 pub use check::SequenceError;
 pub(crate) use check::check_tokens;
+pub use memory::DecodeMemory;
 
 use batch::{Batch, Made, Start};
 use check::check_sampling;
@@ -125,12 +128,7 @@ pub fn generate<B: Backend>(
     }
     let starts: Vec<Start> = jobs
         .iter()
-        .map(|job| Start {
-            tokens: &job.prompt,
-            wanted_from: job.prompt.len() - 1,
-            // The last token is drawn, but never read.
-            positions: job.prompt.len() + job.sampling.max_new_tokens - 1,
-        })
+        .map(|job| Start::completing(&job.prompt, job.sampling.max_new_tokens))
         .collect();
     let mut batch =
         new_batch(engine, adapter, &starts, settings.cache_bytes, settings.prefill_rows)?;
@@ -198,6 +196,14 @@ struct Logits<B: Backend> {
 const HEAD_ROWS: usize = 64;
 
 impl<B: Backend> Logits<B> {
+    /// Returns how many bytes it takes to draw a token for each of so many rows: the logits, and what
+    /// each thread makes of a row of them.
+    fn bytes(rows: usize, spec: &Spec) -> usize {
+        let held = rows.min(HEAD_ROWS);
+        let drawing = held.min(rayon::current_num_threads());
+        size_of::<f32>() * (held * (spec.vocab + spec.hidden) + drawing * spec.vocab)
+    }
+
     /// Draws a token for each row that a pass made.
     fn draw(
         &mut self,
@@ -256,7 +262,6 @@ mod tests {
     use super::*;
     use crate::logprob::{Row, score};
     use crate::model::backend::cpu::Cpu;
-    use crate::model::spec::Spec;
     use crate::model::tiny;
     use crate::model::weights::Weights;
 

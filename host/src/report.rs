@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin};
 use table::{Align, Table};
 

@@ -3,6 +3,8 @@
 mod export;
 mod full;
 mod kill;
+mod memory;
+mod models;
 mod refusals;
 
 use std::collections::BTreeMap;

@@ -3,14 +3,15 @@
 
 use std::{path::Path, sync::OnceLock};
 
-use super::{CliError, exit};
+use super::{CliError, exit, memory};
 use crate::{
     model::{
         ModelError,
         adapter::Adapter,
         backend::{WeightType, cpu::Cpu},
         export::ExportError,
-        peft, source,
+        peft::{self, PeftError},
+        source,
         template::ChatSettings,
         weights::LoadedAdapter,
     },
@@ -126,13 +127,15 @@ pub fn base_of(adapter: &Path) -> Result<Option<String>, CliError> {
     Ok(Manifest::read(run)?.map(|manifest| manifest.plugin_set.models.policy))
 }
 
-/// Loads the weights of an opened model, and an adapter beside them.
+/// Loads the weights of an opened model, and an adapter beside them, where there is enough memory for
+/// both.
 pub fn load_adapted(
     opened: &Opened,
     adapter: Option<&Adapter>,
     weight_type: WeightType,
     progress: &Progress,
 ) -> Result<(Loaded, Option<LoadedAdapter<Cpu>>), CliError> {
+    memory::check_model(opened, adapter, weight_type)?;
     let loaded = load(opened, weight_type, progress)?;
     let adapter = match adapter {
         Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
@@ -154,8 +157,23 @@ fn plugin_code(error: &PluginError) -> u8 {
 
 /// Reads an adapter folder for a model, where one is named.
 pub fn adapter(folder: Option<&Path>, opened: &Opened) -> Result<Option<Adapter>, CliError> {
-    let Some(folder) = folder else { return Ok(None) };
-    Ok(Some(peft::read(folder, &opened.model.spec).map_err(RunError::from)?))
+    folder.map(|folder| read_adapter(folder, opened)).transpose()
+}
+
+/// Reads an adapter folder for a model. Where it does not fit, the way out is the model that it names as
+/// its base.
+pub fn read_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
+    peft::read(folder, &opened.model.spec).map_err(|error| {
+        let fits_not = matches!(error, PeftError::Tensor { .. } | PeftError::Adapter { .. });
+        let error = CliError::from(RunError::from(error));
+        let (base, name) = (peft::base_of(folder), &opened.model.name);
+        match base.filter(|base| fits_not && *base != opened.model.base_name().0) {
+            Some(base) => error.hint(format!(
+                "the adapter names `{base}` as its base, and not `{name}`; choose the model with `--model`"
+            )),
+            None => error,
+        }
+    })
 }
 
 /// Fails where a folder is no adapter.

@@ -5,6 +5,7 @@ mod device;
 mod error;
 pub mod exit;
 pub mod host;
+mod memory;
 pub mod methods;
 pub mod model;
 pub mod output;

@@ -151,7 +151,7 @@ impl From<DtypeArg> for export::Dtype {
 }
 
 /// Reads a number of bytes; `GB` is a power of ten and `GiB` one of two, as with Hugging Face.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 7] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),

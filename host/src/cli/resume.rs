@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Device, ProgressArg, cancel, exit, run as run_verb};
+use super::{CliError, Device, ProgressArg, cancel, exit, memory, run as run_verb};
 use crate::run::{self, Existing, Opened, manifest::Manifest};
 
 /// Arguments of `resume`.
@@ -37,6 +37,9 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
         Opened::Open(directory) => {
+            let estimate = run::memory::estimate(&prepared)?;
+            let way_out = |part| run::memory::way_out(&prepared.set, part);
+            memory::check(&estimate, memory::available()?, way_out)?;
             let models = run_verb::models(&prepared, &progress)?;
             run_verb::work(&prepared, &models, directory, &progress)
         }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{CliError, Device, cancel, host, output};
+use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
@@ -70,9 +70,14 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
         Some(out) => out.clone(),
         None => run::default_directory(&prepared.manifest, &today()),
     };
-    let plan = plan::plan(&prepared, &loaded.name, &out)?.render();
+    let (estimate, available) = (run::memory::estimate(&prepared)?, memory::available()?);
+    let plan = plan::plan(&prepared, &loaded.name, &out, &estimate, available)?.render();
     if args.dry_run {
         return output::print(&plan);
+    }
+    // What has ended needs no memory any more; the rest is refused before anything is written.
+    if args.fresh || !run::has_ended(&out) {
+        memory::check(&estimate, available, |part| run::memory::way_out(&prepared.set, part))?;
     }
     let existing = match (args.resume, args.fresh) {
         (true, _) => Existing::Resume,

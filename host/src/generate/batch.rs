@@ -16,6 +16,21 @@ pub(crate) struct Start<'a> {
     pub(crate) positions: usize,
 }
 
+impl<'a> Start<'a> {
+    /// Returns the start of a sequence that completes a prompt with at most so many tokens.
+    pub(crate) fn completing(prompt: &'a [u32], max_new_tokens: usize) -> Start<'a> {
+        let last = prompt.len() - 1;
+        // The last token is drawn, but never read.
+        Start { tokens: prompt, wanted_from: last, positions: last + max_new_tokens }
+    }
+}
+
+/// Returns how many pages a cache for `starts` within `bytes` has.
+pub(crate) fn page_count(starts: &[Start<'_>], bytes: usize, page_bytes: usize) -> usize {
+    let all: usize = starts.iter().map(|start| start.positions.div_ceil(PAGE)).sum();
+    all.min(bytes / page_bytes)
+}
+
 /// Sequences that share a cache.
 pub(crate) struct Batch<'e, B: Backend> {
     engine: &'e Engine<B>,
@@ -60,8 +75,7 @@ impl<'e, B: Backend> Batch<'e, B> {
     ) -> Result<Result<Batch<'e, B>, (usize, usize)>, BackendError> {
         let page_bytes = engine.cache_shape(0).page_bytes();
         let needed = |start: &Start| start.positions.div_ceil(PAGE);
-        let all: usize = starts.iter().map(needed).sum();
-        let count = all.min(bytes / page_bytes);
+        let count = page_count(starts, bytes, page_bytes);
         if let Some(i) = starts.iter().position(|start| needed(start) > count) {
             return Ok(Err((i, needed(&starts[i]) * page_bytes)));
         }

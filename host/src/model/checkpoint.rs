@@ -15,6 +15,19 @@ pub trait Checkpoint: Send + Sync {
     /// an unsupported type, or holds a number that is not finite; the error names file, tensor and
     /// expectation.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError>;
+
+    /// Returns how many bytes [`tensor`](Checkpoint::tensor) takes at its height, what it returns
+    /// included.
+    fn reading_bytes(&self, name: &str, shape: &[usize]) -> usize {
+        let _ = name;
+        size_of::<f32>() * shape.iter().product::<usize>()
+    }
+
+    /// Returns how many bytes of files are mapped: they count as memory of the program once they
+    /// are read, but the system takes them back when it needs the room.
+    fn mapped_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// Why a tensor could not be read.

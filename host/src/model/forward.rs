@@ -38,9 +38,7 @@ impl<B: Backend> Engine<B> {
 
     /// Returns the shape of a cache with so many pages.
     pub fn cache_shape(&self, pages: usize) -> CacheShape {
-        let spec = &self.weights.spec;
-        let (layers, kv_heads, head_dim) = (spec.layers, spec.kv_heads, spec.head_dim);
-        CacheShape { layers, kv_heads, head_dim, pages }
+        CacheShape::of(&self.weights.spec, pages)
     }
 
     /// Runs rows of tokens through the model and leaves the hidden rows that are `wanted`, after
@@ -172,6 +170,12 @@ impl<B: Backend> Workspace<B> {
         &self.h
     }
 
+    /// Returns how many bytes a pass over so many rows works in, beside an adapter of this rank.
+    pub fn bytes(backend: &B, spec: &Spec, rows: usize, rank: usize) -> usize {
+        let buffers: usize = widths(spec, rank).iter().map(|width| rows * width).sum();
+        size_of::<f32>() * buffers + products_bytes(backend, spec, rows, false)
+    }
+
     fn fit(
         &mut self,
         backend: &B,
@@ -179,25 +183,38 @@ impl<B: Backend> Workspace<B> {
         rows: usize,
         rank: usize,
     ) -> Result<(), BackendError> {
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        for (buffer, width) in [
-            (&mut self.x, spec.hidden),
-            (&mut self.h, spec.hidden),
-            (&mut self.q, q),
-            (&mut self.k, kv),
-            (&mut self.v, kv),
-            (&mut self.attended, q),
-            (&mut self.gate, spec.intermediate),
-            (&mut self.up, spec.intermediate),
-            (&mut self.active, spec.intermediate),
-            (&mut self.low, rank),
-        ] {
+        let Workspace { x, h, q, k, v, attended, gate, up, active, low } = self;
+        let buffers = [x, h, q, k, v, attended, gate, up, active, low];
+        for (buffer, width) in buffers.into_iter().zip(widths(spec, rank)) {
             if backend.len(buffer) < rows * width {
                 *buffer = backend.zeros(rows * width)?;
             }
         }
         Ok(())
     }
+}
+
+/// Returns the widths of the buffers of a [`Workspace`], in their order.
+fn widths(spec: &Spec, rank: usize) -> [usize; 10] {
+    let Spec { hidden, intermediate, .. } = *spec;
+    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    [hidden, hidden, q, kv, kv, q, intermediate, intermediate, intermediate, rank]
+}
+
+/// Returns how many bytes the largest product of the blocks works in; of the backward pass too, where
+/// there is one.
+pub(crate) fn products_bytes<B: Backend>(
+    backend: &B,
+    spec: &Spec,
+    rows: usize,
+    backward: bool,
+) -> usize {
+    let shapes = Linear::ALL.map(|linear| spec.linear_shape(linear));
+    let of = |(outputs, inputs): (usize, usize)| {
+        let back = if backward { backend.product_bytes(rows, outputs, inputs) } else { 0 };
+        backend.product_bytes(rows, inputs, outputs).max(back)
+    };
+    shapes.into_iter().map(of).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -86,6 +86,17 @@ impl Checkpoint for Gguf {
         &self.spec
     }
 
+    fn mapped_bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The numbers as the file has them, then twice as f32: what candle makes of them, and the copy
+    /// that it gives away.
+    fn reading_bytes(&self, name: &str, shape: &[usize]) -> usize {
+        let stored = self.tensors.get(name).map_or(0, |info| info.bytes.len());
+        stored + 2 * size_of::<f32>() * shape.iter().product::<usize>()
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let info = match self.tensors.get(name) {
             Some(info) if info.shape == shape => info,

@@ -51,6 +51,13 @@ impl Safetensors {
             _ => paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("")).to_owned(),
         };
         layout::check(&whole, &spec, &shapes)?;
+        for (name, _) in layout::tensors(&spec) {
+            let shard = &shards[places[&name]];
+            match shard.metadata.info(&name).map(|info| info.dtype) {
+                Some(Dtype::F32 | Dtype::F16 | Dtype::BF16) | None => {}
+                Some(other) => return Err(shard.unread(&name, other)),
+            }
+        }
         Ok(Safetensors { spec, shards, places })
     }
 
@@ -127,6 +134,11 @@ impl Shard {
         Ok(Shard { path: path.to_owned(), map, metadata, start })
     }
 
+    /// Returns that a tensor is of a type that is not read.
+    fn unread(&self, name: &str, dtype: Dtype) -> CheckpointError {
+        self.error(format!("holds `{name}` as {dtype:?}, expected F32, F16 or BF16"))
+    }
+
     fn error(&self, what: String) -> CheckpointError {
         CheckpointError { message: format!("`{}` {what}", self.path.display()) }
     }
@@ -135,6 +147,10 @@ impl Shard {
 impl Checkpoint for Safetensors {
     fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    fn mapped_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.map.len()).sum()
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
@@ -155,11 +171,7 @@ impl Checkpoint for Safetensors {
             Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
             Dtype::F16 => words(bytes).map(|word| f16::from_le_bytes(word).to_f32()).collect(),
             Dtype::BF16 => words(bytes).map(|word| bf16::from_le_bytes(word).to_f32()).collect(),
-            other => {
-                return Err(
-                    shard.error(format!("holds `{name}` as {other:?}, expected F32, F16 or BF16"))
-                );
-            }
+            other => return Err(shard.unread(name, other)),
         };
         layout::check_finite(&shard.path, name, &data)?;
         Ok(data)

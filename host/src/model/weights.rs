@@ -144,6 +144,33 @@ impl<B: Backend> Weights<B> {
         Ok(Weights { spec, embedding, blocks, norm, rotary, weight_type, separate_head })
     }
 
+    /// Returns how many bytes the weights of a model take, tables of rotary embedding included.
+    pub fn bytes(backend: &B, spec: &Spec, weight_type: WeightType) -> usize {
+        let names = WeightName::all(spec).into_iter();
+        let weights: usize = names.map(|name| name.bytes(backend, spec, weight_type)).sum();
+        weights + size_of::<f32>() * Rotary::<B>::len(spec.head_dim, spec.context_length)
+    }
+
+    /// Returns how many bytes [`load_as`](Weights::load_as) takes at its height: what is packed, and the tensor that
+    /// is being read, which takes as much as `checkpoint` says.
+    pub fn loading_bytes(
+        backend: &B,
+        checkpoint: &dyn Checkpoint,
+        weight_type: WeightType,
+    ) -> usize {
+        let spec = checkpoint.spec();
+        // As it goes: embedding and head first, vectors last; those are too small to count.
+        let mut names = WeightName::all(spec);
+        names.sort_by_key(|name| !matches!(name, WeightName::Embedding | WeightName::Head));
+        let (mut packed, mut most) = (0, 0);
+        for name in names {
+            let shape = name.shape(spec);
+            packed += name.bytes(backend, spec, weight_type);
+            most = most.max(packed + checkpoint.reading_bytes(&name.to_string(), &shape));
+        }
+        most.max(Weights::bytes(backend, spec, weight_type))
+    }
+
     /// Returns the output head, `[vocab, hidden]`.
     pub fn head(&self) -> &B::Matrix {
         self.separate_head.as_ref().unwrap_or(&self.embedding)

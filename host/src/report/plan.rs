@@ -34,6 +34,10 @@ pub struct Plan {
     pub tokens: u64,
     /// How long that takes, estimated; absent where the machine was not measured.
     pub seconds: Option<f64>,
+    /// What each stage holds at its height, in bytes, estimated; not empty.
+    pub memory: Vec<(&'static str, u64)>,
+    /// How many bytes there are for it; absent where the system does not say.
+    pub available: Option<u64>,
     /// For example `cpu`.
     pub device: String,
     /// The run directory.
@@ -87,11 +91,25 @@ impl Plan {
         line("data", prompts);
         let time = self.seconds.map_or(String::new(), |s| format!(", about {}", duration(s)));
         line("work", format!("about {} tokens{time} on {}", rounded(self.tokens), self.device));
+        line("memory", self.memory());
         line("output", self.out.display().to_string());
         let mut text = lines.concat();
         if !self.plugins.is_empty() {
             text.push('\n');
             text.push_str(&self.plugin_table());
+        }
+        text
+    }
+
+    fn memory(&self) -> String {
+        let mut stages = self.memory.clone();
+        stages.sort_by_key(|&(_, most)| std::cmp::Reverse(most));
+        let most = stages.first().map_or(0, |&(_, most)| most);
+        let stages: Vec<String> =
+            stages.iter().map(|&(name, most)| format!("{name} {}", bytes(most))).collect();
+        let mut text = format!("about {} ({})", bytes(most), stages.join(", "));
+        if let Some(available) = self.available {
+            text.push_str(&format!(", {} available", bytes(available)));
         }
         text
     }
@@ -140,7 +158,7 @@ fn rounded(number: u64) -> String {
 }
 
 /// Returns a size in decimal units, as download pages give it.
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     match number {
         0..1000 => format!("{number} B"),
         _ => format!("{}B", rounded(number)),
@@ -178,6 +196,12 @@ mod tests {
             held_out: 40,
             tokens: 34_567,
             seconds: Some(400.0),
+            memory: vec![
+                ("loading", 700_000_000),
+                ("generation", 940_000_000),
+                ("training", 1_290_000_000),
+            ],
+            available: Some(20_300_000_000),
             device: "cpu".into(),
             out: "runs/demo".into(),
         };
@@ -188,6 +212,7 @@ method   soft-plus (builtin:soft-plus), 3 rounds
 model    smollm2-135m-instruct, 98 MB, sha256 fedcba98
 data     240 prompts, 1 duplicate left out, 40 held out
 work     about 35 k tokens, about 6 min 40 s on cpu
+memory   about 1.3 GB (training 1.3 GB, generation 940 MB, loading 700 MB), 20.3 GB available
 output   runs/demo
 
 kind        plugin      version  sha256    may ask

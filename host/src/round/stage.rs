@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::memory;
 use crate::record::Completion;
 use crate::run::directory::{Directory, DirectoryError, Ledger};
 use crate::run::journal::{self, Journal};
@@ -153,6 +154,7 @@ impl Notebook {
         self.journal.start(round, stage, &key)?;
         let begun = Instant::now();
         let made = work(self)?;
+        memory::give_back();
         let digest = self.directory.write_lines(&file, &made.rows)?;
         let mut files = made.files;
         files.insert(file, digest);

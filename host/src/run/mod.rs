@@ -3,6 +3,7 @@
 pub mod directory;
 pub mod journal;
 pub mod manifest;
+pub mod memory;
 pub mod plan;
 pub mod plugins;
 pub mod seed;
@@ -104,6 +105,13 @@ pub fn open(
             "go on with `--resume`, or begin again with `--fresh`",
         )),
     }
+}
+
+/// Returns whether a folder holds a run that has ended. Touches nothing.
+pub fn has_ended(path: &Path) -> bool {
+    let report = std::fs::read(path.join("report.json")).ok();
+    let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+    report.is_some_and(|report| report.ended.is_some())
 }
 
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Prepared;
+use super::memory::spread;
+use crate::memory::Estimate;
 use crate::model::backend::cpu::Cpu;
 use crate::model::backend::{Backend, WeightType, Write};
 use crate::model::layout;
@@ -18,8 +20,15 @@ use crate::round::RunError;
 const PROBES: usize = 8;
 
 /// Returns the plan. Tokens are counted on a few rendered prompts, time by a short product of
-/// matrices on this machine; both are estimates.
-pub fn plan(prepared: &Prepared, plugin_set: &str, out: &Path) -> Result<Plan, RunError> {
+/// matrices on this machine; both are estimates, as memory is ([`super::memory`]), of which there are
+/// `available` bytes.
+pub fn plan(
+    prepared: &Prepared,
+    plugin_set: &str,
+    out: &Path,
+    memory: &Estimate,
+    available: Option<u64>,
+) -> Result<Plan, RunError> {
     let (set, manifest) = (&prepared.set, &prepared.manifest);
     let policy = &prepared.models["policy"].model;
     let tokens = tokens(prepared)?;
@@ -45,6 +54,8 @@ pub fn plan(prepared: &Prepared, plugin_set: &str, out: &Path) -> Result<Plan, R
         held_out: prepared.held_out.len() as u64,
         tokens: tokens.forward + tokens.trained,
         seconds: seconds(&policy.spec, tokens),
+        memory: memory.stages.iter().map(|stage| (stage.name, stage.total())).collect(),
+        available,
         device: manifest.engine.clone(),
         out: out.to_owned(),
     })
@@ -75,7 +86,7 @@ struct Tokens {
 
 fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let (set, policy) = (&prepared.set, &prepared.models["policy"].model);
-    let rendered = probes(prepared)?;
+    let rendered = rendered(prepared, PROBES)?;
     let encoded: Vec<Vec<u32>> =
         rendered.iter().filter_map(|text| policy.encode_prompt(text).ok()).collect();
     let shared = shared_prefix(&encoded);
@@ -115,10 +126,10 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     Ok(Tokens { forward, trained: rounds * (plain + new / 2), passes })
 }
 
-/// Renders a few prompts as round 1 would, where the principle plugin need not ask for that.
-fn probes(prepared: &Prepared) -> Result<Vec<Text>, RunError> {
+/// Renders at most `count` prompts as round 1 would, where the principle plugin need not ask for that.
+pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, RunError> {
     let set = &prepared.set;
-    let prompts: Vec<Prompt> = prepared.prompts.iter().take(PROBES).cloned().collect();
+    let prompts: Vec<Prompt> = spread(&prepared.prompts, count);
     let plain = || prompts.iter().map(|prompt| prompt.text.clone()).collect();
     let Some(principle) = &prepared.plugins.principle else { return Ok(plain()) };
     if set.principle.as_ref().is_some_and(|principle| principle.ask.is_some()) {

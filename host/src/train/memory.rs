@@ -6,17 +6,21 @@
 
 use std::collections::BTreeMap;
 
+use super::batches::largest_micro_batch;
+use super::settings::TrainSettings;
+use super::state::TrainState;
 use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{AdapterError, LoraConfig};
-use crate::model::backend::TrainingBackend;
+use crate::model::backend::{TrainingBackend, WeightType};
+use crate::model::forward::products_bytes;
 use crate::model::spec::Spec;
 use crate::model::trainable::TrainableAdapter;
-use crate::model::weights::WeightName;
+use crate::model::weights::{WeightName, Weights};
 
 /// What a training step holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainMemory {
-    /// The model's weights in f32, frozen or trained, with the tables of rotary embedding.
+    /// The model's weights, frozen or trained, with the tables of rotary embedding.
     pub weights: usize,
     /// The adapter: its matrices, and the same as the kernels want them; 0 in full training.
     pub adapter: usize,
@@ -26,48 +30,71 @@ pub struct TrainMemory {
     pub moments: usize,
     /// What a pass keeps between its halves and works in.
     pub activations: usize,
-    /// Logits that are held at a time.
+    /// What products work in, kept from one to the next.
+    pub products: usize,
+    /// Logits that are held at a time, of which the memory is kept.
     pub logits: usize,
+    /// Copies of what is trained that the first steps look at and that a saved state is made of.
+    pub copies: usize,
 }
 
 impl TrainMemory {
-    /// Predicts what a trainer takes over weights in f32. Fails where the adapter cannot be
-    /// ([`LoraConfig::pairs`]).
+    /// Predicts what a trainer takes. Fails where the adapter cannot be ([`LoraConfig::pairs`]).
     ///
     /// - `lora`: the adapter that is trained; without one every weight is.
-    /// - `rows`: most tokens in one micro-batch. All of them count as trained for the logits, of
-    ///   which only a few rows are held.
+    /// - `weight_type`: how the weights beside an adapter are kept; those that are trained are f32.
+    /// - `rows`: most tokens in one micro-batch ([`rows`](TrainMemory::rows)). All of them count as
+    ///   trained for the logits, of which only a few rows are held.
     pub fn predict<B: TrainingBackend>(
         backend: &B,
         spec: &Spec,
         lora: Option<&LoraConfig>,
+        weight_type: WeightType,
         rows: usize,
         gradient_checkpointing: bool,
     ) -> Result<TrainMemory, AdapterError> {
-        let weights: usize =
-            WeightName::all(spec).into_iter().map(|name| name.len(backend, spec)).sum();
         let pairs = match lora {
             Some(lora) => lora.pairs(spec.layers)?,
             None => BTreeMap::new(),
         };
         let len = TrainableAdapter::len(backend, spec, &pairs);
-        let gradients = if lora.is_some() { len.values } else { weights };
+        let names = WeightName::all(spec);
+        let lens = names.iter().map(|name| name.len(backend, spec));
+        let (gradients, weight_type, copies) = match lora {
+            Some(_) => (len.values, weight_type, TrainState::saving_len(len.values)),
+            // One tensor at a time, as it lies and row by row.
+            None => (lens.clone().sum(), WeightType::F32, 2 * lens.max().unwrap_or(0)),
+        };
         let dropout = lora.is_some_and(|lora| lora.dropout > 0.0);
         let shape = PassShape { spec, pairs: &pairs, dropout, rows, gradient_checkpointing };
         let bytes = |numbers: usize| numbers * size_of::<f32>();
+        let held_logits = backend.held_logits(rows, spec.vocab);
+        let head = backend.product_bytes(held_logits / spec.vocab, spec.vocab, spec.hidden);
         Ok(TrainMemory {
-            weights: bytes(weights + spec.context_length * spec.head_dim),
+            weights: Weights::bytes(backend, spec, weight_type),
             adapter: bytes(len.values + len.packed),
             gradients: bytes(gradients),
             moments: bytes(2 * gradients),
             activations: bytes(Activations::count(shape)),
-            logits: bytes(backend.held_logits(rows, spec.vocab)),
+            products: products_bytes(backend, spec, rows, true).max(head),
+            logits: bytes(held_logits),
+            copies: bytes(copies),
         })
     }
 
-    /// Returns the sum.
+    /// Returns the most tokens that a micro-batch has, of examples or items of so many.
+    pub fn rows(lengths: &[usize], settings: &TrainSettings) -> usize {
+        largest_micro_batch(lengths, settings.examples_per_step(), settings.micro_batch_tokens)
+    }
+
+    /// Returns what is held at its height.
     pub fn total(&self) -> usize {
-        let TrainMemory { weights, adapter, gradients, moments, activations, logits } = self;
-        weights + adapter + gradients + moments + activations + logits
+        let TrainMemory { weights, adapter, gradients, moments, activations, .. } = self;
+        weights + adapter + gradients + moments + activations + self.kept() + self.copies
+    }
+
+    /// Returns what is kept for later when training is over.
+    pub fn kept(&self) -> usize {
+        self.products + self.logits
     }
 }

@@ -44,6 +44,12 @@ struct Header {
 const PARTS: [&str; 3] = ["", "exp_avg.", "exp_avg_sq."];
 
 impl TrainState {
+    /// Returns how many numbers making a state and its bytes takes at its height, for an adapter of
+    /// `values` numbers: each part as it is, as bytes of its own, and in the file.
+    pub(super) fn saving_len(values: usize) -> usize {
+        3 * PARTS.len() * values
+    }
+
     /// Returns the state as a safetensors file; equal states give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let header = Header {

@@ -36,7 +36,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let progress = Progress::new(Style::Fancy);
     let opened = host::open(&name, &progress)?;
     let model = &*opened.model;
-    let adapter = peft::read(&args.adapter, &model.spec).map_err(RunError::from)?;
+    let adapter = host::read_adapter(&args.adapter, &opened)?;
     note_another_base(&args.adapter, model);
     let settings = export::Settings {
         dtype: args.dtype.map_or_else(|| Dtype::of(model), Dtype::from),

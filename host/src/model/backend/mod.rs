@@ -20,6 +20,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::spec::Spec;
+
 pub mod cpu;
 pub mod training;
 
@@ -73,6 +75,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         weight_type: WeightType,
     ) -> Result<Self::Matrix, BackendError>;
 
+    /// Returns how many bytes a weight takes that [`pack`](Backend::pack) makes.
+    fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize;
+
     /// Overwrites a weight with `scale` times `values`, `[outputs, inputs]` row-major as in [`pack`].
     ///
     /// [`pack`]: Backend::pack
@@ -99,6 +104,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
         y: &mut Self::Buffer,
         write: Write,
     );
+
+    /// Returns how many bytes a product with a weight works in at most, going forward or backward:
+    /// `rows` of `terms` numbers become rows of `columns`. They are kept for the next product.
+    fn product_bytes(&self, rows: usize, terms: usize, columns: usize) -> usize;
 
     /// `dx` `[rows, inputs]` = or += `dy` `[rows, outputs]` · `weight`: the gradient of [`linear`]
     /// with respect to its input.
@@ -148,6 +157,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Returns an empty cache. Its pages are numbered from 0 and belong to the caller, who decides
     /// which sequences share which.
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache, BackendError>;
+
+    /// Returns how many bytes a cache takes once its pages are written.
+    fn cache_bytes(&self, shape: CacheShape) -> usize;
 
     /// Writes keys and values `[rows, kv_heads, head_dim]` of one block into the pages of the
     /// rows' sequences.
@@ -281,6 +293,12 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
+    /// Returns the shape of a cache with so many pages for a model.
+    pub fn of(spec: &Spec, pages: usize) -> CacheShape {
+        let Spec { layers, kv_heads, head_dim, .. } = *spec;
+        CacheShape { layers, kv_heads, head_dim, pages }
+    }
+
     /// Returns the size of one page over all blocks, in bytes.
     pub fn page_bytes(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim * PAGE * size_of::<f32>()
@@ -332,6 +350,11 @@ pub struct Rotary<B: Backend> {
 }
 
 impl<B: Backend> Rotary<B> {
+    /// Returns how many numbers both tables have.
+    pub fn len(head_dim: usize, positions: usize) -> usize {
+        positions * head_dim
+    }
+
     /// Computes the tables in f64 from frequencies in radians a position.
     pub fn new(backend: &B, frequencies: &[f64], positions: usize) -> Result<Self, BackendError> {
         let table = |f: fn(f64) -> f64| -> Vec<f32> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Block, Weights};
-use crate::model::backend::{Backend, BackendError, TrainingBackend};
+use crate::model::backend::{Backend, BackendError, TrainingBackend, WeightType};
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::spec::{Linear, Spec};
 
@@ -107,6 +107,14 @@ impl WeightName {
         match self.shape(spec)[..] {
             [outputs, inputs] => backend.packed_len(outputs, inputs),
             ref vector => vector.iter().product(),
+        }
+    }
+
+    /// Returns how many bytes it takes on a device where matrices are kept as `weight_type` says.
+    pub fn bytes<B: Backend>(self, backend: &B, spec: &Spec, weight_type: WeightType) -> usize {
+        match self.shape(spec)[..] {
+            [outputs, inputs] => backend.matrix_bytes(outputs, inputs, weight_type),
+            ref vector => size_of::<f32>() * vector.iter().product::<usize>(),
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) fn is_available() -> bool {
 /// Asks the processor for AMX-TILE and AMX-BF16.
 fn is_announced() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
-    const TILE_AND_BF16: u32 = 1 << 24 | 1 << 22;
+    const TILE_AND_BF16: u32 = (1 << 24) | (1 << 22);
     __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILE_AND_BF16 == TILE_AND_BF16
 }
 

@@ -36,15 +36,30 @@ pub struct Cache {
 
 impl Cache {
     pub(super) fn new(shape: CacheShape) -> Cache {
-        let width = shape.head_dim.next_multiple_of(WIDTH);
-        let len = shape.layers * shape.kv_heads * shape.pages * width * PAGE;
+        let (width, len) = (width(shape), len(shape));
         Cache { shape, width, keys: vec![0.0; len], values: vec![0.0; len] }
+    }
+
+    /// Returns how many bytes a cache takes once its pages are written; until then the system gives
+    /// it none.
+    pub(super) fn bytes(shape: CacheShape) -> usize {
+        2 * size_of::<f32>() * len(shape)
     }
 
     /// Returns where the pages of a block's head begin, in either array.
     fn offset(&self, layer: usize, head: usize) -> usize {
         (layer * self.shape.kv_heads + head) * self.shape.pages * self.width * PAGE
     }
+}
+
+/// Returns the padded width of a head.
+fn width(shape: CacheShape) -> usize {
+    shape.head_dim.next_multiple_of(WIDTH)
+}
+
+/// Returns how many numbers keys, or values, take.
+fn len(shape: CacheShape) -> usize {
+    shape.layers * shape.kv_heads * shape.pages * width(shape) * PAGE
 }
 
 /// Writes keys and values `[rows, kv_heads, head_dim]` of one block into their pages.

@@ -29,7 +29,7 @@ use crate::model::backend::Write;
 pub(super) use backward::linear_backward;
 #[cfg(target_arch = "x86_64")]
 use operand::Rounded;
-use operand::{Form, Operand, Panel};
+use operand::{Form, Operand, Panel, interleaved_len};
 
 /// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
 const DEPTH: usize = 256;
@@ -64,6 +64,12 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
             write,
         });
     });
+}
+
+/// Returns how many numbers a product works in at most: `rows` of `terms` numbers become rows of
+/// `columns`.
+pub(super) fn scratch_len(rows: usize, terms: usize, columns: usize) -> usize {
+    interleaved_len(rows, terms, columns.div_ceil(PANEL))
 }
 
 /// Products of runs of rows with any panels of a weight, one task at a time.

@@ -59,15 +59,35 @@ impl Matrix {
         inputs: usize,
         weight_type: WeightType,
     ) -> Matrix {
-        let panels = outputs.div_ceil(PANEL);
+        let len = Matrix::len(outputs, inputs, weight_type);
         let numbers = match weight_type {
-            WeightType::F32 => Numbers::F32(Pages::zeros(panels * inputs)),
-            WeightType::Bf16 => Numbers::Bf16(Pages::zeros(panels * inputs.div_ceil(2))),
-            WeightType::Int8 => Numbers::Int8(Pages::zeros(panels * inputs.div_ceil(int8::BLOCK))),
+            WeightType::F32 => Numbers::F32(Pages::zeros(len)),
+            WeightType::Bf16 => Numbers::Bf16(Pages::zeros(len)),
+            WeightType::Int8 => Numbers::Int8(Pages::zeros(len)),
         };
         let mut matrix = Matrix { outputs, inputs, numbers };
         matrix.fill(values, 1.0);
         matrix
+    }
+
+    /// Returns how many lines, pairs or blocks a weight has.
+    fn len(outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        let of_panel = match weight_type {
+            WeightType::F32 => inputs,
+            WeightType::Bf16 => inputs.div_ceil(2),
+            WeightType::Int8 => inputs.div_ceil(int8::BLOCK),
+        };
+        outputs.div_ceil(PANEL) * of_panel
+    }
+
+    /// Returns how many bytes a weight takes.
+    pub(super) fn bytes(outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        let each = match weight_type {
+            WeightType::F32 => size_of::<Line>(),
+            WeightType::Bf16 => size_of::<Pair>(),
+            WeightType::Int8 => size_of::<Block>(),
+        };
+        each * Matrix::len(outputs, inputs, weight_type)
     }
 
     /// Overwrites the weight with `scale` times `values`, row-major.

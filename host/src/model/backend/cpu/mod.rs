@@ -134,6 +134,10 @@ impl Backend for Cpu {
         Ok(Matrix::new(values, outputs, inputs, weight_type))
     }
 
+    fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        Matrix::bytes(outputs, inputs, weight_type)
+    }
+
     fn repack(&self, values: &Vec<f32>, scale: f32, matrix: &mut Matrix) {
         matrix.fill(values, scale);
     }
@@ -162,6 +166,10 @@ impl Backend for Cpu {
 
     fn linear(&self, x: &Vec<f32>, rows: usize, weight: &Matrix, y: &mut Vec<f32>, write: Write) {
         gemm::linear(self.isa, x, rows, weight, y, write);
+    }
+
+    fn product_bytes(&self, rows: usize, terms: usize, columns: usize) -> usize {
+        size_of::<f32>() * gemm::scratch_len(rows, terms, columns)
     }
 
     fn linear_backward(
@@ -207,6 +215,10 @@ impl Backend for Cpu {
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
         Ok(Cache::new(shape))
+    }
+
+    fn cache_bytes(&self, shape: CacheShape) -> usize {
+        Cache::bytes(shape)
     }
 
     fn store(

@@ -1,13 +1,12 @@
 //! Memory that products work in.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::pages;
 
-thread_local! {
-    /// Memory for the next products, the smallest first.
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
+/// Memory for the next products, the smallest first: as much as those needed that ran at the same
+/// time. A list for each thread would come to as much for each thread that one of them began on.
+static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// Memory that is kept from one product to the next: taking it from the system each time would cost
 /// as much as some products.
@@ -17,29 +16,28 @@ impl Scratch {
     /// Returns at least `len` numbers, of any value: the smallest piece that is large enough, or else
     /// a new one in place of the largest.
     pub(super) fn take(len: usize) -> Scratch {
-        let memory = FREE.with_borrow_mut(|free| {
-            let place = free.partition_point(|memory| memory.len() < len);
-            match place < free.len() {
-                true => Some(free.remove(place)),
-                false => {
-                    free.pop();
-                    None
-                }
-            }
-        });
-        Scratch(memory.unwrap_or_else(|| {
-            let mut memory = vec![0.0; len];
-            pages::advise(&mut memory);
-            memory
-        }))
+        let mut free = free();
+        let place = free.partition_point(|memory| memory.len() < len);
+        if place < free.len() {
+            return Scratch(free.remove(place));
+        }
+        let outgrown = free.pop();
+        drop(free);
+        drop(outgrown);
+        let mut memory = vec![0.0; len];
+        pages::advise(&mut memory);
+        Scratch(memory)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| {
-            let place = free.partition_point(|memory| memory.len() < self.0.len());
-            free.insert(place, std::mem::take(&mut self.0));
-        });
+        let mut free = free();
+        let place = free.partition_point(|memory| memory.len() < self.0.len());
+        free.insert(place, std::mem::take(&mut self.0));
     }
+}
+
+fn free() -> MutexGuard<'static, Vec<Vec<f32>>> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -94,7 +94,7 @@ impl State {
     const AT_IT: u64 = 1;
 
     fn open(number: u32, helpers: usize) -> State {
-        State(u64::from(number) << 32 | helpers.min(0xffff) as u64 * State::MAY_JOIN)
+        State((u64::from(number) << 32) | (helpers.min(0xffff) as u64 * State::MAY_JOIN))
     }
 
     fn number(self) -> u32 {

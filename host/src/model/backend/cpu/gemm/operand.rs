@@ -44,6 +44,12 @@ pub(super) enum Form<'a> {
     Int8(int8::Rows),
 }
 
+/// Returns how many numbers the rows of a product take in the order of its tiles; 0 where they stay
+/// as they came. Rows that are rounded for a weight take less.
+pub(super) fn interleaved_len(rows: usize, terms: usize, panels: usize) -> usize {
+    if rows <= 1 || panels < WORTH_PACKING { 0 } else { rows * terms }
+}
+
 impl<'a> Operand<'a> {
     /// For a product of `x` `[rows, inputs]` with `panels` panels of a weight.
     pub(super) fn forward(
@@ -108,14 +114,15 @@ impl<'a> Operand<'a> {
         wide: bool,
     ) -> Operand<'a> {
         let x = &x[..rows * terms];
-        if rows <= 1 || panels < WORTH_PACKING {
+        let len = interleaved_len(rows, terms, panels);
+        if len == 0 {
             return Operand { rows, terms, height: TILE, form: Form::Plain(x) };
         }
         #[cfg(target_arch = "x86_64")]
         let height = if wide { avx512::ROWS } else { TILE };
         #[cfg(not(target_arch = "x86_64"))]
         let height = if wide { unreachable!("no other machine has them") } else { TILE };
-        let mut scratch = Scratch::take(rows * terms);
+        let mut scratch = Scratch::take(len);
         let to = Shared::new(&mut scratch.0);
         over_tiles(rows.div_ceil(height), height * terms, |tile| {
             let of_tile = rows_of(tile, rows, height);

@@ -1,0 +1,120 @@
+//! What decoding and scoring take in memory beside the weights.
+
+use super::batch::{Start, page_count};
+use super::prefix::Pages;
+use super::{Logits, Settings};
+use crate::model::backend::{Backend, CacheShape};
+use crate::model::forward::Workspace;
+use crate::model::spec::Spec;
+
+/// What decoding or scoring holds at its height, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeMemory {
+    /// Keys and values.
+    pub cache: usize,
+    /// What a pass works in.
+    pub pass: usize,
+    /// Logits that tokens are drawn from.
+    pub logits: usize,
+}
+
+impl DecodeMemory {
+    /// Predicts what completing prompts takes.
+    ///
+    /// - `prompts`: each with the number of tokens that it gets, at least 1.
+    /// - `rank`: the largest rank of the adapter; 0 without one.
+    pub fn predict<B: Backend>(
+        backend: &B,
+        spec: &Spec,
+        rank: usize,
+        prompts: &[(Vec<u32>, usize)],
+        settings: &Settings,
+    ) -> DecodeMemory {
+        let starts: Vec<Start<'_>> = prompts
+            .iter()
+            .map(|(prompt, new)| Start::completing(prompt, *new))
+            .filter(|start| start.positions <= spec.context_length)
+            .collect();
+        let most = settings.max_batch.max(1);
+        let all: usize = starts.iter().map(|start| start.tokens.len()).sum();
+        // Each running sequence has one row at least, and prompts share the others.
+        let rows = all.min(settings.prefill_rows + most);
+        let shape = |pages| CacheShape::of(spec, pages);
+        let page_bytes = shape(0).page_bytes();
+        let pages =
+            most_pages(&starts, most, page_count(&starts, settings.cache_bytes, page_bytes));
+        DecodeMemory {
+            cache: backend.cache_bytes(shape(pages)),
+            pass: Workspace::bytes(backend, spec, rows, rank),
+            logits: Logits::<B>::bytes(most.min(starts.len()), spec),
+        }
+    }
+
+    /// Returns the sum.
+    pub fn total(&self) -> usize {
+        self.cache + self.pass + self.logits
+    }
+}
+
+/// Returns how many pages of a cache of `count` are ever used, where sequences run in their order, `most` at a
+/// time, and the first to begin is the first to end.
+fn most_pages(starts: &[Start<'_>], most: usize, count: usize) -> usize {
+    let mut pages = Pages::new(count, starts.iter().map(|s| (s.tokens, s.wanted_from)));
+    let mut running = std::collections::VecDeque::new();
+    let mut used = 0;
+    for (index, start) in starts.iter().enumerate() {
+        if running.len() == most {
+            running.pop_front().into_iter().for_each(|lease| pages.release(lease));
+        }
+        let lease = loop {
+            match (pages.lease(index, start.positions), running.is_empty()) {
+                (Some(lease), _) => break lease,
+                // Alone it is too much, which is said elsewhere.
+                (None, true) => return count,
+                (None, false) => {
+                    running.pop_front().into_iter().for_each(|lease| pages.release(lease));
+                }
+            }
+        };
+        let last = lease.pages.iter().max().map_or(0, |&page| page as usize + 1);
+        used = used.max(last);
+        running.push_back(lease);
+    }
+    used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::backend::cpu::Cpu;
+    use crate::model::tiny;
+
+    fn prompts(count: u32, common: usize, own: usize, new: usize) -> Vec<(Vec<u32>, usize)> {
+        let prompt = |i: u32| [vec![7; common], vec![i + 10; own]].concat();
+        (0..count).map(|i| (prompt(i), new)).collect()
+    }
+
+    #[test]
+    fn pages_are_those_that_run_together() {
+        let spec = tiny::spec(16, true);
+        let page = CacheShape::of(&spec, 1).page_bytes();
+        let check = |prompts: &[(Vec<u32>, usize)], max_batch: usize, pages: usize| {
+            let settings = Settings { max_batch, ..Settings::default() };
+            let found = DecodeMemory::predict(&Cpu::new(), &spec, 0, prompts, &settings);
+            assert_eq!(found.cache / page, pages);
+        };
+        // 33 positions each: three pages.
+        check(&prompts(1, 0, 30, 4), 4, 3);
+        check(&prompts(4, 0, 30, 4), 4, 12);
+        check(&prompts(9, 0, 30, 4), 4, 12);
+        // Two of three are shared.
+        check(&prompts(4, 32, 1, 4), 4, 6);
+        check(&[], 4, 0);
+        // Longer than the context: left out, as a run does.
+        check(&prompts(2, 0, 510, 4), 4, 0);
+        let settings = Settings { cache_bytes: 5 * page, ..Settings::default() };
+        let prompts = prompts(4, 0, 30, 4);
+        let found = DecodeMemory::predict(&Cpu::new(), &spec, 0, &prompts, &settings);
+        assert!(found.cache <= 5 * page);
+    }
+}

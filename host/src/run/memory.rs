@@ -1,0 +1,240 @@
+//! How much memory a run takes, estimated before its weights load.
+//!
+//! Sizes come from the code that allocates. What nobody knows yet is how many tokens go through at
+//! once, so this is assumed: completions that run together have three quarters of the tokens that
+//! they may have, and those that are left to train together half of them; prompts are like those that
+//! are rendered here ([`SAMPLE`] of the pool, as round 1 puts them). Where a model ends its answers much
+//! earlier, or filters leave few and short ones, a run stays below its estimate; where it ends none, it
+//! comes to a little more. What plugins ask the models is taken to be no more than the run itself asks.
+
+use super::Prepared;
+use super::plan::rendered;
+use crate::generate::{DecodeMemory, Settings};
+use crate::memory::{Estimate, ModelMemory, Part, Stage, program};
+use crate::model::adapter::LoraConfig;
+use crate::model::backend::WeightType;
+use crate::model::backend::cpu::Cpu;
+use crate::model::spec::Spec;
+use crate::model::text::Model;
+use crate::model::trainable::TrainableAdapter;
+use crate::plugin_set::{Generate, Lora, Measure, PluginSet, Train};
+use crate::record::{Finish, Text};
+use crate::round::RunError;
+use crate::train::{TrainError, TrainMemory, TrainSettings};
+
+/// Prompts that are rendered to estimate how long the others are: three batches of the default size.
+const SAMPLE: usize = 96;
+
+/// Returns what the stages of a run hold.
+pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
+    let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
+    let dtype = set.run.dtype;
+    let models = prepared.models.values();
+    let models: Vec<ModelMemory> =
+        models.map(|opened| ModelMemory::predict(&*opened.checkpoint, dtype)).collect();
+    let program = program();
+    let stage = |name| {
+        let stage = Stage::new(name).with(Part::Program, program);
+        models.iter().fold(stage, |stage, model| model.to(stage))
+    };
+    let reading = models.iter().map(|model| model.reading).max().unwrap_or(0);
+
+    let rounds = || 1..=set.run.rounds;
+    let trains: Vec<&Train> = rounds().filter_map(|round| set.train(round)).collect();
+    let adapter =
+        trains.iter().map(|train| adapter(&policy.spec, train)).collect::<Result<Vec<_>, _>>()?;
+    let adapter = adapter.into_iter().max_by_key(|adapter| adapter.bytes).unwrap_or_default();
+
+    let mut largest: Option<TrainMemory> = None;
+    for train in &trains {
+        let memory = training(prepared, train, dtype)?;
+        if largest.is_none_or(|largest| memory.total() > largest.total()) {
+            largest = Some(memory);
+        }
+    }
+    // What training works in is kept for the next round.
+    let kept = largest.map_or(0, |largest| largest.kept());
+    // The policy that a later round begins with stays until the round is done.
+    let entering = if set.run.rounds > 1 { adapter.bytes } else { 0 };
+
+    let mut stages = vec![stage("loading").with(Part::Reading, reading)];
+    let prompts = encoded(policy, &rendered(prepared, SAMPLE)?);
+    let decoding = |generate: &Generate, prompts: &[Vec<u32>]| {
+        let (new, limit) = (generate.max_new_tokens as usize, policy.spec.context_length);
+        let prompts = prompts.iter().filter(|prompt| prompt.len() + new <= limit);
+        let prompts: Vec<_> = prompts.map(|prompt| (prompt.clone(), drawn(new))).collect();
+        decode(&policy.spec, adapter.rank, &prompts, generate.batch)
+    };
+    // What plugins ask is answered in batches of the default size.
+    let asks = set.plugins().iter().any(|(_, plugin)| plugin.ask.is_some());
+    let generations = rounds().flat_map(|round| {
+        let own = set.generate(round);
+        let asked = asks.then(|| Generate { batch: None, ..own.clone() });
+        [Some(own.clone()), asked].into_iter().flatten()
+    });
+    let generations = generations.map(|generate| decoding(&generate, &prompts));
+    if let Some(most) = generations.max_by_key(DecodeMemory::total) {
+        let kept = if set.run.rounds > 1 { kept } else { 0 };
+        let stage = stage("generation").decoding(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Passes, kept));
+    }
+    if let Some(evaluate) = &set.evaluate {
+        let mut most = scoring(prepared, policy, adapter.rank);
+        if evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity) {
+            let texts = prepared.held_out.iter().map(|row| row.prompt.text.clone());
+            let prompts = encoded(policy, &texts.collect::<Vec<_>>());
+            let answers = decoding(&Generate { batch: None, ..set.generate.clone() }, &prompts);
+            most = [most, answers].into_iter().max_by_key(DecodeMemory::total).unwrap_or(most);
+        }
+        let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
+        stages.push(stage.with(Part::Passes, kept));
+    }
+    if let Some(most) = largest {
+        stages.push(stage("training").training(&most).with(Part::Adapters, entering));
+    }
+    Ok(Estimate { stages })
+}
+
+/// Returns what the user can do about a part, where something can be done.
+pub fn way_out(set: &PluginSet, part: Part) -> Option<String> {
+    let trains = || (1..=set.run.rounds).filter_map(|round| set.train(round));
+    match part {
+        Part::Activations => Some(match trains().all(|train| train.gradient_checkpointing) {
+            true => "a smaller `train.max_length` makes activations smaller".into(),
+            false => {
+                "`train.gradient_checkpointing = true`, or a smaller `train.max_length`, makes \
+                      activations smaller"
+                    .into()
+            }
+        }),
+        Part::Weights => Some(match set.run.dtype {
+            WeightType::F32 => "`run.dtype = \"bf16\"` halves the weights".into(),
+            _ => "a smaller model has smaller weights".into(),
+        }),
+        Part::Cache => Some(
+            "a smaller `generate.batch` or `generate.max_new_tokens` makes keys and values smaller"
+                .into(),
+        ),
+        Part::Gradients if trains().any(|train| train.lora.is_none()) => {
+            Some("`train.method = \"lora\"` has small gradients".into())
+        }
+        Part::Adapters | Part::Gradients | Part::Copies => {
+            Some("a smaller `train.lora.r` makes the adapter and its gradients smaller".into())
+        }
+        _ => None,
+    }
+}
+
+/// An adapter in use.
+#[derive(Clone, Copy, Default)]
+struct InUse {
+    rank: usize,
+    /// As it was read, and packed.
+    bytes: usize,
+}
+
+fn adapter(spec: &Spec, train: &Train) -> Result<InUse, RunError> {
+    // In full training there is none.
+    let Some(lora) = &train.lora else { return Ok(InUse::default()) };
+    let pairs = lora.config().pairs(spec.layers).map_err(TrainError::from)?;
+    let len = TrainableAdapter::len(&Cpu::new(), spec, &pairs);
+    let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(0);
+    Ok(InUse { rank, bytes: size_of::<f32>() * (len.values + len.packed) })
+}
+
+fn decode(
+    spec: &Spec,
+    rank: usize,
+    prompts: &[(Vec<u32>, usize)],
+    batch: Option<u32>,
+) -> DecodeMemory {
+    let mut settings = Settings::default();
+    if let Some(batch) = batch {
+        settings.max_batch = batch as usize;
+    }
+    DecodeMemory::predict(&Cpu::new(), spec, rank, prompts, &settings)
+}
+
+/// Returns what scoring the trusted answers holds.
+fn scoring(prepared: &Prepared, policy: &Model, rank: usize) -> DecodeMemory {
+    let rows = prepared.held_out.iter().filter_map(|row| {
+        let example = policy.encode_example(&row.prompt.text, &row.answer, Finish::Stop).ok()?;
+        let from = example.trained.iter().position(|&trained| trained)?;
+        let new = example.tokens.len() - from;
+        Some((example.tokens[..from].to_vec(), new))
+    });
+    decode(&policy.spec, rank, &rows.collect::<Vec<_>>(), None)
+}
+
+/// Returns the tokens of prompts, those left out that the model cannot read.
+fn encoded(policy: &Model, prompts: &[Text]) -> Vec<Vec<u32>> {
+    prompts.iter().filter_map(|text| policy.encode_prompt(text).ok()).collect()
+}
+
+/// Returns how many tokens a completion is taken to have that may have `most`.
+fn drawn(most: usize) -> usize {
+    (3 * most).div_ceil(4)
+}
+
+/// Returns how many are taken to be left of it for training.
+fn trained(most: usize) -> usize {
+    most.div_ceil(2)
+}
+
+/// Returns what training one round holds: each example is a prompt of the pool and a completion, no
+/// longer than the rows that are dropped.
+fn training(
+    prepared: &Prepared,
+    train: &Train,
+    dtype: WeightType,
+) -> Result<TrainMemory, RunError> {
+    let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
+    let new = (1..=set.run.rounds).map(|round| set.generate(round).max_new_tokens).max();
+    let new = new.unwrap_or(0) as usize;
+    let longest = (train.max_length as usize).min(policy.spec.context_length);
+    let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
+    let lengths: Vec<usize> = encoded(policy, &spread(&texts, SAMPLE))
+        .iter()
+        .map(|prompt| (prompt.len() + trained(new)).min(longest))
+        .collect();
+    let settings = TrainSettings {
+        per_device_train_batch_size: train.per_device_train_batch_size as usize,
+        gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
+        ..TrainSettings::default()
+    };
+    let rows = TrainMemory::rows(&lengths, &settings);
+    let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
+    let memory = TrainMemory::predict(
+        &Cpu::new(),
+        &policy.spec,
+        lora.as_ref(),
+        dtype,
+        rows,
+        train.gradient_checkpointing,
+    );
+    memory.map_err(|error| TrainError::from(error).into())
+}
+
+/// Returns at most `count` of some items, evenly spread.
+pub(super) fn spread<T: Clone>(items: &[T], count: usize) -> Vec<T> {
+    match items.len() <= count {
+        true => items.to_vec(),
+        false => (0..count).map(|i| items[i * items.len() / count].clone()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_spread_over_all() {
+        let check = |items: usize, count: usize, expected: &[usize]| {
+            assert_eq!(spread(&(0..items).collect::<Vec<_>>(), count), expected);
+        };
+        check(3, 5, &[0, 1, 2]);
+        check(10, 5, &[0, 2, 4, 6, 8]);
+        check(7, 3, &[0, 2, 4]);
+        check(0, 3, &[]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Memory: what a run is said to take, what it takes, and what becomes of one that takes too much.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+use super::{Place, tests, tiny};
+
+/// Writes the tiny model anew with 60 times the weights, wide enough that numbers, not the program, are
+/// most of what a run takes.
+fn medium(folder: &Path) {
+    const LAYERS: usize = 8;
+    let [hidden, intermediate, vocab, narrow] = [256, 1024, 400, 128];
+    std::fs::create_dir(folder).unwrap();
+    let tiny = tests().join("fixtures/tiny-llama");
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        std::fs::copy(tiny.join(name), folder.join(name)).unwrap();
+    }
+    let text = std::fs::read(tiny.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&text).unwrap();
+    for (key, value) in [
+        ("hidden_size", hidden),
+        ("intermediate_size", intermediate),
+        ("num_hidden_layers", LAYERS),
+        ("num_attention_heads", 8),
+        ("num_key_value_heads", 4),
+        ("head_dim", 32),
+    ] {
+        config[key] = json!(value);
+    }
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut shapes = BTreeMap::from([
+        ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ]);
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![hidden, hidden]),
+            ("self_attn.k_proj", vec![narrow, hidden]),
+            ("self_attn.v_proj", vec![narrow, hidden]),
+            ("self_attn.o_proj", vec![hidden, hidden]),
+            ("mlp.gate_proj", vec![intermediate, hidden]),
+            ("mlp.up_proj", vec![intermediate, hidden]),
+            ("mlp.down_proj", vec![hidden, intermediate]),
+        ] {
+            shapes.insert(format!("model.layers.{layer}.{name}.weight"), shape);
+        }
+    }
+    let mut state = 17u64;
+    let mut draw = move |scale: f32| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        scale * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
+        .into_iter()
+        .map(|(name, shape)| {
+            let len = shape.iter().product();
+            let scale = if shape.len() == 1 { 0.0 } else { 0.1 };
+            let mean = if shape.len() == 1 { 1.0 } else { 0.0 };
+            let bytes = (0..len).flat_map(|_| (mean + draw(scale)).to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+}
+
+/// Returns the size after `word` in a text such as `about 312 MB (training 312 MB, …`.
+fn size(text: &str, word: &str) -> f64 {
+    let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text}"));
+    let mut words = rest.split([' ', ',', ')']);
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    number
+        * match words.next().unwrap() {
+            "MB" => 1e6,
+            "GB" => 1e9,
+            unit => panic!("{unit} in {text}"),
+        }
+}
+
+/// Runs a command and returns how it ended, and the most memory that it held, in bytes.
+#[cfg(target_os = "linux")]
+fn peak(command: &mut Command) -> (i32, f64) {
+    let child = command.spawn().unwrap().id() as i32;
+    // SAFETY: the child is ours and nobody else waits for it; both places are there.
+    unsafe {
+        let (mut status, mut usage) = (0, std::mem::zeroed::<libc::rusage>());
+        assert_eq!(libc::wait4(child, &mut status, 0, &mut usage), child);
+        (status, usage.ru_maxrss as f64 * 1024.0)
+    }
+}
+
+/// A buffer that nobody counts shows here once it is a good part of the whole.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_takes_about_what_is_said_before() {
+    let place = Place::new();
+    medium(&place.path("medium"));
+    let prompt = |i| format!("{{\"id\": \"p-{i}\", \"prompt\": \"Name river {i}.\"}}\n");
+    let prompts: String = (1..=24).map(prompt).collect();
+    std::fs::write(place.path("prompts.jsonl"), prompts).unwrap();
+    let check = |out: &str, more: &[&str]| {
+        // Many examples for each step, so that micro-batches are full whatever the random model says.
+        let fixed = [
+            ["--model", "medium", "--prompts", "prompts.jsonl", "--rounds", "1"].as_slice(),
+            &["--set", "generate.max_new_tokens=100"],
+            &["--set", "train.per_device_train_batch_size=24"],
+        ];
+        let arguments = tiny(out, &[&fixed.concat(), more].concat());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let log = std::fs::File::create(place.path("log")).unwrap();
+        let (status, peak) = peak(place.command(&arguments).stdout(Stdio::null()).stderr(log));
+        let log = std::fs::read_to_string(place.path("log")).unwrap();
+        assert_eq!(status, 0, "{log}");
+        let line = log.lines().find(|line| line.starts_with("memory ")).unwrap();
+        let (said, taken) = (size(line, "about "), peak);
+        println!("{out}: {line}; took {:.0} MB", taken / 1e6);
+        // Closer from below: there a buffer is that nobody counts.
+        let ratio = said / taken;
+        assert!((0.9..1.2).contains(&ratio), "{line}; took {:.0} MB", taken / 1e6);
+        size(line, "training ")
+    };
+    let all = check("all", &[]);
+    let checkpointing = "train.gradient_checkpointing=true";
+    let less = check("less", &["--set", "run.dtype=bf16", "--set", checkpointing]);
+    assert!(less < 0.8 * all, "{less} {all}");
+}
+
+#[test]
+fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
+    let place = Place::new();
+    let run = |memory: &str, arguments: &[&str]| {
+        let output = place.command(arguments).env("ALIGNER_MEMORY", memory).output().unwrap();
+        super::Said::of(output)
+    };
+    let arguments = tiny("run", &["--rounds", "1"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let refused = run("20MB", &arguments).expect(4).says(&[
+        " would take about ",
+        "and 20 MB is available",
+        "hint: ",
+        "`ALIGNER_MEMORY=",
+    ]);
+    assert!(!place.path("run").exists());
+    let planned = run("20MB", &[&arguments[..], &["--dry-run"]].concat()).expect(0);
+    assert!(planned.stdout.contains(", 20 MB available"), "{}", planned.stdout);
+    run("much", &arguments).expect(2).says(&["`ALIGNER_MEMORY` is `much`, expected a size"]);
+
+    // Whoever knows better may begin, with the words of the hint; what has ended needs nothing.
+    let (_, enough) = refused.stderr.split_once("`ALIGNER_MEMORY=").unwrap();
+    run(enough.split('`').next().unwrap(), &arguments).expect(0);
+    let files = place.files("run");
+    run("20MB", &arguments).expect(0);
+    run("20MB", &["resume", "run"]).expect(0);
+    run("20MB", &[&arguments[..], &["--fresh"]].concat()).expect(4);
+    assert_eq!(place.files("run"), files, "refused before it was thrown away");
+    std::fs::remove_file(place.path("run/journal.jsonl")).unwrap();
+    run("20MB", &["resume", "run"]).expect(4).says(&["`ALIGNER_MEMORY="]);
+
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    let chat = ["model", "chat", "--model", &model, "--prompt", "Hello.", "--max-new-tokens", "2"];
+    run("20MB", &chat).expect(4).says(&["the model would take about ", "20 MB is available"]);
+    run("64GB", &chat).expect(0);
+}

@@ -1,0 +1,159 @@
+//! Models and adapters that cannot be used: each is refused in one sentence that names file, tensor or
+//! field, and what was expected.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+use super::{Place, tests};
+
+/// Tensors by name.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn change_tensors(file: &Path, change: &dyn Fn(&mut Tensors)) {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let own = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    let mut tensors: Tensors =
+        tensors.iter().map(|(name, view)| (name.to_owned(), own(view))).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, file).unwrap();
+}
+
+fn change_json(file: &Path, change: &dyn Fn(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(file, value.to_string()).unwrap();
+}
+
+fn copy(place: &Place, name: &str) -> PathBuf {
+    let folder = place.path(name);
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+const UP: &str = "model.layers.1.mlp.up_proj.weight";
+
+#[test]
+fn models_that_cannot_be_used_are_named() {
+    let place = Place::new();
+    let check = |folder: &Path, parts: &[&str]| {
+        let model = format!("./{}", folder.file_name().unwrap().display());
+        let chat = ["model", "chat", "--model", &model, "--prompt", "x", "--max-new-tokens", "1"];
+        place.aligner(&chat).expect(4).says(parts);
+        // A run says the same.
+        let model = folder.display().to_string();
+        place.tiny(&format!("{model}-run"), &["--model", &model]).expect(4).says(&parts[1..]);
+    };
+    let weights = |name: &str, change: &dyn Fn(&mut Tensors), parts: &[&str]| {
+        let folder = copy(&place, name);
+        change_tensors(&folder.join("model.safetensors"), change);
+        check(&folder, &[&[&*format!("error: `./{name}/model.safetensors`")], parts].concat());
+    };
+    weights("missing", &|t| drop(t.remove(UP)), &["has no tensor", UP, "[64, 32]"]);
+    weights(
+        "extra",
+        &|t| {
+            let bias = (Dtype::F32, vec![32], vec![0; 128]);
+            t.insert("model.layers.0.self_attn.q_proj.bias".into(), bias);
+        },
+        &["holds a tensor `model.layers.0.self_attn.q_proj.bias` [32]", "does not have"],
+    );
+    weights(
+        "shape",
+        &|t| t.get_mut(UP).unwrap().1.reverse(),
+        &[UP, "with shape [32, 64], and the configuration asks for [64, 32]"],
+    );
+    weights(
+        "type",
+        &|t| {
+            let (dtype, _, bytes) = t.get_mut(UP).unwrap();
+            *dtype = Dtype::I8;
+            bytes.truncate(64 * 32);
+        },
+        &[UP, "as I8, expected F32, F16 or BF16"],
+    );
+    weights(
+        "nan",
+        &|t| {
+            let (_, _, bytes) = t.get_mut("model.norm.weight").unwrap();
+            bytes[12..16].copy_from_slice(&f32::NAN.to_le_bytes());
+        },
+        &["tensor `model.norm.weight` holds NaN at position 3; a weight must be finite"],
+    );
+
+    let fields = |name: &str, change: &dyn Fn(&mut Value), parts: &[&str]| {
+        let folder = copy(&place, name);
+        change_json(&folder.join("config.json"), change);
+        check(&folder, &[&[&*format!("error: `./{name}/config.json` asks for")], parts].concat());
+    };
+    fields(
+        "architecture",
+        &|c| c["architectures"] = json!(["GemmaForCausalLM"]),
+        &["the architecture `GemmaForCausalLM`, which is not supported", "`LlamaForCausalLM`"],
+    );
+    fields(
+        "quantised",
+        &|c| c["quantization_config"] = json!({"quant_method": "gptq", "bits": 4}),
+        &["`quantization_config`, which is not supported", "unquantised safetensors"],
+    );
+    fields(
+        "rope",
+        &|c| c["rope_parameters"]["rope_type"] = json!("yarn"),
+        &["the rope scaling `yarn`, which is not supported", "`linear` and `llama3`"],
+    );
+
+    // A vocabulary that is larger than the embedding.
+    let folder = copy(&place, "vocabulary");
+    change_json(&folder.join("config.json"), &|c| c["vocab_size"] = json!(390));
+    change_tensors(&folder.join("model.safetensors"), &|t| {
+        let (_, shape, bytes) = t.get_mut("model.embed_tokens.weight").unwrap();
+        shape[0] = 390;
+        bytes.truncate(390 * 32 * 4);
+    });
+    check(
+        &folder,
+        &[
+            "error: the tokenizer in `./vocabulary/tokenizer.json` does not fit the model",
+            "with id 399, and the embedding has 390 rows",
+        ],
+    );
+}
+
+#[test]
+fn an_adapter_of_another_model_is_named() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    let adapter = place.path("run/final/adapter");
+    change_json(&adapter.join("adapter_config.json"), &|config| {
+        config["base_model_name_or_path"] = json!("somebody/larger");
+    });
+    change_tensors(&adapter.join("adapter_model.safetensors"), &|tensors| {
+        for (_, shape, bytes) in tensors.values_mut() {
+            // As wide again: every matrix of another model.
+            *shape.last_mut().unwrap() *= 2;
+            bytes.extend(bytes.clone());
+        }
+    });
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    let says = [
+        "lora_A.weight` of `run/final/adapter/adapter_model.safetensors` has shape [2, 64], the model \
+         and rank need [2, 32]",
+        "hint: the adapter names `somebody/larger` as its base",
+    ];
+    let fixed = ["--model", &model, "--adapter", "run/final/adapter"];
+    let of = |verb: &[&str]| place.aligner(&[verb, &fixed].concat()).expect(4).says(&says);
+    of(&["model", "chat", "--prompt", "x"]);
+    of(&["model", "merge", "--out", "merged"]);
+    assert!(!place.path("merged").exists());
+}
