@@ -7,6 +7,8 @@ use aligner::model::spec::{Linear, Spec};
 use serde::Serialize;
 
 use aligner::model::backend::WeightType;
+#[cfg(target_arch = "x86_64")]
+use aligner::model::backend::cpu::Cpu;
 
 use crate::row::{Isa, Method, Work, bytes};
 
@@ -84,6 +86,8 @@ enum Kernel {
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
+    AmxBf16,
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
 }
 
@@ -106,6 +110,11 @@ impl Kernel {
     }
 
     fn bf16() -> Option<Kernel> {
+        // Whoever has the backend has asked the system for the tile registers.
+        #[cfg(target_arch = "x86_64")]
+        if Cpu::new().isa().class(WeightType::Bf16) == "amx-bf16" {
+            return Some(Kernel::AmxBf16);
+        }
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512bf16") {
             return Some(Kernel::Avx512Bf16);
@@ -133,6 +142,8 @@ impl Kernel {
             Kernel::Avx512Bf16 => 32,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => 64,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxBf16 => return (2 * 16 * 16 * 32 * x86::TILES * x86::TILE_TURNS) as f64,
         };
         (2 * lanes * SUMS as u64 * TURNS) as f64
     }
@@ -150,6 +161,9 @@ impl Kernel {
             // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16 => unsafe { x86::avx512_bf16() },
+            // SAFETY: made only where the backend uses the tile registers.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxBf16 => unsafe { x86::amx_bf16() },
             // SAFETY: made only where the features were found.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => unsafe { x86::avx512_vnni() },
@@ -173,6 +187,7 @@ fn portable() {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
@@ -213,6 +228,45 @@ mod x86 {
             }
         }
         black_box(sums);
+    }
+
+    /// Tile registers with sums.
+    pub(super) const TILES: u64 = 4;
+    pub(super) const TILE_TURNS: u64 = 100_000;
+
+    /// # Safety
+    ///
+    /// The process may use the tile registers, and the thread does not.
+    pub(super) unsafe fn amx_bf16() {
+        #[repr(align(64))]
+        struct Configuration([u8; 64]);
+
+        // Palette 1: eight registers of 16 lines of 64 bytes.
+        let mut configuration = Configuration([0; 64]);
+        configuration.0[0] = 1;
+        for register in 0..8 {
+            configuration.0[16 + 2 * register] = 64;
+            configuration.0[48 + register] = 16;
+        }
+        // SAFETY: the configuration is valid, and the registers are given back.
+        unsafe {
+            asm!(
+                "ldtilecfg [{configuration}]",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {turns}",
+                "jnz 2b",
+                "tilerelease",
+                configuration = in(reg) &configuration,
+                turns = inout(reg) TILE_TURNS => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]

@@ -11,7 +11,9 @@ pub fn available() -> Option<u64> {
     {
         let machine = field(&read("/proc/meminfo")?, "MemAvailable:")?;
         let free = groups().into_iter().filter_map(|group| group.free()).fold(machine, u64::min);
-        Some(free + resident().unwrap_or(0))
+        // Pages of files count as available as it is.
+        let own = read("/proc/self/status").and_then(|status| field(&status, "RssAnon:"));
+        Some(free + own.unwrap_or(0))
     }
     #[cfg(not(target_os = "linux"))]
     None

@@ -28,6 +28,8 @@ pub mod trainable;
 pub mod weights;
 
 #[cfg(test)]
+mod narrow_tests;
+#[cfg(test)]
 pub(crate) mod tiny;
 
 pub use error::ModelError;

@@ -164,7 +164,7 @@ fn steps(
     let (models, directory) = (shop.models, &book.directory);
     let wanted = train_settings(shop, place, settings);
     let state = state_name(&folder);
-    let mut trainer = match directory.has(&state) {
+    let mut trainer = match directory.restore_folder(&state)? {
         true => method::resume(models, directory, &state, settings, examples, wanted)?,
         false => {
             let (round, seed) = (place.round, shop.seed(place));

@@ -192,18 +192,29 @@ impl Directory {
         fill(&temporary)?;
         sync_tree(&temporary)?;
         fault::point().map_err(io_error("write", &temporary))?;
-        // Renamed and removed only afterwards: a large folder takes its time to go, and a kill
-        // meanwhile would find neither.
+        // Renamed and removed only afterwards: a large folder takes its time to go. What a kill leaves
+        // between the two names is found again by `restore_folder`.
         let before = old_name(name);
         self.remove(&before)?;
         if path.exists() {
             fs::rename(&path, self.join(&before)).map_err(io_error("rename", &path))?;
+            fault::point().map_err(io_error("write", &path))?;
         }
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
         sync_folder(folder)?;
         fault::point().map_err(io_error("write", &path))?;
         self.remove(&before)?;
         Ok(())
+    }
+
+    /// Says whether a folder is there that [`write_folder`](Directory::write_folder) wrote; one that a
+    /// kill left half replaced is put back.
+    pub fn restore_folder(&self, name: &str) -> Result<bool, DirectoryError> {
+        let (path, before) = (self.join(name), self.join(&old_name(name)));
+        if !path.exists() && before.exists() {
+            fs::rename(&before, &path).map_err(io_error("rename", &before))?;
+        }
+        Ok(path.exists())
     }
 
     /// Removes a folder that [`write_folder`](Directory::write_folder) wrote, with what a kill left

@@ -6,8 +6,9 @@
 //! transposed on the way, which is little work against the rows that use them.
 //!
 //! A sum runs over blocks of about [`DEPTH`] terms: each block's terms in ascending order from zero,
-//! the blocks' sums in ascending order. Blocks depend on the number of terms alone, so nothing else
-//! has a say in a sum.
+//! the blocks' sums in ascending order. Products in tile registers ([`super::amx`]) have blocks of
+//! their own and go on from what is there. Blocks depend on the number of terms and on the kernels
+//! alone, so nothing else has a say in a sum.
 
 mod backward;
 mod operand;
@@ -52,7 +53,6 @@ pub(super) fn linear(isa: Isa, x: &[f32], rows: usize, w: &Matrix, y: &mut [f32]
     let y = Shared::new(y);
     operand.over_blocks(panels, |tiles, panels| {
         isa.run(Forward {
-            isa,
             operand: &operand,
             tiles,
             w,
@@ -116,7 +116,6 @@ impl<'a> Runs<'a> {
             y.fill(0.0);
         }
         self.isa.run(Forward {
-            isa: self.isa,
             operand: &self.operand,
             tiles: self.tiles_of(run),
             w: self.w,
@@ -132,7 +131,6 @@ impl<'a> Runs<'a> {
 
 /// Some rows of `y` for some panels.
 struct Forward<'a> {
-    isa: Isa,
     operand: &'a Operand<'a>,
     tiles: Range<usize>,
     w: &'a Matrix,
@@ -162,7 +160,9 @@ impl Kernel for Forward<'_> {
             #[cfg(target_arch = "x86_64")]
             (Form::Bf16(rows), Numbers::Bf16(pairs)) => self.wide_bf16(rows, pairs),
             #[cfg(target_arch = "x86_64")]
-            (Form::Interleaved(rows), Numbers::F32(lines)) if self.isa.is_wide() => {
+            (Form::Interleaved(rows), Numbers::F32(lines))
+                if self.operand.height() == avx512::ROWS =>
+            {
                 self.wide_f32(&rows.0, lines);
             }
             _ => {

@@ -1,6 +1,6 @@
 //! The processor as a device.
 //!
-//! Kernels run on the threads of rayon's current pool.
+//! Kernels run on as many threads as rayon's current pool has, with helpers of their own (`threads`).
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -85,6 +85,7 @@ impl Isa {
     }
 
     /// Says whether products with bf16 weights round the rows to bf16, too.
+    #[cfg(any(target_arch = "x86_64", test))]
     pub(super) fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return matches!(self, Isa::Avx512(wide) if wide.bf16 != Bf16::Widened);
@@ -93,12 +94,9 @@ impl Isa {
     }
 
     /// Says whether such products go over blocks of tile registers.
-    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn has_tiles(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return matches!(self, Isa::Avx512(Wide { bf16: Bf16::Tiles }));
-        #[cfg(not(target_arch = "x86_64"))]
-        return false;
+        matches!(self, Isa::Avx512(Wide { bf16: Bf16::Tiles }))
     }
 
     #[inline]

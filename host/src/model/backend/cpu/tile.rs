@@ -215,10 +215,10 @@ pub(super) unsafe fn interleave<L: Lanes>(
 ) {
     let groups = rows.div_ceil(8);
     let mut i = 0;
-    // SAFETY: as the caller promises. What is written of rows that are not there lies within the
-    // next number's rows, which are written after it; the last numbers are copied one by one.
+    // SAFETY: as the caller promises. A store has lanes of rows that are not there: they lie in what is
+    // written next, and the last store of a turn ends within `to`. What is left is copied one by one.
     unsafe {
-        while i + 8 < depth {
+        while (i + 7) * rows + 8 * groups <= depth * rows {
             let mut turned = [[L::splat(0.0); 8]; 2];
             for (group, turned) in turned.iter_mut().enumerate().take(groups) {
                 for (r, turned) in turned.iter_mut().enumerate() {
@@ -236,6 +236,55 @@ pub(super) unsafe fn interleave<L: Lanes>(
         for i in i..depth {
             for r in 0..rows {
                 *to.add(i * rows + r) = *from.add(r * stride + i);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Isa, Kernel};
+    use super::*;
+
+    struct Interleave<'a> {
+        from: &'a [f32],
+        rows: usize,
+        depth: usize,
+        to: &'a mut [f32],
+    }
+
+    impl Kernel for Interleave<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            let stride = self.depth + 8;
+            assert!(
+                self.from.len() >= self.rows * stride && self.to.len() >= self.rows * self.depth
+            );
+            // SAFETY: as long as asked for; under `Isa::run`.
+            unsafe {
+                let (from, to) = (self.from.as_ptr(), self.to.as_mut_ptr());
+                interleave::<L>(from, stride, self.rows, self.depth, to);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_interleaved_and_nothing_beyond_is_written() {
+        const BEYOND: usize = 32;
+        for isa in Isa::all() {
+            for (rows, depth) in (1..=12).flat_map(|rows| (0..=40).map(move |depth| (rows, depth)))
+            {
+                let stride = depth + 8;
+                let from: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
+                let mut to = vec![-1.0; rows * depth + BEYOND];
+                isa.run(Interleave { from: &from, rows, depth, to: &mut to });
+                for (i, &got) in to.iter().enumerate() {
+                    let (term, row) = (i / rows, i % rows);
+                    let want = if term < depth { from[row * stride + term] } else { -1.0 };
+                    assert_eq!(got, want, "{isa:?}: {rows} rows of {depth}, number {i}");
+                }
             }
         }
     }
