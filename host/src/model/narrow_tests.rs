@@ -34,7 +34,7 @@ fn logits_are_near_those_of_the_plain_model_and_chunks_change_no_bit() {
         let want = tiny::oracle(&tiny::checkpoint(spec.clone(), 1), None, &tokens);
         let largest = want.iter().fold(0f32, |most, x| most.max(x.abs()));
         for isa in Isa::all() {
-            for (weight_type, bound) in [(WeightType::Bf16, 0.012), (WeightType::Int8, 0.03)] {
+            for (weight_type, bound) in [(WeightType::Bf16, 0.02), (WeightType::Int8, 0.06)] {
                 let engine = engine(isa, &spec, weight_type);
                 let got = logits(&engine, None, &tokens, 512);
                 let distances = got.iter().zip(&want).map(|(a, b)| (a - b).abs());
