@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// How progress is shown [default: fancy on a terminal]
     #[arg(long, value_enum, value_name = "STYLE")]
     pub progress: Option<ProgressArg>,
-    /// Check everything, print the plan, and stop
+    /// Print the plan, check everything, and stop
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -73,11 +73,14 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
     let (estimate, available) = (run::memory::estimate(&prepared)?, memory::available()?);
     let plan = plan::plan(&prepared, &loaded.name, &out, &estimate, available)?.render();
     if args.dry_run {
-        return output::print(&plan);
+        output::print(&plan)?;
     }
     // What has ended needs no memory any more; the rest is refused before anything is written.
     if args.fresh || !run::has_ended(&out) {
         memory::check(&estimate, available, |part| run::memory::way_out(&prepared.set, part))?;
+    }
+    if args.dry_run {
+        return Ok(());
     }
     let existing = match (args.resume, args.fresh) {
         (true, _) => Existing::Resume,

@@ -169,12 +169,19 @@ pub(super) fn check(path: &Path, spec: &Spec) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Newer files have `rope_parameters`, older ones `rope_theta` beside `rope_scaling`.
+/// Newer files have `rope_parameters`, older ones `rope_theta` beside `rope_scaling`. A file with both
+/// has to mean one thing by them.
 fn rope(fields: &Fields) -> Result<Rope, ModelError> {
-    let part = match fields.group("rope_parameters")? {
-        Some(part) => Some(part),
-        None => fields.group("rope_scaling")?,
-    };
+    let (newer, older) = (fields.group("rope_parameters")?, fields.group("rope_scaling")?);
+    if let (Some(newer), Some(older)) = (&newer, &older)
+        && newer.map != older.map
+    {
+        return Err(ModelError::malformed(
+            fields.path,
+            "has `rope_parameters` and a `rope_scaling` that says something else; one of them must go",
+        ));
+    }
+    let part = newer.or(older);
     let outer = fields.number("rope_theta")?;
     let Some(part) = part else {
         return Ok(Rope { theta: outer.unwrap_or(10000.0), scaling: RopeScaling::None });
@@ -450,6 +457,13 @@ mod tests {
         check(json!({"head_dim": 15}), "has heads of width 15; rotation needs an even one");
         check(json!({"rms_norm_eps": 0}), "gives 0 for `rms_norm_eps`");
         check(json!({"rope_scaling": {"type": "linear"}}), "has no `rope_scaling.factor`");
+        check(
+            json!({
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+                "rope_scaling": {"type": "yarn", "factor": 4.0},
+            }),
+            "has `rope_parameters` and a `rope_scaling` that says something else; one of them must go",
+        );
         check(json!({"architectures": null}), "names neither `architectures` nor `model_type`");
     }
 }

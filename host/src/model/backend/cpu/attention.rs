@@ -281,9 +281,14 @@ impl Attend<'_> {
         let pages = &self.pages[seen.start / PAGE..(seen.start + seen.to).div_ceil(PAGE)];
         let keys = |page: usize| self.keys[pages[page] as usize * self.width * PAGE..].as_ptr();
         let mut page = seen.from / PAGE;
-        // Few vectors take two pages at a time: one would leave the adders waiting.
+        // Few vectors take several pages at a time: one would leave the adders waiting.
         // SAFETY: pages are whole, and there are at most `BLOCK / PAGE`.
         unsafe {
+            while N <= 3 && L::Sixteen::MANY && page + 4 <= pages.len() {
+                let four = [keys(page), keys(page + 1), keys(page + 2), keys(page + 3)];
+                self.score_pages::<L, N, 4>(four, page * PAGE, tile);
+                page += 4;
+            }
             while (N <= 3 || L::Sixteen::MANY) && page + 2 <= pages.len() {
                 self.score_pages::<L, N, 2>([keys(page), keys(page + 1)], page * PAGE, tile);
                 page += 2;
@@ -384,6 +389,10 @@ impl Attend<'_> {
         let mut column = 0;
         // SAFETY: columns end at `width`, a multiple of `WIDTH`.
         unsafe {
+            while N <= 3 && L::Sixteen::MANY && column + 4 * WIDTH <= self.width {
+                self.add_columns::<L::Sixteen, N, 4>(seen, &factors, column, tile);
+                column += 4 * WIDTH;
+            }
             while (N <= 3 || L::Sixteen::MANY) && column + 2 * WIDTH <= self.width {
                 self.add_columns::<L::Sixteen, N, 2>(seen, &factors, column, tile);
                 column += 2 * WIDTH;
