@@ -29,9 +29,10 @@ class Context:
         llama.llama_log_set(quiet, None)
         llama.llama_backend_init()
         path = os.path.join(order["models"], FILES[order["weights"]])
-        self.model = llama.llama_model_load_from_file(
-            path.encode(), llama.llama_model_default_params()
-        )
+        params = llama.llama_model_default_params()
+        # With weights of 8 bits, its kernels for AMX end the process with a segmentation fault.
+        params.use_extra_bufts = order["weights"] != "int8"
+        self.model = llama.llama_model_load_from_file(path.encode(), params)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = llama.llama_context_default_params()
