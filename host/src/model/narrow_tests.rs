@@ -1,6 +1,8 @@
 //! Whole passes with weights in bf16 and in eight bits, on every set of kernels that this machine has,
 //! against the plain model in f32.
 
+use std::collections::BTreeMap;
+
 use crate::model::backend::WeightType;
 use crate::model::backend::cpu::{Cpu, Isa};
 use crate::model::forward::Engine;
@@ -80,6 +82,24 @@ fn training_over_bf16_weights_is_near_that_over_f32() {
                     println!("{isa:?} step {}: {what} differs by {distance:e}", step.step);
                     assert!(distance < 0.02, "{isa:?} step {}: {what} {got} {want}", step.step);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_of_one_class_give_the_same_bits() {
+    for spec in specs() {
+        let tokens = tokens(&spec, 5, 300);
+        for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+            let mut classes: BTreeMap<&str, (Isa, Vec<f32>)> = BTreeMap::new();
+            for isa in Isa::all() {
+                let engine = engine(isa, &spec, weight_type);
+                let got: Vec<f32> =
+                    [300, 7, 1].iter().flat_map(|&n| logits(&engine, None, &tokens, n)).collect();
+                let (first, want) =
+                    classes.entry(isa.class(weight_type)).or_insert((isa, got.clone()));
+                assert!(got == *want, "{weight_type}: {isa:?} and {first:?} are one class");
             }
         }
     }
