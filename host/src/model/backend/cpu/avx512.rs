@@ -54,11 +54,7 @@ impl Wide {
     }
 }
 
-/// Rows in a tile, at most: two panels of so many rows keep both adders busy and leave registers for
-/// the operands.
-pub(super) const ROWS: usize = 12;
-
-/// Runs `$body` with the constant `$n` that `$rows` is, from 1 to [`ROWS`].
+/// Runs `$body` with the constant `$n` that `$rows` is, from 1 to [`TALL_TILE`](super::tile::TALL_TILE).
 macro_rules! with_tall_rows {
     ($rows:expr, $n:ident => $body:expr) => {
         with_tall_rows!($rows, $n => $body; 1 2 3 4 5 6 7 8 9 10 11 12)
@@ -74,7 +70,7 @@ macro_rules! with_tall_rows {
     };
 }
 
-/// Sums `depth` terms of up to [`ROWS`] rows by two panels of f32.
+/// Sums `depth` terms of up to [`TALL_TILE`](super::tile::TALL_TILE) rows by two panels of f32.
 ///
 /// # Safety
 ///

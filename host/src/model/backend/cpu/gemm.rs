@@ -23,6 +23,8 @@ use super::int8;
 use super::matrix::Pair;
 use super::matrix::{Matrix, Numbers};
 use super::simd::{Isa, Kernel, Lanes, Shared};
+#[cfg(target_arch = "x86_64")]
+use super::tile::TALL_TILE;
 use super::tile::{Line, PANEL, Sums};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512};
@@ -86,7 +88,7 @@ impl<'a> Runs<'a> {
     pub(super) fn new(isa: Isa, x: &'a [f32], rows: usize, most: usize, w: &'a Matrix) -> Self {
         let panels = w.shape().0.div_ceil(PANEL);
         let operand = Operand::forward(isa, x, rows, w, panels);
-        let each = (most / operand.height()).max(1);
+        let each = (most / operand.height).max(1);
         Runs { isa, operand, w, each }
     }
 
@@ -160,9 +162,7 @@ impl Kernel for Forward<'_> {
             #[cfg(target_arch = "x86_64")]
             (Form::Bf16(rows), Numbers::Bf16(pairs)) => self.wide_bf16(rows, pairs),
             #[cfg(target_arch = "x86_64")]
-            (Form::Interleaved(rows), Numbers::F32(lines))
-                if self.operand.height() == avx512::ROWS =>
-            {
+            (Form::Interleaved(rows), Numbers::F32(lines)) if self.operand.height == TALL_TILE => {
                 self.wide_f32(&rows.0, lines);
             }
             _ => {

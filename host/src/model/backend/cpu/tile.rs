@@ -9,6 +9,9 @@ use super::simd::{Lanes, Sixteen};
 pub(super) const PANEL: usize = 16;
 /// Rows in a tile.
 pub(super) const TILE: usize = 6;
+/// Rows in a tile of AVX-512, which is two panels wide: so many keep both adders busy and leave
+/// registers for the operands.
+pub(super) const TALL_TILE: usize = 12;
 
 /// One term's numbers in a panel.
 #[derive(Clone, Copy)]

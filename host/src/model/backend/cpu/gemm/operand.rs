@@ -8,7 +8,7 @@ use super::super::scratch::Scratch;
 use super::super::simd::{Isa, Kernel, Lanes, Shared};
 use super::super::threads::{GRAIN, over_tiles, parallel};
 use super::super::tile::{
-    Left, Lines, PANEL, Sums, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
+    Left, Lines, PANEL, Sums, TALL_TILE, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
 };
 #[cfg(target_arch = "x86_64")]
 use super::super::{amx, avx512};
@@ -27,7 +27,7 @@ pub(super) struct Operand<'a> {
     pub(super) rows: usize,
     pub(super) terms: usize,
     /// Rows in a tile, at most.
-    height: usize,
+    pub(super) height: usize,
     pub(super) form: Form<'a>,
 }
 
@@ -50,6 +50,11 @@ pub(super) fn interleaved_len(rows: usize, terms: usize, panels: usize) -> usize
     if rows <= 1 || panels < WORTH_PACKING { 0 } else { rows * terms }
 }
 
+/// Returns how many rows of f32 a tile has at most: more where it is two panels wide.
+fn tile_height(isa: Isa) -> usize {
+    if isa.is_wide() { TALL_TILE } else { TILE }
+}
+
 impl<'a> Operand<'a> {
     /// For a product of `x` `[rows, inputs]` with `panels` panels of a weight.
     pub(super) fn forward(
@@ -60,20 +65,20 @@ impl<'a> Operand<'a> {
         panels: usize,
     ) -> Operand<'a> {
         let (_, terms) = w.shape();
-        let (form, height) = match w.numbers {
-            Numbers::Int8(_) => {
-                (Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms)), int8::TILE)
-            }
+        match w.numbers {
+            Numbers::F32(_) => Operand::new(isa, x, rows, terms, panels, tile_height(isa)),
             #[cfg(target_arch = "x86_64")]
             Numbers::Bf16(_) if isa.multiplies_bf16() => {
                 // A panel whose inputs are no whole steps ends within one.
                 let registers = isa.has_tiles() && terms.is_multiple_of(amx::TERMS);
-                return Operand::rounded(x, rows, terms, registers);
+                Operand::rounded(x, rows, terms, registers)
             }
-            Numbers::F32(_) => return Operand::new(isa, x, rows, terms, panels, isa.is_wide()),
-            Numbers::Bf16(_) => return Operand::new(isa, x, rows, terms, panels, false),
-        };
-        Operand { rows, terms, height, form }
+            Numbers::Bf16(_) => Operand::new(isa, x, rows, terms, panels, TILE),
+            Numbers::Int8(_) => {
+                let form = Form::Int8(int8::Rows::new(&x[..rows * terms], rows, terms));
+                Operand { rows, terms, height: int8::TILE, form }
+            }
+        }
     }
 
     /// For a product of `dy` `[rows, outputs]` with `panels` panels of inputs of a weight.
@@ -90,7 +95,7 @@ impl<'a> Operand<'a> {
             Numbers::Bf16(_) if isa.multiplies_bf16() => {
                 Operand::rounded(dy, rows, terms, isa.has_tiles())
             }
-            _ => Operand::new(isa, dy, rows, terms, panels, isa.is_wide()),
+            _ => Operand::new(isa, dy, rows, terms, panels, tile_height(isa)),
         }
     }
 
@@ -99,29 +104,25 @@ impl<'a> Operand<'a> {
     fn rounded(x: &[f32], rows: usize, terms: usize, in_tile_registers: bool) -> Operand<'a> {
         // No terms make no step.
         let in_tile_registers = in_tile_registers && terms > 0;
-        let height = if in_tile_registers { amx::ROWS } else { avx512::ROWS };
+        let height = if in_tile_registers { amx::ROWS } else { TALL_TILE };
         let form = Form::Bf16(Rounded::new(x, rows, terms, in_tile_registers));
         Operand { rows, terms, height, form }
     }
 
-    /// Brings `x` `[rows, terms]` into order where that pays; `wide` for tiles of two panels.
+    /// Brings `x` `[rows, terms]` into order where that pays, for tiles of at most `height` rows.
     fn new(
         isa: Isa,
         x: &'a [f32],
         rows: usize,
         terms: usize,
         panels: usize,
-        wide: bool,
+        height: usize,
     ) -> Operand<'a> {
         let x = &x[..rows * terms];
         let len = interleaved_len(rows, terms, panels);
         if len == 0 {
             return Operand { rows, terms, height: TILE, form: Form::Plain(x) };
         }
-        #[cfg(target_arch = "x86_64")]
-        let height = if wide { avx512::ROWS } else { TILE };
-        #[cfg(not(target_arch = "x86_64"))]
-        let height = if wide { unreachable!("no other machine has them") } else { TILE };
         let mut scratch = Scratch::take(len);
         let to = Shared::new(&mut scratch.0);
         over_tiles(rows.div_ceil(height), height * terms, |tile| {
@@ -150,19 +151,13 @@ impl<'a> Operand<'a> {
         });
     }
 
-    /// Returns how many rows a tile has at most.
-    #[inline(always)]
-    pub(super) fn height(&self) -> usize {
-        self.height
-    }
-
     pub(super) fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.height())
+        self.rows.div_ceil(self.height)
     }
 
     #[inline(always)]
     pub(super) fn rows_of(&self, tile: usize) -> Range<usize> {
-        rows_of(tile, self.rows, self.height())
+        rows_of(tile, self.rows, self.height)
     }
 
     /// Sums `depth` terms from `term` on of a tile's rows by a panel.
