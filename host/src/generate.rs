@@ -339,7 +339,7 @@ mod tests {
                 assert_eq!(outputs, all, "{threads} threads");
             }
             // Room for the longest job and one page.
-            let page = engine.cache_shape(0).page_bytes();
+            let page = engine.backend.cache_bytes(engine.cache_shape(1));
             for pages in [14, 15, 17, 20, 25] {
                 let small = Settings { cache_bytes: pages * page, ..settings(8, 64) };
                 assert_eq!(run(&engine, adapter, &jobs, &small), all, "{pages} pages");

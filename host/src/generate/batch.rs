@@ -73,7 +73,7 @@ impl<'e, B: Backend> Batch<'e, B> {
         bytes: usize,
         chunk: usize,
     ) -> Result<Result<Batch<'e, B>, (usize, usize)>, BackendError> {
-        let page_bytes = engine.cache_shape(0).page_bytes();
+        let page_bytes = engine.backend.cache_bytes(engine.cache_shape(1));
         let needed = |start: &Start| start.positions.div_ceil(PAGE);
         let count = page_count(starts, bytes, page_bytes);
         if let Some(i) = starts.iter().position(|start| needed(start) > count) {

@@ -3,7 +3,7 @@
 use super::batch::{Start, page_count};
 use super::prefix::Pages;
 use super::{Logits, Settings};
-use crate::model::backend::{Backend, CacheShape};
+use crate::model::backend::{Backend, CacheShape, WeightType};
 use crate::model::forward::Workspace;
 use crate::model::spec::Spec;
 
@@ -21,11 +21,13 @@ pub struct DecodeMemory {
 impl DecodeMemory {
     /// Predicts what completing prompts takes.
     ///
+    /// - `weight_type`: how the model's weights are kept.
     /// - `prompts`: each with the number of tokens that it gets, at least 1.
     /// - `rank`: the largest rank of the adapter; 0 without one.
     pub fn predict<B: Backend>(
         backend: &B,
         spec: &Spec,
+        weight_type: WeightType,
         rank: usize,
         prompts: &[(Vec<u32>, usize)],
         settings: &Settings,
@@ -39,8 +41,8 @@ impl DecodeMemory {
         let all: usize = starts.iter().map(|start| start.tokens.len()).sum();
         // Each running sequence has one row at least, and prompts share the others.
         let rows = all.min(settings.prefill_rows + most);
-        let shape = |pages| CacheShape::of(spec, pages);
-        let page_bytes = shape(0).page_bytes();
+        let shape = |pages| CacheShape::of(spec, weight_type, pages);
+        let page_bytes = backend.cache_bytes(shape(1));
         let pages =
             most_pages(&starts, most, page_count(&starts, settings.cache_bytes, page_bytes));
         DecodeMemory {
@@ -94,13 +96,17 @@ mod tests {
         (0..count).map(|i| (prompt(i), new)).collect()
     }
 
+    fn predict(spec: &Spec, prompts: &[(Vec<u32>, usize)], settings: &Settings) -> DecodeMemory {
+        DecodeMemory::predict(&Cpu::new(), spec, WeightType::F32, 0, prompts, settings)
+    }
+
     #[test]
     fn pages_are_those_that_run_together() {
         let spec = tiny::spec(16, true);
-        let page = CacheShape::of(&spec, 1).page_bytes();
+        let page = Cpu::new().cache_bytes(CacheShape::of(&spec, WeightType::F32, 1));
         let check = |prompts: &[(Vec<u32>, usize)], max_batch: usize, pages: usize| {
             let settings = Settings { max_batch, ..Settings::default() };
-            let found = DecodeMemory::predict(&Cpu::new(), &spec, 0, prompts, &settings);
+            let found = predict(&spec, prompts, &settings);
             assert_eq!(found.cache / page, pages);
         };
         // 33 positions each: three pages.
@@ -114,7 +120,7 @@ mod tests {
         check(&prompts(2, 0, 510, 4), 4, 0);
         let settings = Settings { cache_bytes: 5 * page, ..Settings::default() };
         let prompts = prompts(4, 0, 30, 4);
-        let found = DecodeMemory::predict(&Cpu::new(), &spec, 0, &prompts, &settings);
+        let found = predict(&spec, &prompts, &settings);
         assert!(found.cache <= 5 * page);
     }
 }

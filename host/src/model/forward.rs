@@ -38,7 +38,7 @@ impl<B: Backend> Engine<B> {
 
     /// Returns the shape of a cache with so many pages.
     pub fn cache_shape(&self, pages: usize) -> CacheShape {
-        CacheShape::of(&self.weights.spec, pages)
+        CacheShape::of(&self.weights.spec, self.weights.weight_type, pages)
     }
 
     /// Runs rows of tokens through the model and leaves the hidden rows that are `wanted`, after

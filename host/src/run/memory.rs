@@ -63,7 +63,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let (new, limit) = (generate.max_new_tokens as usize, policy.spec.context_length);
         let prompts = prompts.iter().filter(|prompt| prompt.len() + new <= limit);
         let prompts: Vec<_> = prompts.map(|prompt| (prompt.clone(), drawn(new))).collect();
-        decode(&policy.spec, adapter.rank, &prompts, generate.batch)
+        decode(&policy.spec, set.run.dtype, adapter.rank, &prompts, generate.batch)
     };
     // What plugins ask is answered in batches of the default size.
     let asks = set.plugins().iter().any(|(_, plugin)| plugin.ask.is_some());
@@ -144,6 +144,7 @@ fn adapter(spec: &Spec, train: &Train) -> Result<InUse, RunError> {
 
 fn decode(
     spec: &Spec,
+    dtype: WeightType,
     rank: usize,
     prompts: &[(Vec<u32>, usize)],
     batch: Option<u32>,
@@ -152,7 +153,7 @@ fn decode(
     if let Some(batch) = batch {
         settings.max_batch = batch as usize;
     }
-    DecodeMemory::predict(&Cpu::new(), spec, rank, prompts, &settings)
+    DecodeMemory::predict(&Cpu::new(), spec, dtype, rank, prompts, &settings)
 }
 
 /// Returns what scoring the trusted answers holds.
@@ -163,7 +164,7 @@ fn scoring(prepared: &Prepared, policy: &Model, rank: usize) -> DecodeMemory {
         let new = example.tokens.len() - from;
         Some((example.tokens[..from].to_vec(), new))
     });
-    decode(&policy.spec, rank, &rows.collect::<Vec<_>>(), None)
+    decode(&policy.spec, prepared.set.run.dtype, rank, &rows.collect::<Vec<_>>(), None)
 }
 
 /// Returns the tokens of prompts, those left out that the model cannot read.

@@ -290,18 +290,15 @@ pub struct CacheShape {
     pub head_dim: usize,
     /// Number of pages, each for [`PAGE`] positions in every block.
     pub pages: usize,
+    /// How the model's weights are kept: a device may round keys and values where these are rounded.
+    pub weight_type: WeightType,
 }
 
 impl CacheShape {
     /// Returns the shape of a cache with so many pages for a model.
-    pub fn of(spec: &Spec, pages: usize) -> CacheShape {
+    pub fn of(spec: &Spec, weight_type: WeightType, pages: usize) -> CacheShape {
         let Spec { layers, kv_heads, head_dim, .. } = *spec;
-        CacheShape { layers, kv_heads, head_dim, pages }
-    }
-
-    /// Returns the size of one page over all blocks, in bytes.
-    pub fn page_bytes(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * PAGE * size_of::<f32>()
+        CacheShape { layers, kv_heads, head_dim, pages, weight_type }
     }
 }
 

@@ -14,6 +14,8 @@ use std::sync::LazyLock;
 use super::tile::{PANEL, Sums};
 use super::trial;
 
+pub(super) mod attention;
+
 /// Rows of a block, at most: those of two tile registers.
 pub(super) const ROWS: usize = 2 * TILE;
 /// Terms of a step.

@@ -82,8 +82,6 @@ pub struct CpuPlan {
     pub(crate) segments: Vec<Segment>,
     /// Each row's position in its sequence.
     pub(crate) positions: Vec<u32>,
-    /// Each row's segment.
-    pub(crate) row_segments: Vec<u32>,
     /// Rows cut into tasks for attention over the cache.
     pub(crate) rows: Vec<attention::Rows>,
 }
@@ -147,12 +145,12 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, segments: &[Segment]) -> Result<CpuPlan, BackendError> {
-        let places = segments.iter().enumerate().flat_map(|(i, segment)| {
-            (segment.position..segment.position + segment.rows).map(move |p| (p as u32, i as u32))
+        let positions = segments.iter().flat_map(|segment| {
+            (segment.position..segment.position + segment.rows).map(|position| position as u32)
         });
-        let (positions, row_segments) = places.unzip();
+        let positions = positions.collect();
         let rows = attention::Rows::cut(segments);
-        Ok(CpuPlan { segments: segments.to_vec(), positions, row_segments, rows })
+        Ok(CpuPlan { segments: segments.to_vec(), positions, rows })
     }
 
     fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Vec<f32>) {
@@ -214,11 +212,11 @@ impl Backend for Cpu {
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
-        Ok(Cache::new(shape))
+        Ok(Cache::new(self.isa, shape))
     }
 
     fn cache_bytes(&self, shape: CacheShape) -> usize {
-        Cache::bytes(shape)
+        Cache::bytes(self.isa, shape)
     }
 
     fn store(

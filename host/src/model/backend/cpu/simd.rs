@@ -237,6 +237,18 @@ impl<T> Shared<T> {
     pub(super) fn get(&self) -> *mut T {
         self.0
     }
+
+    /// Returns the part at `index` of parts of `len`.
+    ///
+    /// # Safety
+    ///
+    /// The slice has the part, and nobody else uses it meanwhile.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the caller sees to it that parts are used once")]
+    pub(super) unsafe fn part(&self, index: usize, len: usize) -> &mut [T] {
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(index * len), len) }
+    }
 }
 
 #[cfg(test)]

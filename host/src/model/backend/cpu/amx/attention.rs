@@ -1,0 +1,173 @@
+//! The products of attention in tile registers: scores of up to sixteen query vectors with the keys of
+//! two pages, and their weights by the values of many pages.
+//!
+//! A page's positions fill a register when they are columns, and half of one when they are terms.
+
+use std::arch::asm;
+use std::marker::PhantomData;
+
+use super::{Configuration, LINE};
+
+/// Query vectors in a tile, at most.
+pub(in super::super) const VECTORS: usize = 16;
+/// Terms of a step of a score.
+pub(in super::super) const TERMS: usize = 32;
+/// Columns of values that are summed at a time, one panel for each register of sums.
+pub(in super::super) const COLUMNS: usize = 64;
+/// Words of a panel of a page's values: pairs of positions by columns.
+pub(in super::super) const PANEL_WORDS: usize = 8 * 16;
+
+/// This thread's tile registers, once they are cut for so many query vectors; given back at the end.
+#[derive(Default)]
+pub(in super::super) struct Tiles {
+    /// 0 before they are cut.
+    vectors: usize,
+    /// The registers belong to one thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// Cuts the registers for `vectors` query vectors, from 1 to [`VECTORS`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions, and no other tiles of the thread are cut.
+    #[inline]
+    pub(in super::super) unsafe fn cut(&mut self, vectors: usize) {
+        assert!((1..=VECTORS).contains(&vectors), "{vectors} vectors in a tile");
+        if self.vectors == vectors {
+            return;
+        }
+        self.vectors = vectors;
+        let count = vectors as u8;
+        // Four of sums, one of queries, one of weights, one of keys, one of values.
+        let mut lines = [0; 16];
+        lines[..8].copy_from_slice(&[count, count, count, count, count, count, 16, 8]);
+        let mut line_bytes = [0; 16];
+        line_bytes[..8].fill(LINE as u16);
+        line_bytes[5] = LINE as u16 / 2;
+        let configuration =
+            Configuration { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines };
+        // SAFETY: the configuration is valid: palette 1 has 8 registers of 16 lines of 64 bytes.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly));
+        }
+    }
+
+    /// Sets the scores of the vectors with the positions of two pages, next to each other.
+    ///
+    /// # Safety
+    ///
+    /// The registers are cut. There are `32 * steps` numbers of each query, `stride` apart; each page's
+    /// keys have `16 * steps` lines; `scores` has room for 32 numbers of each vector, `scores_stride` apart.
+    #[inline(always)]
+    pub(in super::super) unsafe fn score(
+        &self,
+        queries: *const u16,
+        stride: usize,
+        keys: [*const u32; 2],
+        steps: usize,
+        scores: *mut f32,
+        scores_stride: usize,
+    ) {
+        debug_assert!(self.vectors > 0 && steps > 0);
+        let [near, far] = keys;
+        // SAFETY: as the caller promises; the compiler uses no tile registers of its own.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "2:",
+                "tileloadd tmm4, [{queries} + {stride}]",
+                "tileloadd tmm6, [{near} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm6, [{far} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "add {queries}, 64",
+                "add {near}, 1024",
+                "add {far}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{scores} + {scores_stride}], tmm0",
+                "tilestored [{scores} + {scores_stride} + 64], tmm1",
+                queries = inout(reg) queries => _,
+                near = inout(reg) near => _,
+                far = inout(reg) far => _,
+                steps = inout(reg) steps => _,
+                stride = in(reg) 2 * stride,
+                line = in(reg) LINE,
+                scores = in(reg) scores,
+                scores_stride = in(reg) 4 * scores_stride,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Adds the weighted values of some pages to [`COLUMNS`] columns of sums.
+    ///
+    /// # Safety
+    ///
+    /// The registers are cut. `weights` has 16 numbers for each page and vector, vectors `stride`
+    /// apart; each page has the four panels of the columns; `sums` has these columns of each
+    /// vector, `sums_stride` apart.
+    #[inline(always)]
+    pub(in super::super) unsafe fn add_values(
+        &self,
+        weights: *const u16,
+        stride: usize,
+        pages: &[*const u32],
+        sums: *mut f32,
+        sums_stride: usize,
+    ) {
+        debug_assert!(self.vectors > 0 && !pages.is_empty());
+        // SAFETY: as the caller promises; the compiler uses no tile registers of its own.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {sums_stride}]",
+                "tileloadd tmm1, [{sums} + {sums_stride} + 64]",
+                "tileloadd tmm2, [{sums} + {sums_stride} + 128]",
+                "tileloadd tmm3, [{sums} + {sums_stride} + 192]",
+                "2:",
+                "mov {page}, [{pages}]",
+                "tileloadd tmm5, [{weights} + {stride}]",
+                "tileloadd tmm7, [{page} + {line}]",
+                "tdpbf16ps tmm0, tmm5, tmm7",
+                "tileloadd tmm7, [{page} + {line} + 512]",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "tileloadd tmm7, [{page} + {line} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm7",
+                "tileloadd tmm7, [{page} + {line} + 1536]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {weights}, 32",
+                "add {pages}, 8",
+                "dec {count}",
+                "jnz 2b",
+                "tilestored [{sums} + {sums_stride}], tmm0",
+                "tilestored [{sums} + {sums_stride} + 64], tmm1",
+                "tilestored [{sums} + {sums_stride} + 128], tmm2",
+                "tilestored [{sums} + {sums_stride} + 192], tmm3",
+                weights = inout(reg) weights => _,
+                pages = inout(reg) pages.as_ptr() => _,
+                count = inout(reg) pages.len() => _,
+                page = out(reg) _,
+                stride = in(reg) 2 * stride,
+                line = in(reg) LINE,
+                sums = in(reg) sums,
+                sums_stride = in(reg) 4 * sums_stride,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm5") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        if self.vectors > 0 {
+            // SAFETY: they were cut, so the machine has the instruction.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
+    }
+}
