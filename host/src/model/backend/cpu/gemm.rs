@@ -36,6 +36,10 @@ use operand::{Form, Operand, Panel, interleaved_len};
 
 /// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
 const DEPTH: usize = 256;
+/// Bytes of a weight that products in tile registers go over with all rows before the next: a part of
+/// the second-level cache.
+#[cfg(target_arch = "x86_64")]
+const GROUP: usize = 384 << 10;
 
 /// Returns the length of a block of a sum of so many terms: nearly equal parts, and whole pairs,
 /// panels and quads.
@@ -246,16 +250,20 @@ impl Forward<'_> {
         let (_, inputs) = self.w.shape();
         let panel = |panel: usize| pairs[panel * inputs / 2..].as_ptr().cast();
         let mut registers = amx::Tiles::default();
-        for tile in self.tiles.clone() {
-            let rows = self.operand.rows_of(tile);
-            // SAFETY: rows and panels are there, the inputs are whole steps, `Isa` has found the
-            // registers, and this task alone uses those of its thread.
-            unsafe {
-                registers.cut(rows.len());
-                for first in self.panels.clone().step_by(2) {
-                    let (panels, sums) = self.two_panels(first, rows.start, 0);
-                    let (from, stride) = (x.at(rows.start, 0), x.stride);
-                    registers.block(from, stride, panels.map(panel), inputs / amx::TERMS, sums);
+        // So many panels that they stay near while all rows go over them.
+        let group = (GROUP / (inputs * PANEL * size_of::<u16>()).max(1)).max(2) & !1;
+        for group in self.panels.clone().step_by(group).map(|first| first..first + group) {
+            for tile in self.tiles.clone() {
+                let rows = self.operand.rows_of(tile);
+                // SAFETY: rows and panels are there, the inputs are whole steps, `Isa` has found the
+                // registers, and this task alone uses those of its thread.
+                unsafe {
+                    registers.cut(rows.len());
+                    for first in (group.start..group.end.min(self.panels.end)).step_by(2) {
+                        let (panels, sums) = self.two_panels(first, rows.start, 0);
+                        let (from, stride) = (x.at(rows.start, 0), x.stride);
+                        registers.block(from, stride, panels.map(panel), inputs / amx::TERMS, sums);
+                    }
                 }
             }
         }
