@@ -219,7 +219,8 @@ pub enum WeightType {
     #[default]
     F32,
     /// Rounded to bf16, which is exact for checkpoints in bf16; half the memory. Products use the
-    /// processor's bf16 instructions where it has them, which round the rows too.
+    /// processor's bf16 instructions where it has them, which round the rows too, and perhaps keys
+    /// and values.
     Bf16,
     /// Rounded to eight bits in blocks of 32 inputs with a scale each, a quarter of the memory. The
     /// rows of a product are rounded likewise. For generation and scoring.
