@@ -322,9 +322,10 @@ fn bandwidth(threads: usize) -> f64 {
 pub struct Phase {
     /// How often this happens.
     pub times: f64,
-    /// Multiplications and additions with weights.
+    /// Multiplications and additions in the numbers of the weights: with them, and in attention over a
+    /// cache in bf16.
     pub weight_operations: f64,
-    /// All others that count: attention, adapters, gradients of weights.
+    /// All others that count: other attention, adapters, gradients of weights.
     pub operations: f64,
     /// Bytes that come from memory.
     pub bytes: f64,
@@ -340,19 +341,24 @@ struct Sizes {
     attention: f64,
     /// Bytes of keys and values of a position.
     cached: f64,
+    /// Whether attention is in bf16, as its cache is.
+    narrow: bool,
     /// Weights of an adapter of rank 1 on all linear layers.
     adapter: f64,
 }
 
 impl Sizes {
-    fn of(spec: &Spec) -> Sizes {
+    fn of(spec: &Spec, narrow: bool) -> Sizes {
         let shapes = || Linear::ALL.into_iter().map(|linear| spec.linear_shape(linear));
         let layers = spec.layers as f64;
         Sizes {
             linear: layers * shapes().map(|(o, i)| (o * i) as f64).sum::<f64>(),
             head: (spec.vocab * spec.hidden) as f64,
             attention: layers * 4.0 * (spec.heads * spec.head_dim) as f64,
-            cached: layers * 8.0 * (spec.kv_heads * spec.head_dim) as f64,
+            cached: layers
+                * if narrow { 4.0 } else { 8.0 }
+                * (spec.kv_heads * spec.head_dim) as f64,
+            narrow,
             adapter: layers * shapes().map(|(o, i)| (o + i) as f64).sum::<f64>(),
         }
     }
@@ -362,10 +368,12 @@ impl Sizes {
     fn pass(&self, rows: f64, sequences: f64, before: f64, wanted: f64, bytes: f64) -> Phase {
         let mean_context = before + (rows / sequences + 1.0) / 2.0;
         let read = self.linear + if wanted > 0.0 { self.head } else { 0.0 };
+        let attention = rows * mean_context * self.attention;
+        let (narrow, exact) = if self.narrow { (attention, 0.0) } else { (0.0, attention) };
         Phase {
             times: 1.0,
-            weight_operations: 2.0 * (rows * self.linear + wanted * self.head),
-            operations: rows * mean_context * self.attention,
+            weight_operations: 2.0 * (rows * self.linear + wanted * self.head) + narrow,
+            operations: exact,
             bytes: read * bytes + sequences * before * self.cached,
         }
     }
@@ -383,7 +391,9 @@ impl Sizes {
 ///
 /// Weights are read once in a pass, and activations never leave the caches.
 pub fn cost(work: Work, weights: WeightType, spec: &Spec) -> Option<Vec<Phase>> {
-    let sizes = Sizes::of(spec);
+    // In training attention is f32.
+    let trains = matches!(work, Work::Train { .. });
+    let sizes = Sizes::of(spec, weights == WeightType::Bf16 && !trains);
     let bytes = bytes(weights);
     let phases = match work {
         // The prompts are about 40 tokens.
