@@ -130,8 +130,7 @@ pub fn generate<B: Backend>(
         .iter()
         .map(|job| Start::completing(&job.prompt, job.sampling.max_new_tokens))
         .collect();
-    let mut batch =
-        new_batch(engine, adapter, &starts, settings.cache_bytes, settings.prefill_rows)?;
+    let mut batch = new_batch(engine, adapter, &starts, settings)?;
     let mut logits = Logits { buffer: engine.backend.zeros(0)?, chunk: engine.backend.zeros(0)? };
     let mut outputs: Vec<Output> = vec![];
     outputs.resize_with(jobs.len(), || Output {
@@ -250,10 +249,10 @@ pub(crate) fn new_batch<'e, B: Backend>(
     engine: &'e Engine<B>,
     adapter: Option<&'e LoadedAdapter<B>>,
     starts: &[Start<'_>],
-    allowed: usize,
-    rows: usize,
+    settings: &Settings,
 ) -> Result<Batch<'e, B>, SequenceError> {
-    let batch = Batch::new(engine, adapter, starts, allowed, rows)?;
+    let batch = Batch::new(engine, adapter, starts, settings)?;
+    let allowed = settings.cache_bytes;
     batch.map_err(|(index, needed)| SequenceError::Memory { index, needed, allowed })
 }
 

@@ -68,15 +68,12 @@ pub fn score<B: Backend>(
         .collect();
     let (backend, head) = (&*engine.backend, engine.weights.head());
     let mut scores = vec![Score::default(); rows.len()];
-    let mut batch =
-        new_batch(engine, adapter, &starts, settings.cache_bytes, settings.prefill_rows).map_err(
-            |error| match error {
-                SequenceError::Memory { index, needed, allowed } => {
-                    SequenceError::Memory { index: places[index], needed, allowed }
-                }
-                other => other,
-            },
-        )?;
+    let mut batch = new_batch(engine, adapter, &starts, settings).map_err(|error| match error {
+        SequenceError::Memory { index, needed, allowed } => {
+            SequenceError::Memory { index: places[index], needed, allowed }
+        }
+        other => other,
+    })?;
     let done = rows.len() - places.len();
     let mut state = Progress { done, total: rows.len(), tokens: 0 };
     let mut waiting = 0..starts.len();

@@ -1,7 +1,6 @@
 //! What decoding and scoring take in memory beside the weights.
 
 use super::batch::{Start, page_count};
-use super::prefix::Pages;
 use super::{Logits, Settings};
 use crate::model::backend::{Backend, CacheShape, WeightType};
 use crate::model::forward::Workspace;
@@ -42,9 +41,7 @@ impl DecodeMemory {
         // Each running sequence has one row at least, and prompts share the others.
         let rows = all.min(settings.prefill_rows + most);
         let shape = |pages| CacheShape::of(spec, weight_type, pages);
-        let page_bytes = backend.cache_bytes(shape(1));
-        let pages =
-            most_pages(&starts, most, page_count(&starts, settings.cache_bytes, page_bytes));
+        let pages = page_count(&starts, settings, backend.cache_bytes(shape(1)));
         DecodeMemory {
             cache: backend.cache_bytes(shape(pages)),
             pass: Workspace::bytes(backend, spec, rows, rank),
@@ -56,33 +53,6 @@ impl DecodeMemory {
     pub fn total(&self) -> usize {
         self.cache + self.pass + self.logits
     }
-}
-
-/// Returns how many pages of a cache of `count` are ever used, where sequences run in their order, `most` at a
-/// time, and the first to begin is the first to end.
-fn most_pages(starts: &[Start<'_>], most: usize, count: usize) -> usize {
-    let mut pages = Pages::new(count, starts.iter().map(|s| (s.tokens, s.wanted_from)));
-    let mut running = std::collections::VecDeque::new();
-    let mut used = 0;
-    for (index, start) in starts.iter().enumerate() {
-        if running.len() == most {
-            running.pop_front().into_iter().for_each(|lease| pages.release(lease));
-        }
-        let lease = loop {
-            match (pages.lease(index, start.positions), running.is_empty()) {
-                (Some(lease), _) => break lease,
-                // Alone it is too much, which is said elsewhere.
-                (None, true) => return count,
-                (None, false) => {
-                    running.pop_front().into_iter().for_each(|lease| pages.release(lease));
-                }
-            }
-        };
-        let last = lease.pages.iter().max().map_or(0, |&page| page as usize + 1);
-        used = used.max(last);
-        running.push_back(lease);
-    }
-    used
 }
 
 #[cfg(test)]
