@@ -22,7 +22,7 @@ pub enum Isa {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the compiler makes of arrays.
+    /// What every processor of an architecture has.
     Portable,
 }
 
@@ -177,6 +177,8 @@ pub(super) trait Lanes: Copy {
 pub(super) trait Sixteen: Copy {
     /// Whether there are registers for a dozen of them.
     const MANY: bool;
+    /// Whether registers hold two rows of a tile and no more.
+    const PAIRS: bool;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn splat(x: f32) -> Self;

@@ -94,67 +94,93 @@ pub(super) fn rows_of(tile: usize, rows: usize, height: usize) -> std::ops::Rang
     tile * rows / tiles..(tile + 1) * rows / tiles
 }
 
-/// Sums `depth` terms of `N` rows by a panel of f32.
+/// Sums `depth` terms of `N` rows by a panel.
 ///
 /// # Safety
 ///
-/// `left` has `N` rows of `depth` terms, `panel` has `depth` lines, `sums.y` has `N` rows; the
+/// `left` has `N` rows of `depth` terms, `panel` has the lines of so many, `sums.y` has `N` rows; the
 /// machine has the lanes.
 #[inline(always)]
 pub(super) unsafe fn tile<L: Lanes, const N: usize>(
     left: Left,
-    panel: Lines,
+    panel: impl Right,
     depth: usize,
     sums: Sums,
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut tile = [L::Sixteen::splat(0.0); N];
-        let (mut x, mut w) = (left.from, panel.from);
-        // Four terms a turn: the loop's own instructions are not for free.
-        for _ in 0..depth / 4 {
-            for i in 0..4 {
-                let line = L::Sixteen::load(w.add(i * panel.stride));
-                term(x.add(i * left.step), left.row_stride, line, &mut tile);
+        if !L::Sixteen::PAIRS {
+            return put(&panel.times::<L::Sixteen, N>(left, depth), sums);
+        }
+        for row in (0..N).step_by(2) {
+            let left = Left { from: left.from.add(row * left.row_stride), ..left };
+            let sums = Sums { y: sums.y.add(row * sums.stride), ..sums };
+            match N - row {
+                1 => put(&panel.times::<L::Sixteen, 1>(left, depth), sums),
+                _ => put(&panel.times::<L::Sixteen, 2>(left, depth), sums),
             }
-            (x, w) = (x.add(4 * left.step), w.add(4 * panel.stride));
         }
-        for i in 0..depth % 4 {
-            let line = L::Sixteen::load(w.add(i * panel.stride));
-            term(x.add(i * left.step), left.row_stride, line, &mut tile);
-        }
-        put(&tile, sums);
     }
 }
 
-/// Sums `depth` terms of `N` rows by a panel of bf16 in pairs: term `2i` of each column in the low
-/// half of a word, term `2i + 1` in the high half. `depth` is even but at the end of the panel, where
-/// the word's high half is zero.
-///
-/// # Safety
-///
-/// As for [`tile`], with `depth / 2` rounded up lines of words.
-#[inline(always)]
-pub(super) unsafe fn tile_bf16<L: Lanes, const N: usize>(
-    left: Left,
-    panel: *const u32,
-    depth: usize,
-    sums: Sums,
-) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut tile = [L::Sixteen::splat(0.0); N];
-        let (mut x, mut w) = (left.from, panel);
-        for _ in 0..depth / 2 {
-            let (even, odd) = L::Sixteen::load_bf16(w);
-            term(x, left.row_stride, even, &mut tile);
-            term(x.add(left.step), left.row_stride, odd, &mut tile);
-            (x, w) = (x.add(2 * left.step), w.add(PANEL));
+/// The right operand of a tile: a panel of the terms that are summed.
+pub(super) trait Right: Copy {
+    /// Sums `depth` terms of `N` rows.
+    ///
+    /// # Safety
+    ///
+    /// As for [`tile`].
+    unsafe fn times<S: Sixteen, const N: usize>(self, left: Left, depth: usize) -> [S; N];
+}
+
+impl Right for Lines {
+    #[inline(always)]
+    unsafe fn times<S: Sixteen, const N: usize>(self, left: Left, depth: usize) -> [S; N] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut tile = [S::splat(0.0); N];
+            let (mut x, mut w) = (left.from, self.from);
+            // Four terms a turn: the loop's own instructions are not for free.
+            for _ in 0..depth / 4 {
+                for i in 0..4 {
+                    let line = S::load(w.add(i * self.stride));
+                    term(x.add(i * left.step), left.row_stride, line, &mut tile);
+                }
+                (x, w) = (x.add(4 * left.step), w.add(4 * self.stride));
+            }
+            for i in 0..depth % 4 {
+                let line = S::load(w.add(i * self.stride));
+                term(x.add(i * left.step), left.row_stride, line, &mut tile);
+            }
+            tile
         }
-        if depth % 2 == 1 {
-            term(x, left.row_stride, L::Sixteen::load_bf16(w).0, &mut tile);
+    }
+}
+
+/// A panel of bf16 in pairs: term `2i` of each column in the low half of a word, term `2i + 1` in the
+/// high half. The number of terms is even but at the end of the panel, where the word's high half is
+/// zero.
+#[derive(Clone, Copy)]
+pub(super) struct Words(pub(super) *const u32);
+
+impl Right for Words {
+    #[inline(always)]
+    unsafe fn times<S: Sixteen, const N: usize>(self, left: Left, depth: usize) -> [S; N] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut tile = [S::splat(0.0); N];
+            let (mut x, mut w) = (left.from, self.0);
+            for _ in 0..depth / 2 {
+                let (even, odd) = S::load_bf16(w);
+                term(x, left.row_stride, even, &mut tile);
+                term(x.add(left.step), left.row_stride, odd, &mut tile);
+                (x, w) = (x.add(2 * left.step), w.add(PANEL));
+            }
+            if depth % 2 == 1 {
+                term(x, left.row_stride, S::load_bf16(w).0, &mut tile);
+            }
+            tile
         }
-        put(&tile, sums);
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::scratch::Scratch;
 use super::super::simd::{Isa, Kernel, Lanes, Shared};
 use super::super::threads::{GRAIN, over_tiles, parallel};
 use super::super::tile::{
-    Left, Lines, PANEL, Sums, TALL_TILE, TILE, interleave, rows_of, tile, tile_bf16, with_rows,
+    Left, Lines, PANEL, Sums, TALL_TILE, TILE, Words, interleave, rows_of, tile, with_rows,
 };
 #[cfg(target_arch = "x86_64")]
 use super::super::{amx, avx512};
@@ -185,7 +185,7 @@ impl<'a> Operand<'a> {
                     let left = Left { from, row_stride: terms, step: 1 };
                     with_rows!(rows.len(), N => match panel {
                         Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
-                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                        Panel::Bf16(panel) => tile::<L, N>(left, Words(panel), depth, sums),
                     });
                 }
                 (Form::Interleaved(x), panel) => with_rows!(rows.len(), N => {
@@ -193,7 +193,7 @@ impl<'a> Operand<'a> {
                     let left = Left { from, row_stride: 1, step: N };
                     match panel {
                         Panel::F32(panel) => tile::<L, N>(left, Lines::packed(panel), depth, sums),
-                        Panel::Bf16(panel) => tile_bf16::<L, N>(left, panel, depth, sums),
+                        Panel::Bf16(panel) => tile::<L, N>(left, Words(panel), depth, sums),
                     }
                 }),
                 _ => unreachable!("rounded rows have tiles of their own"),

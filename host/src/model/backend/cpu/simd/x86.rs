@@ -179,6 +179,7 @@ impl<S: Sixteen> Lanes for Eight<S> {
 #[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
 impl Sixteen for Two {
     const MANY: bool = false;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -230,6 +231,7 @@ impl Sixteen for Two {
 #[expect(clippy::undocumented_unsafe_blocks, reason = "one comment above for all")]
 impl Sixteen for One {
     const MANY: bool = true;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
