@@ -151,6 +151,8 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
     assert!(!place.path("run").exists());
     let planned = run("20MB", &[&arguments[..], &["--dry-run"]].concat()).expect(4);
     assert!(planned.stdout.contains(", 20 MB available"), "{}", planned.stdout);
+    let planned = run("0.02GB", &[&arguments[..], &["--dry-run"]].concat()).expect(4);
+    assert!(planned.stdout.contains(", 20 MB available"), "{}", planned.stdout);
     run("much", &arguments).expect(2).says(&["`ALIGNER_MEMORY` is `much`, expected a size"]);
 
     // Whoever knows better may begin, with the words of the hint; what has ended needs nothing.

@@ -66,6 +66,8 @@ fn what_cannot_work_is_said_before_or_at_once() {
     let check = |more: &[&str], code: i32, parts: &[&str]| {
         place.tiny("run", &[more, &["--fresh"]].concat()).expect(code).says(parts);
     };
+    check(&["--rounds", "-1"], 2, &["`rounds` in `[run]`", "--> --rounds -1", "from 1 to 1000"]);
+    check(&["--seed", "-1"], 2, &["`seed` in `[run]`", "expected an integer, 0 or more"]);
     check(&["--rounds", "9"], 2, &["would have no prompts: there are 8 for 9 rounds"]);
     check(
         &["--set", "generate.max_new_tokens=100000"],

@@ -40,11 +40,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub fresh: bool,
     /// Rounds, in place of `run.rounds`
-    #[arg(long, value_name = "N")]
-    pub rounds: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub rounds: Option<i64>,
     /// Seed of every random draw, in place of `run.seed`
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seed: Option<i64>,
     /// Any key of the plugin set, for example generate.temperature=0.5 or filter.0.config.min=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,

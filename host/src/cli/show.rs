@@ -28,7 +28,7 @@ pub struct ShowArgs {
     #[arg(value_name = "RECORD")]
     pub record: Option<String>,
     /// Only this round
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub round: Option<u32>,
     /// Only what was dropped, with plugin and reason
     #[arg(long, conflicts_with = "record")]
