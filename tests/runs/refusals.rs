@@ -68,7 +68,7 @@ fn what_cannot_work_is_said_before_or_at_once() {
     };
     check(&["--rounds", "-1"], 2, &["`rounds` in `[run]`", "--> --rounds -1", "from 1 to 1000"]);
     check(&["--seed", "-1"], 2, &["`seed` in `[run]`", "expected an integer, 0 or more"]);
-    check(&["--rounds", "9"], 2, &["would have no prompts: there are 8 for 9 rounds"]);
+    check(&["--rounds", "9"], 2, &["would have no prompts: the pool has 8 for 9 rounds"]);
     check(
         &["--set", "generate.max_new_tokens=100000"],
         6,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{Align, Table, printable};
-use crate::progress::duration;
+use crate::progress::{counted, duration};
 
 /// What a run will do.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +66,8 @@ impl Plan {
         let mut line = |name: &str, value: String| {
             lines.push(format!("{name:<9}{}\n", printable(&value)));
         };
-        let rounds = if self.rounds == 1 { "round" } else { "rounds" };
-        line("method", format!("{} ({}), {} {rounds}", self.method, self.plugin_set, self.rounds));
+        let rounds = counted(self.rounds.into(), "rounds");
+        line("method", format!("{} ({}), {rounds}", self.method, self.plugin_set));
         line(
             "model",
             format!(
@@ -81,9 +81,9 @@ impl Plan {
             let size = bytes(size);
             line("training", format!("every weight; each round writes a model of {size}"));
         }
-        let mut prompts = count(self.prompts, "prompt");
+        let mut prompts = counted(self.prompts, "prompts");
         if self.duplicates > 0 {
-            prompts.push_str(&format!(", {} left out", count(self.duplicates, "duplicate")));
+            prompts.push_str(&format!(", {} left out", counted(self.duplicates, "duplicates")));
         }
         if self.held_out > 0 {
             prompts.push_str(&format!(", {} held out", self.held_out));
@@ -138,10 +138,6 @@ impl Plan {
 
 fn eight(digest: &str) -> String {
     digest.chars().take(8).collect()
-}
-
-fn count(number: u64, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Returns a number as people say it: `950`, `12 k`, `3.4 M`.

@@ -11,6 +11,7 @@ use crate::model::peft::PeftError;
 use crate::model::save::SaveError;
 use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
+use crate::progress::counted;
 use crate::run::directory::DirectoryError;
 use crate::train::TrainError;
 
@@ -59,7 +60,7 @@ pub enum RunError {
         drops: BTreeMap<String, u64>,
     },
     /// No record came through a round, so there is nothing to train on.
-    #[error("round {round} kept none of its {records} records{}", reasons(drops))]
+    #[error("round {round} kept none of its {}{}", counted(*records, "records"), reasons(drops))]
     NothingKept {
         /// From 1.
         round: u32,

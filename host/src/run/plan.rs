@@ -12,6 +12,7 @@ use crate::model::layout;
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
+use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Record, Text};
 use crate::report::{Plan, PlanPlugin};
 use crate::round::RunError;
@@ -101,10 +102,10 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     if let Some(empty) = selected.iter().position(|&count| count == 0) {
         return Err(RunError::Settings {
             what: format!(
-                "round {} would have no prompts: there are {} for {} rounds",
+                "round {} would have no prompts: the pool has {} for {}",
                 empty + 1,
                 prepared.prompts.len(),
-                set.run.rounds
+                counted(set.run.rounds.into(), "rounds")
             ),
             hint: "give more prompts, or fewer `run.rounds`".into(),
         });

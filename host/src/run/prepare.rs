@@ -10,6 +10,7 @@ use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{PluginSet, Source};
+use crate::progress::counted;
 use crate::record::{Exemplar, Prompt};
 use crate::round::{Models, Opened, RunError};
 
@@ -71,7 +72,8 @@ pub fn prepare(
         lora.config().check_patterns(layers).map_err(|error| RunError::Settings {
             what: format!("`lora` of `[train]` does not fit `{}`: {error}", set.models.policy),
             hint: format!(
-                "paths are those of `model.layers.0.self_attn.q_proj`; it has {layers} blocks"
+                "paths are those of `model.layers.0.self_attn.q_proj`; it has {}",
+                counted(layers as u64, "blocks")
             ),
         })?;
     }
