@@ -118,12 +118,9 @@ fn rounds_begin_where_they_should_and_the_initial_model_stays() {
 #[test]
 fn an_adapter_may_be_trained_beside_the_first_weights_after_a_whole_model() {
     let place = Place::new();
-    let set = std::fs::read_to_string(tests().join("sets/tiny.toml")).unwrap();
-    let set = set.replace("\"tiny-", &format!("\"{}/sets/tiny-", tests().display()));
-    let set = set.replace("../fixtures", &tests().join("fixtures").display().to_string());
     let rounds = "\n[[rounds]]\ntrain = { start = \"initial\" }\n\
                   [[rounds]]\ntrain = { method = \"full\", start = \"initial\" }\n";
-    std::fs::write(place.path("mixed.toml"), set + rounds).unwrap();
+    place.write_set("mixed.toml", rounds);
     let rate = ["--set", "train.learning_rate=1e-3"];
     let run = ["--plugins", "mixed.toml", "--out", "run"];
     place.aligner(&[&run[..], &rate].concat()).expect(0);

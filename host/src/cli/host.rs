@@ -240,7 +240,7 @@ impl From<RunError> for CliError {
             RunError::Directory(_) => exit::RUN_DIRECTORY,
             RunError::Plugin(error) => plugin_code(error),
             RunError::Settings { .. } => exit::USAGE,
-            RunError::NothingKept { .. } | RunError::EmptyPool { .. } => exit::NOTHING_KEPT,
+            RunError::NothingKept { .. } => exit::NOTHING_KEPT,
             RunError::Interrupted { .. } => exit::INTERRUPTED,
             RunError::Model(_)
             | RunError::Data(_)

@@ -13,8 +13,8 @@ use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
-    report::Report,
-    round::Models,
+    report::{self, Report},
+    round::{Models, RunError},
     run::{self, Existing, Opened, Prepared, directory::Directory, plan},
 };
 
@@ -135,16 +135,20 @@ pub fn work(
     result(&path, &report, prepared.set.models.policy.as_str())
 }
 
-/// Prints the table of a run that was finished before; a result that is gone is put back.
+/// Prints the table of a run that has ended before; a result that is gone is put back.
 pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliError> {
-    let report: Report = directory.read_json("report.json")?;
+    let report: Report = directory.read_json(report::FILE)?;
     run::put_result(prepared, directory, &report)?;
     tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
     result(directory.path(), &report, &report.model)
 }
 
+/// Prints what a run has come to, and fails where it ended with nothing to train on.
 fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
-    let mut text = format!("\n{}", report.table());
+    let mut text = match report.rounds.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", report.table()),
+    };
     let [adapter, whole] = ["final/adapter", "final/model"].map(|name| path.join(name));
     if whole.is_dir() {
         let whole = whole.display();
@@ -163,7 +167,14 @@ fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
             report.best_round
         ));
     }
-    output::print(&text)
+    output::print(&text)?;
+    match &report.nothing_kept {
+        Some(nothing) => {
+            let (path, nothing) = (path.to_owned(), nothing.clone());
+            Err(RunError::NothingKept { path, nothing }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Says something that is not the result.

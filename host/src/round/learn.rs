@@ -11,6 +11,7 @@ use crate::digest::sha256;
 use crate::model::backend::cpu::Cpu;
 use crate::plugin_set::{LrScheduler, Scope, Train, TrainData};
 use crate::record::{Completion, Record, VariantRole};
+use crate::report::NothingKept;
 use crate::train::{Example, LrSchedulerType, TrainSettings, Trainer};
 
 /// What a round's training made.
@@ -57,12 +58,12 @@ pub fn train(
     let output = book.stage(place, depends, |book| {
         let (rows, examples) = examples(shop, settings, rows)?;
         if examples.is_empty() {
-            let mut drops = flow.drops.clone();
+            let mut dropped = flow.drops.clone();
             for reason in rows.iter().filter_map(|row| row.dropped.clone()) {
-                *drops.entry(reason).or_default() += 1;
+                *dropped.entry(reason).or_default() += 1;
             }
-            let records = drops.values().sum();
-            return Err(RunError::NothingKept { round, records, drops });
+            let nothing = NothingKept { round, records: dropped.values().sum(), dropped };
+            return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
         let count = examples.len() as u64;
         let (trainer, steps) = steps(shop, book, place, settings, entering, examples)?;

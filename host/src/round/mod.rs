@@ -28,7 +28,7 @@ use crate::data::HeldOut;
 use crate::plugin_set::{After, PluginSet, Scope};
 use crate::progress::Progress;
 use crate::record::{Completion, Decoding, Exemplar, Record};
-use crate::report::RoundSummary;
+use crate::report::{NothingKept, RoundSummary};
 use rows::Trained;
 use stage::{Notebook, Place};
 
@@ -115,8 +115,8 @@ pub fn round(
     };
 
     if scored.records.is_empty() {
-        let records = ids.len() as u64;
-        return Err(RunError::NothingKept { round, records, drops: scored.drops });
+        let nothing = NothingKept { round, records: ids.len() as u64, dropped: scored.drops };
+        return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
     }
     let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
     let held_out = evaluate::held_out(shop, book, round, &learned.policy)?;

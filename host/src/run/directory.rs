@@ -290,28 +290,7 @@ impl Directory {
             .write(true)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        let (mut rows, mut whole, mut torn) = (Vec::new(), 0u64, None);
-        let mut reader = BufReader::new(&file);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(io_error("read", &path))? as u64;
-            if read == 0 || line.last() != Some(&b'\n') {
-                break;
-            }
-            // A crash can tear the last line only; one before it that does not parse was altered.
-            if let Some(error) = torn {
-                return Err(self.damaged(name, error));
-            }
-            match serde_json::from_slice(&line) {
-                Ok(row) => {
-                    rows.push(row);
-                    whole += read;
-                }
-                Err(error) => torn = Some(format!("line {}: {error}", rows.len() + 1)),
-            }
-        }
-        drop(reader);
+        let (rows, whole) = whole_lines(&file, &path)?;
         file.set_len(whole).map_err(io_error("cut", &path))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
         Ok((rows, Ledger { file, path }))
@@ -348,6 +327,56 @@ impl Directory {
     /// Returns an error that says a file is not what the program wrote.
     pub fn damaged(&self, name: &str, detail: impl ToString) -> DirectoryError {
         DirectoryError::Damaged { path: self.join(name), detail: detail.to_string() }
+    }
+}
+
+/// Reads the whole lines of a ledger and touches nothing; none where there is no file.
+pub fn read_ledger<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, DirectoryError> {
+    match File::open(path) {
+        Ok(file) => Ok(whole_lines(&file, path)?.0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(io_error("read", path)(error)),
+    }
+}
+
+/// Reads lines up to one that a killed process left half-written; returns them, and how many bytes they
+/// take.
+fn whole_lines<T: DeserializeOwned>(
+    file: &File,
+    path: &Path,
+) -> Result<(Vec<T>, u64), DirectoryError> {
+    let (mut rows, mut whole, mut torn) = (Vec::new(), 0u64, None);
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(io_error("read", path))? as u64;
+        if read == 0 || line.last() != Some(&b'\n') {
+            return Ok((rows, whole));
+        }
+        // A crash can tear the last line only; one before it that does not parse was altered.
+        if let Some(detail) = torn {
+            return Err(DirectoryError::Damaged { path: path.to_owned(), detail });
+        }
+        match serde_json::from_slice(&line) {
+            Ok(row) => {
+                rows.push(row);
+                whole += read;
+            }
+            Err(error) => torn = Some(format!("line {}: {error}", rows.len() + 1)),
+        }
+    }
+}
+
+/// Fails where a file of a run is gone, or is not the one with this SHA-256.
+pub fn check_file(run: &Path, name: &str, digest: &str) -> Result<(), DirectoryError> {
+    let path = run.join(name);
+    let damaged = |path, detail: &str| DirectoryError::Damaged { path, detail: detail.to_owned() };
+    match File::open(&path).and_then(sha256_of) {
+        Ok(found) if found == digest => Ok(()),
+        Ok(_) => Err(damaged(path, "its contents differ from the journal's digest")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged(path, "it is gone")),
+        Err(error) => Err(io_error("read", &path)(error)),
     }
 }
 
