@@ -248,6 +248,7 @@ impl From<RunError> for CliError {
             | RunError::Adapter(_)
             | RunError::Engine(_)
             | RunError::Train(_)
+            | RunError::Memory { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,
         };
         with_hint(code, error.to_string(), error.hint())

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
+    memory::{Budget, Estimate},
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
     report::{self, Report},
@@ -100,7 +101,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
                 Some(models) => models,
                 None => self::models(&prepared, &progress)?,
             };
-            work(&prepared, &models, directory, &progress)
+            work(&prepared, &models, directory, estimate, &progress)
         }
     }
 }
@@ -128,10 +129,14 @@ pub fn work(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    estimate: Estimate,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let path = directory.path().to_owned();
-    let report = run::execute(prepared, models, directory, progress, cancel::flag())?;
+    // What the environment says has been read before.
+    let available = &|| memory::available().ok().flatten();
+    let budget = Budget { estimate, available };
+    let report = run::execute(prepared, models, directory, &budget, progress, cancel::flag())?;
     result(&path, &report, prepared.set.models.policy.as_str())
 }
 

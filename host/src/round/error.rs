@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::data::DataError;
 use crate::generate::SequenceError;
+use crate::memory::Shortage;
 use crate::model::ModelError;
 use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
@@ -59,6 +60,16 @@ pub enum RunError {
         path: PathBuf,
         /// What was dropped.
         nothing: NothingKept,
+    },
+    /// There is less memory than when the run began.
+    #[error("in round {round}, {shortage}")]
+    Memory {
+        /// The run directory.
+        path: PathBuf,
+        /// From 1.
+        round: u32,
+        /// What there is too little for.
+        shortage: Shortage,
     },
     /// The user asked to stop.
     #[error("interrupted; all finished work is in `{}`", path.display())]
@@ -122,6 +133,10 @@ impl RunError {
                         path.display()
                     ),
                 }
+            )),
+            RunError::Memory { path, .. } => Some(format!(
+                "all finished work is there; `aligner resume {}` goes on once there is more memory",
+                path.display()
             )),
             RunError::Interrupted { path } => {
                 Some(format!("`aligner resume {}` goes on", path.display()))

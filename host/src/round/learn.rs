@@ -160,6 +160,7 @@ fn steps(
     entering: &Policy,
     examples: Vec<Example>,
 ) -> Result<(Trainer<Cpu>, Vec<Step>), RunError> {
+    shop.check_memory(book, place.round)?;
     let folder = place.folder();
     let (mut done, mut ledger) = book.directory.ledger::<Step>(&partial_metrics(&folder))?;
     let (models, directory) = (shop.models, &book.directory);

@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
+use crate::memory::Budget;
 use crate::plugin_set::Measure;
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
@@ -129,6 +130,7 @@ pub fn execute(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    memory: &Budget<'_>,
     progress: &Progress,
     cancel: &AtomicBool,
 ) -> Result<Report, RunError> {
@@ -150,6 +152,7 @@ pub fn execute(
         catalogue: &prepared.catalogue,
         held_out: &prepared.held_out,
         held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
+        memory,
         progress,
         cancel,
     };

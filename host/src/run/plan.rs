@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Prepared;
-use super::memory::spread;
+use super::memory::{spread, trained_bytes};
 use crate::memory::Estimate;
 use crate::model::backend::cpu::Cpu;
 use crate::model::backend::{Backend, WeightType, Write};
-use crate::model::layout;
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
@@ -48,7 +47,7 @@ pub fn plan(
         model: policy.name.clone(),
         model_digest: policy.digest.clone(),
         model_bytes: size(&policy.path),
-        round_model_bytes: trains_all(prepared).then(|| trained_size(&policy.spec)),
+        round_model_bytes: trained_bytes(prepared),
         plugins: plugins.collect(),
         prompts: prepared.prompts.len() as u64,
         duplicates: manifest.prompts.duplicates,
@@ -60,18 +59,6 @@ pub fn plan(
         device: manifest.engine.clone(),
         out: out.to_owned(),
     })
-}
-
-/// Returns whether a round trains every weight.
-fn trains_all(prepared: &Prepared) -> bool {
-    let set = &prepared.set;
-    (1..=set.run.rounds).filter_map(|round| set.train(round)).any(|train| train.lora.is_none())
-}
-
-/// Returns the size of a trained model's weights in f32.
-fn trained_size(spec: &Spec) -> u64 {
-    let tensors = layout::tensors(spec).into_iter();
-    tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
 }
 
 /// Tokens of a run, estimated.
@@ -123,7 +110,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let forward = completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
     // Two operations a parameter forward; backward the same again for the inputs, and the same for
     // the gradients of every weight, or about half of that for an adapter's.
-    let passes = if trains_all(prepared) { 3.0 } else { 2.5 };
+    let passes = if trained_bytes(prepared).is_some() { 3.0 } else { 2.5 };
     Ok(Tokens { forward, trained: rounds * (plain + new / 2), passes })
 }
 
