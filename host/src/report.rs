@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use plan::bytes;
-pub use plan::{Plan, PlanPlugin};
+pub use plan::{Plan, PlanPlugin, PlanTime};
 use table::{Align, Table};
 
 use crate::progress::counted;

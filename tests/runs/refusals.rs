@@ -126,8 +126,17 @@ fn what_cannot_work_is_said_before_or_at_once() {
     check(&["--rounds", "9"], 2, &["would have no prompts: the pool has 8 for 9 rounds"]);
     check(
         &["--set", "generate.max_new_tokens=100000"],
+        2,
+        &[
+            "`max_new_tokens` of `[generate]` is 100000, and the context of ",
+            " is 512 tokens",
+            "hint",
+        ],
+    );
+    check(
+        &["--set", "generate.max_new_tokens=511"],
         6,
-        &["no prompt of the pool could be used: too-long 8", "generate.max_new_tokens"],
+        &["context  leaves out 8 of 8 prompts: ", "pool could be used: too-long 8", "show fewer"],
     );
     check(
         &["--set", "filter.0.config.min_characters=9999"],
