@@ -300,6 +300,10 @@ fn an_adapter_for_another_model_or_of_another_kind_is_named() {
     assert!(!place.path("merged").exists() && !place.path("merged.tmp").exists());
 
     place
+        .aligner(&["model", "merge", "--adapter", "nowhere", "--out", "merged"])
+        .expect(4)
+        .says(&["adapter folder `nowhere` is not there"]);
+    place
         .aligner(&["model", "merge", "--adapter", "run", "--out", "merged"])
         .expect(4)
         .says(&["`run` is no PEFT adapter folder", "run/final/adapter"]);

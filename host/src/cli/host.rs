@@ -182,6 +182,10 @@ fn check_adapter(folder: &Path) -> Result<(), CliError> {
         return Ok(());
     }
     let shown = folder.display();
+    if !folder.exists() {
+        let message = format!("adapter folder `{shown}` is not there");
+        return Err(CliError::new(exit::MODEL_OR_DATA, message));
+    }
     let error = CliError::new(
         exit::MODEL_OR_DATA,
         format!("`{shown}` is no PEFT adapter folder: it has no `{}`", peft::CONFIG_FILE),

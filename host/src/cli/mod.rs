@@ -57,7 +57,7 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Say what became of a record, or what was dropped and why
     Show(show::ShowArgs),
-    /// Fetch, talk to, or score with a model
+    /// Fetch a model, talk to it, score with it, or merge an adapter into it
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List the embedded plugin sets, or print one
