@@ -133,6 +133,40 @@ fn an_adapter_may_be_trained_beside_the_first_weights_after_a_whole_model() {
 }
 
 #[test]
+fn only_the_last_and_the_best_model_stay_where_a_set_says_so() {
+    let place = Place::new();
+    // The tiny model gets worse with a large rate, and the first round stays the best.
+    let rounds = ["--rounds", "3", "--set", "train.learning_rate=3e-2"];
+    let keep = [&rounds[..], &["--set", "run.keep=last"]].concat();
+    full(&place, "all", &rounds).expect(0);
+    full(&place, "last", &keep).expect(0).says(&[", the last and the best stay\n"]);
+    let (all, files) = (place.files("all"), place.files("last"));
+    let report: Value = serde_json::from_slice(&files["report.json"]).unwrap();
+    let best = report["best_round"].as_u64().unwrap();
+    let kept: Vec<u64> = (1..=3)
+        .filter(|round| files.contains_key(&format!("rounds/{round:02}/model/model.safetensors")))
+        .collect();
+    assert_eq!(kept, if best == 3 { vec![3] } else { vec![best, 3] }, "{report}");
+    assert!(best < 3, "the best is not the last: {report}");
+    let removed = |name: &str| all.contains_key(name) && !files.contains_key(name);
+    assert!(all.keys().filter(|name| removed(name)).all(|name| name.contains("/model/")));
+    // The settings, and the journal that names what was removed; the card has a digest of the settings.
+    let differ = ["run.json", "journal.jsonl", "final/model/README.md"];
+    for (name, bytes) in files.iter().filter(|(name, _)| !differ.contains(&name.as_str())) {
+        assert!(all[name] == *bytes, "{name}");
+    }
+
+    place.aligner(&["report", "last"]).expect(0);
+    std::fs::remove_dir_all(place.path("last/final")).unwrap();
+    full(&place, "last", &keep).expect(0);
+    let journal = String::from_utf8(files["journal.jsonl"].clone()).unwrap();
+    let cut = journal.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(place.path("last/journal.jsonl"), &journal[..cut]).unwrap();
+    place.aligner(&["resume", "last"]).expect(0);
+    assert!(place.files("last") == files);
+}
+
+#[test]
 fn weights_that_are_rounded_are_not_trained() {
     let place = Place::new();
     for dtype in ["bf16", "int8"] {

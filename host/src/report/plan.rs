@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{Align, Table, printable};
+use crate::plugin_set::Keep;
 use crate::progress::{counted, duration};
 
 /// What a run will do.
@@ -22,6 +23,8 @@ pub struct Plan {
     pub model_bytes: u64,
     /// Bytes of the model that each round writes, where every weight is trained.
     pub round_model_bytes: Option<u64>,
+    /// Which of these stay.
+    pub keep: Keep,
     /// In the order of the stages.
     pub plugins: Vec<PlanPlugin>,
     /// Prompts of the pool.
@@ -90,7 +93,11 @@ impl Plan {
         );
         if let Some(size) = self.round_model_bytes {
             let size = bytes(size);
-            line("training", format!("every weight; each round writes a model of {size}"));
+            let kept = match self.keep {
+                Keep::All => "",
+                Keep::Last => ", the last and the best stay",
+            };
+            line("training", format!("every weight; each round writes a model of {size}{kept}"));
         }
         let mut prompts = counted(self.prompts, "prompts");
         if self.duplicates > 0 {
@@ -225,6 +232,7 @@ mod tests {
             model_digest: "fedcba9876543210".into(),
             model_bytes: 98_000_000,
             round_model_bytes: None,
+            keep: Keep::All,
             plugins: vec![
                 plugin("principle", "self-align", None),
                 plugin("difficulty", "perplexity", Some(ask)),
@@ -263,10 +271,12 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
         assert!(less.contains(
             "out\ncontext  leaves out 3 of 96 prompts: with a completion they do not fit\nwork"
         ));
-        let full = Plan { round_model_bytes: Some(538_000_000), ..plan }.render();
+        let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")
         );
+        let plan = Plan { round_model_bytes: Some(538_000_000), keep: Keep::Last, ..plan }.render();
+        assert!(plan.contains("a model of 538 MB, the last and the best stay\ndata"));
     }
 
     #[test]

@@ -78,7 +78,10 @@ pub fn train(
     book.directory.remove(&partial_metrics(&folder))?;
 
     let digest = digest_of_folder(&result, &output.files);
-    let policy = method::policy(shop.models, &book.directory, &result, settings, &digest)?;
+    let policy = match book.journal.removed(&result) {
+        true => shop.models.without_weights(&book.directory.join(&result), &digest),
+        false => method::policy(shop.models, &book.directory, &result, settings, &digest)?,
+    };
     let steps = book.directory.read_lines(&metrics)?;
     let rows = output.rows.into_iter().filter(|row| row.round == round).collect();
     Ok(Learned { policy, rows, steps })

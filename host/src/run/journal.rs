@@ -43,6 +43,11 @@ pub enum Entry {
         /// What was counted: records, tokens, fuel.
         counts: BTreeMap<String, u64>,
     },
+    /// A folder of the run is removed, or about to be: nothing that is still to be done needs it.
+    Removed {
+        /// For example `rounds/01/model`.
+        folder: String,
+    },
     /// The run has come to its end.
     Done {
         /// Why: `rounds`, `early-stop` or `nothing-kept`.
@@ -98,7 +103,9 @@ impl Journal {
             return Err(DirectoryError::Changed { what });
         }
         for (file, digest) in files {
-            directory::check_file(directory.path(), file, digest)?;
+            if !is_removed(&self.entries, file) {
+                directory::check_file(directory.path(), file, digest)?;
+            }
         }
         Ok(Some(files))
     }
@@ -123,6 +130,20 @@ impl Journal {
     ) -> Result<(), DirectoryError> {
         let entry = Entry::Finished { round, stage: stage.into(), key: key.into(), files, counts };
         self.append(entry)
+    }
+
+    /// Returns whether a folder, or the one that a file is in, was removed.
+    pub fn removed(&self, name: &str) -> bool {
+        is_removed(&self.entries, name)
+    }
+
+    /// Removes a folder that the directory's [`write_folder`](Directory::write_folder) wrote; a resumed run
+    /// has the line already, and perhaps a part of the folder.
+    pub fn remove(&mut self, directory: &Directory, folder: &str) -> Result<(), DirectoryError> {
+        if !self.removed(folder) {
+            self.append(Entry::Removed { folder: folder.to_owned() })?;
+        }
+        directory.remove_folder(folder)
     }
 
     /// Notes that the run is done.
@@ -151,7 +172,7 @@ pub fn read(run: &Path) -> Result<Vec<Entry>, DirectoryError> {
     let says = |number: u32| {
         entries.iter().any(|entry| match entry {
             Entry::Started { round, .. } | Entry::Finished { round, .. } => *round == number,
-            Entry::Done { .. } => false,
+            Entry::Removed { .. } | Entry::Done { .. } => false,
         })
     };
     let there = |&number: &u32| number == 0 || run.join(folder(number)).is_dir();
@@ -165,6 +186,15 @@ pub fn read(run: &Path) -> Result<Vec<Entry>, DirectoryError> {
     }
 }
 
+fn is_removed(entries: &[Entry], name: &str) -> bool {
+    entries.iter().any(|entry| match entry {
+        Entry::Removed { folder } => name
+            .strip_prefix(folder.as_str())
+            .is_some_and(|rest| matches!(rest.get(..1), None | Some("/"))),
+        _ => false,
+    })
+}
+
 /// Returns whether the run has come to its end.
 pub fn has_ended(entries: &[Entry]) -> bool {
     entries.iter().any(|entry| matches!(entry, Entry::Done { .. }))
@@ -175,9 +205,9 @@ pub fn has_ended(entries: &[Entry]) -> bool {
 pub fn check_files(run: &Path, entries: &[Entry]) -> Result<(), DirectoryError> {
     let files = entries.iter().filter_map(|entry| match entry {
         Entry::Finished { files, .. } | Entry::Done { files, .. } => Some(files),
-        Entry::Started { .. } => None,
+        Entry::Started { .. } | Entry::Removed { .. } => None,
     });
-    for (file, digest) in files.flatten() {
+    for (file, digest) in files.flatten().filter(|(file, _)| !is_removed(entries, file)) {
         match file.ends_with(".safetensors") && run.join(file).exists() {
             true => {}
             false => directory::check_file(run, file, digest)?,
@@ -291,6 +321,28 @@ mod tests {
         assert_eq!(found, Some(&directory.digests("rounds/01").unwrap()));
         assert!(journal.finished(&directory, 2, "sample", "k1").unwrap().is_none());
         assert!(journal.finished(&directory, 1, "generate", "k1").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_removed_is_not_missed() {
+        let (_folder, directory) = open();
+        let name = "rounds/01/model/model.safetensors".to_owned();
+        let other = "rounds/01/model.jsonl".to_owned();
+        let files =
+            [&name, &other].map(|name| (name.clone(), directory.write(name, b"x").unwrap()));
+        let mut journal = Journal::open(&directory).unwrap();
+        journal.finish(1, "train", "k", files.into(), BTreeMap::new()).unwrap();
+        for _ in 0..2 {
+            journal.remove(&directory, "rounds/01/model").unwrap();
+            journal = Journal::open(&directory).unwrap();
+            assert_eq!(journal.entries.len(), 2);
+            assert!(!directory.has("rounds/01/model") && journal.removed(&name));
+            assert!(journal.finished(&directory, 1, "train", "k").unwrap().is_some());
+            check_files(directory.path(), &journal.entries).unwrap();
+        }
+        directory.remove(&other).unwrap();
+        assert!(journal.finished(&directory, 1, "train", "k").is_err());
+        assert!(check_files(directory.path(), &journal.entries).is_err());
     }
 
     #[test]

@@ -21,11 +21,11 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::Measure;
+use crate::plugin_set::{Keep, Measure};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::rows::Trained;
-use crate::round::stage::Notebook;
+use crate::round::stage::{self, Notebook};
 use crate::round::{self, Models, Pool, RunError, Workshop};
 use directory::{Directory, DirectoryError};
 use manifest::Manifest;
@@ -117,7 +117,7 @@ pub fn has_ended(path: &Path) -> bool {
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
-    for entry in [journal::FILE, round::stage::TIMINGS, "pool", "rounds", "final", report::FILE] {
+    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE] {
         directory.remove(entry)?;
     }
     directory.write_json(manifest::FILE, manifest)?;
@@ -192,12 +192,32 @@ pub fn execute(
         report.best_round = best_round(&report, measure);
         report.warning = measure.and_then(|measure| no_better(&report, measure));
         book.directory.write_json(report::FILE, &report)?;
+        if set.run.keep == Keep::Last {
+            remove_models(prepared, &mut book, number, report.best_round)?;
+        }
         if should_stop(prepared, &report) && number < set.run.rounds {
             reason = "early-stop";
             break;
         }
     }
     finish::finish(prepared, &mut book, report, reason)
+}
+
+/// Removes the whole models of the rounds before `last`, but for the best one. No later round asks for
+/// them, and none of them can become the best any more.
+fn remove_models(
+    prepared: &Prepared,
+    book: &mut Notebook,
+    last: u32,
+    best: u32,
+) -> Result<(), DirectoryError> {
+    for round in (1..last).filter(|&round| round != best) {
+        if prepared.set.train(round).is_some_and(|train| train.lora.is_none()) {
+            let folder = format!("{}/model", stage::folder(round));
+            book.journal.remove(&book.directory, &folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the measure that chooses the best round.

@@ -48,6 +48,7 @@ pub fn plan(
         model_digest: policy.digest.clone(),
         model_bytes: size(&policy.path),
         round_model_bytes: trained_bytes(prepared),
+        keep: set.run.keep,
         plugins: plugins.collect(),
         prompts: prepared.prompts.len() as u64,
         duplicates: manifest.prompts.duplicates,
