@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     // The text of a panic is on stderr already; what is left is the documented exit code.
     let result = catch_unwind(AssertUnwindSafe(|| run(&cli))).unwrap_or_else(|_| {
         Err(CliError::new(exit::INTERNAL, "aligner itself failed; the lines above say where").hint(
-            "please report it with these lines; a run can be gone on with `aligner resume DIR`",
+            "please report it with these lines; `aligner resume` with the run directory goes on with a run",
         ))
     });
     match result {

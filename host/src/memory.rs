@@ -61,6 +61,9 @@ impl fmt::Display for Part {
     }
 }
 
+/// The stage of a run that trains.
+pub const TRAINING: &str = "training";
+
 /// What a stage holds at its height.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
@@ -112,6 +115,14 @@ impl Stage {
     pub fn needed(&self) -> u64 {
         self.parts.iter().filter(|(part, _)| *part != Part::Files).map(|(_, bytes)| bytes).sum()
     }
+
+    /// Fails where the stage needs more than there is.
+    pub fn check(&self, available: u64) -> Result<(), Shortage> {
+        match self.needed() > available {
+            true => Err(Shortage { stage: self.clone(), available }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What the stages of a program hold.
@@ -130,18 +141,36 @@ impl Estimate {
     /// Fails where a stage needs more than there is; the first of those that need most.
     pub fn check(&self, available: u64) -> Result<(), Shortage> {
         let most = self.stages.iter().rev().max_by_key(|stage| stage.needed());
-        match most.filter(|stage| stage.needed() > available) {
-            Some(stage) => Err(Shortage { stage: stage.clone(), available }),
-            None => Ok(()),
+        most.map_or(Ok(()), |stage| stage.check(available))
+    }
+}
+
+/// What the stages of a program are said to hold, and how much there is for them at any time.
+pub struct Budget<'a> {
+    /// Said before anything loads.
+    pub estimate: Estimate,
+    /// Returns how many bytes this process may come to hold, what it holds now included; none where
+    /// nobody says.
+    pub available: &'a dyn Fn() -> Option<u64>,
+}
+
+impl Budget<'_> {
+    /// Fails where there is less now than the stage of this name needs.
+    pub fn check(&self, name: &str) -> Result<(), Shortage> {
+        let stage = self.estimate.stages.iter().find(|stage| stage.name == name);
+        match (stage, (self.available)()) {
+            (Some(stage), Some(available)) => stage.check(available),
+            _ => Ok(()),
         }
     }
 }
 
-/// A stage that needs more memory than there is.
+/// A stage that needs more memory than there is. What it takes is said as in a plan, with mapped files,
+/// though these alone would keep nothing from running.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} would take about {} of memory, and {} is available\n  most of it for {}",
-    stage.name, shown(stage.needed()), shown(*available), self.largest()
+    stage.name, shown(stage.total()), shown(*available), self.largest()
 )]
 pub struct Shortage {
     /// The stage.
@@ -239,10 +268,24 @@ mod tests {
         let shortage = estimate.check(2_469_999_999).unwrap_err();
         assert_eq!(
             shortage.to_string(),
-            "training would take about 2.5 GB of memory, and 2.5 GB is available\n  most of it for \
+            "training would take about 3.4 GB of memory, and 2.5 GB is available\n  most of it for \
              activations (1.2 GB) and weights (540 MB)"
         );
         let shortage = Estimate { stages: vec![stage("it", &parts[3..])] }.check(1).unwrap_err();
         assert!(shortage.to_string().ends_with("most of it for activations (1.2 GB)"));
+    }
+
+    #[test]
+    fn a_stage_is_compared_with_what_there_is_when_it_begins() {
+        let parts = [(Part::Files, 50), (Part::Weights, 100)];
+        let estimate =
+            Estimate { stages: vec![stage("loading", &parts[..1]), stage("training", &parts)] };
+        let budget = |available: &dyn Fn() -> Option<u64>| {
+            let budget = Budget { estimate: estimate.clone(), available };
+            ["loading", "training", "something else"].map(|name| budget.check(name).is_ok())
+        };
+        assert_eq!(budget(&|| Some(100)), [true, true, true]);
+        assert_eq!(budget(&|| Some(99)), [true, false, true]);
+        assert_eq!(budget(&|| None), [true, true, true]);
     }
 }

@@ -49,7 +49,7 @@ impl Progress {
         let bar = match style {
             Style::Fancy => Some(bar(&counts)),
             Style::Plain => {
-                say(&format!("{name}: {total} {unit}"));
+                say(&format!("{name}: {}", counted(total, unit)));
                 None
             }
             Style::Silent => None,
@@ -181,14 +181,15 @@ impl Counts {
     fn last_line(&self, done: u64, tokens: u64, elapsed: Duration) -> String {
         let seconds = elapsed.as_secs_f64().max(1e-3);
         let mut text = format!(
-            "{}: {done} {} in {} ({}/s",
+            "{}: {} in {} ({}/s",
             self.name,
-            self.unit,
+            counted(done, &self.unit),
             duration(seconds),
             short(done as f64 / seconds)
         );
         if tokens > 0 {
-            text.push_str(&format!(", {tokens} tokens, {} tok/s", short(tokens as f64 / seconds)));
+            let (tokens, rate) = (counted(tokens, "tokens"), short(tokens as f64 / seconds));
+            text.push_str(&format!(", {tokens}, {rate} tok/s"));
         }
         text.push(')');
         text
@@ -220,6 +221,12 @@ fn short(rate: f64) -> String {
         rate if rate >= 0.0995 => format!("{rate:.2}"),
         rate => format!("{rate:.3}"),
     }
+}
+
+/// Returns a number of things as people say it, given their plural: `1 step`, `4 steps`.
+pub fn counted(number: u64, things: &str) -> String {
+    let thing = if number == 1 { things.strip_suffix('s').unwrap_or(things) } else { things };
+    format!("{number} {thing}")
 }
 
 /// Returns a time as people say it: `0.4 s`, `38 s`, `4 min 10 s`, `2 h 5 min`.
@@ -259,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn one_thing_is_no_plural() {
+        let check = |number, things, expected: &str| assert_eq!(counted(number, things), expected);
+        check(0, "steps", "0 steps");
+        check(1, "steps", "1 step");
+        check(2, "steps", "2 steps");
+        check(1, "KiB", "1 KiB");
+    }
+
+    #[test]
     fn rates_keep_two_digits() {
         let check = |rate: f64, expected: &str| assert_eq!(short(rate), expected);
         check(0.0, "0");
@@ -281,6 +297,11 @@ mod tests {
         assert_eq!(
             counts.last_line(96, 6000, Duration::from_secs(40)),
             "round 1, generate: 96 completions in 40 s (2.4/s, 6000 tokens, 150 tok/s)"
+        );
+        let one = Counts { name: "round 1: train".into(), unit: "steps".into(), total: 1 };
+        assert_eq!(
+            one.last_line(1, 1, ten),
+            "round 1: train: 1 step in 10 s (0.10/s, 1 token, 0.10 tok/s)"
         );
     }
 

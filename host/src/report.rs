@@ -6,12 +6,18 @@ mod plan;
 mod table;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use plan::bytes;
-pub use plan::{Plan, PlanPlugin};
+pub use plan::{Plan, PlanPlugin, PlanTime};
 use table::{Align, Table};
+
+use crate::progress::counted;
+
+/// The report's file in a run directory.
+pub const FILE: &str = "report.json";
 
 /// A held-out measure and its value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,8 +79,39 @@ pub struct Report {
     pub warning: Option<String>,
     /// The round that made the result; 0 before the first.
     pub best_round: u32,
-    /// Why the run ended: `rounds` or `early-stop`; absent while it goes on.
+    /// What the run ended with where nothing was left to train on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nothing_kept: Option<NothingKept>,
+    /// Why the run ended: `rounds`, `early-stop` or `nothing-kept`; absent while it goes on.
     pub ended: Option<String>,
+}
+
+/// A round that kept no record, or a pool without a prompt that can be used: the end of a run, since the
+/// same settings keep none again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NothingKept {
+    /// From 1; 0 for the pool.
+    pub round: u32,
+    /// How many records it worked on.
+    pub records: u64,
+    /// Records that left it, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl fmt::Display for NothingKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.round {
+            0 => f.write_str("no prompt of the pool could be used")?,
+            round => {
+                write!(f, "round {round} kept none of its {}", counted(self.records, "records"))?
+            }
+        }
+        match self.dropped.is_empty() {
+            true => Ok(()),
+            false => write!(f, ": {}", drops(&self.dropped)),
+        }
+    }
 }
 
 impl Report {
@@ -88,6 +125,7 @@ impl Report {
             rounds: Vec::new(),
             warning: None,
             best_round: 0,
+            nothing_kept: None,
             ended: None,
         }
     }
@@ -153,6 +191,9 @@ impl Report {
                 round.round,
                 drops(&round.dropped)
             ));
+        }
+        if let Some(nothing) = &self.nothing_kept {
+            text.push_str(&format!("{nothing}\n"));
         }
         text
     }
@@ -296,6 +337,23 @@ round  prompts  completions  kept  length  distinct-2       loss
         let report = report();
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn a_run_that_ended_with_nothing_says_so_under_the_table() {
+        let check = |round, records, dropped: &[(&str, u64)], expected: &str| {
+            let dropped = dropped.iter().map(|&(reason, count)| (reason.to_owned(), count));
+            let dropped = dropped.collect();
+            let nothing_kept = Some(NothingKept { round, records, dropped });
+            let report = Report { nothing_kept, ..report() };
+            assert_eq!(report.table(), format!("{}{expected}\n", &EXPECTED[1..]));
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        };
+        let drops = [("too-long", 1), ("too-short", 3)];
+        check(3, 4, &drops, "round 3 kept none of its 4 records: too-short 3, too-long 1");
+        check(3, 1, &[], "round 3 kept none of its 1 record");
+        check(0, 4, &drops, "no prompt of the pool could be used: too-short 3, too-long 1");
     }
 
     #[test]

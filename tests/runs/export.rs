@@ -152,6 +152,44 @@ fn a_merged_folder_answers_as_the_model_with_its_adapter() {
     }
 }
 
+/// A merged weight may be too large for the type that is written, or for every type there is.
+#[test]
+fn an_adapter_that_overflows_is_named_with_a_way_out_that_is_one() {
+    let place = trained(&[]);
+    let weights = place.path("run/final/adapter/adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    let filled = |value: f32| {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.iter().map(|(name, view)| {
+            let len = view.shape().iter().product();
+            (name, view.shape().to_vec(), value.to_le_bytes().repeat(len))
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let views = tensors.iter().map(|(name, shape, data)| {
+            (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+        });
+        std::fs::write(&weights, safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    let merge = |dtype: &str| {
+        let mut arguments = merge("merged");
+        arguments.extend(["--no-check", "--dtype", dtype].map(str::to_owned));
+        let said = place.aligner(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = said.expect(4);
+        assert!(!place.path("merged").exists() && !place.path("merged.tmp").exists());
+        said
+    };
+    filled(1e30);
+    for dtype in ["f32", "bf16", "f16"] {
+        let said = merge(dtype).says(&[
+            "the numbers of the adapter `run/final/adapter` are too large: with it `model.layers.0.",
+            ".weight` would hold inf at position 0, and a weight must be finite",
+        ]);
+        assert!(!said.stderr.contains("hint"), "no type holds them: {}", said.stderr);
+    }
+    filled(1e3);
+    merge("f16").says(&["more than float16 can hold", "hint: write the model as bf16 or f32"]);
+}
+
 #[test]
 fn what_is_there_is_not_written_over() {
     let place = trained(&[]);
@@ -261,6 +299,10 @@ fn an_adapter_for_another_model_or_of_another_kind_is_named() {
     );
     assert!(!place.path("merged").exists() && !place.path("merged.tmp").exists());
 
+    place
+        .aligner(&["model", "merge", "--adapter", "nowhere", "--out", "merged"])
+        .expect(4)
+        .says(&["adapter folder `nowhere` is not there"]);
     place
         .aligner(&["model", "merge", "--adapter", "run", "--out", "merged"])
         .expect(4)

@@ -118,12 +118,9 @@ fn rounds_begin_where_they_should_and_the_initial_model_stays() {
 #[test]
 fn an_adapter_may_be_trained_beside_the_first_weights_after_a_whole_model() {
     let place = Place::new();
-    let set = std::fs::read_to_string(tests().join("sets/tiny.toml")).unwrap();
-    let set = set.replace("\"tiny-", &format!("\"{}/sets/tiny-", tests().display()));
-    let set = set.replace("../fixtures", &tests().join("fixtures").display().to_string());
     let rounds = "\n[[rounds]]\ntrain = { start = \"initial\" }\n\
                   [[rounds]]\ntrain = { method = \"full\", start = \"initial\" }\n";
-    std::fs::write(place.path("mixed.toml"), set + rounds).unwrap();
+    place.write_set("mixed.toml", rounds);
     let rate = ["--set", "train.learning_rate=1e-3"];
     let run = ["--plugins", "mixed.toml", "--out", "run"];
     place.aligner(&[&run[..], &rate].concat()).expect(0);
@@ -133,6 +130,40 @@ fn an_adapter_may_be_trained_beside_the_first_weights_after_a_whole_model() {
     let finals: Vec<bool> =
         ["adapter", "model"].map(|name| place.path("run/final").join(name).exists()).into();
     assert!(finals[0] != finals[1], "one of them is the result");
+}
+
+#[test]
+fn only_the_last_and_the_best_model_stay_where_a_set_says_so() {
+    let place = Place::new();
+    // The tiny model gets worse with a large rate, and the first round stays the best.
+    let rounds = ["--rounds", "3", "--set", "train.learning_rate=3e-2"];
+    let keep = [&rounds[..], &["--set", "run.keep=last"]].concat();
+    full(&place, "all", &rounds).expect(0);
+    full(&place, "last", &keep).expect(0).says(&[", the last and the best stay\n"]);
+    let (all, files) = (place.files("all"), place.files("last"));
+    let report: Value = serde_json::from_slice(&files["report.json"]).unwrap();
+    let best = report["best_round"].as_u64().unwrap();
+    let kept: Vec<u64> = (1..=3)
+        .filter(|round| files.contains_key(&format!("rounds/{round:02}/model/model.safetensors")))
+        .collect();
+    assert_eq!(kept, if best == 3 { vec![3] } else { vec![best, 3] }, "{report}");
+    assert!(best < 3, "the best is not the last: {report}");
+    let removed = |name: &str| all.contains_key(name) && !files.contains_key(name);
+    assert!(all.keys().filter(|name| removed(name)).all(|name| name.contains("/model/")));
+    // The settings, and the journal that names what was removed; the card has a digest of the settings.
+    let differ = ["run.json", "journal.jsonl", "final/model/README.md"];
+    for (name, bytes) in files.iter().filter(|(name, _)| !differ.contains(&name.as_str())) {
+        assert!(all[name] == *bytes, "{name}");
+    }
+
+    place.aligner(&["report", "last"]).expect(0);
+    std::fs::remove_dir_all(place.path("last/final")).unwrap();
+    full(&place, "last", &keep).expect(0);
+    let journal = String::from_utf8(files["journal.jsonl"].clone()).unwrap();
+    let cut = journal.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(place.path("last/journal.jsonl"), &journal[..cut]).unwrap();
+    place.aligner(&["resume", "last"]).expect(0);
+    assert!(place.files("last") == files);
 }
 
 #[test]

@@ -100,5 +100,6 @@ fn a_killed_training_of_every_weight_ends_with_the_same_bytes() {
     let stages = check(&more, "kill", step(5));
     assert!(stages.contains("train"), "{stages:?}");
     check(&more, "full", step(13));
-    check(&FULL, "kill", step(23));
+    let keep = [&FULL[..], &["--rounds", "3", "--set", "run.keep=last"]].concat();
+    check(&keep, "kill", step(23));
 }

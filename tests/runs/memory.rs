@@ -1,12 +1,21 @@
 //! Memory: what a run is said to take, what it takes, and what becomes of one that takes too much.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 
+use aligner::cli::{self, Cli, CliError, host};
+use aligner::memory::Budget;
+use aligner::plugin::{Cache, Runtime, Settings};
+use aligner::progress::{Progress, Style};
+use aligner::run::{self, Existing, Opened};
+use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use super::full::FULL;
 use super::{Place, tests, tiny};
 
 /// Writes the tiny model anew with 60 times the weights, wide enough that numbers, not the program, are
@@ -129,6 +138,8 @@ fn a_run_takes_about_what_is_said_before() {
     };
     let all = check("all", &[]);
     let checkpointing = "train.gradient_checkpointing=true";
+    // The second round begins with weights of its own, whose file is mapped beside the first.
+    check("full", &[&FULL[..], &["--rounds", "2"]].concat());
     let less = check("less", &["--set", "run.dtype=bf16", "--set", checkpointing]);
     assert!(less < 0.8 * all, "{less} {all}");
 }
@@ -142,6 +153,10 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
     };
     let arguments = tiny("run", &["--rounds", "1"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let planned = run("20MB", &[&arguments[..], &["--dry-run"]].concat()).expect(4);
+    let line = planned.stdout.lines().find(|line| line.starts_with("memory ")).unwrap();
+    let (plan, refusal) = (size(line, "about "), size(&planned.stderr, " would take about "));
+    assert_eq!(plan, refusal, "{line}\n{}", planned.stderr);
     let refused = run("20MB", &arguments).expect(4).says(&[
         " would take about ",
         "and 20 MB is available",
@@ -150,6 +165,8 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
     ]);
     assert!(!place.path("run").exists());
     let planned = run("20MB", &[&arguments[..], &["--dry-run"]].concat()).expect(4);
+    assert!(planned.stdout.contains(", 20 MB available"), "{}", planned.stdout);
+    let planned = run("0.02GB", &[&arguments[..], &["--dry-run"]].concat()).expect(4);
     assert!(planned.stdout.contains(", 20 MB available"), "{}", planned.stdout);
     run("much", &arguments).expect(2).says(&["`ALIGNER_MEMORY` is `much`, expected a size"]);
 
@@ -161,11 +178,55 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
     run("20MB", &["resume", "run"]).expect(0);
     run("20MB", &[&arguments[..], &["--fresh"]].concat()).expect(4);
     assert_eq!(place.files("run"), files, "refused before it was thrown away");
-    std::fs::remove_file(place.path("run/journal.jsonl")).unwrap();
+    // Whether it has ended says the journal, whatever the report says.
+    let journal = place.path("run/journal.jsonl");
+    let whole = std::fs::read_to_string(&journal).unwrap();
+    let cut = whole.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(&journal, &whole[..cut]).unwrap();
     run("20MB", &["resume", "run"]).expect(4).says(&["`ALIGNER_MEMORY="]);
+    run("20MB", &[&arguments[..], &["--resume"]].concat()).expect(4).says(&["`ALIGNER_MEMORY="]);
+    std::fs::write(&journal, &whole).unwrap();
+    std::fs::remove_file(place.path("run/report.json")).unwrap();
+    run("20MB", &arguments).expect(5).says(&["run/report.json"]);
 
     let model = tests().join("fixtures/tiny-llama").display().to_string();
     let chat = ["model", "chat", "--model", &model, "--prompt", "Hello.", "--max-new-tokens", "2"];
     run("20MB", &chat).expect(4).says(&["the model would take about ", "20 MB is available"]);
     run("64GB", &chat).expect(0);
+}
+
+/// In a long run others may take what was free when it began.
+#[test]
+fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
+    let place = Place::new();
+    place.tiny("whole", &[]).expect(0);
+    let folder = place.path("run");
+    let arguments = tiny(&folder.display().to_string(), &[]);
+    let arguments = ["aligner".to_owned()].into_iter().chain(arguments);
+    let set = Cli::parse_from(arguments).run.unwrap().plugin_set(&host::embedded()).unwrap().set;
+    let settings = Settings { compiler: crate::runtime::compiler(), cache: Cache::Off };
+    let runtime = Runtime::new(settings).unwrap();
+    let prepared = run::prepare(set, runtime, &mut |_| ()).unwrap();
+
+    let silent = Progress::new(Style::Silent);
+    let models = cli::run::models(&prepared, &silent).unwrap();
+    let opened = run::open(&folder, &prepared.manifest, Existing::Refuse).unwrap();
+    let Opened::Open(directory) = opened else { panic!("{opened:?}") };
+    // Enough for the first round, and too little for the second.
+    let asked = Cell::new(0);
+    let available =
+        &|| Some(if asked.replace(asked.get() + 1) == 0 { u64::MAX } else { 1_000_000 });
+    let budget = Budget { estimate: run::memory::estimate(&prepared).unwrap(), available };
+    let go_on = AtomicBool::new(false);
+    let stopped = run::execute(&prepared, &models, directory, &budget, &silent, &go_on);
+    let error = CliError::from(stopped.unwrap_err());
+    assert_eq!(error.code, 4);
+    let said = error.to_string();
+    let resume = format!("`aligner resume {}` goes on", folder.display());
+    for part in ["in round 2, training would take about ", "and 1.0 MB is available", &resume] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+
+    place.aligner(&["resume", "run"]).expect(0);
+    assert_eq!(place.files("run"), place.files("whole"));
 }

@@ -55,6 +55,14 @@ impl Place {
         self.aligner(&tiny(out, more).iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// Writes the tiny plugin set with further lines as `name`, so that it can be run from here.
+    pub fn write_set(&self, name: &str, more: &str) {
+        let set = std::fs::read_to_string(tests().join("sets/tiny.toml")).unwrap();
+        let set = set.replace("\"tiny-", &format!("\"{}/sets/tiny-", tests().display()));
+        let set = set.replace("../fixtures", &tests().join("fixtures").display().to_string());
+        std::fs::write(self.path(name), set + more).unwrap();
+    }
+
     /// Returns every file of a run but those that may differ between equal runs.
     pub fn files(&self, run: &str) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();

@@ -130,6 +130,42 @@ fn models_that_cannot_be_used_are_named() {
     );
 }
 
+/// Returns the bytes of a GGUF file of one matrix in a type of this number.
+fn gguf(kind: u32) -> Vec<u8> {
+    let name = b"blk.0.ffn_up.weight";
+    let mut file = b"GGUF".to_vec();
+    file.extend(3u32.to_le_bytes());
+    // One tensor and no setting.
+    file.extend([1u64, 0, name.len() as u64].map(u64::to_le_bytes).concat());
+    file.extend(name);
+    file.extend(2u32.to_le_bytes());
+    file.extend([256u64, 64].map(u64::to_le_bytes).concat());
+    file.extend(kind.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.resize(file.len() + 256 * 64 * 4, 0);
+    file
+}
+
+#[test]
+fn a_gguf_file_in_another_type_is_named_with_those_that_are_read() {
+    let place = Place::new();
+    let chat = ["model", "chat", "--model", "./m.gguf", "--prompt", "x"];
+    for (kind, name) in [(20, "IQ4_NL"), (39, "MXFP4"), (77, "the unknown GGML type 77")] {
+        std::fs::write(place.path("m.gguf"), gguf(kind)).unwrap();
+        let says = [
+            format!("m.gguf` holds `blk.0.ffn_up.weight` in {name}, which is not supported"),
+            "expected F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, ".to_owned(),
+        ];
+        let says = says.each_ref().map(String::as_str);
+        place.aligner(&chat).expect(4).says(&says);
+        let model = place.path("m.gguf").display().to_string();
+        place.tiny("run", &["--model", &model]).expect(4).says(&says);
+    }
+    // One that is read is found to lack the rest of a model.
+    std::fs::write(place.path("m.gguf"), gguf(12)).unwrap();
+    place.aligner(&chat).expect(4).says(&["m.gguf` has no `general.architecture`"]);
+}
+
 #[test]
 fn an_adapter_of_another_model_is_named() {
     let place = Place::new();

@@ -52,6 +52,61 @@ fn a_newer_format_and_a_damaged_file_are_named() {
 }
 
 #[test]
+fn damage_in_a_finished_run_is_seen_by_its_report() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    place.tiny("other", &["--rounds", "1"]).expect(0);
+    place.aligner(&["report", "run", "other"]).expect(0);
+    for name in ["rounds/01/generate.jsonl", "rounds/01/adapter/adapter_config.json", "report.json"]
+    {
+        let file = place.path("run").join(name);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let damaged = |what: &str| {
+            let said = place.aligner(&["report", "run", "other"]).expect(5);
+            let said = said.says(&[&format!("error: `run/{name}` is damaged: {what}")]);
+            assert!(said.stdout.contains("other: tiny on"), "{}", said.stdout);
+        };
+        std::fs::write(&file, text.replacen(": ", " : ", 1).replacen("\":", "\" :", 1)).unwrap();
+        damaged("its contents differ from the journal's digest");
+        std::fs::remove_file(&file).unwrap();
+        if name != "report.json" {
+            damaged("it is gone");
+        }
+        std::fs::write(&file, text).unwrap();
+    }
+    std::fs::remove_file(place.path("run/rounds/01/adapter/adapter_model.safetensors")).unwrap();
+    place.aligner(&["report", "run"]).expect(5).says(&["adapter_model.safetensors", "it is gone"]);
+}
+
+#[test]
+fn a_journal_that_was_emptied_does_not_begin_the_run_over() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    let finished = place.files("run");
+    let journal = place.path("run/journal.jsonl");
+    for kept in [&b""[..], &finished["journal.jsonl"][..30]] {
+        std::fs::write(&journal, kept).unwrap();
+        let before = place.files("run");
+        let resumed = place.aligner(&["resume", "run"]);
+        let again = place.tiny("run", &["--rounds", "1"]);
+        let asked = place.tiny("run", &["--rounds", "1", "--resume"]);
+        let report = place.aligner(&["report", "run"]);
+        for said in [resumed, again, asked, report] {
+            said.expect(5).says(&[
+                "`run/journal.jsonl` is damaged: it says nothing of `pool`, which is there",
+                "hint: restore the file, or start the run again with `--fresh`",
+            ]);
+        }
+        assert_eq!(place.files("run"), before);
+    }
+    std::fs::remove_file(&journal).unwrap();
+    place.aligner(&["resume", "run"]).expect(5).says(&["run/journal.jsonl"]);
+    std::fs::write(&journal, &finished["journal.jsonl"]).unwrap();
+    place.aligner(&["resume", "run"]).expect(0);
+    assert_eq!(place.files("run"), finished);
+}
+
+#[test]
 fn two_processes_do_not_share_a_directory() {
     let place = Place::new();
     place.tiny("run", &["--rounds", "1"]).expect(0);
@@ -66,11 +121,22 @@ fn what_cannot_work_is_said_before_or_at_once() {
     let check = |more: &[&str], code: i32, parts: &[&str]| {
         place.tiny("run", &[more, &["--fresh"]].concat()).expect(code).says(parts);
     };
-    check(&["--rounds", "9"], 2, &["would have no prompts: there are 8 for 9 rounds"]);
+    check(&["--rounds", "-1"], 2, &["`rounds` in `[run]`", "--> --rounds -1", "from 1 to 1000"]);
+    check(&["--seed", "-1"], 2, &["`seed` in `[run]`", "expected an integer, 0 or more"]);
+    check(&["--rounds", "9"], 2, &["would have no prompts: the pool has 8 for 9 rounds"]);
     check(
         &["--set", "generate.max_new_tokens=100000"],
+        2,
+        &[
+            "`max_new_tokens` of `[generate]` is 100000, and the context of ",
+            " is 512 tokens",
+            "hint",
+        ],
+    );
+    check(
+        &["--set", "generate.max_new_tokens=511"],
         6,
-        &["no prompt of the pool could be used: too-long 8", "generate.max_new_tokens"],
+        &["context  leaves out 8 of 8 prompts: ", "pool could be used: too-long 8", "show fewer"],
     );
     check(
         &["--set", "filter.0.config.min_characters=9999"],
@@ -82,6 +148,51 @@ fn what_cannot_work_is_said_before_or_at_once() {
     check(&["--set", "principle.plugin='builtin:nothing'"], 2, &["nothing"]);
     check(&["--set", "principle.plugin='builtin:length'"], 2, &["is a filter"]);
     check(&["--device", "cuda:0"], 2, &["this build runs on the CPU only"]);
+}
+
+#[test]
+fn a_run_that_kept_nothing_has_ended_and_says_what_can_be_done() {
+    let place = Place::new();
+    let strict = ["--set", "filter.0.config.min_characters=9999"];
+    let says = [
+        "error: round 1 kept none of its 4 records: too-short 4",
+        "`aligner show run --dropped` lists what was dropped",
+        "begin a new run",
+        "`--out`",
+        "`--fresh`",
+    ];
+    place.tiny("run", &strict).expect(6).says(&says);
+    let files = place.files("run");
+    for again in [place.tiny("run", &strict), place.aligner(&["resume", "run"])] {
+        let again = again.expect(6).says(&says);
+        assert!(!again.stderr.contains("resume"), "it would end the same way: {}", again.stderr);
+    }
+    let report = place.aligner(&["report", "run"]).expect(0).says(&says[1..]);
+    assert!(report.stdout.contains("ended without a record to train on\n"), "{}", report.stdout);
+    assert!(report.stdout.contains(says[0].strip_prefix("error: ").unwrap()), "{}", report.stdout);
+    assert!(!report.stderr.contains("resume"), "{}", report.stderr);
+    place.aligner(&["show", "run", "--dropped"]).expect(0);
+    assert_eq!(place.files("run"), files);
+    place.tiny("run", &["--fresh"]).expect(0);
+}
+
+#[test]
+fn what_rounds_before_one_that_kept_nothing_made_is_the_result() {
+    let place = Place::new();
+    let rounds = "\n[[rounds]]\n[[rounds]]\ngenerate = { max_new_tokens = 1 }\n";
+    place.write_set("set.toml", rounds);
+    let run =
+        ["--plugins", "set.toml", "--out", "run", "--set", "filter.0.config.min_characters=12"];
+    let first = place.aligner(&run).expect(6).says(&["error: round 2 kept none of its 4 records"]);
+    assert!(first.stdout.contains("\nadapter of round 1: run/final/adapter\n"), "{}", first.stdout);
+    let files = place.files("run");
+    assert!(files.contains_key("final/adapter/adapter_model.safetensors"));
+    // Killed before the journal's last line, it ends again with the same bytes.
+    let journal = String::from_utf8(files["journal.jsonl"].clone()).unwrap();
+    let cut = journal.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(place.path("run/journal.jsonl"), &journal[..cut]).unwrap();
+    place.aligner(&["resume", "run"]).expect(6);
+    assert_eq!(place.files("run"), files);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const PLACE: Place<'static> =
     Place { run_seed: 17, round: 2, rounds: 3, stage: "filter", position: 0 };
 
 /// The compiler that users have: the program itself, in a child process.
-fn compiler() -> Compiler {
+pub fn compiler() -> Compiler {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_aligner"));
     Compiler::Child(CompileCommand { program, args: vec![ARGUMENT.into()] })
 }

@@ -182,6 +182,10 @@ fn check_adapter(folder: &Path) -> Result<(), CliError> {
         return Ok(());
     }
     let shown = folder.display();
+    if !folder.exists() {
+        let message = format!("adapter folder `{shown}` is not there");
+        return Err(CliError::new(exit::MODEL_OR_DATA, message));
+    }
     let error = CliError::new(
         exit::MODEL_OR_DATA,
         format!("`{shown}` is no PEFT adapter folder: it has no `{}`", peft::CONFIG_FILE),
@@ -240,7 +244,7 @@ impl From<RunError> for CliError {
             RunError::Directory(_) => exit::RUN_DIRECTORY,
             RunError::Plugin(error) => plugin_code(error),
             RunError::Settings { .. } => exit::USAGE,
-            RunError::NothingKept { .. } | RunError::EmptyPool { .. } => exit::NOTHING_KEPT,
+            RunError::NothingKept { .. } => exit::NOTHING_KEPT,
             RunError::Interrupted { .. } => exit::INTERRUPTED,
             RunError::Model(_)
             | RunError::Data(_)
@@ -248,6 +252,7 @@ impl From<RunError> for CliError {
             | RunError::Adapter(_)
             | RunError::Engine(_)
             | RunError::Train(_)
+            | RunError::Memory { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,
         };
         with_hint(code, error.to_string(), error.hint())

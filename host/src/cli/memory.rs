@@ -43,7 +43,7 @@ pub fn check(
             }
         }
         ways.truncate(2);
-        let enough = enough(shortage.stage.needed());
+        let enough = enough(shortage.stage.total());
         ways.push(format!("`{VARIABLE}={enough}` in the environment begins all the same"));
         CliError::new(exit::MODEL_OR_DATA, shortage.to_string()).hint(ways.join("; "))
     })

@@ -57,7 +57,7 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Say what became of a record, or what was dropped and why
     Show(show::ShowArgs),
-    /// Fetch, talk to, or score with a model
+    /// Fetch a model, talk to it, score with it, or merge an adapter into it
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List the embedded plugin sets, or print one
@@ -99,7 +99,10 @@ mod tests {
         check("aligner --plugins soft-plus.toml", Ok("plugins: \"soft-plus.toml\""));
         check("aligner --plugins s --set a=1 --set b=c=d", Ok(r#"overrides: ["a=1", "b=c=d"]"#));
         check("aligner --plugins s --device cuda:3", Ok("device: Cuda(3)"));
+        // The plugin set's own check says which are in range.
         check("aligner --plugins s --rounds 0", Ok("rounds: Some(0)"));
+        check("aligner --plugins s --rounds -1", Ok("rounds: Some(-1)"));
+        check("aligner --plugins s --seed=-1", Ok("seed: Some(-1)"));
         check("aligner --plugins s --progress plain --dry-run", Ok("progress: Some(Plain)"));
         check("aligner --plugins s --out d --resume", Ok("resume: true"));
         check("aligner resume runs/x", Ok(r#"Resume(ResumeArgs { directory: "runs/x""#));
@@ -111,10 +114,16 @@ mod tests {
         check("aligner model score --model m --data d.jsonl", Ok(r#"data: "d.jsonl""#));
         check("aligner model merge --adapter a --out o --dtype bf16", Ok("dtype: Some(Bf16)"));
         check("aligner model merge --adapter a --out o", Ok("max_shard_size: 5000000000"));
-        check(
-            "aligner model merge --adapter a --out o --max-shard-size 2GiB",
-            Ok("max_shard_size: 2147483648"),
-        );
+        for (size, bytes) in [
+            ("2GiB", 2_147_483_648u64),
+            ("1.5GB", 1_500_000_000),
+            ("0.5kib", 512),
+            (".25TiB", 1 << 38),
+            ("700", 700),
+        ] {
+            let line = format!("aligner model merge --adapter a --out o --max-shard-size {size}");
+            check(&line, Ok(&format!("max_shard_size: {bytes}")));
+        }
         check("aligner methods", Ok("Methods"));
         check("aligner plugin check f.wasm --json", Ok("json: true"));
     }
@@ -127,7 +136,7 @@ mod tests {
         check("aligner --plugin s", Err("--plugins"));
         check("aligner --plugins s --resume --fresh", Err("cannot be used with"));
         check("aligner --plugins s --rounds two", Err("invalid value 'two'"));
-        check("aligner --plugins s --rounds -1", Err("unexpected argument '-1'"));
+        check("aligner --plugins s --seed 1.5", Err("invalid value '1.5'"));
         check("aligner --plugins s --device gpu", Err("expected `auto`, `cpu` or `cuda:N`"));
         check("aligner --plugins s --progress json", Err("possible values: plain, fancy"));
         check("aligner --plugins s report d", Err("cannot be used with"));
@@ -140,10 +149,16 @@ mod tests {
         check("aligner model score", Err("--data"));
         check("aligner model chat --temperature nan", Err("expected a number from 0 to 10"));
         check("aligner model chat --top-p 0", Err("expected a number over 0"));
+        check("aligner model chat --top-p -1", Err("expected a number over 0"));
+        check("aligner model chat --seed -1", Err("expected a whole number, 0 or more"));
         check("aligner model chat --max-new-tokens 0", Err("0 is not in 1.."));
+        check("aligner model chat --max-new-tokens -1", Err("-1 is not in 1.."));
+        check("aligner show d --round -1", Err("-1 is not in 0.."));
         check("aligner model merge --adapter a", Err("--out <DIR>"));
-        check("aligner model merge --adapter a --out o --max-shard-size 0", Err("`5GB`"));
-        check("aligner model merge --adapter a --out o --max-shard-size 5XB", Err("`5GB`"));
+        for size in ["0", "5XB", "GB", "1e3GB", "-1GB", "infGB", "1.5.GB", "0.1KB5"] {
+            let line = format!("aligner model merge --adapter a --out o --max-shard-size={size}");
+            check(&line, Err("expected a size in KB, MB, GB or TB"));
+        }
         check("aligner plugin check", Err("<FILE>"));
         check("aligner __compile", Err("unrecognized"));
     }

@@ -63,13 +63,13 @@ pub struct ChatArgs {
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Tokens drawn from, by probability; 1 keeps every token
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: f64,
     /// Longest answer in tokens
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub max_new_tokens: u32,
     /// Seed of every random draw
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -150,25 +150,35 @@ impl From<DtypeArg> for export::Dtype {
     }
 }
 
-/// Reads a number of bytes; `GB` is a power of ten and `GiB` one of two, as with Hugging Face.
+/// Reads a number of bytes, whole or with a point; `GB` is a power of ten and `GiB` one of two, as with
+/// Hugging Face.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
+    const UNITS: [(&str, u64); 9] = [
+        ("KIB", 1 << 10),
+        ("MIB", 1 << 20),
+        ("GIB", 1 << 30),
+        ("TIB", 1 << 40),
         ("KB", 1000),
         ("MB", 1_000_000),
         ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
         ("", 1),
     ];
-    let expected = || "expected a size such as `5GB` or `512MiB`".to_owned();
     let upper = text.trim().to_ascii_uppercase();
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|(name, unit)| Some((upper.strip_suffix(&name.to_ascii_uppercase())?, *unit)))
-        .ok_or_else(expected)?;
-    let size = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    size.filter(|&size| size > 0).ok_or_else(expected)
+    let parts = UNITS.iter().find_map(|(name, unit)| Some((upper.strip_suffix(name)?, *unit)));
+    let size = parts.and_then(|(number, unit)| {
+        let number = number.trim_end();
+        match number.parse::<u64>() {
+            Ok(whole) => whole.checked_mul(unit),
+            // What `f64` takes besides: signs, exponents, `inf`.
+            Err(_) if number.contains(|c: char| !c.is_ascii_digit() && c != '.') => None,
+            Err(_) => number.parse::<f64>().ok().map(|number| (number * unit as f64) as u64),
+        }
+    });
+    size.filter(|&size| size > 0).ok_or_else(|| {
+        "expected a size in KB, MB, GB or TB, or in KiB, MiB, GiB or TiB, such as `1.5GB` or `512MiB`"
+            .to_owned()
+    })
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
@@ -177,6 +187,10 @@ fn temperature(text: &str) -> Result<f64, String> {
 
 fn top_p(text: &str) -> Result<f64, String> {
     number(text, "a number over 0, at most 1", |p| p > 0.0 && p <= 1.0)
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number, 0 or more".to_owned())
 }
 
 fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {

@@ -1,14 +1,19 @@
 //! `aligner report DIR…`: prints the tables of runs.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::Args;
 
 use super::{CliError, exit, output};
-use crate::{report::Report, run::manifest};
-
-/// The report's file in a run directory.
-const FILE: &str = "report.json";
+use crate::{
+    report::{FILE, Report},
+    round::RunError,
+    run::{journal, manifest},
+};
 
 /// Arguments of `report`.
 #[derive(Clone, Debug, Args)]
@@ -21,8 +26,10 @@ pub struct ReportArgs {
     pub json: bool,
 }
 
-/// Prints the table of each run, in the order given.
+/// Prints the table of each run, in the order given, then fails where a file of one of them is not what
+/// its journal says.
 pub fn main(args: &ReportArgs) -> Result<(), CliError> {
+    let mut damage = None;
     for (index, directory) in args.directories.iter().enumerate() {
         // A run of a newer format is refused before its report is misread.
         manifest::check_format(directory)?;
@@ -33,6 +40,9 @@ pub fn main(args: &ReportArgs) -> Result<(), CliError> {
             CliError::new(exit::RUN_DIRECTORY, message)
                 .hint("the rounds themselves are in `rounds/`; `journal.jsonl` names every file with its digest")
         })?;
+        let whole =
+            journal::read(directory).and_then(|entries| journal::check_files(directory, &entries));
+        damage = damage.or(whole.err());
         if args.json {
             let json = serde_json::to_string(&report).map_err(anyhow::Error::from)?;
             output::print(&format!("{json}\n"))?;
@@ -41,14 +51,20 @@ pub fn main(args: &ReportArgs) -> Result<(), CliError> {
         let gap = if index > 0 { "\n" } else { "" };
         let state = match report.ended.as_deref() {
             Some("early-stop") => "stopped early",
+            Some("nothing-kept") => "ended without a record to train on",
             Some(_) => "finished",
             None => "unfinished",
         };
         let Report { method, model, .. } = &report;
         let heading = format!("{}: {method} on {model}, {state}\n", directory.display());
         output::print(&format!("{gap}{heading}{}", report.table()))?;
+        if let Some(nothing) = report.nothing_kept {
+            let path = directory.clone();
+            let hint = RunError::NothingKept { path, nothing }.hint().unwrap_or_default();
+            let _ = writeln!(io::stderr(), "\nhint: {hint}");
+        }
     }
-    Ok(())
+    damage.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn unreadable(directory: &std::path::Path, error: &io::Error) -> CliError {

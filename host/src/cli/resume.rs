@@ -41,7 +41,7 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
             let way_out = |part| run::memory::way_out(&prepared.set, part);
             memory::check(&estimate, memory::available()?, way_out)?;
             let models = run_verb::models(&prepared, &progress)?;
-            run_verb::work(&prepared, &models, directory, &progress)
+            run_verb::work(&prepared, &models, directory, estimate, &progress)
         }
     }
 }

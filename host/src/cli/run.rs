@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 
 use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
+    memory::{Budget, Estimate},
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
-    report::Report,
-    round::Models,
+    report::{self, Report},
+    round::{Models, RunError},
     run::{self, Existing, Opened, Prepared, directory::Directory, plan},
 };
 
@@ -40,11 +41,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub fresh: bool,
     /// Rounds, in place of `run.rounds`
-    #[arg(long, value_name = "N")]
-    pub rounds: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub rounds: Option<i64>,
     /// Seed of every random draw, in place of `run.seed`
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seed: Option<i64>,
     /// Any key of the plugin set, for example generate.temperature=0.5 or filter.0.config.min=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -100,7 +101,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
                 Some(models) => models,
                 None => self::models(&prepared, &progress)?,
             };
-            work(&prepared, &models, directory, &progress)
+            work(&prepared, &models, directory, estimate, &progress)
         }
     }
 }
@@ -128,23 +129,31 @@ pub fn work(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    estimate: Estimate,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let path = directory.path().to_owned();
-    let report = run::execute(prepared, models, directory, progress, cancel::flag())?;
+    // What the environment says has been read before.
+    let available = &|| memory::available().ok().flatten();
+    let budget = Budget { estimate, available };
+    let report = run::execute(prepared, models, directory, &budget, progress, cancel::flag())?;
     result(&path, &report, prepared.set.models.policy.as_str())
 }
 
-/// Prints the table of a run that was finished before; a result that is gone is put back.
+/// Prints the table of a run that has ended before; a result that is gone is put back.
 pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliError> {
-    let report: Report = directory.read_json("report.json")?;
+    let report: Report = directory.read_json(report::FILE)?;
     run::put_result(prepared, directory, &report)?;
     tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
     result(directory.path(), &report, &report.model)
 }
 
+/// Prints what a run has come to, and fails where it ended with nothing to train on.
 fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
-    let mut text = format!("\n{}", report.table());
+    let mut text = match report.rounds.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", report.table()),
+    };
     let [adapter, whole] = ["final/adapter", "final/model"].map(|name| path.join(name));
     if whole.is_dir() {
         let whole = whole.display();
@@ -163,7 +172,14 @@ fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
             report.best_round
         ));
     }
-    output::print(&text)
+    output::print(&text)?;
+    match &report.nothing_kept {
+        Some(nothing) => {
+            let (path, nothing) = (path.to_owned(), nothing.clone());
+            Err(RunError::NothingKept { path, nothing }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Says something that is not the result.

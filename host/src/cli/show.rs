@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
+    progress::counted,
     record::{Opinion, Text, Verdict},
     round::rows::{Filtered, Generated, Judged, Rendered, Sampled, Scored, Trained},
     round::stage::folder,
@@ -28,7 +29,7 @@ pub struct ShowArgs {
     #[arg(value_name = "RECORD")]
     pub record: Option<String>,
     /// Only this round
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub round: Option<u32>,
     /// Only what was dropped, with plugin and reason
     #[arg(long, conflicts_with = "record")]
@@ -187,8 +188,11 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 let Some(completion) = variant.completion else { continue };
                 let _ = writeln!(
                     part,
-                    "  generate    variant {}: {} tokens, logprob {:.2}, {:?}:",
-                    variant.name, completion.tokens, completion.logprob, completion.finish
+                    "  generate    variant {}: {}, logprob {:.2}, {:?}:",
+                    variant.name,
+                    counted(completion.tokens.into(), "tokens"),
+                    completion.logprob,
+                    completion.finish
                 );
                 block(&mut part, &completion.text);
             }
@@ -247,7 +251,7 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
     if text.is_empty() {
         let message = format!("no record `{record}` in `{}`", run.display());
         return Err(CliError::new(exit::RUN_DIRECTORY, message)
-            .hint("`aligner show DIR` lists the records"));
+            .hint(format!("`aligner show {}` lists the records", run.display())));
     }
     Ok(text)
 }

@@ -179,9 +179,13 @@ impl ExportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ExportError::Model(error) => error.hint(),
-            ExportError::Overflow { .. } => {
-                Some("write the model as bf16 or f32, which hold larger numbers".to_owned())
-            }
+            ExportError::Overflow { dtype, value, .. } => match dtype {
+                _ if !value.is_finite() => None,
+                Dtype::F16 => {
+                    Some("write the model as bf16 or f32, which hold larger numbers".to_owned())
+                }
+                _ => Some("write the model as f32, which holds larger numbers".to_owned()),
+            },
             ExportError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, or name a folder on another disk".to_owned())
             }

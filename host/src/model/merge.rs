@@ -1,5 +1,7 @@
 //! An adapter added to the weights it stands beside.
 
+use std::path::Path;
+
 use rayon::prelude::*;
 
 use super::adapter::{Adapter, AdapterError, LoraPair, module_path};
@@ -14,13 +16,18 @@ use super::weights::LoadedAdapter;
 pub struct Merged<'a> {
     base: &'a dyn Checkpoint,
     adapter: &'a Adapter,
+    folder: &'a Path,
 }
 
 impl<'a> Merged<'a> {
-    /// Fails where the adapter does not fit the model.
-    pub fn new(base: &'a dyn Checkpoint, adapter: &'a Adapter) -> Result<Self, AdapterError> {
+    /// Fails where the adapter does not fit the model. `folder` is where it comes from, for messages.
+    pub fn new(
+        base: &'a dyn Checkpoint,
+        adapter: &'a Adapter,
+        folder: &'a Path,
+    ) -> Result<Self, AdapterError> {
         adapter.check(base.spec())?;
-        Ok(Merged { base, adapter })
+        Ok(Merged { base, adapter, folder })
     }
 }
 
@@ -37,6 +44,14 @@ impl Checkpoint for Merged<'_> {
         });
         if let (Some((_, pair)), &[_, inputs]) = (pair, shape) {
             add(&mut values, inputs, pair);
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                let (folder, value) = (self.folder.display(), values[at]);
+                let message = format!(
+                    "the numbers of the adapter `{folder}` are too large: with it `{name}` would hold \
+                     {value} at position {at}, and a weight must be finite"
+                );
+                return Err(CheckpointError { message });
+            }
         }
         Ok(values)
     }

@@ -12,7 +12,7 @@ use plugins::{difficulty, filters, plugin};
 use settings::{evaluate, generate, train};
 
 use super::{
-    CONTRACT, Chat, Data, Embedded, Generate, Lora, MODEL_ROLES, Method, Models, PluginSet,
+    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Method, Models, PluginSet,
     RoundSettings, Run, Source, Start, Train,
     keys::{CHAT, DATA, EVALUATE, GENERATE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     problem::{Problem, list},
@@ -278,10 +278,12 @@ fn rounds(
     let mut rounds = None;
     let mut seed = 0;
     let mut dtype = WeightType::default();
+    let mut keep = Keep::All;
     if let Some(run) = &run {
         rounds = run.integer("rounds", 1, 1000)?;
         seed = run.large("seed", i64::MAX as u64)?.unwrap_or(0);
         dtype = run.choice("dtype", &WeightType::ALL)?.unwrap_or_default();
+        keep = run.choice("keep", &[("all", Keep::All), ("last", Keep::Last)])?.unwrap_or_default();
     }
     let mut settings = Vec::new();
     let mut previous: Option<Train> = None;
@@ -325,7 +327,7 @@ fn rounds(
         let trained = settings.iter().filter_map(|settings| settings.train.as_ref());
         trainable(run, dtype, &trained.chain(without_own).collect::<Vec<_>>())?;
     }
-    Ok((Run { rounds, seed, dtype }, settings))
+    Ok((Run { rounds, seed, dtype, keep }, settings))
 }
 
 /// Weights that are rounded cannot all be trained, and those of eight bits stand under no adapter.

@@ -123,6 +123,26 @@ pub struct Run {
     /// How weights are kept. Default: `f32`, the exact mode.
     #[serde(default)]
     pub dtype: WeightType,
+    /// Which rounds' whole models stay on disk. Default: `all`.
+    #[serde(default, skip_serializing_if = "Keep::is_all")]
+    pub keep: Keep,
+}
+
+/// Which of the whole models that rounds leave stay in the run directory; adapters always do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Every one.
+    #[default]
+    All,
+    /// That of the last round, and that of the best one so far.
+    Last,
+}
+
+impl Keep {
+    fn is_all(&self) -> bool {
+        *self == Keep::All
+    }
 }
 
 /// `[chat]`: what chat templates are told besides the conversation.

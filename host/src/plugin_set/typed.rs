@@ -184,11 +184,11 @@ impl Override {
 
     /// Returns the override that a flag of its own stands for, for example `--rounds 2` for
     /// `run.rounds`.
-    pub fn integer(flag: &str, path: &[&str], value: u64) -> Override {
+    pub fn integer(flag: &str, path: &[&str], value: i64) -> Override {
         Override {
             argument: format!("{flag} {value}"),
             path: path.iter().map(|&part| part.to_owned()).collect(),
-            value: Kind::Integer(i64::try_from(value).ok()),
+            value: Kind::Integer(Some(value)),
         }
     }
 

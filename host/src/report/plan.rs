@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::table::{Align, Table, printable};
-use crate::progress::duration;
+use crate::plugin_set::Keep;
+use crate::progress::{counted, duration};
 
 /// What a run will do.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Plan {
     pub model_bytes: u64,
     /// Bytes of the model that each round writes, where every weight is trained.
     pub round_model_bytes: Option<u64>,
+    /// Which of these stay.
+    pub keep: Keep,
     /// In the order of the stages.
     pub plugins: Vec<PlanPlugin>,
     /// Prompts of the pool.
@@ -30,10 +33,12 @@ pub struct Plan {
     pub duplicates: u64,
     /// Held-out prompts; 0 where nothing is measured on them.
     pub held_out: u64,
+    /// Prompts that do not fit into the context with their completion, and of how many that were tried.
+    pub too_long: (u64, u64),
     /// Tokens that go through the models over all rounds, estimated.
     pub tokens: u64,
     /// How long that takes, estimated; absent where the machine was not measured.
-    pub seconds: Option<f64>,
+    pub time: Option<PlanTime>,
     /// What each stage holds at its height, in bytes, estimated; not empty.
     pub memory: Vec<(&'static str, u64)>,
     /// How many bytes there are for it; absent where the system does not say.
@@ -42,6 +47,15 @@ pub struct Plan {
     pub device: String,
     /// The run directory.
     pub out: PathBuf,
+}
+
+/// How long a run takes, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlanTime {
+    /// On a machine that does nothing else.
+    pub idle: f64,
+    /// On this one, if it stays as busy as it is.
+    pub now: f64,
 }
 
 /// A plugin of the plan.
@@ -66,8 +80,8 @@ impl Plan {
         let mut line = |name: &str, value: String| {
             lines.push(format!("{name:<9}{}\n", printable(&value)));
         };
-        let rounds = if self.rounds == 1 { "round" } else { "rounds" };
-        line("method", format!("{} ({}), {} {rounds}", self.method, self.plugin_set, self.rounds));
+        let rounds = counted(self.rounds.into(), "rounds");
+        line("method", format!("{} ({}), {rounds}", self.method, self.plugin_set));
         line(
             "model",
             format!(
@@ -79,18 +93,29 @@ impl Plan {
         );
         if let Some(size) = self.round_model_bytes {
             let size = bytes(size);
-            line("training", format!("every weight; each round writes a model of {size}"));
+            let kept = match self.keep {
+                Keep::All => "",
+                Keep::Last => ", the last and the best stay",
+            };
+            line("training", format!("every weight; each round writes a model of {size}{kept}"));
         }
-        let mut prompts = count(self.prompts, "prompt");
+        let mut prompts = counted(self.prompts, "prompts");
         if self.duplicates > 0 {
-            prompts.push_str(&format!(", {} left out", count(self.duplicates, "duplicate")));
+            prompts.push_str(&format!(", {} left out", counted(self.duplicates, "duplicates")));
         }
         if self.held_out > 0 {
             prompts.push_str(&format!(", {} held out", self.held_out));
         }
         line("data", prompts);
-        let time = self.seconds.map_or(String::new(), |s| format!(", about {}", duration(s)));
-        line("work", format!("about {} tokens{time} on {}", rounded(self.tokens), self.device));
+        if let (too_long @ 1.., tried) = self.too_long {
+            let prompts = counted(tried, "prompts");
+            line(
+                "context",
+                format!("leaves out {too_long} of {prompts}: with a completion they do not fit"),
+            );
+        }
+        let time = self.time.map_or(String::new(), |time| format!(", {}", time.render()));
+        line("work", format!("about {} tokens on {}{time}", rounded(self.tokens), self.device));
         line("memory", self.memory());
         line("output", self.out.display().to_string());
         let mut text = lines.concat();
@@ -136,12 +161,32 @@ impl Plan {
     }
 }
 
-fn eight(digest: &str) -> String {
-    digest.chars().take(8).collect()
+impl PlanTime {
+    fn render(self) -> String {
+        let (idle, now) = (rough(self.idle), rough(self.now));
+        match idle == now || self.now < 1.25 * self.idle {
+            true => format!("about {idle}"),
+            false => format!("about {idle} ({now} while others use the machine as now)"),
+        }
+    }
 }
 
-fn count(number: u64, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+/// Returns a time as exactly as an estimate is: `40 s`, `2 min 30 s`, `12 min`, `1 h 20 min`.
+fn rough(seconds: f64) -> String {
+    let to = |step: f64| (seconds / step).round().max(1.0) * step;
+    let step = match seconds {
+        ..55.0 => 10.0,
+        55.0..585.0 => 30.0,
+        585.0..3570.0 => 60.0,
+        3570.0..35_700.0 => 600.0,
+        _ => 3600.0,
+    };
+    let text = duration(to(step));
+    [" 0 s", " 0 min"].iter().find_map(|zero| text.strip_suffix(zero)).unwrap_or(&text).to_owned()
+}
+
+fn eight(digest: &str) -> String {
+    digest.chars().take(8).collect()
 }
 
 /// Returns a number as people say it: `950`, `12 k`, `3.4 M`.
@@ -187,6 +232,7 @@ mod tests {
             model_digest: "fedcba9876543210".into(),
             model_bytes: 98_000_000,
             round_model_bytes: None,
+            keep: Keep::All,
             plugins: vec![
                 plugin("principle", "self-align", None),
                 plugin("difficulty", "perplexity", Some(ask)),
@@ -195,7 +241,8 @@ mod tests {
             duplicates: 1,
             held_out: 40,
             tokens: 34_567,
-            seconds: Some(400.0),
+            too_long: (0, 96),
+            time: Some(PlanTime { idle: 400.0, now: 420.0 }),
             memory: vec![
                 ("loading", 700_000_000),
                 ("generation", 940_000_000),
@@ -211,7 +258,7 @@ mod tests {
 method   soft-plus (builtin:soft-plus), 3 rounds
 model    smollm2-135m-instruct, 98 MB, sha256 fedcba98
 data     240 prompts, 1 duplicate left out, 40 held out
-work     about 35 k tokens, about 6 min 40 s on cpu
+work     about 35 k tokens on cpu, about 6 min 30 s
 memory   about 1.3 GB (training 1.3 GB, generation 940 MB, loading 700 MB), 20.3 GB available
 output   runs/demo
 
@@ -220,9 +267,37 @@ principle   self-align  0.1.0    01234567  nothing
 difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
 "
         );
-        let full = Plan { round_model_bytes: Some(538_000_000), ..plan }.render();
+        let less = Plan { too_long: (3, 96), ..plan.clone() }.render();
+        assert!(less.contains(
+            "out\ncontext  leaves out 3 of 96 prompts: with a completion they do not fit\nwork"
+        ));
+        let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")
+        );
+        let plan = Plan { round_model_bytes: Some(538_000_000), keep: Keep::Last, ..plan }.render();
+        assert!(plan.contains("a model of 538 MB, the last and the best stay\ndata"));
+    }
+
+    #[test]
+    fn estimated_times_are_as_exact_as_they_are() {
+        let check = |seconds: f64, expected: &str| assert_eq!(rough(seconds), expected);
+        check(0.0, "10 s");
+        check(26.0, "30 s");
+        check(54.9, "50 s");
+        check(59.0, "1 min");
+        check(104.0, "1 min 30 s");
+        check(400.0, "6 min 30 s");
+        check(700.0, "12 min");
+        check(3580.0, "1 h");
+        check(4900.0, "1 h 20 min");
+        check(100_000.0, "28 h");
+        check(f64::INFINITY, "unknown");
+        let time = |idle, now| PlanTime { idle, now }.render();
+        assert_eq!(time(104.0, 125.0), "about 1 min 30 s");
+        assert_eq!(
+            time(104.0, 240.0),
+            "about 1 min 30 s (4 min while others use the machine as now)"
         );
     }
 

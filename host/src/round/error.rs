@@ -1,16 +1,17 @@
 //! Why a run stopped.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::data::DataError;
 use crate::generate::SequenceError;
+use crate::memory::Shortage;
 use crate::model::ModelError;
 use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
 use crate::model::save::SaveError;
 use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
+use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
 use crate::train::TrainError;
 
@@ -52,21 +53,23 @@ pub enum RunError {
         /// The way out.
         hint: String,
     },
-    /// No prompt could be prepared, so no round can begin.
-    #[error("no prompt of the pool could be used{}", reasons(drops))]
-    EmptyPool {
-        /// How many prompts were dropped for which reason.
-        drops: BTreeMap<String, u64>,
-    },
-    /// No record came through a round, so there is nothing to train on.
-    #[error("round {round} kept none of its {records} records{}", reasons(drops))]
+    /// No record came through a round, or no prompt into the pool: there is nothing to train on.
+    #[error("{nothing}")]
     NothingKept {
+        /// The run directory.
+        path: PathBuf,
+        /// What was dropped.
+        nothing: NothingKept,
+    },
+    /// There is less memory than when the run began.
+    #[error("in round {round}, {shortage}")]
+    Memory {
+        /// The run directory.
+        path: PathBuf,
         /// From 1.
         round: u32,
-        /// How many records it worked on.
-        records: u64,
-        /// How many were dropped for which reason.
-        drops: BTreeMap<String, u64>,
+        /// What there is too little for.
+        shortage: Shortage,
     },
     /// The user asked to stop.
     #[error("interrupted; all finished work is in `{}`", path.display())]
@@ -117,26 +120,27 @@ impl RunError {
             | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
-            RunError::EmptyPool { .. } => Some(
-                "too long: shorten the prompts, show fewer exemplars, lower \
-                 `generate.max_new_tokens`, or take a model with a longer context"
-                    .into(),
-            ),
-            RunError::NothingKept { .. } => Some(
-                "`aligner show DIR --dropped` lists what was dropped; loosen the filter that \
-                 dropped most, raise `generate.max_new_tokens`, or take a larger model"
-                    .into(),
-            ),
+            RunError::NothingKept { path, nothing } => Some(format!(
+                "{}; then begin a new run: the same settings end here again, so name another folder \
+                 with `--out`, or throw this run away with `--fresh`",
+                match nothing.round {
+                    0 => "too long: shorten the prompts, show fewer exemplars, lower \
+                          `generate.max_new_tokens`, or take a model with a longer context"
+                        .to_owned(),
+                    _ => format!(
+                        "`aligner show {} --dropped` lists what was dropped; loosen the filter that \
+                         dropped most, raise `generate.max_new_tokens`, or take a larger model",
+                        path.display()
+                    ),
+                }
+            )),
+            RunError::Memory { path, .. } => Some(format!(
+                "all finished work is there; `aligner resume {}` goes on once there is more memory",
+                path.display()
+            )),
             RunError::Interrupted { path } => {
                 Some(format!("`aligner resume {}` goes on", path.display()))
             }
         }
     }
-}
-
-fn reasons(drops: &BTreeMap<String, u64>) -> String {
-    let mut reasons: Vec<_> = drops.iter().collect();
-    reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), (*reason).clone()));
-    let text: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-    if text.is_empty() { String::new() } else { format!(": {}", text.join(", ")) }
 }

@@ -11,6 +11,7 @@ use crate::digest::sha256;
 use crate::model::backend::cpu::Cpu;
 use crate::plugin_set::{LrScheduler, Scope, Train, TrainData};
 use crate::record::{Completion, Record, VariantRole};
+use crate::report::NothingKept;
 use crate::train::{Example, LrSchedulerType, TrainSettings, Trainer};
 
 /// What a round's training made.
@@ -57,12 +58,12 @@ pub fn train(
     let output = book.stage(place, depends, |book| {
         let (rows, examples) = examples(shop, settings, rows)?;
         if examples.is_empty() {
-            let mut drops = flow.drops.clone();
+            let mut dropped = flow.drops.clone();
             for reason in rows.iter().filter_map(|row| row.dropped.clone()) {
-                *drops.entry(reason).or_default() += 1;
+                *dropped.entry(reason).or_default() += 1;
             }
-            let records = drops.values().sum();
-            return Err(RunError::NothingKept { round, records, drops });
+            let nothing = NothingKept { round, records: dropped.values().sum(), dropped };
+            return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
         let count = examples.len() as u64;
         let (trainer, steps) = steps(shop, book, place, settings, entering, examples)?;
@@ -77,7 +78,10 @@ pub fn train(
     book.directory.remove(&partial_metrics(&folder))?;
 
     let digest = digest_of_folder(&result, &output.files);
-    let policy = method::policy(shop.models, &book.directory, &result, settings, &digest)?;
+    let policy = match book.journal.removed(&result) {
+        true => shop.models.without_weights(&book.directory.join(&result), &digest),
+        false => method::policy(shop.models, &book.directory, &result, settings, &digest)?,
+    };
     let steps = book.directory.read_lines(&metrics)?;
     let rows = output.rows.into_iter().filter(|row| row.round == round).collect();
     Ok(Learned { policy, rows, steps })
@@ -159,6 +163,7 @@ fn steps(
     entering: &Policy,
     examples: Vec<Example>,
 ) -> Result<(Trainer<Cpu>, Vec<Step>), RunError> {
+    shop.check_memory(book, place.round)?;
     let folder = place.folder();
     let (mut done, mut ledger) = book.directory.ledger::<Step>(&partial_metrics(&folder))?;
     let (models, directory) = (shop.models, &book.directory);

@@ -25,10 +25,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::data::HeldOut;
+use crate::memory::{Budget, TRAINING};
 use crate::plugin_set::{After, PluginSet, Scope};
 use crate::progress::Progress;
 use crate::record::{Completion, Decoding, Exemplar, Record};
-use crate::report::RoundSummary;
+use crate::report::{NothingKept, RoundSummary};
 use rows::Trained;
 use stage::{Notebook, Place};
 
@@ -46,6 +47,8 @@ pub struct Workshop<'a> {
     pub held_out: &'a [HeldOut],
     /// Digest of these.
     pub held_out_digest: &'a str,
+    /// What each stage takes in memory, and how much there is.
+    pub memory: &'a Budget<'a>,
     /// Where progress is shown.
     pub progress: &'a Progress,
     /// Set when the user wants to stop.
@@ -115,8 +118,8 @@ pub fn round(
     };
 
     if scored.records.is_empty() {
-        let records = ids.len() as u64;
-        return Err(RunError::NothingKept { round, records, drops: scored.drops });
+        let nothing = NothingKept { round, records: ids.len() as u64, dropped: scored.drops };
+        return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
     }
     let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
     let held_out = evaluate::held_out(shop, book, round, &learned.policy)?;
@@ -169,6 +172,15 @@ impl Workshop<'_> {
             return Err(RunError::Interrupted { path });
         }
         Ok(())
+    }
+
+    /// Fails where there is less memory than training takes: what there was when the run began may be
+    /// somebody else's by now.
+    pub fn check_memory(&self, book: &Notebook, round: u32) -> Result<(), RunError> {
+        self.memory.check(TRAINING).map_err(|shortage| {
+            let path = book.directory.path().to_owned();
+            RunError::Memory { path, round, shortage }
+        })
     }
 
     /// Returns a place as the plugin runtime takes it; `position` tells the plugins of a chain apart.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,9 +13,10 @@ use crate::logprob;
 use crate::model::adapter::Adapter;
 use crate::model::backend::WeightType;
 use crate::model::backend::cpu::Cpu;
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::forward::Engine;
 use crate::model::safetensors::Safetensors;
+use crate::model::spec::Spec;
 use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
@@ -167,10 +168,20 @@ impl Models {
     /// Returns the policy whose weights are those of a folder; `digest` stands for its files.
     pub fn with_weights(&self, folder: &Path, digest: &str) -> Result<Policy, RunError> {
         let weights = Safetensors::open_folder(self.model.spec.clone(), folder);
-        let checkpoint = Arc::new(weights.map_err(WeightsError::from)?);
+        Ok(self.with_checkpoint(Arc::new(weights.map_err(WeightsError::from)?), digest))
+    }
+
+    /// Returns the policy whose weights were in a folder that is removed: a resumed run passes by it, and
+    /// fails where it is asked for them.
+    pub fn without_weights(&self, folder: &Path, digest: &str) -> Policy {
+        let gone = Gone { spec: self.model.spec.clone(), folder: folder.to_owned() };
+        self.with_checkpoint(Arc::new(gone), digest)
+    }
+
+    fn with_checkpoint(&self, checkpoint: Arc<dyn Checkpoint>, digest: &str) -> Policy {
         let digest = sha256(format!("{} {digest}", self.model.digest).as_bytes());
         let weights = Version { digest: digest.clone(), checkpoint };
-        Ok(Policy { weights, adapter: None, loaded: None, digest })
+        Policy { weights, adapter: None, loaded: None, digest }
     }
 
     /// Returns whether the policy's weights are those of the initial model.
@@ -356,6 +367,24 @@ impl Models {
             Err(SequenceError::Cancelled) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Weights that `run.keep` did not keep.
+struct Gone {
+    spec: Spec,
+    folder: PathBuf,
+}
+
+impl Checkpoint for Gone {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn tensor(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let folder = self.folder.display();
+        let message = format!("`{name}` was in `{folder}`, which `run.keep` has removed");
+        Err(CheckpointError { message })
     }
 }
 

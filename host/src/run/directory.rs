@@ -4,9 +4,12 @@
 //! speaks of it only afterwards. What a stage collects while it works goes to an append-only ledger
 //! beside the final file; a resumed stage starts from it.
 
+mod fault;
+mod ledger;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::digest::{sha256, sha256_of};
+use ledger::whole_lines;
+pub use ledger::{Ledger, read_ledger};
 
 /// Why the run directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -290,28 +295,7 @@ impl Directory {
             .write(true)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        let (mut rows, mut whole, mut torn) = (Vec::new(), 0u64, None);
-        let mut reader = BufReader::new(&file);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(io_error("read", &path))? as u64;
-            if read == 0 || line.last() != Some(&b'\n') {
-                break;
-            }
-            // A crash can tear the last line only; one before it that does not parse was altered.
-            if let Some(error) = torn {
-                return Err(self.damaged(name, error));
-            }
-            match serde_json::from_slice(&line) {
-                Ok(row) => {
-                    rows.push(row);
-                    whole += read;
-                }
-                Err(error) => torn = Some(format!("line {}: {error}", rows.len() + 1)),
-            }
-        }
-        drop(reader);
+        let (rows, whole) = whole_lines(&file, &path)?;
         file.set_len(whole).map_err(io_error("cut", &path))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
         Ok((rows, Ledger { file, path }))
@@ -351,67 +335,15 @@ impl Directory {
     }
 }
 
-/// An append-only file of one JSON document a line.
-#[derive(Debug)]
-pub struct Ledger {
-    file: File,
-    path: PathBuf,
-}
-
-impl Ledger {
-    /// Appends one row and syncs it: after this returns, a kill does not lose it.
-    pub fn append(&mut self, row: &impl Serialize) -> Result<(), DirectoryError> {
-        let mut line = serde_json::to_vec(row).expect("our own types serialise");
-        line.push(b'\n');
-        let half = line.len() / 2;
-        self.file
-            .write_all(&line[..half])
-            .and_then(|()| fault::point())
-            .and_then(|()| self.file.write_all(&line[half..]))
-            .and_then(|()| self.file.sync_data())
-            .and_then(|()| fault::point())
-            .map_err(io_error("write", &self.path))
-    }
-}
-
-/// Faults on purpose, for the tests that kill a run at every write.
-///
-/// `ALIGNER_FAULT=kill:N` kills the process at the N-th point where it is in the middle of a write or
-/// between two, from 1; `ALIGNER_FAULT=full:N` fails there, and from there on, as a full disk does.
-mod fault {
-    use std::io;
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    enum Kind {
-        Kill,
-        Full,
-    }
-
-    static WANTED: LazyLock<Option<(Kind, u64)>> = LazyLock::new(|| {
-        let text = std::env::var("ALIGNER_FAULT").ok()?;
-        let (kind, number) = text.split_once(':')?;
-        let kind = match kind {
-            "kill" => Kind::Kill,
-            "full" => Kind::Full,
-            _ => return None,
-        };
-        Some((kind, number.parse().ok()?))
-    });
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-
-    pub fn point() -> io::Result<()> {
-        let Some((kind, number)) = &*WANTED else { return Ok(()) };
-        let passed = PASSED.fetch_add(1, Ordering::Relaxed) + 1;
-        match kind {
-            Kind::Kill if passed == *number => {
-                // SAFETY: sends a signal to this process; nothing of Rust's state is touched.
-                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-                unreachable!("SIGKILL cannot be held off")
-            }
-            Kind::Full if passed >= *number => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
-        }
+/// Fails where a file of a run is gone, or is not the one with this SHA-256.
+pub fn check_file(run: &Path, name: &str, digest: &str) -> Result<(), DirectoryError> {
+    let path = run.join(name);
+    let damaged = |path, detail: &str| DirectoryError::Damaged { path, detail: detail.to_owned() };
+    match File::open(&path).and_then(sha256_of) {
+        Ok(found) if found == digest => Ok(()),
+        Ok(_) => Err(damaged(path, "its contents differ from the journal's digest")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged(path, "it is gone")),
+        Err(error) => Err(io_error("read", &path)(error)),
     }
 }
 

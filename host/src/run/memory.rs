@@ -10,10 +10,11 @@
 use super::Prepared;
 use super::plan::rendered;
 use crate::generate::{DecodeMemory, Settings};
-use crate::memory::{Estimate, ModelMemory, Part, Stage, program};
+use crate::memory::{Estimate, ModelMemory, Part, Stage, TRAINING, program};
 use crate::model::adapter::LoraConfig;
 use crate::model::backend::WeightType;
 use crate::model::backend::cpu::Cpu;
+use crate::model::layout;
 use crate::model::spec::Spec;
 use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
@@ -23,7 +24,17 @@ use crate::round::RunError;
 use crate::train::{TrainError, TrainMemory, TrainSettings};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
-const SAMPLE: usize = 96;
+pub(super) const SAMPLE: usize = 96;
+
+/// Returns the size of the weights that a round leaves in f32; none where no round trains every weight.
+pub fn trained_bytes(prepared: &Prepared) -> Option<u64> {
+    let set = &prepared.set;
+    let mut trains = (1..=set.run.rounds).filter_map(|round| set.train(round));
+    trains.any(|train| train.lora.is_none()).then(|| {
+        let tensors = layout::tensors(&prepared.models["policy"].model.spec).into_iter();
+        tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
+    })
+}
 
 /// Returns what the stages of a run hold.
 pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
@@ -54,8 +65,11 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     }
     // What training works in is kept for the next round.
     let kept = largest.map_or(0, |largest| largest.kept());
-    // The policy that a later round begins with stays until the round is done.
+    // The policy that a later round begins with stays until the round is done: its adapter, or the file
+    // of its weights, which a whole model has beside those of the initial one.
     let entering = if set.run.rounds > 1 { adapter.bytes } else { 0 };
+    let trained = trained_bytes(prepared).unwrap_or(0) as usize;
+    let entering_file = if set.run.rounds > 1 { trained } else { 0 };
 
     let mut stages = vec![stage("loading").with(Part::Reading, reading)];
     let prompts = encoded(policy, &rendered(prepared, SAMPLE)?);
@@ -76,7 +90,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("generation").decoding(&most).with(Part::Adapters, entering);
-        stages.push(stage.with(Part::Passes, kept));
+        stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
     if let Some(evaluate) = &set.evaluate {
         let mut most = scoring(prepared, policy, adapter.rank);
@@ -87,10 +101,12 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
             most = [most, answers].into_iter().max_by_key(DecodeMemory::total).unwrap_or(most);
         }
         let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
-        stages.push(stage.with(Part::Passes, kept));
+        let files = trained + entering_file;
+        stages.push(stage.with(Part::Passes, kept).with(Part::Files, files));
     }
     if let Some(most) = largest {
-        stages.push(stage("training").training(&most).with(Part::Adapters, entering));
+        let stage = stage(TRAINING).training(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Files, entering_file));
     }
     Ok(Estimate { stages })
 }

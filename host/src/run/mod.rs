@@ -20,14 +20,14 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
-use crate::plugin_set::Measure;
+use crate::memory::Budget;
+use crate::plugin_set::{Keep, Measure};
 use crate::progress::Progress;
-use crate::report::{Measured, Report, RoundSummary};
+use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::rows::Trained;
-use crate::round::stage::Notebook;
+use crate::round::stage::{self, Notebook};
 use crate::round::{self, Models, Pool, RunError, Workshop};
 use directory::{Directory, DirectoryError};
-use journal::Journal;
 use manifest::Manifest;
 
 /// What to do with a run directory that is there already.
@@ -91,14 +91,16 @@ pub fn open(
         return Ok(Opened::Open(directory));
     };
     let differences = manifest.differences(&found);
+    if !differences.is_empty() {
+        return Err(occupied(
+            &format!("holds another run: it differs in {}", differences.join(", ")),
+            "name another folder with `--out`, or throw the old run away with `--fresh`",
+        ));
+    }
+    if journal::has_ended(&journal::read(path)?) {
+        return Ok(Opened::Finished(directory));
+    }
     match existing {
-        _ if !differences.is_empty() => Err(DirectoryError::Occupied {
-            path: path.to_owned(),
-            what: format!("holds another run: it differs in {}", differences.join(", ")),
-            hint: "name another folder with `--out`, or throw the old run away with `--fresh`"
-                .into(),
-        }),
-        _ if Journal::open(&directory)?.done().is_some() => Ok(Opened::Finished(directory)),
         Existing::Resume => Ok(Opened::Open(directory)),
         Existing::Refuse | Existing::Fresh => Err(occupied(
             "holds this run, unfinished",
@@ -109,26 +111,26 @@ pub fn open(
 
 /// Returns whether a folder holds a run that has ended. Touches nothing.
 pub fn has_ended(path: &Path) -> bool {
-    let report = std::fs::read(path.join("report.json")).ok();
-    let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
-    report.is_some_and(|report| report.ended.is_some())
+    journal::read(path).is_ok_and(|entries| journal::has_ended(&entries))
 }
 
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
-    for entry in [journal::FILE, round::stage::TIMINGS, "pool", "rounds", "final", "report.json"] {
+    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE] {
         directory.remove(entry)?;
     }
     directory.write_json(manifest::FILE, manifest)?;
     Ok(())
 }
 
-/// Does a run from where it stands to its end, and returns its report.
+/// Does a run from where it stands to its end, and returns its report. A run that has nothing left to
+/// train on has ended too ([`Report::nothing_kept`]).
 pub fn execute(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    memory: &Budget<'_>,
     progress: &Progress,
     cancel: &AtomicBool,
 ) -> Result<Report, RunError> {
@@ -150,6 +152,7 @@ pub fn execute(
         catalogue: &prepared.catalogue,
         held_out: &prepared.held_out,
         held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
+        memory,
         progress,
         cancel,
     };
@@ -158,34 +161,63 @@ pub fn execute(
     let before = round::held_out(&shop, &mut book, 0, &initial)?;
     let mut pool = Pool::new(prepared.prompts.clone());
     let mut pool_drops = round::pool(&shop, &mut book, &mut pool, &initial)?;
+    let mut report = Report::new(&set.method.name, &set.models.policy, before);
     if pool.is_empty() {
-        return Err(RunError::EmptyPool { drops: pool_drops });
+        let records = prepared.prompts.len() as u64;
+        report.nothing_kept = Some(NothingKept { round: 0, records, dropped: pool_drops });
+        return finish::finish(prepared, &mut book, report, "nothing-kept");
     }
     if manifest.prompts.duplicates > 0 {
         pool_drops.insert("duplicate".into(), manifest.prompts.duplicates);
     }
 
-    let mut report = Report::new(&set.method.name, &set.models.policy, before);
     report.pool_dropped = pool_drops;
     let (mut policy, mut earlier) = (initial, Vec::<Trained>::new());
     let mut reason = "rounds";
     for number in 1..=set.run.rounds {
-        let outcome = round::round(&shop, &mut book, number, &mut pool, &policy, &earlier)?;
+        let outcome = match round::round(&shop, &mut book, number, &mut pool, &policy, &earlier) {
+            // The same settings keep none again, so this is how the run ends; what earlier rounds made
+            // is its result.
+            Err(RunError::NothingKept { nothing, .. }) => {
+                report.nothing_kept = Some(nothing);
+                reason = "nothing-kept";
+                break;
+            }
+            outcome => outcome?,
+        };
         policy = outcome.policy;
         earlier.extend(outcome.trained);
         report.rounds.push(outcome.summary);
         let measure = stop_measure(prepared);
         report.best_round = best_round(&report, measure);
         report.warning = measure.and_then(|measure| no_better(&report, measure));
-        book.directory.write_json("report.json", &report)?;
+        book.directory.write_json(report::FILE, &report)?;
+        if set.run.keep == Keep::Last {
+            remove_models(prepared, &mut book, number, report.best_round)?;
+        }
         if should_stop(prepared, &report) && number < set.run.rounds {
             reason = "early-stop";
             break;
         }
     }
-    report.ended = Some(reason.into());
-    finish::finish(prepared, &mut book, &report, reason)?;
-    Ok(report)
+    finish::finish(prepared, &mut book, report, reason)
+}
+
+/// Removes the whole models of the rounds before `last`, but for the best one. No later round asks for
+/// them, and none of them can become the best any more.
+fn remove_models(
+    prepared: &Prepared,
+    book: &mut Notebook,
+    last: u32,
+    best: u32,
+) -> Result<(), DirectoryError> {
+    for round in (1..last).filter(|&round| round != best) {
+        if prepared.set.train(round).is_some_and(|train| train.lora.is_none()) {
+            let folder = format!("{}/model", stage::folder(round));
+            book.journal.remove(&book.directory, &folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the measure that chooses the best round.

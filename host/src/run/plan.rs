@@ -4,16 +4,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Prepared;
-use super::memory::spread;
+use super::memory::{SAMPLE, spread, trained_bytes};
 use crate::memory::Estimate;
 use crate::model::backend::cpu::Cpu;
 use crate::model::backend::{Backend, WeightType, Write};
-use crate::model::layout;
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
+use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Record, Text};
-use crate::report::{Plan, PlanPlugin};
+use crate::report::{Plan, PlanPlugin, PlanTime};
 use crate::round::RunError;
 
 /// Prompts that are rendered to estimate how long the others are.
@@ -47,13 +47,15 @@ pub fn plan(
         model: policy.name.clone(),
         model_digest: policy.digest.clone(),
         model_bytes: size(&policy.path),
-        round_model_bytes: trains_all(prepared).then(|| trained_size(&policy.spec)),
+        round_model_bytes: trained_bytes(prepared),
+        keep: set.run.keep,
         plugins: plugins.collect(),
         prompts: prepared.prompts.len() as u64,
         duplicates: manifest.prompts.duplicates,
         held_out: prepared.held_out.len() as u64,
+        too_long: too_long(prepared)?,
         tokens: tokens.forward + tokens.trained,
-        seconds: seconds(&policy.spec, tokens),
+        time: speed(&policy.spec).map(|speed| seconds(&policy.spec, tokens, speed)),
         memory: memory.stages.iter().map(|stage| (stage.name, stage.total())).collect(),
         available,
         device: manifest.engine.clone(),
@@ -61,16 +63,17 @@ pub fn plan(
     })
 }
 
-/// Returns whether a round trains every weight.
-fn trains_all(prepared: &Prepared) -> bool {
-    let set = &prepared.set;
-    (1..=set.run.rounds).filter_map(|round| set.train(round)).any(|train| train.lora.is_none())
-}
-
-/// Returns the size of a trained model's weights in f32.
-fn trained_size(spec: &Spec) -> u64 {
-    let tensors = layout::tensors(spec).into_iter();
-    tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
+/// Returns how many prompts of a sample do not fit into the context with a completion of round 1, and
+/// of how many.
+fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
+    let generate = prepared.set.generate(1);
+    let model = prepared.models.get(&generate.model).unwrap_or(&prepared.models["policy"]);
+    let (model, new) = (&model.model, generate.max_new_tokens as usize);
+    let room = model.spec.context_length;
+    let prompts = rendered(prepared, SAMPLE)?;
+    let fits = |text: &Text| model.encode_prompt(text).is_ok_and(|ids| ids.len() + new <= room);
+    let too_long = prompts.iter().filter(|text| !fits(text)).count();
+    Ok((too_long as u64, prompts.len() as u64))
 }
 
 /// Tokens of a run, estimated.
@@ -101,10 +104,10 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     if let Some(empty) = selected.iter().position(|&count| count == 0) {
         return Err(RunError::Settings {
             what: format!(
-                "round {} would have no prompts: there are {} for {} rounds",
+                "round {} would have no prompts: the pool has {} for {}",
                 empty + 1,
                 prepared.prompts.len(),
-                set.run.rounds
+                counted(set.run.rounds.into(), "rounds")
             ),
             hint: "give more prompts, or fewer `run.rounds`".into(),
         });
@@ -122,7 +125,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let forward = completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
     // Two operations a parameter forward; backward the same again for the inputs, and the same for
     // the gradients of every weight, or about half of that for an adapter's.
-    let passes = if trains_all(prepared) { 3.0 } else { 2.5 };
+    let passes = if trained_bytes(prepared).is_some() { 3.0 } else { 2.5 };
     Ok(Tokens { forward, trained: rounds * (plain + new / 2), passes })
 }
 
@@ -199,19 +202,40 @@ fn size(path: &Path) -> u64 {
     }
 }
 
-/// Returns the time for so many tokens, from the rate of a product like the model's own.
-fn seconds(spec: &Spec, tokens: Tokens) -> Option<f64> {
+/// Returns the times for so many tokens at these speeds.
+fn seconds(spec: &Spec, tokens: Tokens, speed: Speed) -> PlanTime {
     let linears: usize =
         Linear::ALL.iter().map(|&linear| spec.linear_shape(linear)).map(|(o, i)| o * i).sum();
     let parameters = (spec.layers * linears + spec.vocab * spec.hidden) as f64;
     // Attention, norms and sampling are about a third on top.
     let forward = 2.0 * parameters * 1.35;
     let work = forward * (tokens.forward as f64 + tokens.passes * tokens.trained as f64);
-    Some(work / rate(spec)?)
+    PlanTime { idle: work / speed.idle, now: work / speed.now }
 }
 
-/// Measures floating-point operations a second on a product of the MLP's shape.
-fn rate(spec: &Spec) -> Option<f64> {
+/// Floating-point operations a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Speed {
+    /// When nobody else works.
+    idle: f64,
+    /// As it is.
+    now: f64,
+}
+
+impl Speed {
+    /// Returns the speeds of a piece of work that took these times, in seconds. Others who work on the
+    /// machine make some pieces slower and none faster, so the fast ones tell what it can do, much the
+    /// same at every call; the very fastest may be a trick of the clock.
+    fn of(operations: f64, mut times: Vec<f64>) -> Option<Speed> {
+        times.sort_by(f64::total_cmp);
+        let fast = *times.get(times.len() / 20)?;
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        Some(Speed { idle: operations / fast, now: operations / mean })
+    }
+}
+
+/// Measures a product of the MLP's shape.
+fn speed(spec: &Spec) -> Option<Speed> {
     const ROWS: usize = 64;
     let (outputs, inputs) = spec.linear_shape(Linear::Up);
     let backend = Cpu::new();
@@ -220,18 +244,31 @@ fn rate(spec: &Spec) -> Option<f64> {
     let x = backend.upload(&vec![0.01; ROWS * inputs]).ok()?;
     let mut y = backend.zeros(ROWS * outputs).ok()?;
     backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
-    let (begun, mut times) = (Instant::now(), 0u32);
-    while begun.elapsed().as_millis() < 60 {
+    let (begun, mut times) = (Instant::now(), Vec::new());
+    while begun.elapsed().as_millis() < 150 {
+        let piece = Instant::now();
         backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
-        times += 1;
+        times.push(piece.elapsed().as_secs_f64());
     }
-    let operations = 2.0 * (ROWS * outputs * inputs) as f64 * f64::from(times);
-    Some(operations / begun.elapsed().as_secs_f64())
+    Speed::of(2.0 * (ROWS * outputs * inputs) as f64, times)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_machine_changes_one_of_two_speeds() {
+        let quiet = vec![0.001; 100];
+        let mut busy = quiet.clone();
+        busy[10..].fill(0.004);
+        let speed = |times| Speed::of(1e6, times).unwrap();
+        assert_eq!(speed(quiet), Speed { idle: 1e9, now: 1e9 });
+        let busy = speed(busy);
+        assert_eq!(busy.idle, 1e9);
+        assert!((2.5e8..3e8).contains(&busy.now), "{busy:?}");
+        assert_eq!(Speed::of(1e6, Vec::new()), None);
+    }
 
     #[test]
     fn a_prefix_is_shared_by_all_rows() {

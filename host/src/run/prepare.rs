@@ -9,7 +9,8 @@ use crate::digest::sha256;
 use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
-use crate::plugin_set::{PluginSet, Source};
+use crate::plugin_set::{Measure, PluginSet, Source};
+use crate::progress::counted;
 use crate::record::{Exemplar, Prompt};
 use crate::round::{Models, Opened, RunError};
 
@@ -71,10 +72,12 @@ pub fn prepare(
         lora.config().check_patterns(layers).map_err(|error| RunError::Settings {
             what: format!("`lora` of `[train]` does not fit `{}`: {error}", set.models.policy),
             hint: format!(
-                "paths are those of `model.layers.0.self_attn.q_proj`; it has {layers} blocks"
+                "paths are those of `model.layers.0.self_attn.q_proj`; it has {}",
+                counted(layers as u64, "blocks")
             ),
         })?;
     }
+    check_new_tokens(&set, &models)?;
     // A model that cannot be prompted at all (no chat template, say) is found out here.
     let first = prompts.first().into_iter().chain(held_out.first().map(|row| &row.prompt));
     for prompt in first {
@@ -111,6 +114,34 @@ pub fn prepare(
         plugin_set: set.clone(),
     };
     Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models })
+}
+
+/// Fails where completions may be so long that no prompt fits into the model's context with them: every
+/// prompt would be left out.
+fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Result<(), RunError> {
+    let rounds = (1..=set.run.rounds).map(|round| set.generate(round));
+    // The policy's answers to held-out prompts are as long as those of `[generate]`.
+    let answers = set
+        .evaluate
+        .as_ref()
+        .filter(|evaluate| evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity));
+    let answers = answers.map(|_| ("policy", set.generate.max_new_tokens));
+    let generated = rounds.map(|generate| (generate.model.as_str(), generate.max_new_tokens));
+    for (name, new) in generated.chain(answers) {
+        let model = &models.get(name).unwrap_or(&models["policy"]).model;
+        let limit = model.spec.context_length;
+        if new as usize >= limit {
+            return Err(RunError::Settings {
+                what: format!(
+                    "`max_new_tokens` of `[generate]` is {new}, and the context of `{}` is {limit} \
+                     tokens, prompt and completion together",
+                    model.name
+                ),
+                hint: "a smaller `generate.max_new_tokens` leaves room for the prompt".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Fails where a plugin counts on a part of the contract that rounds do not carry out yet, rather

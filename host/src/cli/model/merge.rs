@@ -55,7 +55,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
             false => ControlFlow::Continue(()),
         }
     };
-    let merged = Merged::new(&*opened.checkpoint, &adapter)
+    let merged = Merged::new(&*opened.checkpoint, &adapter, &args.adapter)
         .map_err(|source| RunError::from(peft::PeftError::fits(&args.adapter, source)))?;
     export::write(&mut folder, model, &merged, &settings, &mut hear)?;
 

@@ -40,7 +40,7 @@ fn adapter(spec: &crate::model::spec::Spec) -> Adapter {
 }
 
 fn write_merged(folder: &Path, from: &Opened, adapter: &Adapter, settings: Settings) {
-    let merged = Merged::new(&*from.checkpoint, adapter).unwrap();
+    let merged = Merged::new(&*from.checkpoint, adapter, Path::new("adapter")).unwrap();
     let mut to = folder.to_owned();
     write(&mut to, &from.model, &merged, &settings, &mut |_, _| ControlFlow::Continue(())).unwrap();
 }

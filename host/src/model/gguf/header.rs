@@ -14,6 +14,39 @@ pub struct Header {
     pub tensors: BTreeMap<String, Info>,
 }
 
+/// The types of tensors that are read, with their numbers in files and their names.
+const TYPES: [(u32, &str, GgmlDType); 13] = [
+    (0, "F32", GgmlDType::F32),
+    (1, "F16", GgmlDType::F16),
+    (30, "BF16", GgmlDType::BF16),
+    (8, "Q8_0", GgmlDType::Q8_0),
+    (2, "Q4_0", GgmlDType::Q4_0),
+    (3, "Q4_1", GgmlDType::Q4_1),
+    (6, "Q5_0", GgmlDType::Q5_0),
+    (7, "Q5_1", GgmlDType::Q5_1),
+    (10, "Q2_K", GgmlDType::Q2K),
+    (11, "Q3_K", GgmlDType::Q3K),
+    (12, "Q4_K", GgmlDType::Q4K),
+    (13, "Q5_K", GgmlDType::Q5K),
+    (14, "Q6_K", GgmlDType::Q6K),
+];
+
+/// Those that files have besides, to be called by their names.
+const UNREAD: [(u32, &str); 12] = [
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+];
+
 /// One tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
@@ -198,26 +231,16 @@ fn info(
     alignment: usize,
     file: usize,
 ) -> Result<Info, String> {
-    let dtype = match kind {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => {
-            return Err(format!(
-                "holds `{name}` in the GGML type {kind}, which is not supported; use a file in \
-                 F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K"
-            ));
-        }
+    let known = TYPES.iter().find(|(number, ..)| *number == kind);
+    let Some(&(_, _, dtype)) = known else {
+        let unread = UNREAD.iter().find(|(number, _)| *number == kind);
+        let found =
+            unread.map_or(format!("the unknown GGML type {kind}"), |&(_, name)| name.into());
+        let names: Vec<&str> = TYPES.iter().map(|&(_, name, _)| name).collect();
+        let expected = names.join(", ");
+        return Err(format!(
+            "holds `{name}` in {found}, which is not supported; expected {expected}"
+        ));
     };
     let row = shape.last().copied().unwrap_or(1);
     if row % dtype.block_size() != 0 {
