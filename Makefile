@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo smoke lint test ecosystem bench peers soak clean
+.PHONY: all setup fetch build demo smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -59,6 +59,25 @@ PEERS := tests/peers/.venv
 peers:
 	python3 -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -r tests/peers/requirements.txt
+
+# With NVIDIA GPUs as devices. The compiler is fetched where NVCC names none; the binary runs on
+# machines without a GPU too. On one with a GPU, cuBLAS belongs on LD_LIBRARY_PATH.
+CUDA = eval "$$([ -n "$$NVCC" ] || tests/bench-cuda/toolkit)" &&
+build-cuda: setup
+	$(CUDA) $(CARGO) build --release --locked -p aligner --features cuda
+
+check-cuda: setup
+	$(CUDA) $(CARGO) clippy --release --locked -p aligner --features cuda --all-targets -- -D warnings
+
+# Against the processor, on a machine with a GPU.
+test-cuda: setup
+	$(CUDA) ALIGNER_TEST_CUDA=1 $(CARGO) test --release --locked -p aligner --features cuda --lib -- cuda
+
+# Beside PyTorch, transformers and PEFT, as far as python3 has them.
+CUDA_ROWS ?= 135m=decode-1,decode-256,lora 1.5b=decode-1,decode-256,lora,dpo
+bench-cuda: setup
+	$(CUDA) $(CARGO) bench --locked -p aligner --features cuda --bench cuda --no-run
+	tests/bench-cuda/table "$$(ls -t target/release/deps/cuda-* | grep -v '\.d$$' | head -1)" $(CUDA_ROWS)
 
 # Long kills.
 soak: build

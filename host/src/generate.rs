@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use crate::model::backend::{Backend, BackendError, TokenLogprob, Write};
+use crate::model::backend::{Backend, BackendError, TokenDraw, TokenLogprob, Write};
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
 use crate::model::weights::LoadedAdapter;
@@ -225,22 +225,47 @@ impl<B: Backend> Logits<B> {
             draws.extend(backend.enter(|| {
                 backend.gather(batch.hidden(), hidden, &rows, &mut self.chunk);
                 backend.linear(&self.chunk, made.len(), head, &mut self.buffer, Write::Set);
-                let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
-                let tokens: Vec<u32> = logits
-                    .par_chunks_exact(vocab)
-                    .zip(made)
-                    .map(|(logits, made)| {
-                        let job = &jobs[made.index];
-                        let drawn = outputs[made.index].tokens.len() as u64;
-                        let uniform = seed::uniform(job.seed, drawn);
-                        sample::draw(logits, &job.sampling, batch.tokens(made.index), uniform)
-                    })
-                    .collect();
+                let tokens = self.tokens(backend, vocab, batch, made, jobs, outputs)?;
                 let said = backend.logprobs_of_logits(&self.buffer, vocab, &tokens)?;
                 Ok::<_, BackendError>(tokens.into_iter().zip(said))
             })?);
         }
         Ok(draws)
+    }
+
+    /// Draws a token from each row of logits: on the device where it does that, else here.
+    fn tokens(
+        &self,
+        backend: &B,
+        vocab: usize,
+        batch: &Batch<'_, B>,
+        made: &[Made],
+        jobs: &[Job],
+        outputs: &[Output],
+    ) -> Result<Vec<u32>, BackendError> {
+        let uniform = |made: &Made| {
+            let drawn = outputs[made.index].tokens.len() as u64;
+            seed::uniform(jobs[made.index].seed, drawn)
+        };
+        let rules = made.iter().map(|made| {
+            let Sampling { temperature, top_p, top_k, .. } = jobs[made.index].sampling;
+            TokenDraw { temperature, top_p, top_k, uniform: uniform(made) }
+        });
+        // A penalty counts what a sequence has had, which the device does not know.
+        let plain = |made: &Made| jobs[made.index].sampling.repetition_penalty == 1.0;
+        if made.iter().all(plain)
+            && let Some(tokens) = backend.draw(&self.buffer, vocab, &rules.collect::<Vec<_>>())?
+        {
+            return Ok(tokens);
+        }
+        let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
+        let rows = logits.par_chunks_exact(vocab).zip(made);
+        Ok(rows
+            .map(|(logits, made)| {
+                let context = batch.tokens(made.index);
+                sample::draw(logits, &jobs[made.index].sampling, context, uniform(made))
+            })
+            .collect())
     }
 }
 

@@ -10,8 +10,7 @@ use std::fmt;
 pub use available::{available, give_back, resident};
 
 use crate::generate::DecodeMemory;
-use crate::model::backend::WeightType;
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::{AnyDevice, WeightType};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::weights::Weights;
 use crate::train::TrainMemory;
@@ -211,12 +210,17 @@ pub struct ModelMemory {
 }
 
 impl ModelMemory {
-    /// Predicts what a checkpoint takes whose weights are kept as `weight_type` says.
-    pub fn predict(checkpoint: &dyn Checkpoint, weight_type: WeightType) -> ModelMemory {
-        let backend = Cpu::new();
-        let weights = Weights::bytes(&backend, checkpoint.spec(), weight_type);
-        let most = Weights::loading_bytes(&backend, checkpoint, weight_type);
-        ModelMemory { files: checkpoint.mapped_bytes(), weights, reading: most - weights }
+    /// Predicts what a checkpoint takes of a device's memory whose weights are kept as `weight_type`
+    /// says. Files are mapped into the machine's.
+    pub fn predict(
+        device: &AnyDevice,
+        checkpoint: &dyn Checkpoint,
+        weight_type: WeightType,
+    ) -> ModelMemory {
+        let weights = Weights::bytes(device, checkpoint.spec(), weight_type);
+        let most = Weights::loading_bytes(device, checkpoint, weight_type);
+        let files = if device.shares_memory() { checkpoint.mapped_bytes() } else { 0 };
+        ModelMemory { files, weights, reading: most - weights }
     }
 
     /// Adds the model to a stage.

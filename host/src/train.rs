@@ -557,6 +557,8 @@ fn names(ids: &[String]) -> String {
     }
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod full_tests;
 #[cfg(test)]

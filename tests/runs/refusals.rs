@@ -147,7 +147,8 @@ fn what_cannot_work_is_said_before_or_at_once() {
     check(&["--set", "train.learning_rate=1e30"], 4, &["not finite"]);
     check(&["--set", "principle.plugin='builtin:nothing'"], 2, &["nothing"]);
     check(&["--set", "principle.plugin='builtin:length'"], 2, &["is a filter"]);
-    check(&["--device", "cuda:0"], 2, &["this build runs on the CPU only"]);
+    // In no build and on no machine.
+    check(&["--device", "cuda:1000"], 2, &["device `cuda:1000` is not available", "--device cpu"]);
 }
 
 #[test]

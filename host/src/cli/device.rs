@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::CliError;
+use crate::model::backend::{AnyDevice, BackendError, WeightType};
 
 /// Where models run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,14 +24,13 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Device::Auto),
             "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
             _ => text
                 .strip_prefix("cuda:")
                 .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|number| number.parse().ok())
                 .map(Device::Cuda)
-                .ok_or_else(|| {
-                    "expected `auto`, `cpu` or `cuda:N`, for example `cuda:0`".to_owned()
-                }),
+                .ok_or_else(|| "expected `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
         }
     }
 }
@@ -46,14 +46,29 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    /// Returns the device that this build runs on; fails for one that it does not have.
-    pub fn resolve(self) -> Result<Device, CliError> {
+    /// Opens the device for weights of this type; fails with the reason where it is not there, or
+    /// cannot work with them.
+    pub fn resolve(self, weight_type: WeightType) -> Result<AnyDevice, CliError> {
+        let int8 = weight_type == WeightType::Int8;
         match self {
-            Device::Auto | Device::Cpu => Ok(Device::Cpu),
-            Device::Cuda(_) => Err(CliError::usage(format!(
-                "device `{self}` is not available: this build runs on the CPU only"
-            ))
-            .hint("use `--device cpu`, or leave `--device` out")),
+            Device::Cpu => Ok(AnyDevice::cpu()),
+            Device::Auto if int8 => Ok(AnyDevice::cpu()),
+            Device::Auto => Ok(AnyDevice::cuda(0, weight_type).unwrap_or_else(|error| {
+                tracing::debug!("runs on the CPU: {error}");
+                AnyDevice::cpu()
+            })),
+            Device::Cuda(_) if int8 => {
+                Err(CliError::usage(format!("device `{self}` does not work with weights in int8"))
+                    .hint("bf16 takes half the memory of f32 there; int8 is for `--device cpu`"))
+            }
+            Device::Cuda(ordinal) => AnyDevice::cuda(ordinal, weight_type).map_err(|error| {
+                let message = match error {
+                    BackendError::Device { message, .. } => message,
+                    error => error.to_string(),
+                };
+                CliError::usage(format!("device `{self}` is not available: {message}"))
+                    .hint("use `--device cpu`, or leave `--device` out")
+            }),
         }
     }
 }
@@ -73,9 +88,10 @@ mod tests {
         check("auto", Some(Device::Auto));
         check("cpu", Some(Device::Cpu));
         check("cuda:0", Some(Device::Cuda(0)));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
         check("cuda:12", Some(Device::Cuda(12)));
         for text in
-            ["", "cuda", "cuda:", "cuda:-1", "cuda:+1", "CPU", "gpu", "cuda:99999999999999999999"]
+            ["", "cuda0", "cuda:", "cuda:-1", "cuda:+1", "CPU", "gpu", "cuda:99999999999999999999"]
         {
             check(text, None);
         }
@@ -83,11 +99,15 @@ mod tests {
 
     #[test]
     fn a_gpu_is_refused_with_a_way_out() {
-        assert_eq!(Device::Auto.resolve(), Ok(Device::Cpu));
-        let error = Device::Cuda(1).resolve().unwrap_err();
+        let refused = |device: Device, weight_type| device.resolve(weight_type).unwrap_err();
+        // No machine has so many.
+        let error = refused(Device::Cuda(1000), WeightType::F32);
         assert_eq!(error.code, super::super::exit::USAGE);
-        assert!(
-            error.to_string().contains("`cuda:1`") && error.to_string().contains("--device cpu")
-        );
+        let text = error.to_string();
+        assert!(text.contains("`cuda:1000`") && text.contains("--device cpu"), "{text}");
+        assert!(refused(Device::Cuda(0), WeightType::Int8).to_string().contains("int8"));
+        for device in [Device::Cpu, Device::Auto] {
+            assert!(device.resolve(WeightType::Int8).unwrap().shares_memory());
+        }
     }
 }

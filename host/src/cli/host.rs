@@ -8,7 +8,7 @@ use crate::{
     model::{
         ModelError,
         adapter::Adapter,
-        backend::{WeightType, cpu::Cpu},
+        backend::{AnyDevice, WeightType},
         export::ExportError,
         peft::{self, PeftError},
         source,
@@ -91,13 +91,14 @@ pub fn open(name: &str, progress: &Progress) -> Result<Opened, CliError> {
     Ok(opened?)
 }
 
-/// Loads the weights of an opened model.
+/// Loads the weights of an opened model onto a device.
 pub fn load(
     opened: &Opened,
+    device: &AnyDevice,
     weight_type: WeightType,
     progress: &Progress,
 ) -> Result<Loaded, CliError> {
-    Ok(Loaded::load(opened, weight_type, progress)?)
+    Ok(Loaded::load(opened, device, weight_type, progress)?)
 }
 
 /// The model that is used where none is named.
@@ -132,11 +133,12 @@ pub fn base_of(adapter: &Path) -> Result<Option<String>, CliError> {
 pub fn load_adapted(
     opened: &Opened,
     adapter: Option<&Adapter>,
+    device: &AnyDevice,
     weight_type: WeightType,
     progress: &Progress,
-) -> Result<(Loaded, Option<LoadedAdapter<Cpu>>), CliError> {
-    memory::check_model(opened, adapter, weight_type)?;
-    let loaded = load(opened, weight_type, progress)?;
+) -> Result<(Loaded, Option<LoadedAdapter<AnyDevice>>), CliError> {
+    memory::check_model(opened, adapter, device, weight_type)?;
+    let loaded = load(opened, device, weight_type, progress)?;
     let adapter = match adapter {
         Some(adapter) => Some(loaded.engine.load_adapter(adapter, 1.0).map_err(RunError::from)?),
         None => None,

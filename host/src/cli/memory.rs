@@ -5,7 +5,7 @@ use crate::{
     memory::{self, Estimate, ModelMemory, Part, Stage},
     model::{
         adapter::Adapter,
-        backend::{WeightType, cpu::Cpu},
+        backend::{AnyDevice, WeightType},
         trainable::TrainableAdapter,
     },
     round::Opened,
@@ -14,14 +14,15 @@ use crate::{
 /// The variable of the environment that stands for what the machine says.
 const VARIABLE: &str = "ALIGNER_MEMORY";
 
-/// Returns how many bytes this process may hold: what `ALIGNER_MEMORY` says, else the machine; none where
-/// nobody says.
-pub fn available() -> Result<Option<u64>, CliError> {
+/// Returns how many bytes of a device's memory this process may hold: what `ALIGNER_MEMORY` says, else
+/// the device or the machine; none where nobody says.
+pub fn available(device: &AnyDevice) -> Result<Option<u64>, CliError> {
     match std::env::var(VARIABLE) {
         Ok(text) if !text.is_empty() => size(&text)
             .map(Some)
             .map_err(|expected| CliError::usage(format!("`{VARIABLE}` is `{text}`, {expected}"))),
-        _ => Ok(memory::available()),
+        _ if device.shares_memory() => Ok(memory::available()),
+        _ => Ok(device.available_memory()),
     }
 }
 
@@ -65,16 +66,18 @@ fn enough(needed: u64) -> String {
 pub fn check_model(
     opened: &Opened,
     adapter: Option<&Adapter>,
+    device: &AnyDevice,
     weight_type: WeightType,
 ) -> Result<(), CliError> {
-    let (backend, spec) = (Cpu::new(), &opened.model.spec);
-    let model = ModelMemory::predict(&*opened.checkpoint, weight_type);
+    let spec = &opened.model.spec;
+    let model = ModelMemory::predict(device, &*opened.checkpoint, weight_type);
     let adapter = adapter.map_or(0, |adapter| {
         let pairs = adapter.pairs.iter().map(|(&key, pair)| (key, pair.config())).collect();
-        let len = TrainableAdapter::len(&backend, spec, &pairs);
+        let len = TrainableAdapter::len(device, spec, &pairs);
         size_of::<f32>() * (len.values + len.packed)
     });
-    let stage = model.to(Stage::new("the model").with(Part::Program, memory::program()));
+    let program = if device.shares_memory() { memory::program() } else { 0 };
+    let stage = model.to(Stage::new("the model").with(Part::Program, program));
     let stage = stage.with(Part::Reading, model.reading).with(Part::Adapters, adapter);
     let way_out = |part| match part {
         Part::Weights if weight_type == WeightType::F32 => {
@@ -82,7 +85,7 @@ pub fn check_model(
         }
         _ => None,
     };
-    check(&Estimate { stages: vec![stage] }, available()?, way_out)
+    check(&Estimate { stages: vec![stage] }, available(device)?, way_out)
 }
 
 #[cfg(test)]

@@ -137,7 +137,10 @@ mod tests {
         check("aligner --plugins s --resume --fresh", Err("cannot be used with"));
         check("aligner --plugins s --rounds two", Err("invalid value 'two'"));
         check("aligner --plugins s --seed 1.5", Err("invalid value '1.5'"));
-        check("aligner --plugins s --device gpu", Err("expected `auto`, `cpu` or `cuda:N`"));
+        check(
+            "aligner --plugins s --device gpu",
+            Err("expected `auto`, `cpu`, `cuda` or `cuda:N`"),
+        );
         check("aligner --plugins s --progress json", Err("possible values: plain, fancy"));
         check("aligner --plugins s report d", Err("cannot be used with"));
         check("aligner --plugins s extra", Err("extra"));

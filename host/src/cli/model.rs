@@ -74,7 +74,7 @@ pub struct ChatArgs {
     /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: WeightType,
-    /// Where the model runs: auto, cpu or cuda:N
+    /// Where the model runs: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
 }
@@ -98,7 +98,7 @@ pub struct ScoreArgs {
     /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: WeightType,
-    /// Where the model runs: auto, cpu or cuda:N
+    /// Where the model runs: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
 }
@@ -124,7 +124,7 @@ pub struct MergeArgs {
     /// Do not compare logits, which holds the whole model in memory in f32
     #[arg(long)]
     pub no_check: bool,
-    /// Where the logits are compared: auto, cpu or cuda:N
+    /// Where the logits are compared: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
 }

@@ -13,7 +13,7 @@ pub struct ResumeArgs {
     /// Run directory
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
-    /// Where models run: auto, cpu or cuda:N
+    /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
     /// How progress is shown [default: fancy on a terminal]
@@ -23,7 +23,6 @@ pub struct ResumeArgs {
 
 /// Goes on with a run to its end; one that is finished has its table printed.
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
-    args.device.resolve()?;
     cancel::listen()?;
     let shown = args.directory.display();
     let Some(manifest) = Manifest::read(&args.directory)? else {
@@ -33,13 +32,14 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
             ));
     };
     let progress = ProgressArg::open(args.progress);
-    let prepared = run_verb::prepare(manifest.plugin_set, &progress)?;
+    let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
+    let prepared = run_verb::prepare(manifest.plugin_set, device, &progress)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
         Opened::Open(directory) => {
             let estimate = run::memory::estimate(&prepared)?;
             let way_out = |part| run::memory::way_out(&prepared.set, part);
-            memory::check(&estimate, memory::available()?, way_out)?;
+            memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
             let models = run_verb::models(&prepared, &progress)?;
             run_verb::work(&prepared, &models, directory, estimate, &progress)
         }

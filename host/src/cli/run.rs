@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
     memory::{Budget, Estimate},
+    model::backend::AnyDevice,
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
     report::{self, Report},
@@ -49,7 +50,7 @@ pub struct RunArgs {
     /// Any key of the plugin set, for example generate.temperature=0.5 or filter.0.config.min=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Where models run: auto, cpu or cuda:N
+    /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
     /// How progress is shown [default: fancy on a terminal]
@@ -62,16 +63,17 @@ pub struct RunArgs {
 
 /// Runs a plugin set to its end, or prints the plan where `--dry-run` asks for it.
 pub fn main(args: &RunArgs) -> Result<(), CliError> {
-    args.device.resolve()?;
     cancel::listen()?;
     let loaded = args.plugin_set(&host::embedded())?;
+    let device = args.device.resolve(loaded.set.run.dtype)?;
     let progress = ProgressArg::open(args.progress);
-    let prepared = prepare(loaded.set, &progress)?;
+    let prepared = prepare(loaded.set, device, &progress)?;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => run::default_directory(&prepared.manifest, &today()),
     };
-    let (estimate, available) = (run::memory::estimate(&prepared)?, memory::available()?);
+    let (estimate, available) =
+        (run::memory::estimate(&prepared)?, memory::available(&prepared.device)?);
     let plan = plan::plan(&prepared, &loaded.name, &out, &estimate, available)?.render();
     if args.dry_run {
         output::print(&plan)?;
@@ -110,16 +112,23 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
 pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
     let mut loaded = BTreeMap::new();
     for (name, opened) in &prepared.models {
-        loaded.insert(name.clone(), host::load(opened, prepared.set.run.dtype, progress)?);
+        loaded.insert(
+            name.clone(),
+            host::load(opened, &prepared.device, prepared.set.run.dtype, progress)?,
+        );
     }
     let policy = loaded.remove("policy").expect("every run has a policy");
     Ok(Models::new(&prepared.models["policy"], policy, loaded, *progress))
 }
 
-/// Reads and checks all that a run needs before its weights.
-pub fn prepare(set: PluginSet, progress: &Progress) -> Result<Prepared, CliError> {
+/// Reads and checks all that a run on a device needs before its weights.
+pub fn prepare(
+    set: PluginSet,
+    device: AnyDevice,
+    progress: &Progress,
+) -> Result<Prepared, CliError> {
     let mut downloads = host::Downloads::new(progress);
-    let prepared = run::prepare(set, host::runtime()?, &mut |state| downloads.note(state));
+    let prepared = run::prepare(set, device, host::runtime()?, &mut |state| downloads.note(state));
     downloads.finish();
     Ok(prepared?)
 }
@@ -134,7 +143,7 @@ pub fn work(
 ) -> Result<(), CliError> {
     let path = directory.path().to_owned();
     // What the environment says has been read before.
-    let available = &|| memory::available().ok().flatten();
+    let available = &|| memory::available(&prepared.device).ok().flatten();
     let budget = Budget { estimate, available };
     let report = run::execute(prepared, models, directory, &budget, progress, cancel::flag())?;
     result(&path, &report, prepared.set.models.policy.as_str())

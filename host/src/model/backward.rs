@@ -253,8 +253,8 @@ impl<B: TrainingBackend> Run<'_, B> {
             }
         }
         linear(Linear::V, normed, values, Write::Set); // [rows, kv_heads, head_dim]
-        backend.rope(queries, spec.heads, &weights.rotary, plan, false);
-        backend.rope(keys, spec.kv_heads, &weights.rotary, plan, false);
+        backend.rope(queries, spec.heads, weights.rotary.as_ref(), plan, false);
+        backend.rope(keys, spec.kv_heads, weights.rotary.as_ref(), plan, false);
         let shape = spec.attention(layer);
         backend.attention(queries, keys, values, shape, plan, attended, log_sums);
         backend.add_scaled(input, 1.0, hidden, middle, Write::Set);
@@ -377,8 +377,8 @@ impl<B: TrainingBackend> Run<'_, B> {
             dvalues: &mut *dvalues,
         };
         backend.attention_backward(dattended, given, spec.attention(layer), plan, gradients);
-        backend.rope(dqueries, spec.heads, &weights.rotary, plan, true);
-        backend.rope(dkeys, spec.kv_heads, &weights.rotary, plan, true);
+        backend.rope(dqueries, spec.heads, weights.rotary.as_ref(), plan, true);
+        backend.rope(dkeys, spec.kv_heads, weights.rotary.as_ref(), plan, true);
         let (mut dqueries, mut dkeys) = (dqueries, dkeys);
         if let Some(([query_norm, key_norm], [queries, keys])) =
             block.query_key_norms.as_ref().zip(before_norms.as_ref())

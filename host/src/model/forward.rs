@@ -93,8 +93,8 @@ impl<B: Backend> Engine<B> {
                 }
             }
             linear(Linear::V, h, rows, v, Write::Set); // [rows, kv_heads, head_dim]
-            backend.rope(q, spec.heads, &weights.rotary, &plan, false);
-            backend.rope(k, spec.kv_heads, &weights.rotary, &plan, false);
+            backend.rope(q, spec.heads, weights.rotary.as_ref(), &plan, false);
+            backend.rope(k, spec.kv_heads, weights.rotary.as_ref(), &plan, false);
             backend.store(k, v, layer, &plan, cache);
 
             // After the last block's keys and values, only the wanted rows matter.
@@ -218,7 +218,7 @@ pub(crate) fn products_bytes<B: Backend>(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::backend::PAGE;
     use crate::model::backend::cpu::Cpu;
@@ -226,9 +226,9 @@ pub(super) mod tests {
     use crate::model::tiny;
 
     /// Runs one sequence in passes of `chunk` rows and returns all its logits.
-    pub(in crate::model) fn logits(
-        engine: &Engine<Cpu>,
-        adapter: Option<&LoadedAdapter<Cpu>>,
+    pub(crate) fn logits<B: Backend>(
+        engine: &Engine<B>,
+        adapter: Option<&LoadedAdapter<B>>,
         tokens: &[u32],
         chunk: usize,
     ) -> Vec<f32> {
@@ -247,9 +247,9 @@ pub(super) mod tests {
                 .forward(adapter, &mut workspace, &mut cache, tokens, &segments, &wanted)
                 .unwrap();
             let vocab = engine.weights.spec.vocab;
-            let mut y = vec![0.0; rows * vocab];
+            let mut y = backend.zeros(rows * vocab).unwrap();
             backend.linear(workspace.hidden(), rows, engine.weights.head(), &mut y, Write::Set);
-            logits.extend(y);
+            logits.extend_from_slice(&backend.view(&y, 0..rows * vocab).unwrap());
         }
         logits
     }

@@ -40,7 +40,7 @@ impl<B: TrainingBackend> Gradients<B> {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self, backend: &B) {
-        self.of.values_mut().for_each(|gradient| clear(backend, gradient));
+        self.of.values_mut().for_each(|gradient| backend.clear(gradient));
     }
 }
 
@@ -62,15 +62,6 @@ impl<B: TrainingBackend> Trained<'_, B> {
     /// needs a gradient.
     pub(super) fn learns_before(&self, layer: usize) -> bool {
         layer > 0 || self.gradients.is_some()
-    }
-}
-
-/// Sets a buffer to zero.
-fn clear<B: TrainingBackend>(backend: &B, buffer: &mut B::Buffer) {
-    const ZEROS: [f32; 4096] = [0.0; 4096];
-    let len = backend.len(buffer);
-    for offset in (0..len).step_by(ZEROS.len()) {
-        backend.write(&ZEROS[..ZEROS.len().min(len - offset)], buffer, offset);
     }
 }
 
@@ -229,7 +220,7 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 
     /// Sets every gradient to zero.
     pub fn clear_gradients(&mut self, backend: &B) {
-        self.parameters_mut().for_each(|parameter| clear(backend, &mut parameter.gradient));
+        self.parameters_mut().for_each(|parameter| backend.clear(&mut parameter.gradient));
     }
 
     /// Makes passes use the values as they are now.

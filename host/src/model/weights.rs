@@ -21,7 +21,7 @@ pub struct Weights<B: Backend> {
     /// Weight of the last norm, `[hidden]`.
     pub norm: B::Buffer,
     /// Tables for every position up to the context length.
-    pub rotary: Rotary<B>,
+    pub rotary: Rotary<B::Buffer>,
     /// In which numbers the matrices are kept.
     pub weight_type: WeightType,
     /// `[vocab, hidden]`; absent where embeddings are tied.
@@ -148,7 +148,7 @@ impl<B: Backend> Weights<B> {
     pub fn bytes(backend: &B, spec: &Spec, weight_type: WeightType) -> usize {
         let names = WeightName::all(spec).into_iter();
         let weights: usize = names.map(|name| name.bytes(backend, spec, weight_type)).sum();
-        weights + size_of::<f32>() * Rotary::<B>::len(spec.head_dim, spec.context_length)
+        weights + size_of::<f32>() * Rotary::<B::Buffer>::len(spec.head_dim, spec.context_length)
     }
 
     /// Returns how many bytes [`load_as`](Weights::load_as) takes at its height: what is packed, and the tensor that

@@ -8,7 +8,7 @@ use super::rows::{Column, Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
 use super::{Flow, Policy, RunError, Workshop, method};
 use crate::digest::sha256;
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::AnyDevice;
 use crate::plugin_set::{LrScheduler, Scope, Train, TrainData};
 use crate::record::{Completion, Record, VariantRole};
 use crate::report::NothingKept;
@@ -162,7 +162,7 @@ fn steps(
     settings: &Train,
     entering: &Policy,
     examples: Vec<Example>,
-) -> Result<(Trainer<Cpu>, Vec<Step>), RunError> {
+) -> Result<(Trainer<AnyDevice>, Vec<Step>), RunError> {
     shop.check_memory(book, place.round)?;
     let folder = place.folder();
     let (mut done, mut ledger) = book.directory.ledger::<Step>(&partial_metrics(&folder))?;

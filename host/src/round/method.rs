@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::{Models, Policy, RunError};
 use crate::model::adapter::{Adapter, LoraConfig};
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::AnyDevice;
 use crate::model::export::{self, ExportError};
 use crate::model::peft;
 use crate::plugin_set::{Start, Train};
@@ -31,7 +31,7 @@ pub fn begin(
     examples: Vec<Example>,
     wanted: TrainSettings,
     seed: u64,
-) -> Result<Trainer<Cpu>, RunError> {
+) -> Result<Trainer<AnyDevice>, RunError> {
     let from = match settings.start {
         Start::Previous => entering.clone(),
         Start::Initial => models.initial(),
@@ -80,7 +80,7 @@ pub fn save(
     directory: &Directory,
     name: &str,
     settings: &Train,
-    trainer: &Trainer<Cpu>,
+    trainer: &Trainer<AnyDevice>,
 ) -> Result<(), RunError> {
     match settings.lora {
         Some(_) => {
@@ -99,7 +99,7 @@ pub fn resume(
     settings: &Train,
     examples: Vec<Example>,
     wanted: TrainSettings,
-) -> Result<Trainer<Cpu>, RunError> {
+) -> Result<Trainer<AnyDevice>, RunError> {
     let damaged = |error| directory.damaged(name, error);
     match settings.lora {
         Some(_) => {
@@ -112,7 +112,7 @@ pub fn resume(
             let state = WeightsState::open(&directory.join(name), spec).map_err(damaged)?;
             // The trainer has weights of its own.
             models.release();
-            Ok(Trainer::resume_full(Cpu::new().into(), &state, examples, wanted)?)
+            Ok(Trainer::resume_full(models.device().clone().into(), &state, examples, wanted)?)
         }
     }
 }
@@ -124,7 +124,7 @@ pub fn leave(
     directory: &Directory,
     name: &str,
     settings: &Train,
-    trainer: &Trainer<Cpu>,
+    trainer: &Trainer<AnyDevice>,
 ) -> Result<(), RunError> {
     let model = models.policy();
     directory.write_folder(name, |folder| match settings.lora {
@@ -183,7 +183,7 @@ mod tests {
     fn open(name: &str) -> (Opened, Models) {
         let opened = Opened::open(name, ChatSettings::default(), &mut |_| ()).unwrap();
         let silent = Progress::new(Style::Silent);
-        let loaded = Loaded::load(&opened, WeightType::F32, &silent).unwrap();
+        let loaded = Loaded::load(&opened, &AnyDevice::cpu(), WeightType::F32, &silent).unwrap();
         let models = Models::new(&opened, loaded, BTreeMap::new(), silent);
         (opened, models)
     }
@@ -215,7 +215,7 @@ mod tests {
         Train { start, ..Train::full() }
     }
 
-    fn begun(models: &Models, settings: &Train, entering: &Policy) -> Trainer<Cpu> {
+    fn begun(models: &Models, settings: &Train, entering: &Policy) -> Trainer<AnyDevice> {
         let wanted = TrainSettings { learning_rate: 1e-2, ..TrainSettings::default() };
         begin(models, 2, settings, entering, examples(), wanted, 7).unwrap()
     }
@@ -242,7 +242,7 @@ mod tests {
         let mut trainer = begun(models, settings, entering);
         trainer.step().unwrap();
         leave(models, directory, name, settings, &trainer).unwrap();
-        let engine = Engine::new(Cpu::new(), trainer.into_weights().unwrap());
+        let engine = Engine::new(AnyDevice::cpu(), trainer.into_weights().unwrap());
         let said = logits(&engine, None, &TOKENS.map(|tokens| tokens.to_vec())).unwrap();
         let digest = directory.digest(&format!("{name}/model.safetensors")).unwrap();
         (policy(models, directory, name, settings, &digest).unwrap(), said)

@@ -11,8 +11,7 @@ use crate::digest::sha256;
 use crate::generate::{self, Hooks, SequenceError};
 use crate::logprob;
 use crate::model::adapter::Adapter;
-use crate::model::backend::WeightType;
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::{AnyDevice, WeightType};
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::forward::Engine;
 use crate::model::safetensors::Safetensors;
@@ -61,7 +60,7 @@ pub struct Policy {
     /// The adapter, where a round has trained one.
     pub adapter: Option<Arc<Adapter>>,
     /// The same, ready for the engine.
-    loaded: Option<Arc<LoadedAdapter<Cpu>>>,
+    loaded: Option<Arc<LoadedAdapter<AnyDevice>>>,
     /// Digest of weights and adapter.
     pub digest: String,
 }
@@ -102,7 +101,7 @@ pub struct Loaded {
     /// Tokenizer, template, shape.
     pub model: Arc<Model>,
     /// Weights.
-    pub engine: Engine<Cpu>,
+    pub engine: Engine<AnyDevice>,
 }
 
 /// The models of a run.
@@ -114,8 +113,9 @@ pub struct Models {
     model: Arc<Model>,
     initial: Version,
     weight_type: WeightType,
+    device: AnyDevice,
     /// The version that is in memory, if any, by its digest.
-    held: Mutex<Option<(String, Engine<Cpu>)>>,
+    held: Mutex<Option<(String, Engine<AnyDevice>)>>,
     named: BTreeMap<String, Loaded>,
     progress: Progress,
 }
@@ -133,6 +133,7 @@ impl Models {
         Models {
             initial: Version { digest: digest.clone(), checkpoint: policy.checkpoint.clone() },
             weight_type: engine.weights.weight_type,
+            device: (*engine.backend).clone(),
             held: Mutex::new(Some((digest, engine))),
             model,
             named,
@@ -140,10 +141,9 @@ impl Models {
         }
     }
 
-    /// Returns device, number type and kernels, for example `cpu f32 avx2`: what else than the inputs
-    /// decides the last bits of a result.
-    pub fn engine(weight_type: WeightType) -> String {
-        format!("cpu {weight_type} {}", Cpu::new().isa().class(weight_type))
+    /// Returns the device that the models are on.
+    pub fn device(&self) -> &AnyDevice {
+        &self.device
     }
 
     /// Returns tokenizer, template and shape of the policy, which no round changes.
@@ -159,7 +159,7 @@ impl Models {
 
     /// Returns the policy that is the initial model with an adapter.
     pub fn adapted(&self, adapter: Adapter) -> Result<Policy, RunError> {
-        let loaded = LoadedAdapter::load(&Cpu::new(), &self.model.spec, &adapter, 1.0)?;
+        let loaded = LoadedAdapter::load(&self.device, &self.model.spec, &adapter, 1.0)?;
         let digest = sha256(format!("{} {}", self.model.digest, adapter.digest()).as_bytes());
         let (adapter, loaded) = (Some(Arc::new(adapter)), Some(Arc::new(loaded)));
         Ok(Policy { weights: self.initial.clone(), adapter, loaded, digest })
@@ -191,12 +191,12 @@ impl Models {
 
     /// Returns an engine over the weights of a policy, its adapter left out. Whoever keeps it keeps
     /// the weights in memory.
-    pub fn engine_of(&self, policy: &Policy) -> Result<Engine<Cpu>, RunError> {
+    pub fn engine_of(&self, policy: &Policy) -> Result<Engine<AnyDevice>, RunError> {
         self.hold(&policy.weights)
     }
 
     /// Returns the weights of a policy for whoever will change them. Here they are gone then.
-    pub fn take(&self, policy: &Policy) -> Result<(Arc<Cpu>, Weights<Cpu>), RunError> {
+    pub fn take(&self, policy: &Policy) -> Result<(Arc<AnyDevice>, Weights<AnyDevice>), RunError> {
         let Engine { backend, weights } = self.hold(&policy.weights)?;
         self.release();
         let Some(weights) = Arc::into_inner(weights) else {
@@ -212,7 +212,7 @@ impl Models {
 
     /// Returns an engine over a version of the policy's weights, which takes the place of another one
     /// in memory.
-    fn hold(&self, version: &Version) -> Result<Engine<Cpu>, RunError> {
+    fn hold(&self, version: &Version) -> Result<Engine<AnyDevice>, RunError> {
         let mut held = self.held();
         match &*held {
             Some((digest, engine)) if *digest == version.digest => return Ok(engine.clone()),
@@ -220,12 +220,12 @@ impl Models {
         }
         let name = format!("loading {}", self.model.name);
         let mut hear = self.progress.counter(&name, "tensors");
-        let engine = load(&*version.checkpoint, self.weight_type, &mut hear)?;
+        let engine = load(&self.device, &*version.checkpoint, self.weight_type, &mut hear)?;
         *held = Some((version.digest.clone(), engine.clone()));
         Ok(engine)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<(String, Engine<Cpu>)>> {
+    fn held(&self) -> MutexGuard<'_, Option<(String, Engine<AnyDevice>)>> {
         self.held.lock().expect("nothing panics while it is held")
     }
 
@@ -254,7 +254,7 @@ impl Models {
         &self,
         name: &str,
         policy: &'a Policy,
-    ) -> Result<(Engine<Cpu>, Option<&'a LoadedAdapter<Cpu>>), RunError> {
+    ) -> Result<(Engine<AnyDevice>, Option<&'a LoadedAdapter<AnyDevice>>), RunError> {
         Ok(match (name, self.named.get(name)) {
             ("initial", _) => (self.hold(&self.initial)?, None),
             (_, Some(named)) => (named.engine.clone(), None),
@@ -389,27 +389,28 @@ impl Checkpoint for Gone {
 }
 
 impl Loaded {
-    /// Loads the weights of an opened model.
+    /// Loads the weights of an opened model onto a device.
     pub fn load(
         opened: &Opened,
+        device: &AnyDevice,
         weight_type: WeightType,
         progress: &Progress,
     ) -> Result<Loaded, RunError> {
         let name = format!("loading {}", opened.model.name);
         let mut hear = progress.counter(&name, "tensors");
-        let engine = load(&*opened.checkpoint, weight_type, &mut hear)?;
+        let engine = load(device, &*opened.checkpoint, weight_type, &mut hear)?;
         Ok(Loaded { model: opened.model.clone(), engine })
     }
 }
 
 fn load(
+    device: &AnyDevice,
     checkpoint: &dyn Checkpoint,
     weight_type: WeightType,
     hear: &mut dyn FnMut(usize, usize),
-) -> Result<Engine<Cpu>, RunError> {
-    let backend = Cpu::new();
-    let weights = Weights::load_as(&backend, checkpoint, weight_type, hear)?;
-    Ok(Engine::new(backend, weights))
+) -> Result<Engine<AnyDevice>, RunError> {
+    let weights = Weights::load_as(device, checkpoint, weight_type, hear)?;
+    Ok(Engine::new(device.clone(), weights))
 }
 
 /// Returns the row that scores a completion after a prompt.

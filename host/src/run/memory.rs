@@ -12,8 +12,7 @@ use super::plan::rendered;
 use crate::generate::{DecodeMemory, Settings};
 use crate::memory::{Estimate, ModelMemory, Part, Stage, TRAINING, program};
 use crate::model::adapter::LoraConfig;
-use crate::model::backend::WeightType;
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::{AnyDevice, WeightType};
 use crate::model::layout;
 use crate::model::spec::Spec;
 use crate::model::text::Model;
@@ -36,14 +35,14 @@ pub fn trained_bytes(prepared: &Prepared) -> Option<u64> {
     })
 }
 
-/// Returns what the stages of a run hold.
+/// Returns what the stages of a run hold of the memory of its device.
 pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
-    let dtype = set.run.dtype;
+    let (device, dtype) = (&prepared.device, set.run.dtype);
     let models = prepared.models.values();
     let models: Vec<ModelMemory> =
-        models.map(|opened| ModelMemory::predict(&*opened.checkpoint, dtype)).collect();
-    let program = program();
+        models.map(|opened| ModelMemory::predict(device, &*opened.checkpoint, dtype)).collect();
+    let program = if device.shares_memory() { program() } else { 0 };
     let stage = |name| {
         let stage = Stage::new(name).with(Part::Program, program);
         models.iter().fold(stage, |stage, model| model.to(stage))
@@ -52,8 +51,10 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
 
     let rounds = || 1..=set.run.rounds;
     let trains: Vec<&Train> = rounds().filter_map(|round| set.train(round)).collect();
-    let adapter =
-        trains.iter().map(|train| adapter(&policy.spec, train)).collect::<Result<Vec<_>, _>>()?;
+    let adapter = trains
+        .iter()
+        .map(|train| adapter(device, &policy.spec, train))
+        .collect::<Result<Vec<_>, _>>()?;
     let adapter = adapter.into_iter().max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
     let mut largest: Option<TrainMemory> = None;
@@ -77,7 +78,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let (new, limit) = (generate.max_new_tokens as usize, policy.spec.context_length);
         let prompts = prompts.iter().filter(|prompt| prompt.len() + new <= limit);
         let prompts: Vec<_> = prompts.map(|prompt| (prompt.clone(), drawn(new))).collect();
-        decode(&policy.spec, set.run.dtype, adapter.rank, &prompts, generate.batch)
+        decode(device, &policy.spec, dtype, adapter.rank, &prompts, generate.batch)
     };
     // What plugins ask is answered in batches of the default size.
     let asks = set.plugins().iter().any(|(_, plugin)| plugin.ask.is_some());
@@ -149,16 +150,17 @@ struct InUse {
     bytes: usize,
 }
 
-fn adapter(spec: &Spec, train: &Train) -> Result<InUse, RunError> {
+fn adapter(device: &AnyDevice, spec: &Spec, train: &Train) -> Result<InUse, RunError> {
     // In full training there is none.
     let Some(lora) = &train.lora else { return Ok(InUse::default()) };
     let pairs = lora.config().pairs(spec.layers).map_err(TrainError::from)?;
-    let len = TrainableAdapter::len(&Cpu::new(), spec, &pairs);
+    let len = TrainableAdapter::len(device, spec, &pairs);
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(0);
     Ok(InUse { rank, bytes: size_of::<f32>() * (len.values + len.packed) })
 }
 
 fn decode(
+    device: &AnyDevice,
     spec: &Spec,
     dtype: WeightType,
     rank: usize,
@@ -169,7 +171,7 @@ fn decode(
     if let Some(batch) = batch {
         settings.max_batch = batch as usize;
     }
-    DecodeMemory::predict(&Cpu::new(), spec, dtype, rank, prompts, &settings)
+    DecodeMemory::predict(device, spec, dtype, rank, prompts, &settings)
 }
 
 /// Returns what scoring the trusted answers holds.
@@ -180,7 +182,8 @@ fn scoring(prepared: &Prepared, policy: &Model, rank: usize) -> DecodeMemory {
         let new = example.tokens.len() - from;
         Some((example.tokens[..from].to_vec(), new))
     });
-    decode(&policy.spec, prepared.set.run.dtype, rank, &rows.collect::<Vec<_>>(), None)
+    let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
+    decode(device, &policy.spec, dtype, rank, &rows.collect::<Vec<_>>(), None)
 }
 
 /// Returns the tokens of prompts, those left out that the model cannot read.
@@ -222,7 +225,7 @@ fn training(
     let rows = TrainMemory::rows(&lengths, &settings);
     let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
     let memory = TrainMemory::predict(
-        &Cpu::new(),
+        &prepared.device,
         &policy.spec,
         lora.as_ref(),
         dtype,

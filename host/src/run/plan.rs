@@ -6,8 +6,7 @@ use std::time::Instant;
 use super::Prepared;
 use super::memory::{SAMPLE, spread, trained_bytes};
 use crate::memory::Estimate;
-use crate::model::backend::cpu::Cpu;
-use crate::model::backend::{Backend, WeightType, Write};
+use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::Scope;
@@ -55,7 +54,8 @@ pub fn plan(
         held_out: prepared.held_out.len() as u64,
         too_long: too_long(prepared)?,
         tokens: tokens.forward + tokens.trained,
-        time: speed(&policy.spec).map(|speed| seconds(&policy.spec, tokens, speed)),
+        time: speed(&prepared.device, &policy.spec)
+            .map(|speed| seconds(&policy.spec, tokens, speed)),
         memory: memory.stages.iter().map(|stage| (stage.name, stage.total())).collect(),
         available,
         device: manifest.engine.clone(),
@@ -235,19 +235,21 @@ impl Speed {
 }
 
 /// Measures a product of the MLP's shape.
-fn speed(spec: &Spec) -> Option<Speed> {
+fn speed(backend: &AnyDevice, spec: &Spec) -> Option<Speed> {
     const ROWS: usize = 64;
     let (outputs, inputs) = spec.linear_shape(Linear::Up);
-    let backend = Cpu::new();
     let weight =
         backend.pack(&vec![0.01; outputs * inputs], outputs, inputs, WeightType::F32).ok()?;
     let x = backend.upload(&vec![0.01; ROWS * inputs]).ok()?;
     let mut y = backend.zeros(ROWS * outputs).ok()?;
     backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
+    backend.view(&y, 0..1).ok()?;
     let (begun, mut times) = (Instant::now(), Vec::new());
     while begun.elapsed().as_millis() < 150 {
         let piece = Instant::now();
         backend.linear(&x, ROWS, &weight, &mut y, Write::Set);
+        // Until it is done.
+        backend.view(&y, 0..1).ok()?;
         times.push(piece.elapsed().as_secs_f64());
     }
     Speed::of(2.0 * (ROWS * outputs * inputs) as f64, times)

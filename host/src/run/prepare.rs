@@ -6,13 +6,14 @@ use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
 use crate::data::{self, HeldOut};
 use crate::digest::sha256;
+use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{Measure, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt};
-use crate::round::{Models, Opened, RunError};
+use crate::round::{Opened, RunError};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -31,11 +32,14 @@ pub struct Prepared {
     /// The models' files, tokenizers and templates; weights are not loaded yet. The policy is under
     /// `policy`.
     pub models: BTreeMap<String, Opened>,
+    /// Where they will run.
+    pub device: AnyDevice,
 }
 
-/// Reads and checks what a plugin set names. `report` hears what is fetched.
+/// Reads and checks what a plugin set names, for a run on `device`. `report` hears what is fetched.
 pub fn prepare(
     set: PluginSet,
+    device: AnyDevice,
     runtime: Runtime,
     report: &mut dyn FnMut(source::Progress),
 ) -> Result<Prepared, RunError> {
@@ -102,7 +106,7 @@ pub fn prepare(
     let manifest = Manifest {
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
-        engine: Models::engine(set.run.dtype),
+        engine: device.class(set.run.dtype),
         models: models.iter().map(|(name, opened)| (name.clone(), id(opened))).collect(),
         prompts: rows(&set.data.prompts, &bytes, prompts.len(), pool.duplicates),
         held_out: set
@@ -113,7 +117,7 @@ pub fn prepare(
         plugins: plugins.ids().to_vec(),
         plugin_set: set.clone(),
     };
-    Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models })
+    Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models, device })
 }
 
 /// Fails where completions may be so long that no prompt fits into the model's context with them: every

@@ -9,7 +9,7 @@ use super::ChatArgs;
 use crate::{
     cli::{CliError, exit, host, output},
     generate::{self, Hooks, Job, Sampling, Settings},
-    model::{backend::cpu::Cpu, weights::LoadedAdapter},
+    model::{backend::AnyDevice, weights::LoadedAdapter},
     progress::{Progress, Style},
     record::{Message, Speaker, Text},
     round::{Loaded, RunError},
@@ -18,12 +18,13 @@ use crate::{
 
 /// Answers one prompt, or each line of standard input in turn, until its end.
 pub fn main(args: &ChatArgs) -> Result<(), CliError> {
-    args.device.resolve()?;
+    let device = args.device.resolve(args.dtype)?;
     let progress = Progress::new(Style::Fancy);
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
-    let (loaded, adapter) = host::load_adapted(&opened, adapter.as_ref(), args.dtype, &progress)?;
+    let (loaded, adapter) =
+        host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
 
     let mut messages = Vec::new();
     let say = |speaker, content: &str| Message { speaker, content: content.to_owned() };
@@ -64,7 +65,7 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
 fn answer(
     args: &ChatArgs,
     loaded: &Loaded,
-    adapter: Option<&LoadedAdapter<Cpu>>,
+    adapter: Option<&LoadedAdapter<AnyDevice>>,
     messages: &[Message],
 ) -> Result<String, CliError> {
     let model = &loaded.model;

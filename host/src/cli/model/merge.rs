@@ -13,8 +13,7 @@ use crate::{
     cli::{CliError, cancel, exit, host, output},
     model::{
         adapter::Adapter,
-        backend::WeightType,
-        backend::cpu::Cpu,
+        backend::{AnyDevice, WeightType},
         export::{self, Dtype, NewFolder},
         merge::{self, Difference, Merged},
         peft,
@@ -29,7 +28,7 @@ use crate::{
 /// Writes the merged folder, opens it again, and compares its logits with those of the model and the
 /// adapter apart. The folder gets its name only once that is well.
 pub fn main(args: &MergeArgs) -> Result<(), CliError> {
-    args.device.resolve()?;
+    let device = args.device.resolve(WeightType::F32)?;
     cancel::listen()?;
     let name = host::model_name(args.model.as_deref(), Some(&args.adapter))?;
     let mut folder = NewFolder::begin(&args.out).map_err(export::ExportError::from)?;
@@ -45,7 +44,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
 
     let before = match args.no_check {
         true => None,
-        false => Some(Before::of(&opened, &adapter, &progress)?),
+        false => Some(Before::of(&opened, &adapter, &device, &progress)?),
     };
     let mut count = progress.counter("merging", "tensors");
     let mut hear = |done: usize, total: usize| {
@@ -60,7 +59,10 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     export::write(&mut folder, model, &merged, &settings, &mut hear)?;
 
     let check = match &before {
-        Some(before) => Some(before.compare(folder.unfinished(), settings.dtype, &progress)?),
+        Some(before) => {
+            let folder = folder.unfinished();
+            Some(before.compare(folder, settings.dtype, &device, &progress)?)
+        }
         None => None,
     };
     let card = card(args, model, &adapter, settings.dtype, check.as_ref());
@@ -116,10 +118,15 @@ struct Before {
 }
 
 impl Before {
-    fn of(opened: &Opened, adapter: &Adapter, progress: &Progress) -> Result<Before, CliError> {
+    fn of(
+        opened: &Opened,
+        adapter: &Adapter,
+        device: &AnyDevice,
+        progress: &Progress,
+    ) -> Result<Before, CliError> {
         let sequences = sequences(&opened.model)?;
         let (loaded, adapter) =
-            host::load_adapted(opened, Some(adapter), WeightType::F32, progress)?;
+            host::load_adapted(opened, Some(adapter), device, WeightType::F32, progress)?;
         let plain = logits(&loaded, None, &sequences)?;
         let adapted = logits(&loaded, adapter.as_ref(), &sequences)?;
         let effect = Difference::of(&adapted, &plain, opened.model.spec.vocab);
@@ -128,7 +135,13 @@ impl Before {
 
     /// Opens the folder as any user would, and fails where it reads other tokens or says something
     /// else than rounding explains.
-    fn compare(&self, folder: &Path, dtype: Dtype, progress: &Progress) -> Result<Check, CliError> {
+    fn compare(
+        &self,
+        folder: &Path,
+        dtype: Dtype,
+        device: &AnyDevice,
+        progress: &Progress,
+    ) -> Result<Check, CliError> {
         let opened = host::open(&folder.display().to_string(), progress)?;
         if sequences(&opened.model)? != self.sequences {
             return Err(CliError::new(
@@ -136,7 +149,7 @@ impl Before {
                 "the merged folder's tokenizer gives other tokens than the model's",
             ));
         }
-        let (loaded, _) = host::load_adapted(&opened, None, WeightType::F32, progress)?;
+        let (loaded, _) = host::load_adapted(&opened, None, device, WeightType::F32, progress)?;
         let after = logits(&loaded, None, &self.sequences)?;
         let vocab = opened.model.spec.vocab;
         let check = Check {
@@ -162,7 +175,7 @@ impl Before {
 
 fn logits(
     loaded: &Loaded,
-    adapter: Option<&LoadedAdapter<Cpu>>,
+    adapter: Option<&LoadedAdapter<AnyDevice>>,
     sequences: &[Vec<u32>],
 ) -> Result<Vec<f32>, CliError> {
     let logits = merge::logits(&loaded.engine, adapter, sequences);

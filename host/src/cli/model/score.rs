@@ -35,7 +35,7 @@ struct Scored<'a> {
 
 /// Scores every row of the file, in its order.
 pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
-    args.device.resolve()?;
+    let device = args.device.resolve(args.dtype)?;
     cancel::listen()?;
     let data = data::read_score_rows(&Source::File(args.data.clone()))?;
     let progress = Progress::new(Style::Fancy);
@@ -49,7 +49,8 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
             CliError::from(error).context(&format!("row `{}` of `{name}`", row.id))
         })?);
     }
-    let (loaded, adapter) = host::load_adapted(&opened, adapter.as_ref(), args.dtype, &progress)?;
+    let (loaded, adapter) =
+        host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
     let bar = progress.stage("scoring", rows.len() as u64, "rows");
     let mut before = 0;
     let scores = logprob::score(

@@ -22,9 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::Spec;
 
+pub mod any;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod training;
 
+pub use any::AnyDevice;
 pub use training::TrainingBackend;
 
 /// Positions in a page of the key and value cache.
@@ -143,7 +147,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         &self,
         x: &mut Self::Buffer,
         heads: usize,
-        rotary: &Rotary<Self>,
+        rotary: Rotary<&Self::Buffer>,
         plan: &Self::Plan,
         inverse: bool,
     );
@@ -186,6 +190,18 @@ pub trait Backend: Sized + Send + Sync + 'static {
         cache: &Self::Cache,
         y: &mut Self::Buffer,
     );
+
+    /// Draws a token from each row of logits `[draws.len(), vocab]`; none where the device does not
+    /// draw, and the caller does it from a view of the logits.
+    fn draw(
+        &self,
+        logits: &Self::Buffer,
+        vocab: usize,
+        draws: &[TokenDraw],
+    ) -> Result<Option<Vec<u32>>, BackendError> {
+        let _ = (logits, vocab, draws);
+        Ok(None)
+    }
 
     /// Returns what the output head says of one target for each row, without ever holding
     /// `[rows, vocab]`.
@@ -324,6 +340,19 @@ impl AttentionShape {
     }
 }
 
+/// How [`Backend::draw`] draws a token; the names and meanings are those of Hugging Face's `generate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenDraw {
+    /// 0 takes the token with the largest logit, the lowest of equals.
+    pub temperature: f64,
+    /// In (0, 1].
+    pub top_p: f64,
+    /// 0 keeps every token.
+    pub top_k: u32,
+    /// The draw, in [0, 1).
+    pub uniform: f64,
+}
+
 /// What the output head says of one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenLogprob {
@@ -336,25 +365,36 @@ pub struct TokenLogprob {
 }
 
 /// Cosines and sines for [`Backend::rope`], each `[positions, head_dim / 2]`.
-pub struct Rotary<B: Backend> {
+#[derive(Clone, Copy, Debug)]
+pub struct Rotary<T> {
     /// Cosines.
-    pub cos: B::Buffer,
+    pub cos: T,
     /// Sines.
-    pub sin: B::Buffer,
+    pub sin: T,
     /// Width of a head.
     pub head_dim: usize,
     /// Number of positions.
     pub positions: usize,
 }
 
-impl<B: Backend> Rotary<B> {
+impl<T> Rotary<T> {
+    /// Returns the same over borrowed tables.
+    pub fn as_ref(&self) -> Rotary<&T> {
+        let Rotary { cos, sin, head_dim, positions } = self;
+        Rotary { cos, sin, head_dim: *head_dim, positions: *positions }
+    }
+
     /// Returns how many numbers both tables have.
     pub fn len(head_dim: usize, positions: usize) -> usize {
         positions * head_dim
     }
 
     /// Computes the tables in f64 from frequencies in radians a position.
-    pub fn new(backend: &B, frequencies: &[f64], positions: usize) -> Result<Self, BackendError> {
+    pub fn new<B: Backend<Buffer = T>>(
+        backend: &B,
+        frequencies: &[f64],
+        positions: usize,
+    ) -> Result<Self, BackendError> {
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
             (0..positions)
                 .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))

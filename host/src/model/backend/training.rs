@@ -8,6 +8,9 @@ use super::{AttentionShape, Backend, BackendError, TokenLogprob, Write};
 
 /// A device that can train.
 pub trait TrainingBackend: Backend {
+    /// Sets a buffer to zero.
+    fn clear(&self, buffer: &mut Self::Buffer);
+
     /// `y` = or += `scale` · `x` for the first `len` numbers.
     fn add_scaled(
         &self,
@@ -277,4 +280,47 @@ pub struct AdamWStep {
     pub weight_decay: f64,
     /// What the gradient is multiplied by first: below 1 where it is clipped.
     pub gradient_scale: f64,
+}
+
+/// What a step of AdamW applies to each parameter: formed in f64 and applied in f32, in PyTorch's
+/// order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamWFactors {
+    /// What the gradient is multiplied by first.
+    pub(crate) scale: f32,
+    /// Part of the gradient in the first moment.
+    pub(crate) rest1: f32,
+    /// Part of the second moment that stays.
+    pub(crate) beta2: f32,
+    /// Part of the squared gradient in the second moment.
+    pub(crate) rest2: f32,
+    /// Part of the parameter that stays.
+    pub(crate) decay: f32,
+    /// Size of the step.
+    pub(crate) size: f32,
+    /// Root of the second moment's bias correction.
+    pub(crate) root: f32,
+    /// Added to the root of the second moment.
+    pub(crate) eps: f32,
+}
+
+impl AdamWStep {
+    /// Returns the factors of this step: `g` = `scale · gradient`, `first += rest1 · (g - first)`,
+    /// `second = beta2 · second + rest2 · g · g`, and
+    /// `parameter = decay · parameter - size · first / (sqrt(second) / root + eps)`.
+    pub(crate) fn factors(&self) -> AdamWFactors {
+        let AdamWStep { step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale } =
+            *self;
+        let correction = |beta: f64| 1.0 - beta.powi(step.min(i32::MAX as u64) as i32);
+        AdamWFactors {
+            scale: gradient_scale as f32,
+            rest1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            rest2: (1.0 - beta2) as f32,
+            decay: (1.0 - learning_rate * weight_decay) as f32,
+            size: (learning_rate / correction(beta1)) as f32,
+            root: correction(beta2).sqrt() as f32,
+            eps: eps as f32,
+        }
+    }
 }

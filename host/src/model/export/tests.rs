@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::adapter::{Adapter, LoraConfig};
-use crate::model::backend::WeightType;
+use crate::model::backend::{AnyDevice, WeightType};
 use crate::model::merge::{Difference, Merged, logits};
 use crate::model::spec::Linear;
 use crate::model::template::ChatSettings;
@@ -101,7 +101,8 @@ fn difference(from: &Opened, adapter: &Adapter, folder: &Path) -> Difference {
     let merged = open(folder.to_str().unwrap());
     let tokens = vec![(0..40u32).map(|i| i * 7 % 200).collect::<Vec<_>>(), vec![5]];
     let load = |opened: &Opened| {
-        Loaded::load(opened, WeightType::F32, &Progress::new(Style::Silent)).unwrap()
+        Loaded::load(opened, &AnyDevice::cpu(), WeightType::F32, &Progress::new(Style::Silent))
+            .unwrap()
     };
     let (apart, together) = (load(from), load(&merged));
     let beside = apart.engine.load_adapter(adapter, 1.0).unwrap();

@@ -10,7 +10,7 @@ use super::threads::parallel;
 use super::training_attention::{self, dot};
 use super::{Cpu, CpuPlan, Matrix, head, product, weight_gradient};
 use crate::model::backend::training::{
-    AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
+    AdamWFactors, AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
 use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, WeightType, Write};
 use crate::run::seed;
@@ -19,6 +19,10 @@ use crate::run::seed;
 const HEAD_ROWS: usize = 256;
 
 impl TrainingBackend for Cpu {
+    fn clear(&self, buffer: &mut Vec<f32>) {
+        buffer.fill(0.0);
+    }
+
     fn add_scaled(&self, x: &Vec<f32>, scale: f32, len: usize, y: &mut Vec<f32>, write: Write) {
         over_rows(&mut y[..len], 1, |first, y| {
             let x = &x[first..][..y.len()];
@@ -455,16 +459,8 @@ impl Kernel for AdamW<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let AdamWStep { step, learning_rate, beta1, beta2, eps, weight_decay, gradient_scale } =
-            *self.step;
-        // Factors are formed in f64 and applied in f32, in PyTorch's order.
-        let correction1 = 1.0 - beta1.powi(step.min(i32::MAX as u64) as i32);
-        let correction2 = 1.0 - beta2.powi(step.min(i32::MAX as u64) as i32);
-        let decay = (1.0 - learning_rate * weight_decay) as f32;
-        let size = (learning_rate / correction1) as f32;
-        let root = correction2.sqrt() as f32;
-        let (scale, eps) = (gradient_scale as f32, eps as f32);
-        let (rest1, beta2, rest2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
+        let AdamWFactors { scale, rest1, beta2, rest2, decay, size, root, eps } =
+            self.step.factors();
         let moments = self.first.iter_mut().zip(self.second);
         for ((parameter, gradient), (first, second)) in
             self.parameters.iter_mut().zip(self.gradient).zip(moments)

@@ -193,12 +193,12 @@ impl Backend for Cpu {
         &self,
         x: &mut Vec<f32>,
         heads: usize,
-        rotary: &Rotary<Cpu>,
+        rotary: Rotary<&Vec<f32>>,
         plan: &CpuPlan,
         inverse: bool,
     ) {
         let Rotary { cos, sin, head_dim, .. } = rotary;
-        elementwise::rope(self.isa, x, heads, *head_dim, &plan.positions, cos, sin, inverse);
+        elementwise::rope(self.isa, x, heads, head_dim, &plan.positions, cos, sin, inverse);
     }
 
     fn swiglu(&self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, y: &mut Vec<f32>) {

@@ -1,0 +1,242 @@
+//! What only training needs, handed on to the device.
+
+#[cfg(feature = "cuda")]
+use super::Cuda;
+use super::{AnyDevice, Buffer, Matrix, Plan, of, of_mut, on, part};
+use crate::model::backend::training::{AdamWStep, AttentionGradients, AttentionSaved, Draw};
+use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, TrainingBackend, Write};
+
+impl TrainingBackend for AnyDevice {
+    fn clear(&self, buffer: &mut Buffer) {
+        on!(self, d => d.clear(of_mut(d, buffer)))
+    }
+
+    fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
+        on!(self, d => d.add_scaled(of(d, x), scale, len, of_mut(d, y), write))
+    }
+
+    fn dropout(
+        &self,
+        x: &Buffer,
+        width: usize,
+        draws: &[Draw],
+        rate: f64,
+        y: &mut Buffer,
+        write: Write,
+    ) {
+        on!(self, d => d.dropout(of(d, x), width, draws, rate, of_mut(d, y), write))
+    }
+
+    fn scatter(&self, x: &Buffer, width: usize, rows: &[usize], total: usize, y: &mut Buffer) {
+        on!(self, d => d.scatter(of(d, x), width, rows, total, of_mut(d, y)))
+    }
+
+    fn weight_gradient(
+        &self,
+        dy: &Buffer,
+        x: &Buffer,
+        rows: usize,
+        outputs: usize,
+        inputs: usize,
+        scale: f32,
+        dw: &mut Buffer,
+    ) {
+        on!(self, d => {
+            let (dy, x, dw) = (of(d, dy), of(d, x), of_mut(d, dw));
+            d.weight_gradient(dy, x, rows, outputs, inputs, scale, dw)
+        })
+    }
+
+    fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
+        on!(self, d => d.packed_len(outputs, inputs))
+    }
+
+    fn packed_weight_gradient(
+        &self,
+        dy: &Buffer,
+        x: &Buffer,
+        rows: usize,
+        weight: &Matrix,
+        dw: &mut Buffer,
+    ) {
+        on!(self, d => {
+            d.packed_weight_gradient(of(d, dy), of(d, x), rows, of(d, weight), of_mut(d, dw))
+        })
+    }
+
+    fn unpack(&self, weight: &Matrix) -> Result<Vec<f32>, BackendError> {
+        on!(self, d => d.unpack(of(d, weight)))
+    }
+
+    fn unpack_buffer(
+        &self,
+        packed: &Buffer,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        on!(self, d => d.unpack_buffer(of(d, packed), outputs, inputs))
+    }
+
+    fn pack_buffer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Buffer, BackendError> {
+        on!(self, d => d.pack_buffer(values, outputs, inputs).map(|own| part(d, own)))
+    }
+
+    fn embed_backward(&self, dy: &Buffer, tokens: &[u32], embedding: &Matrix, dw: &mut Buffer) {
+        on!(self, d => d.embed_backward(of(d, dy), tokens, of(d, embedding), of_mut(d, dw)))
+    }
+
+    fn bias_gradient(&self, dy: &Buffer, rows: usize, width: usize, db: &mut Buffer) {
+        on!(self, d => d.bias_gradient(of(d, dy), rows, width, of_mut(d, db)))
+    }
+
+    fn rms_norm_weight_gradient(
+        &self,
+        dy: &Buffer,
+        x: &Buffer,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        dw: &mut Buffer,
+    ) {
+        on!(self, d => {
+            d.rms_norm_weight_gradient(of(d, dy), of(d, x), rows, width, eps, of_mut(d, dw))
+        })
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dy: &Buffer,
+        x: &Buffer,
+        rows: usize,
+        weight: &Buffer,
+        eps: f32,
+        dx: &mut Buffer,
+        write: Write,
+    ) {
+        on!(self, d => {
+            let (dy, x, weight, dx) = (of(d, dy), of(d, x), of(d, weight), of_mut(d, dx));
+            d.rms_norm_backward(dy, x, rows, weight, eps, dx, write)
+        })
+    }
+
+    fn swiglu_backward(
+        &self,
+        dy: &Buffer,
+        gate: &Buffer,
+        up: &Buffer,
+        len: usize,
+        dgate: &mut Buffer,
+        dup: &mut Buffer,
+    ) {
+        on!(self, d => {
+            let (dy, gate, up) = (of(d, dy), of(d, gate), of(d, up));
+            d.swiglu_backward(dy, gate, up, len, of_mut(d, dgate), of_mut(d, dup))
+        })
+    }
+
+    fn attention(
+        &self,
+        queries: &Buffer,
+        keys: &Buffer,
+        values: &Buffer,
+        shape: AttentionShape,
+        plan: &Plan,
+        y: &mut Buffer,
+        log_sums: &mut Buffer,
+    ) {
+        on!(self, d => {
+            let (queries, keys, values) = (of(d, queries), of(d, keys), of(d, values));
+            let (y, log_sums) = (of_mut(d, y), of_mut(d, log_sums));
+            d.attention(queries, keys, values, shape, of(d, plan), y, log_sums)
+        })
+    }
+
+    fn attention_backward(
+        &self,
+        dy: &Buffer,
+        saved: AttentionSaved<'_, Buffer>,
+        shape: AttentionShape,
+        plan: &Plan,
+        gradients: AttentionGradients<'_, Buffer>,
+    ) {
+        on!(self, d => {
+            let AttentionSaved { queries, keys, values, y, log_sums } = saved;
+            let AttentionGradients { dqueries, dkeys, dvalues } = gradients;
+            let saved = AttentionSaved {
+                queries: of(d, queries),
+                keys: of(d, keys),
+                values: of(d, values),
+                y: of(d, y),
+                log_sums: of(d, log_sums),
+            };
+            let gradients = AttentionGradients {
+                dqueries: of_mut(d, dqueries),
+                dkeys: of_mut(d, dkeys),
+                dvalues: of_mut(d, dvalues),
+            };
+            d.attention_backward(of(d, dy), saved, shape, of(d, plan), gradients)
+        })
+    }
+
+    fn logprobs_backward(
+        &self,
+        hidden: &Buffer,
+        head: &Matrix,
+        targets: &[u32],
+        weights: &[f32],
+        dhidden: &mut Buffer,
+        dhead: Option<&mut Buffer>,
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        on!(self, d => {
+            let (hidden, head, dhidden) = (of(d, hidden), of(d, head), of_mut(d, dhidden));
+            let dhead = dhead.map(|dhead| of_mut(d, dhead));
+            d.logprobs_backward(hidden, head, targets, weights, dhidden, dhead)
+        })
+    }
+
+    fn scale_rows(&self, x: &mut Buffer, width: usize, factors: &[f32]) {
+        on!(self, d => d.scale_rows(of_mut(d, x), width, factors))
+    }
+
+    fn held_logits(&self, targets: usize, vocab: usize) -> usize {
+        on!(self, d => d.held_logits(targets, vocab))
+    }
+
+    fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
+        on!(self, d => d.squared_norm(of(d, x), len))
+    }
+
+    fn adamw(
+        &self,
+        parameters: &mut Buffer,
+        gradient: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+        len: usize,
+        step: &AdamWStep,
+    ) {
+        on!(self, d => {
+            let (parameters, gradient) = (of_mut(d, parameters), of(d, gradient));
+            d.adamw(parameters, gradient, of_mut(d, first), of_mut(d, second), len, step)
+        })
+    }
+
+    fn adamw_packed(
+        &self,
+        weight: &mut Matrix,
+        gradient: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+        step: &AdamWStep,
+    ) {
+        on!(self, d => {
+            let (weight, gradient) = (of_mut(d, weight), of(d, gradient));
+            d.adamw_packed(weight, gradient, of_mut(d, first), of_mut(d, second), step)
+        })
+    }
+}

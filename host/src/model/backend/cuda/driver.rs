@@ -1,0 +1,430 @@
+//! One GPU with one stream, on which everything happens in order: memory, copies and launches.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{result, sys};
+
+use crate::model::backend::BackendError;
+
+/// All kernels, for the chips that the build was made for.
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The names of all kernels.
+const NAMES: [&str; 42] = [
+    "to_bf16",
+    "from_bf16",
+    "add_scaled",
+    "embed_f32",
+    "embed_bf16",
+    "add_bias",
+    "gather",
+    "scatter",
+    "scale_rows",
+    "rms_norm",
+    "rms_norm_backward",
+    "inverse_rms_of_rows",
+    "rope",
+    "swiglu",
+    "swiglu_backward",
+    "dropout",
+    "logprobs",
+    "logit_gradient_f32",
+    "logit_gradient_bf16",
+    "sum_of_rows",
+    "add_parts",
+    "add_rows",
+    "squared_norm",
+    "adamw",
+    "attend",
+    "join_chunks",
+    "store",
+    "attention",
+    "attention_deltas",
+    "attention_dqueries",
+    "attention_dkeys",
+    "attention_bf16_64",
+    "attention_bf16_128",
+    "attention_dqueries_bf16_64",
+    "attention_dqueries_bf16_128",
+    "attention_dkeys_bf16_64",
+    "attention_dkeys_bf16_128",
+    "draw",
+    "narrow_few_8",
+    "narrow_few_16",
+    "narrow_many",
+    "add_slices",
+];
+
+/// A GPU.
+pub(super) struct Device {
+    ordinal: usize,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    pool: sys::CUmemoryPool,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    /// `(9, 0)` is Hopper.
+    pub(super) capability: (i32, i32),
+    /// How many multiprocessors it has.
+    pub(super) processors: u32,
+    /// The first failure that nobody has heard of yet.
+    failure: Mutex<Option<BackendError>>,
+}
+
+// SAFETY: the driver's handles may be used from any thread; each call makes the context current first.
+unsafe impl Send for Device {}
+// SAFETY: as above; what changes is behind a mutex.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Opens the GPU with this number.
+    pub(super) fn open(ordinal: usize) -> Result<Device, BackendError> {
+        let fail = |message: String| failed(ordinal, message);
+        let say = |error: result::DriverError| fail(describe(&error));
+        // SAFETY: looks for a library and closes it again.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(fail("this machine has no NVIDIA driver (`libcuda.so.1`)".into()));
+        }
+        result::init().map_err(say)?;
+        let count = result::device::get_count().map_err(say)?;
+        if ordinal >= count as usize {
+            let devices = if count == 1 { "one GPU".into() } else { format!("{count} GPUs") };
+            return Err(fail(format!("this machine has {devices}, numbered from 0")));
+        }
+        let device = result::device::get(ordinal as i32).map_err(say)?;
+        // SAFETY: a device that was just found; the context is released when this is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(say)?;
+        // SAFETY: the context is alive.
+        unsafe { result::ctx::set_current(context) }.map_err(say)?;
+        let attribute = |which| {
+            // SAFETY: a device that was just found.
+            unsafe { result::device::get_attribute(device, which) }.map_err(say)
+        };
+        use sys::CUdevice_attribute_enum as Attribute;
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(say)?;
+        // SAFETY: the image is a whole fat binary of nvcc's.
+        let module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) };
+        let module = module.map_err(|error| {
+            let (major, minor) = capability;
+            fail(format!(
+                "its kernels do not load on compute capability {major}.{minor}: {}",
+                describe(&error)
+            ))
+        })?;
+        let mut functions = HashMap::new();
+        for name in NAMES {
+            let text = std::ffi::CString::new(name).expect("a name has no zeros");
+            // SAFETY: the module is never unloaded.
+            let function = unsafe { result::module::get_function(module, text) }.map_err(say)?;
+            if name.starts_with("atten") || name == "narrow_many" {
+                let most =
+                    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: a function of this context, and no more than the device allows.
+                unsafe { result::function::set_function_attribute(function, most, shared) }
+                    .map_err(say)?;
+            }
+            functions.insert(name, function);
+        }
+        // Freed memory is kept for the next allocation.
+        // SAFETY: a device that was just found; its pool is never destroyed.
+        let pool = unsafe { result::device::get_default_mem_pool(device) }.map_err(say)?;
+        // SAFETY: the attribute is a 64-bit number.
+        unsafe {
+            let keep = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            let mut all = u64::MAX;
+            sys::cuMemPoolSetAttribute(pool, keep, (&raw mut all).cast()).result().map_err(say)?;
+        }
+        let failure = Mutex::new(None);
+        Ok(Device { ordinal, context, stream, pool, functions, capability, processors, failure })
+    }
+
+    /// Returns for example `cuda:0`.
+    pub(super) fn name(&self) -> String {
+        format!("cuda:{}", self.ordinal)
+    }
+
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Makes this device the one that this thread's calls mean.
+    pub(super) fn enter(&self) {
+        // SAFETY: the context is alive. A failure shows in the call that follows.
+        let _ = unsafe { result::ctx::set_current(self.context) };
+    }
+
+    /// Remembers a failure, unless an earlier one is still unheard.
+    pub(super) fn remember(&self, message: String) {
+        let mut failure = self.failure.lock().expect("nothing panics while it is held");
+        failure.get_or_insert_with(|| failed(self.ordinal, message));
+    }
+
+    /// Remembers a driver call's failure.
+    pub(super) fn note(&self, result: Result<(), result::DriverError>) {
+        if let Err(error) = result {
+            self.remember(describe(&error));
+        }
+    }
+
+    /// Reports the failure that was remembered.
+    pub(super) fn check(&self) -> Result<(), BackendError> {
+        let mut failure = self.failure.lock().expect("nothing panics while it is held");
+        failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Waits until everything is done that was asked for.
+    pub(super) fn wait(&self) -> Result<(), BackendError> {
+        self.enter();
+        // SAFETY: the stream is alive.
+        self.note(unsafe { result::stream::synchronize(self.stream) });
+        self.check()
+    }
+
+    /// Returns free and total memory in bytes.
+    pub(super) fn memory(&self) -> Option<(usize, usize)> {
+        self.enter();
+        result::mem_get_info().ok()
+    }
+
+    /// Returns how many bytes the pool of memory holds; 0 where the driver does not say.
+    pub(super) fn held(&self) -> u64 {
+        self.enter();
+        let mut held = 0u64;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
+        // SAFETY: the pool is alive, and the attribute is a 64-bit number.
+        let said =
+            unsafe { sys::cuMemPoolGetAttribute(self.pool, attribute, (&raw mut held).cast()) };
+        said.result().map_or(0, |()| held)
+    }
+
+    /// Launches a kernel over `grid` blocks of `block` threads with `shared` bytes of dynamic shared
+    /// memory. The arguments are those of the kernel, in their order.
+    pub(super) fn launch(
+        &self,
+        name: &'static str,
+        grid: [usize; 3],
+        block: usize,
+        shared: usize,
+        arguments: &mut [Argument],
+    ) {
+        if grid.contains(&0) {
+            return;
+        }
+        self.enter();
+        let mut pointers: Vec<*mut std::ffi::c_void> =
+            arguments.iter_mut().map(|argument| (&raw mut argument.0).cast()).collect();
+        let [x, y, z] = grid.map(|n| n as u32);
+        // SAFETY: callers give each kernel its own arguments over live memory of the right size.
+        self.note(unsafe {
+            result::launch_kernel(
+                self.functions[name],
+                (x, y, z),
+                (block as u32, 1, 1),
+                shared as u32,
+                self.stream,
+                &mut pointers,
+            )
+        });
+    }
+
+    /// Launches a kernel that goes over `len` numbers with as many threads as pay.
+    pub(super) fn each(&self, name: &'static str, len: usize, arguments: &mut [Argument]) {
+        let blocks = len.div_ceil(256).min(16 * self.processors as usize);
+        self.launch(name, [blocks, 1, 1], 256, 0, arguments);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.enter();
+        // SAFETY: all memory of the stream holds the device, so it is gone.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::stream::destroy(self.stream);
+        }
+        if let Ok(device) = result::device::get(self.ordinal as i32) {
+            // SAFETY: retained once when it was opened.
+            let _ = unsafe { result::primary_ctx::release(device) };
+        }
+    }
+}
+
+fn failed(ordinal: usize, message: String) -> BackendError {
+    BackendError::Device { device: format!("cuda:{ordinal}"), message }
+}
+
+fn describe(error: &result::DriverError) -> String {
+    match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => format!("{:?}", error.0),
+    }
+}
+
+/// An argument of a kernel: its bits, in a place that has room for the largest.
+pub(super) struct Argument([u64; 6]);
+
+impl From<u64> for Argument {
+    fn from(bits: u64) -> Argument {
+        Argument([bits, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<usize> for Argument {
+    fn from(number: usize) -> Argument {
+        Argument([number as u64, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(number: i32) -> Argument {
+        Argument([number as u32 as u64, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(yes: bool) -> Argument {
+        Argument::from(yes as i32)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(number: f32) -> Argument {
+        Argument([number.to_bits() as u64, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(number: f64) -> Argument {
+        Argument([number.to_bits(), 0, 0, 0, 0, 0])
+    }
+}
+
+/// `Saved` of the attention kernels: six addresses.
+impl From<[u64; 6]> for Argument {
+    fn from(addresses: [u64; 6]) -> Argument {
+        Argument(addresses)
+    }
+}
+
+/// `Shape` of the attention kernels: four whole numbers and the scale.
+impl From<([i32; 4], f32)> for Argument {
+    fn from((whole, scale): ([i32; 4], f32)) -> Argument {
+        let [a, b, c, d] = whole.map(|n| n as u32 as u64);
+        Argument([a | b << 32, c | d << 32, scale.to_bits() as u64, 0, 0, 0])
+    }
+}
+
+/// Memory of a device, freed once what was asked for before is done.
+pub(super) struct Memory {
+    device: Arc<Device>,
+    address: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Allocates memory and leaves it as it is.
+    pub(super) fn new(device: &Arc<Device>, bytes: usize) -> Result<Memory, BackendError> {
+        device.enter();
+        if bytes == 0 {
+            return Ok(Memory { device: device.clone(), address: 0, bytes });
+        }
+        // SAFETY: the stream is alive.
+        match unsafe { result::malloc_async(device.stream, bytes) } {
+            Ok(address) => Ok(Memory { device: device.clone(), address, bytes }),
+            Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(BackendError::OutOfMemory { device: device.name(), bytes })
+            }
+            Err(error) => Err(failed(device.ordinal, describe(&error))),
+        }
+    }
+
+    /// Allocates memory for some values and copies them there.
+    pub(super) fn of<T: Copy>(device: &Arc<Device>, values: &[T]) -> Result<Memory, BackendError> {
+        let memory = Memory::new(device, size_of_val(values))?;
+        memory.write(values, 0);
+        Ok(memory)
+    }
+
+    /// Allocates memory where a failure can only be remembered; the memory is then empty, and no
+    /// kernel must get it.
+    pub(super) fn or_remember(
+        device: &Device,
+        memory: Result<Memory, BackendError>,
+    ) -> Option<Memory> {
+        memory
+            .map_err(|error| {
+                let mut failure = device.failure.lock().expect("nothing panics while it is held");
+                failure.get_or_insert(error);
+            })
+            .ok()
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sets all of it, or its first bytes, to zero.
+    pub(super) fn clear(&self, bytes: usize) {
+        assert!(bytes <= self.bytes, "{bytes} bytes of {}", self.bytes);
+        if bytes > 0 {
+            self.device.enter();
+            // SAFETY: the memory is that long.
+            self.device.note(unsafe {
+                result::memset_d8_async(self.address, 0, bytes, self.device.stream)
+            });
+        }
+    }
+
+    /// Copies values to where `at` bytes lie before.
+    pub(super) fn write<T: Copy>(&self, values: &[T], at: usize) {
+        assert!(at + size_of_val(values) <= self.bytes, "a copy beyond the end");
+        if !values.is_empty() {
+            self.device.enter();
+            // SAFETY: the memory is that long. The driver has read the values when it returns, as they
+            // are in ordinary memory.
+            self.device.note(unsafe {
+                result::memcpy_htod_async(self.address + at as u64, values, self.device.stream)
+            });
+        }
+    }
+
+    /// Waits, and returns `count` values from where `at` bytes lie before.
+    pub(super) fn read<T: Copy + Default>(
+        &self,
+        at: usize,
+        count: usize,
+    ) -> Result<Vec<T>, BackendError> {
+        assert!(at + count * size_of::<T>() <= self.bytes, "a copy beyond the end");
+        let mut values = vec![T::default(); count];
+        if count > 0 {
+            self.device.enter();
+            // SAFETY: the memory is that long, and the values stay until the stream is done.
+            self.device.note(unsafe {
+                result::memcpy_dtoh_async(&mut values, self.address + at as u64, self.device.stream)
+            });
+        }
+        self.device.wait()?;
+        Ok(values)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            self.device.enter();
+            // SAFETY: allocated on this stream, and nobody else has the address.
+            self.device.note(unsafe { result::free_async(self.address, self.device.stream) });
+        }
+    }
+}

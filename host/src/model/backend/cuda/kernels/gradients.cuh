@@ -1,0 +1,58 @@
+// Gradients that are sums over rows, and the optimiser.
+
+// Rows that one block of `sum_of_rows` adds up.
+constexpr int RUN = 64;
+
+// parts[run][i] = sum over the rows of a run of dy[row][i], times x[row][i] * factors[row] where they are given.
+KERNEL sum_of_rows(const float *dy, const float *x, const float *factors, int rows, int width, float *parts) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= width) return;
+    int first = blockIdx.y * RUN, end = min(rows, first + RUN);
+    float sum = 0;
+    for (int row = first; row < end; row++) {
+        float d = dy[(size_t)row * width + i];
+        sum += x ? d * x[(size_t)row * width + i] * factors[row] : d;
+    }
+    parts[(size_t)blockIdx.y * width + i] = sum;
+}
+
+// y[i] += the sum of the parts, in order.
+KERNEL add_parts(const float *parts, int runs, int width, float *y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= width) return;
+    float sum = 0;
+    for (int run = 0; run < runs; run++) sum += parts[(size_t)run * width + i];
+    y[i] += sum;
+}
+
+// Adds rows of dy to dw: those of `rows[starts[i]..starts[i + 1]]` to row `tokens[i]`, in order.
+KERNEL add_rows(const float *dy, const uint32_t *tokens, const uint32_t *starts, const uint32_t *rows, int width,
+                float *dw) {
+    dw += (size_t)tokens[blockIdx.x] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = dw[i];
+        for (uint32_t j = starts[blockIdx.x]; j < starts[blockIdx.x + 1]; j++) sum += dy[(size_t)rows[j] * width + i];
+        dw[i] = sum;
+    }
+}
+
+// One part for each block.
+KERNEL squared_norm(const float *x, size_t len, double *parts) {
+    __shared__ double room[32];
+    double sum = 0;
+    EACH(i, len) sum += (double)x[i] * (double)x[i];
+    sum = block_sum(sum, room);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// With the factors that do not change from one number to the next.
+KERNEL adamw(float *parameters, const float *gradients, float *first, float *second, size_t len, float scale,
+             float rest1, float beta2, float rest2, float decay, float size, float root, float eps) {
+    EACH(i, len) {
+        float gradient = scale * gradients[i];
+        float m = first[i] + rest1 * (gradient - first[i]);
+        float v = beta2 * second[i] + rest2 * gradient * gradient;
+        first[i] = m, second[i] = v;
+        parameters[i] = decay * parameters[i] - size * m / (sqrtf(v) / root + eps);
+    }
+}

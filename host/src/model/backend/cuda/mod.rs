@@ -1,0 +1,476 @@
+//! NVIDIA GPUs as devices.
+//!
+//! The driver and cuBLASLt are loaded when a device is opened, so the program starts without them.
+//! Products are the library's (`product`), all else are kernels of our own (`kernels/`), compiled into
+//! the program as machine code. Weights are row-major, f32 or bf16. A device for f32 rounds nothing; one
+//! for bf16 rounds what its tensor cores multiply: rows to bf16 for weights in bf16 and in attention over
+//! training passes, to TF32 for adapters. Sums and all else are f32.
+//!
+//! Everything is asked for on one stream, in order, and no sum depends on which block is done first:
+//! the same calls on the same kind of card give the same bits. What [`super`] says about the order of
+//! additions holds for products of up to 2048 rows: larger ones, which training has, may differ in
+//! their last bits with their number of rows.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{
+    AttentionShape, Backend, BackendError, CacheShape, PAGE, Rotary, Segment, TokenDraw,
+    TokenLogprob, WeightType, Write,
+};
+use driver::{Argument, Device, Memory};
+use plan::Cut;
+use product::{Kind, Number, Products, Rounded};
+
+mod driver;
+mod head;
+mod plan;
+mod product;
+#[cfg(test)]
+pub(crate) mod tests;
+mod training;
+
+pub use plan::Plan;
+
+/// The arguments of a kernel.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { &mut [$(Argument::from($argument)),*] };
+}
+use arguments;
+
+/// Positions whose sums one block of threads forms in attention over the cache.
+const CHUNK: usize = 512;
+/// Keys that attention takes together.
+const TILE: usize = 32;
+
+/// An NVIDIA GPU.
+pub struct Cuda {
+    device: Arc<Device>,
+    products: Products,
+    rounded: Mutex<Rounded>,
+    /// Whether what works on the tensor cores may be rounded for them: weights are bf16.
+    rounds: bool,
+}
+
+/// Numbers on the device.
+pub struct Buffer {
+    memory: Memory,
+    len: usize,
+    /// Changes with its contents, and no two buffers ever have the same.
+    stamp: u64,
+}
+
+impl Buffer {
+    fn new(memory: Memory, len: usize) -> Buffer {
+        Buffer { memory, len, stamp: stamp() }
+    }
+
+    /// Returns the address, for reading `len` numbers.
+    fn read(&self, len: usize) -> u64 {
+        assert!(len <= self.len, "{len} numbers of {}", self.len);
+        self.memory.address()
+    }
+
+    /// Returns the address, for writing `len` numbers.
+    fn written(&mut self, len: usize) -> u64 {
+        self.stamp = stamp();
+        self.read(len)
+    }
+}
+
+fn stamp() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A weight on the device, row-major.
+pub struct Matrix {
+    memory: Memory,
+    outputs: usize,
+    inputs: usize,
+    number: Number,
+}
+
+/// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`.
+pub struct Cache {
+    memory: Memory,
+    shape: CacheShape,
+}
+
+impl Cache {
+    /// Returns where a layer begins.
+    fn layer(&self, layer: usize) -> u64 {
+        let CacheShape { layers, kv_heads, head_dim, pages, .. } = self.shape;
+        assert!(layer < layers, "layer {layer} of {layers}");
+        let numbers = layer * pages * 2 * kv_heads * PAGE * head_dim;
+        self.memory.address() + (size_of::<f32>() * numbers) as u64
+    }
+}
+
+impl Cuda {
+    /// Opens the GPU with this number for models whose weights are of this type; fails with a sentence
+    /// where there is none, or no driver or library.
+    pub fn open(ordinal: usize, weight_type: WeightType) -> Result<Cuda, BackendError> {
+        let rounds = weight_type != WeightType::F32;
+        let device = Arc::new(Device::open(ordinal)?);
+        let products = Products::new(&device, rounds)?;
+        Ok(Cuda { device, products, rounded: Mutex::default(), rounds })
+    }
+
+    /// Returns what decides the last bits of a result beside the numbers of the weights, for example
+    /// `sm_90`.
+    pub fn class(&self) -> String {
+        let (major, minor) = self.device.capability;
+        format!("sm_{major}{minor}")
+    }
+
+    /// Returns free and total memory in bytes, where the driver says.
+    pub fn memory(&self) -> Option<(usize, usize)> {
+        self.device.memory()
+    }
+
+    /// Returns how many bytes of memory this process holds, in use or kept for later.
+    pub fn held(&self) -> u64 {
+        self.device.held()
+    }
+
+    /// Waits until everything is done that was asked for.
+    pub fn wait(&self) -> Result<(), BackendError> {
+        self.device.wait()
+    }
+
+    /// Allocates memory where a failure can only be remembered.
+    fn room(&self, bytes: usize) -> Option<Memory> {
+        Memory::or_remember(&self.device, Memory::new(&self.device, bytes))
+    }
+
+    /// Brings values to the device where a failure can only be remembered.
+    fn bring<T: Copy>(&self, values: &[T]) -> Option<Memory> {
+        Memory::or_remember(&self.device, Memory::of(&self.device, values))
+    }
+
+    /// Lets a warp or a block have each row; what it is depends on the width alone.
+    fn rows(&self, name: &'static str, rows: usize, width: usize, arguments: &mut [Argument]) {
+        match narrow(width) {
+            true => self.device.launch(name, [rows.div_ceil(4), 1, 1], 128, 0, arguments),
+            false => self.device.launch(name, [rows, 1, 1], 256, 0, arguments),
+        }
+    }
+
+    /// Runs attention over the rows of a plan, cut into tasks; `chunks` blocks share a row's positions.
+    fn over_heads(
+        &self,
+        name: &'static str,
+        shape: AttentionShape,
+        tasks: usize,
+        chunks: usize,
+        room: usize,
+        arguments: &mut [Argument],
+    ) {
+        let grid = [tasks, shape.kv_heads, chunks];
+        self.device.launch(name, grid, 128, size_of::<f32>() * room, arguments);
+    }
+}
+
+/// Returns whether rows are so narrow that a warp has one.
+fn narrow(width: usize) -> bool {
+    width <= 256
+}
+
+/// Returns how many rows a task of attention has, and how many rows and heads that is.
+fn task_rows(shape: AttentionShape) -> (usize, usize) {
+    let group = shape.heads / shape.kv_heads;
+    let rows = (32 / group).max(1);
+    (rows, rows * group)
+}
+
+/// Returns `Shape` of the attention kernels.
+fn shape_argument(shape: AttentionShape) -> Argument {
+    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    // Wider than any position is no window.
+    let window = window.map_or(0, |window| window.min(1 << 30));
+    let whole = [heads, kv_heads, head_dim, window].map(|n| n as i32);
+    Argument::from((whole, 1.0 / (head_dim as f32).sqrt()))
+}
+
+/// Returns the numbers that the forward kernels keep in shared memory.
+fn forward_room(vectors: usize, head_dim: usize) -> usize {
+    vectors * (2 * head_dim + TILE + 3) + TILE * (2 * head_dim + 1)
+}
+
+impl Backend for Cuda {
+    type Buffer = Buffer;
+    type Matrix = Matrix;
+    type Plan = Plan;
+    type Cache = Cache;
+
+    fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
+        self.device.check()?;
+        let memory = Memory::new(&self.device, size_of::<f32>() * len)?;
+        memory.clear(memory.bytes());
+        Ok(Buffer::new(memory, len))
+    }
+
+    fn upload(&self, values: &[f32]) -> Result<Buffer, BackendError> {
+        self.device.check()?;
+        Ok(Buffer::new(Memory::of(&self.device, values)?, values.len()))
+    }
+
+    fn write(&self, values: &[f32], buffer: &mut Buffer, offset: usize) {
+        buffer.written(offset + values.len());
+        buffer.memory.write(values, size_of::<f32>() * offset);
+    }
+
+    fn view<'a>(
+        &self,
+        buffer: &'a Buffer,
+        range: Range<usize>,
+    ) -> Result<Cow<'a, [f32]>, BackendError> {
+        buffer.read(range.end);
+        let values = buffer.memory.read(size_of::<f32>() * range.start, range.len())?;
+        Ok(Cow::Owned(values))
+    }
+
+    fn len(&self, buffer: &Buffer) -> usize {
+        buffer.len
+    }
+
+    fn pack(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+    ) -> Result<Matrix, BackendError> {
+        self.device.check()?;
+        let values = &values[..outputs * inputs];
+        let number = match weight_type {
+            WeightType::F32 => Number::F32,
+            WeightType::Bf16 => Number::Bf16,
+            WeightType::Int8 => {
+                let message = "weights in int8 are for the processor; take bf16".into();
+                return Err(BackendError::Device { device: self.device.name(), message });
+            }
+        };
+        if number == Number::F32 {
+            let memory = Memory::of(&self.device, values)?;
+            return Ok(Matrix { memory, outputs, inputs, number });
+        }
+        let memory = Memory::new(&self.device, number.bytes() * values.len())?;
+        let mut matrix = Matrix { memory, outputs, inputs, number };
+        self.repack(&self.upload(values)?, 1.0, &mut matrix);
+        Ok(matrix)
+    }
+
+    fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        let bytes = if weight_type == WeightType::F32 { 4 } else { 2 };
+        bytes * outputs * inputs
+    }
+
+    fn repack(&self, values: &Buffer, scale: f32, matrix: &mut Matrix) {
+        let len = matrix.outputs * matrix.inputs;
+        let (from, to) = (values.read(len), matrix.memory.address());
+        match matrix.number {
+            Number::F32 => {
+                self.device.each("add_scaled", len, arguments![from, scale, len, to, false]);
+            }
+            Number::Bf16 => self.device.each("to_bf16", len, arguments![from, scale, len, to]),
+        }
+    }
+
+    fn shape(&self, matrix: &Matrix) -> (usize, usize) {
+        (matrix.outputs, matrix.inputs)
+    }
+
+    fn plan(&self, segments: &[Segment]) -> Result<Plan, BackendError> {
+        self.device.check()?;
+        Plan::new(&self.device, segments)
+    }
+
+    fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Buffer) {
+        let (width, len) = (embedding.inputs, tokens.len() * embedding.inputs);
+        let Some(tokens) = self.bring(tokens) else { return };
+        let name = match embedding.number {
+            Number::F32 => "embed_f32",
+            Number::Bf16 => "embed_bf16",
+        };
+        let (from, to) = (embedding.memory.address(), y.written(len));
+        self.device.each(name, len, arguments![from, tokens.address(), width, len, to]);
+    }
+
+    fn linear(&self, x: &Buffer, rows: usize, weight: &Matrix, y: &mut Buffer, write: Write) {
+        let y = y.written(rows * weight.outputs);
+        self.product(Kind::Forward, x, 0, rows, weight, y, write);
+    }
+
+    fn product_bytes(&self, rows: usize, terms: usize, _columns: usize) -> usize {
+        size_of::<half::bf16>() * rows * terms
+    }
+
+    fn linear_backward(
+        &self,
+        dy: &Buffer,
+        rows: usize,
+        weight: &Matrix,
+        dx: &mut Buffer,
+        write: Write,
+    ) {
+        let dx = dx.written(rows * weight.inputs);
+        self.product(Kind::Backward, dy, 0, rows, weight, dx, write);
+    }
+
+    fn add_bias(&self, bias: &Buffer, rows: usize, y: &mut Buffer) {
+        let (width, len) = (bias.len, rows * bias.len);
+        let (bias, y) = (bias.read(width), y.written(len));
+        self.device.each("add_bias", len, arguments![bias, width, len, y]);
+    }
+
+    fn rms_norm(&self, x: &Buffer, rows: usize, weight: &Buffer, eps: f32, y: &mut Buffer) {
+        let (width, len) = (weight.len, rows * weight.len);
+        let (x, weight, y) = (x.read(len), weight.read(width), y.written(len));
+        let arguments = arguments![x, rows, width, weight, eps, y, narrow(width)];
+        self.rows("rms_norm", rows, width, arguments);
+    }
+
+    fn rope(
+        &self,
+        x: &mut Buffer,
+        heads: usize,
+        rotary: Rotary<&Buffer>,
+        plan: &Plan,
+        inverse: bool,
+    ) {
+        let Rotary { cos, sin, head_dim, .. } = rotary;
+        let len = plan.rows * heads * (head_dim / 2);
+        let (x, cos, sin) = (x.written(2 * len), cos.read(cos.len), sin.read(sin.len));
+        let sign = if inverse { -1f32 } else { 1f32 };
+        let positions = plan.positions();
+        let arguments = arguments![x, heads, head_dim, positions, cos, sin, sign, len];
+        self.device.each("rope", len, arguments);
+    }
+
+    fn swiglu(&self, gate: &Buffer, up: &Buffer, len: usize, y: &mut Buffer) {
+        let (gate, up, y) = (gate.read(len), up.read(len), y.written(len));
+        self.device.each("swiglu", len, arguments![gate, up, len, y]);
+    }
+
+    fn gather(&self, x: &Buffer, width: usize, rows: &[usize], y: &mut Buffer) {
+        let len = rows.len() * width;
+        let (x, y) = (x.read(x.len), y.written(len));
+        let Some(rows) = self.bring(&narrowed(rows)) else { return };
+        self.device.each("gather", len, arguments![x, width, rows.address(), len, y]);
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
+        self.device.check()?;
+        let memory = Memory::new(&self.device, self.cache_bytes(shape))?;
+        Ok(Cache { memory, shape })
+    }
+
+    fn cache_bytes(&self, shape: CacheShape) -> usize {
+        let CacheShape { layers, kv_heads, head_dim, pages, .. } = shape;
+        2 * size_of::<f32>() * layers * kv_heads * head_dim * pages * PAGE
+    }
+
+    fn store(&self, keys: &Buffer, values: &Buffer, layer: usize, plan: &Plan, cache: &mut Cache) {
+        let CacheShape { kv_heads, head_dim, .. } = cache.shape;
+        let len = plan.rows * kv_heads * head_dim;
+        let (keys, values, cache) = (keys.read(len), values.read(len), cache.layer(layer));
+        let (positions, tables, pages) = (plan.positions(), plan.tables(), plan.pages());
+        self.device.each(
+            "store",
+            len,
+            arguments![keys, values, positions, tables, pages, kv_heads, head_dim, len, cache],
+        );
+    }
+
+    fn attend(
+        &self,
+        queries: &Buffer,
+        shape: AttentionShape,
+        layer: usize,
+        plan: &Plan,
+        cache: &Cache,
+        y: &mut Buffer,
+    ) {
+        let AttentionShape { heads, head_dim, .. } = shape;
+        let (each, vectors) = task_rows(shape);
+        let Some(tasks) = plan.tasks(Cut::Cached(each)) else { return };
+        let chunks = plan.longest.div_ceil(CHUNK);
+        let len = plan.rows * heads * head_dim;
+        let parts = if chunks > 1 { chunks * plan.rows * heads * (head_dim + 2) } else { 0 };
+        let Some(parts) = self.room(size_of::<f32>() * parts) else { return };
+        let (queries, y) = (queries.read(len), y.written(len));
+        self.over_heads(
+            "attend",
+            shape,
+            tasks.count,
+            chunks,
+            forward_room(vectors, head_dim),
+            arguments![
+                queries,
+                cache.layer(layer),
+                tasks.memory.address(),
+                plan.pages(),
+                shape_argument(shape),
+                plan.rows,
+                parts.address(),
+                y
+            ],
+        );
+        if chunks > 1 {
+            let rows = plan.rows * heads;
+            let arguments = arguments![parts.address(), chunks, rows, head_dim, y];
+            self.device.launch("join_chunks", [rows, 1, 1], 64, 0, arguments);
+        }
+    }
+
+    fn draw(
+        &self,
+        logits: &Buffer,
+        vocab: usize,
+        draws: &[TokenDraw],
+    ) -> Result<Option<Vec<u32>>, BackendError> {
+        self.device.check()?;
+        let rules: Vec<[f64; 4]> = draws
+            .iter()
+            .map(|&TokenDraw { temperature, top_p, top_k, uniform }| {
+                let factor = if temperature == 0.0 { 0.0 } else { 1.0 / temperature };
+                [factor, top_p, f64::from(top_k), uniform]
+            })
+            .collect();
+        let rules = Memory::of(&self.device, &rules)?;
+        let tokens = Memory::new(&self.device, size_of_val(&0u32) * draws.len())?;
+        let logits = logits.read(draws.len() * vocab);
+        let arguments = arguments![logits, vocab, rules.address(), tokens.address()];
+        self.device.launch("draw", [draws.len(), 1, 1], 1024, 0, arguments);
+        tokens.read(0, draws.len()).map(Some)
+    }
+
+    fn logprobs(
+        &self,
+        hidden: &Buffer,
+        head: &Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        self.device.check()?;
+        self.logprobs_in_runs(hidden, head, targets)
+    }
+
+    fn logprobs_of_logits(
+        &self,
+        logits: &Buffer,
+        vocab: usize,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        self.device.check()?;
+        self.say_of_logits(logits.read(targets.len() * vocab), vocab, targets)
+    }
+}
+
+/// Returns row numbers as kernels take them.
+fn narrowed(rows: &[usize]) -> Vec<u32> {
+    rows.iter().map(|&row| row as u32).collect()
+}

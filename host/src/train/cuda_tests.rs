@@ -1,0 +1,240 @@
+//! Whole models on a GPU against the processor: logits, losses, gradients and completions. Where there
+//! is no card, the tests say so and pass. `ALIGNER_TEST_MODEL` names a model to try besides the tiny
+//! ones.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Example, TrainSettings, Trainer};
+use crate::generate::{self, Hooks, Job, Output, Sampling};
+use crate::model::adapter::{Adapter, LoraConfig};
+use crate::model::backend::cpu::Cpu;
+use crate::model::backend::cuda::tests::{compare, fresh, open};
+use crate::model::backend::{AnyDevice, TrainingBackend, WeightType};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::forward::Engine;
+use crate::model::forward::tests::logits;
+use crate::model::source;
+use crate::model::spec::{Linear, Spec};
+use crate::model::tiny;
+use crate::model::weights::Weights;
+use crate::run::seed;
+
+fn specs() -> Vec<Spec> {
+    let plain = tiny::spec(16, true);
+    let windows = vec![None, Some(8)];
+    vec![
+        plain.clone(),
+        tiny::spec(12, false),
+        Spec { attention_bias: true, qk_norm: true, sliding_windows: windows, ..plain.clone() },
+        Spec { kv_heads: 4, hidden: 64, intermediate: 160, ..plain },
+    ]
+}
+
+fn engine<B: TrainingBackend>(
+    backend: B,
+    checkpoint: &dyn Checkpoint,
+    weight_type: WeightType,
+) -> Engine<B> {
+    let weights = Weights::load_as(&backend, checkpoint, weight_type, &mut |_, _| ());
+    Engine::new(backend, weights.unwrap())
+}
+
+fn tokens(spec: &Spec, name: &str, len: u64) -> Vec<u32> {
+    let seed = seed::of([fresh().into(), name.into()]);
+    (0..len).map(|i| (seed::bits(seed, i) % spec.vocab as u64) as u32).collect()
+}
+
+fn examples(spec: &Spec, count: u64) -> Vec<Example> {
+    (0..count)
+        .map(|i| {
+            let tokens = tokens(spec, &format!("example {i}"), 9 + 7 * i);
+            let trained = (0..tokens.len()).map(|t| t > 3).collect();
+            Example { id: i.to_string(), tokens, trained }
+        })
+        .collect()
+}
+
+fn dropping(spec: &Spec, dropout: f64) -> Adapter {
+    let mut adapter = tiny::adapter(spec, fresh());
+    adapter.config.dropout = dropout;
+    adapter
+}
+
+/// Loss and gradients of the first step, one after the other.
+fn first_step<B: TrainingBackend>(mut trainer: Trainer<B>) -> (f64, Vec<f32>) {
+    let indices = trainer.batches.of_step(0);
+    let loss = trainer.accumulate(&indices).unwrap().loss;
+    let backend = &trainer.backend;
+    let all = |buffer| backend.view(buffer, 0..backend.len(buffer)).unwrap().into_owned();
+    (loss, trainer.subject.gradients().into_iter().flat_map(all).collect())
+}
+
+#[test]
+fn logits_are_those_of_the_processor() {
+    for spec in specs() {
+        let checkpoint = tiny::checkpoint(spec.clone(), fresh());
+        let (tokens, adapter) = (tokens(&spec, "logits", 200), tiny::adapter(&spec, fresh()));
+        let cpu = engine(Cpu::new(), &checkpoint, WeightType::F32);
+        let beside = cpu.load_adapter(&adapter, 1.0).unwrap();
+        for (weight_type, bound) in [(WeightType::F32, 1e-5), (WeightType::Bf16, 2e-2)] {
+            let Some(card) = open(weight_type) else { return };
+            let cuda = engine(card, &checkpoint, weight_type);
+            let loaded = cuda.load_adapter(&adapter, 1.0).unwrap();
+            for (cpu_adapter, adapter) in [(None, None), (Some(&beside), Some(&loaded))] {
+                let found = logits(&cuda, adapter, &tokens, 1000);
+                let wanted = logits(&cpu, cpu_adapter, &tokens, 1000);
+                compare(&format!("logits {weight_type}"), &found, &wanted, bound);
+                for chunk in [1, 7, 64] {
+                    assert!(logits(&cuda, adapter, &tokens, chunk) == found, "chunks of {chunk}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_an_adapter_are_those_of_the_processor() {
+    for spec in specs() {
+        let checkpoint = tiny::checkpoint(spec.clone(), fresh());
+        for dropout in [0.0, 0.2] {
+            let adapter = dropping(&spec, dropout);
+            let settings = |gradient_checkpointing| TrainSettings {
+                gradient_checkpointing,
+                ..TrainSettings::default()
+            };
+            let cpu = engine(Cpu::new(), &checkpoint, WeightType::F32);
+            let cpu = Trainer::new(cpu, &adapter, examples(&spec, 8), settings(false)).unwrap();
+            let (wanted_loss, wanted) = first_step(cpu);
+            for (weight_type, bound) in [(WeightType::F32, 2e-5), (WeightType::Bf16, 3e-2)] {
+                let run = |checkpointing| {
+                    let engine = engine(open(weight_type)?, &checkpoint, weight_type);
+                    let data = examples(&spec, 8);
+                    let trainer = Trainer::new(engine, &adapter, data, settings(checkpointing));
+                    Some(first_step(trainer.unwrap()))
+                };
+                let Some((loss, gradients)) = run(false) else { return };
+                compare("loss", &[loss as f32], &[wanted_loss as f32], bound);
+                let what = format!("gradients {weight_type}, dropout {dropout}");
+                compare(&what, &gradients, &wanted, bound);
+                // The same bits again, and with less kept.
+                assert!(run(false).unwrap() == (loss, gradients.clone()), "{what} again");
+                assert!(run(true).unwrap() == (loss, gradients), "{what} with checkpointing");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_every_weight_are_those_of_the_processor() {
+    fn run<B: TrainingBackend>(backend: B, checkpoint: &dyn Checkpoint) -> (Vec<f32>, Vec<f32>) {
+        let spec = checkpoint.spec();
+        let weights = Weights::load(&backend, checkpoint, &mut |_, _| ()).unwrap();
+        let settings = TrainSettings { num_train_epochs: 5.0, ..TrainSettings::default() };
+        let trainer = Trainer::full(Arc::new(backend), weights, examples(spec, 4), settings);
+        let mut trainer = trainer.unwrap();
+        let mut said = Vec::new();
+        while let Some(metrics) = trainer.step().unwrap() {
+            said.extend([metrics.loss as f32, metrics.grad_norm as f32]);
+        }
+        let mut values = Vec::new();
+        let backend = trainer.backend.clone();
+        let weights = trainer.weights();
+        for name in crate::model::weights::WeightName::all(&weights.spec) {
+            values.extend(weights.values(&*backend, name).unwrap());
+        }
+        (said, values)
+    }
+    for spec in specs() {
+        let checkpoint = tiny::checkpoint(spec, fresh());
+        let Some(card) = open(WeightType::F32) else { return };
+        let (said, values) = run(card, &checkpoint);
+        let (wanted_said, wanted) = run(Cpu::new(), &checkpoint);
+        compare("losses and norms of gradients", &said, &wanted_said, 1e-4);
+        compare("weights after five steps", &values, &wanted, 1e-4);
+    }
+}
+
+fn complete<B: TrainingBackend>(engine: &Engine<B>, max_batch: usize) -> Vec<Output> {
+    let spec = &engine.weights.spec;
+    let jobs: Vec<Job> = (0..12)
+        .map(|i| {
+            let prompt = [vec![7; 40], tokens(spec, &format!("prompt {i}"), 3 + i)].concat();
+            let temperature = if i % 2 == 0 { 0.0 } else { 0.8 };
+            let (top_p, top_k) = if i % 3 == 0 { (0.9, 20) } else { (1.0, 0) };
+            let repetition_penalty = if i % 4 == 0 { 1.2 } else { 1.0 };
+            let sampling =
+                Sampling { temperature, top_p, top_k, repetition_penalty, max_new_tokens: 40 };
+            Job { prompt, sampling, seed: seed::of([fresh().into(), i.into()]) }
+        })
+        .collect();
+    let mut outputs = vec![None; jobs.len()];
+    let hooks = Hooks {
+        stop: &|_, _| false,
+        on_done: &mut |index, output| {
+            outputs[index] = Some(output);
+            ControlFlow::Continue(())
+        },
+        progress: &mut |_| ControlFlow::Continue(()),
+    };
+    let settings = generate::Settings { max_batch, prefill_rows: 50, ..Default::default() };
+    generate::generate(engine, None, &jobs, &settings, hooks).unwrap();
+    outputs.into_iter().map(|output| output.expect("every job is done")).collect()
+}
+
+#[test]
+fn completions_do_not_depend_on_the_batch_and_are_those_of_the_processor() {
+    for spec in specs() {
+        let checkpoint = tiny::checkpoint(spec, fresh());
+        for weight_type in [WeightType::F32, WeightType::Bf16] {
+            let Some(card) = open(weight_type) else { return };
+            let gpu = engine(AnyDevice::Cuda(Arc::new(card)), &checkpoint, weight_type);
+            let found = complete(&gpu, 12);
+            for batch in [1, 5] {
+                assert!(complete(&gpu, batch) == found, "{weight_type}, batches of {batch}");
+            }
+            if weight_type == WeightType::F32 {
+                let wanted = complete(&engine(AnyDevice::cpu(), &checkpoint, weight_type), 12);
+                let same = found.iter().zip(&wanted).filter(|(a, b)| a.tokens == b.tokens).count();
+                // A draw may fall between two sums that differ in their last bits.
+                assert!(same >= 11, "{same} of 12 completions are those of the processor");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_of_the_users_is_as_on_the_processor() {
+    if open(WeightType::F32).is_none() {
+        return;
+    }
+    let Some(name) = std::env::var("ALIGNER_TEST_MODEL").ok() else {
+        eprintln!("skipped, as ALIGNER_TEST_MODEL names no model");
+        return;
+    };
+    let (_, checkpoint) = source::open(&name, &mut |_| {}).unwrap();
+    let spec = checkpoint.spec().clone();
+    let tokens = tokens(&spec, "logits", 600);
+    let adapter = Adapter::init(&spec, LoraConfig::new(16, 16.0, &Linear::ALL), fresh()).unwrap();
+    let mut adapter = adapter;
+    for (i, pair) in adapter.pairs.values_mut().enumerate() {
+        pair.b = tiny::normal(seed::of([fresh().into(), (i as u64).into()]), pair.b.len(), 0.02);
+    }
+    let examples: Vec<Example> = examples(&spec, 16);
+    let settings = TrainSettings::default;
+    let cpu = engine(Cpu::new(), &*checkpoint, WeightType::F32);
+    let wanted = logits(&cpu, None, &tokens, 1000);
+    let (wanted_loss, wanted_gradients) =
+        first_step(Trainer::new(cpu, &adapter, examples.clone(), settings()).unwrap());
+    for (weight_type, bounds) in [(WeightType::F32, [1e-5, 1e-4]), (WeightType::Bf16, [3e-2, 6e-2])]
+    {
+        let gpu = engine(open(weight_type).expect("there was one"), &*checkpoint, weight_type);
+        let found = logits(&gpu, None, &tokens, 1000);
+        compare(&format!("logits of {name} {weight_type}"), &found, &wanted, bounds[0]);
+        assert!(logits(&gpu, None, &tokens, 100) == found, "in chunks");
+        let (loss, gradients) =
+            first_step(Trainer::new(gpu, &adapter, examples.clone(), settings()).unwrap());
+        compare("loss", &[loss as f32], &[wanted_loss as f32], bounds[0]);
+        compare("gradients", &gradients, &wanted_gradients, bounds[1]);
+    }
+}
