@@ -184,11 +184,18 @@ impl<B: Backend> Workspace<B> {
         rank: usize,
     ) -> Result<(), BackendError> {
         let Workspace { x, h, q, k, v, attended, gate, up, active, low } = self;
-        let buffers = [x, h, q, k, v, attended, gate, up, active, low];
-        for (buffer, width) in buffers.into_iter().zip(widths(spec, rank)) {
-            if backend.len(buffer) < rows * width {
-                *buffer = backend.zeros(rows * width)?;
+        let mut buffers = [x, h, q, k, v, attended, gate, up, active, low];
+        let lens = widths(spec, rank).map(|width| rows * width);
+        // All that are too short go first, since they may lie in the same memory.
+        let mut wanted = Vec::new();
+        for (buffer, len) in buffers.iter_mut().zip(lens) {
+            if backend.len(buffer) < len {
+                **buffer = backend.zeros(0)?;
+                wanted.push((buffer, len));
             }
+        }
+        for (buffer, len) in wanted {
+            **buffer = backend.zeros(len)?;
         }
         Ok(())
     }
@@ -247,9 +254,9 @@ pub(super) mod tests {
                 .forward(adapter, &mut workspace, &mut cache, tokens, &segments, &wanted)
                 .unwrap();
             let vocab = engine.weights.spec.vocab;
-            let mut y = vec![0.0; rows * vocab];
+            let mut y = backend.zeros(rows * vocab).unwrap();
             backend.linear(workspace.hidden(), rows, engine.weights.head(), &mut y, Write::Set);
-            logits.extend(y);
+            logits.extend_from_slice(&y);
         }
         logits
     }

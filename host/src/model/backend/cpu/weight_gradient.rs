@@ -157,7 +157,7 @@ const SUM_ROWS: usize = 64;
 pub(super) fn sum_of_rows(
     isa: Isa,
     dy: &[f32],
-    x: Option<(&Vec<f32>, f32)>,
+    x: Option<(&[f32], f32)>,
     rows: usize,
     width: usize,
     sum: &mut [f32],
