@@ -34,8 +34,9 @@ pub(super) use backward::linear_backward;
 use operand::Rounded;
 use operand::{Form, Operand, Panel, interleaved_len};
 
-/// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
-const DEPTH: usize = 256;
+/// Terms in a block of a sum, at most: two panels of so many leave room in the first-level cache for
+/// the rows that go by.
+const DEPTH: usize = 192;
 /// Bytes of a weight that products in tile registers go over with all rows before the next: a part of
 /// the second-level cache.
 #[cfg(target_arch = "x86_64")]
