@@ -8,7 +8,7 @@ use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
 use super::threads::parallel;
 use super::training_attention::{self, dot};
-use super::{Buffer, Cpu, CpuPlan, Matrix, head, product, weight_gradient};
+use super::{Buffer, Cpu, CpuPlan, Matrix, head, pair_gradient, weight_gradient};
 use crate::model::backend::training::{
     AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
@@ -70,7 +70,7 @@ impl TrainingBackend for Cpu {
         scale: f32,
         dw: &mut Buffer,
     ) {
-        product::weight_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
+        pair_gradient::pair_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
     }
 
     fn packed_len(&self, outputs: usize, inputs: usize) -> usize {

@@ -23,6 +23,7 @@ pub(crate) mod head;
 mod int8;
 mod matrix;
 mod pages;
+mod pair_gradient;
 mod product;
 mod scratch;
 pub(crate) mod simd;
