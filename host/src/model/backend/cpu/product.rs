@@ -3,7 +3,7 @@
 //! What [`super::gemm`] is for weights, this is for everything else in training: scores and their
 //! gradients, and the gradients of weights, whose left operand is read along its columns.
 
-use super::simd::Lanes;
+use super::simd::{Lanes, Sixteen};
 pub(super) use super::tile::PANEL;
 use super::tile::{self, Line, Lines, Sums, TILE, rows_of, with_rows};
 use crate::model::backend::Write;
@@ -156,27 +156,84 @@ pub(super) struct Target {
 /// for, and nobody else touches those of `target`; the machine has the lanes.
 #[inline(always)]
 pub(super) unsafe fn product<L: Lanes>(left: Left, right: View<'_>, depth: usize, target: Target) {
+    // SAFETY: as the caller promises.
+    unsafe { product_apart::<L>(left, right, depth, target, PANEL) }
+}
+
+/// The same where each panel of the target's columns begins `apart` numbers after the one before.
+///
+/// # Safety
+///
+/// As for [`product`].
+#[inline(always)]
+pub(super) unsafe fn product_apart<L: Lanes>(
+    left: Left,
+    right: View<'_>,
+    depth: usize,
+    target: Target,
+    apart: usize,
+) {
     assert!(depth <= right.depth);
     let panels = target.columns.min(right.columns).div_ceil(PANEL);
     let tiles = left.rows.div_ceil(TILE);
-    for panel in 0..panels {
+    let together = if L::Sixteen::MANY { 2 } else { 1 };
+    for panel in (0..panels).step_by(together) {
         let from = right.numbers.as_ptr().wrapping_add(panel * right.panel_stride);
         let lines = Lines { from, stride: right.line_stride };
-        let columns = PANEL.min(target.columns - panel * PANEL);
         for tile in 0..tiles {
             let rows = rows_of(tile, left.rows, TILE);
             // SAFETY: rows below `left.rows`, columns below `target.columns`.
             unsafe {
                 let sums = Sums {
-                    y: target.to.add(rows.start * target.stride + panel * PANEL),
+                    y: target.to.add(rows.start * target.stride + panel * apart),
                     stride: target.stride,
-                    columns,
+                    columns: PANEL.min(target.columns - panel * PANEL),
                     add: target.write == Write::Add,
                 };
                 let from = left.from.add(rows.start * left.row_stride);
                 let left = tile::Left { from, row_stride: left.row_stride, step: left.step };
-                with_rows!(rows.len(), N => tile::tile::<L, N>(left, lines, depth, sums));
+                if panel + together > panels || together == 1 {
+                    with_rows!(rows.len(), N => tile::tile::<L, N>(left, lines, depth, sums));
+                    continue;
+                }
+                let far = Lines { from: lines.from.wrapping_add(right.panel_stride), ..lines };
+                let columns = PANEL.min(target.columns - (panel + 1) * PANEL);
+                let far_sums = Sums { y: sums.y.add(apart), columns, ..sums };
+                let (lines, sums) = ([lines, far], [sums, far_sums]);
+                with_rows!(rows.len(), N => two_panels::<L, N>(left, lines, depth, sums));
             }
         }
+    }
+}
+
+/// Sums `depth` terms of `N` rows by two panels: the sums by one alone would leave the adders idle.
+///
+/// # Safety
+///
+/// As for [`tile::tile`], with both panels.
+#[inline(always)]
+unsafe fn two_panels<L: Lanes, const N: usize>(
+    left: tile::Left,
+    panels: [Lines; 2],
+    depth: usize,
+    sums: [Sums; 2],
+) {
+    let mut x = left.from;
+    let [mut near, mut far] = panels.map(|panel| panel.from);
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tiles = [[L::Sixteen::splat(0.0); N]; 2];
+        for _ in 0..depth {
+            let lines = [L::Sixteen::load(near), L::Sixteen::load(far)];
+            for r in 0..N {
+                let x = L::Sixteen::splat(*x.add(r * left.row_stride));
+                tiles[0][r] = x.mul_add(lines[0], tiles[0][r]);
+                tiles[1][r] = x.mul_add(lines[1], tiles[1][r]);
+            }
+            x = x.add(left.step);
+            (near, far) = (near.add(panels[0].stride), far.add(panels[1].stride));
+        }
+        tile::put(&tiles[0], sums[0]);
+        tile::put(&tiles[1], sums[1]);
     }
 }
