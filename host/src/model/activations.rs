@@ -178,24 +178,23 @@ impl<T> Activations<T> {
 }
 
 #[cfg(test)]
-impl Activations<Vec<f32>> {
+impl<T: std::ops::Deref<Target = [f32]>> Activations<T> {
     /// Returns how long each buffer is.
     pub(crate) fn lens(&self) -> Vec<usize> {
         let Activations { inputs, kept, stream, scratch, scored } = self;
-        let mut lens: Vec<usize> = inputs.iter().chain(scored).map(Vec::len).collect();
+        let len = |buffer: &T| buffer.len();
+        let mut lens: Vec<usize> = inputs.iter().chain(scored).map(len).collect();
         for kept in kept {
             let Kept { queries, keys, values, attended, log_sums, middle, gate, up, .. } = kept;
             let all = [queries, keys, values, attended, log_sums, middle, gate, up];
             let some = kept.low.iter().flatten().chain(kept.before_norms.iter().flatten());
-            lens.extend(all.into_iter().chain(some).map(Vec::len));
+            lens.extend(all.into_iter().chain(some).map(len));
         }
         let Scratch { normed, dnormed, active, dactive, dgate, dup, .. } = scratch;
         let Scratch { dattended, dqueries, dkeys, dvalues, low, .. } = scratch;
         let LowScratch { dlow, dropped, ddropped } = low;
         let all = [normed, dnormed, active, dactive, dgate, dup, dattended, dqueries, dkeys];
-        lens.extend(
-            all.into_iter().chain([dvalues, dlow, dropped, ddropped, stream]).map(Vec::len),
-        );
+        lens.extend(all.into_iter().chain([dvalues, dlow, dropped, ddropped, stream]).map(len));
         lens
     }
 }

@@ -184,11 +184,18 @@ impl<B: Backend> Workspace<B> {
         rank: usize,
     ) -> Result<(), BackendError> {
         let Workspace { x, h, q, k, v, attended, gate, up, active, low } = self;
-        let buffers = [x, h, q, k, v, attended, gate, up, active, low];
-        for (buffer, width) in buffers.into_iter().zip(widths(spec, rank)) {
-            if backend.len(buffer) < rows * width {
-                *buffer = backend.zeros(rows * width)?;
+        let mut buffers = [x, h, q, k, v, attended, gate, up, active, low];
+        let lens = widths(spec, rank).map(|width| rows * width);
+        // All that are too short go first, since they may lie in the same memory.
+        let mut wanted = Vec::new();
+        for (buffer, len) in buffers.iter_mut().zip(lens) {
+            if backend.len(buffer) < len {
+                **buffer = backend.zeros(0)?;
+                wanted.push((buffer, len));
             }
+        }
+        for (buffer, len) in wanted {
+            **buffer = backend.zeros(len)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::tests::*;
 use super::*;
 use crate::model::adapter::TargetModules;
 use crate::model::backend::Backend;
-use crate::model::backend::cpu::Cpu;
+use crate::model::backend::cpu::{Buffer, Cpu};
 use crate::model::backward::Pass;
 use crate::model::spec::{Rope, RopeScaling};
 use crate::model::trainable::{Gradients, Trained};
@@ -98,10 +98,10 @@ fn full(tied: bool, settings: TrainSettings) -> Trainer<Cpu> {
 
 /// Gradients by name, row-major.
 fn unpacked(backend: Cpu, spec: &Spec, gradients: &Gradients<Cpu>) -> Tensors {
-    let values = |(name, gradient): (WeightName, &Vec<f32>)| {
+    let values = |(name, gradient): (WeightName, &Buffer)| {
         let values = match name.shape(spec)[..] {
             [outputs, inputs] => backend.unpack_buffer(gradient, outputs, inputs).unwrap(),
-            _ => gradient.clone(),
+            _ => gradient.to_vec(),
         };
         (name.to_string(), values)
     };
@@ -548,8 +548,8 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
             WeightName::all(&weights.spec).into_iter().map(packed).sum::<usize>() + rotary,
         ),
         adapter: bytes(adapter),
-        gradients: bytes(trainer.subject.gradients().into_iter().map(Vec::len).sum()),
-        moments: bytes(trainer.moments.iter().flatten().map(Vec::len).sum()),
+        gradients: bytes(trainer.subject.gradients().into_iter().map(|x| x.len()).sum()),
+        moments: bytes(trainer.moments.iter().flatten().map(|x| x.len()).sum()),
         activations: bytes(trainer.activations.lens().into_iter().sum()),
         logits: bytes(49 * weights.spec.vocab),
         ..*want

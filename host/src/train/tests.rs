@@ -197,7 +197,7 @@ fn trainer(tiny: &Tiny, start: &Adapter, settings: TrainSettings) -> Trainer<Cpu
 pub(super) fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
     let indices = trainer.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
-    let gradients = trainer.subject.gradients().into_iter().cloned();
+    let gradients = trainer.subject.gradients().into_iter().map(|gradient| gradient.to_vec());
     (loss, trainer.subject.names().into_iter().zip(gradients).collect())
 }
 

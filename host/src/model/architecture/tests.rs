@@ -313,7 +313,7 @@ fn gradients_of_every_weight_are_those_of_torch() {
             let values = gradients.iter().map(|(name, gradient)| {
                 let values = match name.shape(spec)[..] {
                     [outputs, inputs] => backend.unpack_buffer(gradient, outputs, inputs).unwrap(),
-                    _ => gradient.clone(),
+                    _ => gradient.to_vec(),
                 };
                 (name.to_string(), values)
             });

@@ -10,7 +10,7 @@
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
-use super::tile::{PANEL, Sums};
+use super::tile::{Line, PANEL, Sums};
 use super::{amx, trial};
 
 /// Which of the tiles the machine can run.
@@ -241,6 +241,59 @@ unsafe fn prefetch<const N: usize>(sums: Sums) {
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(y);
             _mm_prefetch::<_MM_HINT_T0>(y.wrapping_add(64));
+        }
+    }
+}
+
+/// Asks for part `part` of `parts` equal ones of `lines` lines. What a product reads next is far away
+/// where it is large, so each tile asks for a little of it.
+#[inline(always)]
+pub(super) fn ask_for(first: *const Line, lines: usize, part: usize, parts: usize) {
+    for line in part * lines / parts..(part + 1) * lines / parts {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(line).cast()) };
+    }
+}
+
+/// Turns 16 outputs by 16 inputs of a weight in f32: lines of 16 outputs become lines of 16 inputs.
+///
+/// # Safety
+///
+/// `from` has 16 lines, `to` has room for 16; the machine has AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn turn_f32(from: *const Line, to: *mut Line) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut rows = [_mm512_setzero_ps(); 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = _mm512_loadu_ps(from.add(i).cast());
+        }
+        // Within each lane of 128 bits, the 4 x 4 numbers of four rows.
+        let mut lanes = [_mm512_setzero_ps(); 16];
+        for i in (0..16).step_by(4) {
+            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+            let [ab, cd] = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)];
+            let [ab2, cd2] = [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
+            lanes[i] = _mm512_shuffle_ps::<0x44>(ab, cd);
+            lanes[i + 1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+            lanes[i + 2] = _mm512_shuffle_ps::<0x44>(ab2, cd2);
+            lanes[i + 3] = _mm512_shuffle_ps::<0xee>(ab2, cd2);
+        }
+        // Then the 4 x 4 lanes.
+        for i in 0..4 {
+            let [a, b, c, d] = [lanes[i], lanes[4 + i], lanes[8 + i], lanes[12 + i]];
+            let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+            let (ab2, cd2) =
+                (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            let outs = [
+                _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                _mm512_shuffle_f32x4::<0x88>(ab2, cd2),
+                _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+                _mm512_shuffle_f32x4::<0xdd>(ab2, cd2),
+            ];
+            for (l, out) in outs.into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(4 * l + i).cast(), out);
+            }
         }
     }
 }

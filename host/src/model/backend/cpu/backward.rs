@@ -8,7 +8,7 @@ use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
 use super::threads::parallel;
 use super::training_attention::{self, dot};
-use super::{Cpu, CpuPlan, Matrix, head, product, weight_gradient};
+use super::{Buffer, Cpu, CpuPlan, Matrix, head, pair_gradient, weight_gradient};
 use crate::model::backend::training::{
     AdamWFactors, AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
@@ -19,11 +19,11 @@ use crate::run::seed;
 const HEAD_ROWS: usize = 256;
 
 impl TrainingBackend for Cpu {
-    fn clear(&self, buffer: &mut Vec<f32>) {
+    fn clear(&self, buffer: &mut Buffer) {
         buffer.fill(0.0);
     }
 
-    fn add_scaled(&self, x: &Vec<f32>, scale: f32, len: usize, y: &mut Vec<f32>, write: Write) {
+    fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
         over_rows(&mut y[..len], 1, |first, y| {
             let x = &x[first..][..y.len()];
             match write {
@@ -35,11 +35,11 @@ impl TrainingBackend for Cpu {
 
     fn dropout(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer,
         width: usize,
         draws: &[Draw],
         rate: f64,
-        y: &mut Vec<f32>,
+        y: &mut Buffer,
         write: Write,
     ) {
         let keep = (1.0 / (1.0 - rate)) as f32;
@@ -57,7 +57,7 @@ impl TrainingBackend for Cpu {
         }
     }
 
-    fn scatter(&self, x: &Vec<f32>, width: usize, rows: &[usize], total: usize, y: &mut Vec<f32>) {
+    fn scatter(&self, x: &Buffer, width: usize, rows: &[usize], total: usize, y: &mut Buffer) {
         y[..total * width].fill(0.0);
         for (x, &row) in x.chunks_exact(width).zip(rows) {
             y[row * width..(row + 1) * width].copy_from_slice(x);
@@ -66,15 +66,15 @@ impl TrainingBackend for Cpu {
 
     fn weight_gradient(
         &self,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        dy: &Buffer,
+        x: &Buffer,
         rows: usize,
         outputs: usize,
         inputs: usize,
         scale: f32,
-        dw: &mut Vec<f32>,
+        dw: &mut Buffer,
     ) {
-        product::weight_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
+        pair_gradient::pair_gradient(self.isa, dy, x, rows, outputs, inputs, scale, dw);
     }
 
     fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
@@ -83,11 +83,11 @@ impl TrainingBackend for Cpu {
 
     fn packed_weight_gradient(
         &self,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        dy: &Buffer,
+        x: &Buffer,
         rows: usize,
         weight: &Matrix,
-        dw: &mut Vec<f32>,
+        dw: &mut Buffer,
     ) {
         let (outputs, inputs) = weight.shape();
         weight_gradient::packed(self.isa, dy, x, rows, outputs, inputs, dw);
@@ -99,7 +99,7 @@ impl TrainingBackend for Cpu {
 
     fn unpack_buffer(
         &self,
-        packed: &Vec<f32>,
+        packed: &Buffer,
         outputs: usize,
         inputs: usize,
     ) -> Result<Vec<f32>, BackendError> {
@@ -111,39 +111,39 @@ impl TrainingBackend for Cpu {
         values: &[f32],
         outputs: usize,
         inputs: usize,
-    ) -> Result<Vec<f32>, BackendError> {
-        Ok(Matrix::new(values, outputs, inputs, WeightType::F32).packed().to_vec())
+    ) -> Result<Buffer, BackendError> {
+        Ok(Buffer::from(Matrix::new(values, outputs, inputs, WeightType::F32).packed()))
     }
 
-    fn embed_backward(&self, dy: &Vec<f32>, tokens: &[u32], embedding: &Matrix, dw: &mut Vec<f32>) {
+    fn embed_backward(&self, dy: &Buffer, tokens: &[u32], embedding: &Matrix, dw: &mut Buffer) {
         let (_, inputs) = embedding.shape();
         weight_gradient::scatter_add(dy, tokens, inputs, dw);
     }
 
-    fn bias_gradient(&self, dy: &Vec<f32>, rows: usize, width: usize, db: &mut Vec<f32>) {
+    fn bias_gradient(&self, dy: &Buffer, rows: usize, width: usize, db: &mut Buffer) {
         weight_gradient::sum_of_rows(self.isa, dy, None, rows, width, db);
     }
 
     fn rms_norm_weight_gradient(
         &self,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        dy: &Buffer,
+        x: &Buffer,
         rows: usize,
         width: usize,
         eps: f32,
-        dw: &mut Vec<f32>,
+        dw: &mut Buffer,
     ) {
         weight_gradient::sum_of_rows(self.isa, dy, Some((x, eps)), rows, width, dw);
     }
 
     fn rms_norm_backward(
         &self,
-        dy: &Vec<f32>,
-        x: &Vec<f32>,
+        dy: &Buffer,
+        x: &Buffer,
         rows: usize,
-        weight: &Vec<f32>,
+        weight: &Buffer,
         eps: f32,
-        dx: &mut Vec<f32>,
+        dx: &mut Buffer,
         write: Write,
     ) {
         let width = weight.len();
@@ -156,12 +156,12 @@ impl TrainingBackend for Cpu {
 
     fn swiglu_backward(
         &self,
-        dy: &Vec<f32>,
-        gate: &Vec<f32>,
-        up: &Vec<f32>,
+        dy: &Buffer,
+        gate: &Buffer,
+        up: &Buffer,
         len: usize,
-        dgate: &mut Vec<f32>,
-        dup: &mut Vec<f32>,
+        dgate: &mut Buffer,
+        dup: &mut Buffer,
     ) {
         let dup = Shared::new(&mut dup[..len]);
         over_rows(&mut dgate[..len], 1, |first, dgate| {
@@ -175,36 +175,36 @@ impl TrainingBackend for Cpu {
 
     fn attention(
         &self,
-        queries: &Vec<f32>,
-        keys: &Vec<f32>,
-        values: &Vec<f32>,
+        queries: &Buffer,
+        keys: &Buffer,
+        values: &Buffer,
         shape: AttentionShape,
         plan: &CpuPlan,
-        y: &mut Vec<f32>,
-        log_sums: &mut Vec<f32>,
+        y: &mut Buffer,
+        log_sums: &mut Buffer,
     ) {
         training_attention::attention(self.isa, queries, keys, values, shape, plan, y, log_sums);
     }
 
     fn attention_backward(
         &self,
-        dy: &Vec<f32>,
-        saved: AttentionSaved<'_, Vec<f32>>,
+        dy: &Buffer,
+        saved: AttentionSaved<'_, Buffer>,
         shape: AttentionShape,
         plan: &CpuPlan,
-        gradients: AttentionGradients<'_, Vec<f32>>,
+        gradients: AttentionGradients<'_, Buffer>,
     ) {
         training_attention::attention_backward(self.isa, dy, saved, shape, plan, gradients);
     }
 
     fn logprobs_backward(
         &self,
-        hidden: &Vec<f32>,
+        hidden: &Buffer,
         head: &Matrix,
         targets: &[u32],
         weights: &[f32],
-        dhidden: &mut Vec<f32>,
-        mut dhead: Option<&mut Vec<f32>>,
+        dhidden: &mut Buffer,
+        mut dhead: Option<&mut Buffer>,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let (vocab, inputs) = head.shape();
         let mut logits = Scratch::take(self.held_logits(targets.len(), vocab));
@@ -235,7 +235,7 @@ impl TrainingBackend for Cpu {
         Ok(logprobs)
     }
 
-    fn scale_rows(&self, x: &mut Vec<f32>, width: usize, factors: &[f32]) {
+    fn scale_rows(&self, x: &mut Buffer, width: usize, factors: &[f32]) {
         over_rows(&mut x[..factors.len() * width], width, |first, x| {
             for (x, factor) in x.chunks_exact_mut(width).zip(&factors[first..]) {
                 x.iter_mut().for_each(|x| *x *= factor);
@@ -247,7 +247,7 @@ impl TrainingBackend for Cpu {
         targets.min(HEAD_ROWS) * vocab
     }
 
-    fn squared_norm(&self, x: &Vec<f32>, len: usize) -> Result<f64, BackendError> {
+    fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
         let sums: Vec<f64> =
             x[..len].par_chunks(CHUNK).map(|x| self.isa.run(SquaredNorm(x))).collect();
         Ok(sums.iter().sum())
@@ -255,10 +255,10 @@ impl TrainingBackend for Cpu {
 
     fn adamw(
         &self,
-        parameters: &mut Vec<f32>,
-        gradient: &Vec<f32>,
-        first: &mut Vec<f32>,
-        second: &mut Vec<f32>,
+        parameters: &mut Buffer,
+        gradient: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
         len: usize,
         step: &AdamWStep,
     ) {
@@ -268,9 +268,9 @@ impl TrainingBackend for Cpu {
     fn adamw_packed(
         &self,
         weight: &mut Matrix,
-        gradient: &Vec<f32>,
-        first: &mut Vec<f32>,
-        second: &mut Vec<f32>,
+        gradient: &Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
         step: &AdamWStep,
     ) {
         adamw(self.isa, weight.packed_mut(), gradient, first, second, step);

@@ -34,12 +34,17 @@ pub(super) use backward::linear_backward;
 use operand::Rounded;
 use operand::{Form, Operand, Panel, interleaved_len};
 
-/// Terms in a block of a sum, at most; 16 columns of so many fit into the first-level cache.
-const DEPTH: usize = 256;
+/// Terms in a block of a sum, at most: two panels of so many leave room in the first-level cache for
+/// the rows that go by.
+const DEPTH: usize = 192;
 /// Bytes of a weight that products in tile registers go over with all rows before the next: a part of
 /// the second-level cache.
 #[cfg(target_arch = "x86_64")]
 const GROUP: usize = 384 << 10;
+/// Tiles of a task from which on they ask for what the next ones read: of fewer, each would have to ask
+/// for more than it computes.
+#[cfg(target_arch = "x86_64")]
+const WORTH_ASKING: usize = 8;
 
 /// Returns the length of a block of a sum of so many terms: nearly equal parts, and whole pairs,
 /// panels and quads.
@@ -189,13 +194,21 @@ impl Forward<'_> {
         let (_, inputs) = self.w.shape();
         for term in (0..inputs).step_by(depth(inputs)) {
             let depth = depth(inputs).min(inputs - term);
-            let panel = |panel: usize| lines[panel * inputs + term..].as_ptr().cast();
-            self.by_two_panels(term, |rows, panels, sums| {
+            let panel = |panel: usize| lines.as_ptr().wrapping_add(panel * inputs + term);
+            self.by_two_panels(term, |tile, panels, sums| {
+                let rows = self.operand.rows_of(tile);
                 let first = self.operand.rows * term + rows.start * depth;
+                if self.tiles.len() >= WORTH_ASKING {
+                    let tile = tile - self.tiles.start;
+                    for next in [2, 3].map(|i| panel(panels[0] + i)) {
+                        avx512::ask_for(next, depth, tile, self.tiles.len());
+                    }
+                }
                 // SAFETY: rows, terms and panels are there, and `Isa` has found the tiles.
                 unsafe {
                     let x = x.as_ptr().add(first);
-                    avx512::tile(x, rows.len(), panels.map(panel), depth, sums);
+                    let panels = panels.map(|index| panel(index).cast());
+                    avx512::tile(x, rows.len(), panels, depth, sums);
                 }
             });
         }
@@ -209,7 +222,8 @@ impl Forward<'_> {
             let half = depth(inputs).min(inputs - term).div_ceil(2);
             let panel =
                 |panel: usize| pairs[panel * inputs.div_ceil(2) + term / 2..].as_ptr().cast();
-            self.by_two_panels(term, |rows, panels, sums| {
+            self.by_two_panels(term, |tile, panels, sums| {
+                let rows = self.operand.rows_of(tile);
                 let (from, stride) = (x.at(rows.start, term).cast(), x.stride / 2);
                 // SAFETY: as above.
                 unsafe {
@@ -220,14 +234,15 @@ impl Forward<'_> {
         }
     }
 
-    /// Calls `task` with the rows, panels and sums of each tile of two panels.
+    /// Calls `task` with each tile of rows, two panels and where their sums go.
     #[cfg(target_arch = "x86_64")]
-    fn by_two_panels(&self, term: usize, mut task: impl FnMut(Range<usize>, [usize; 2], Sums)) {
+    #[inline(always)]
+    fn by_two_panels(&self, term: usize, mut task: impl FnMut(usize, [usize; 2], Sums)) {
         for panel in self.panels.clone().step_by(2) {
             for tile in self.tiles.clone() {
-                let rows = self.operand.rows_of(tile);
-                let (panels, sums) = self.two_panels(panel, rows.start, term);
-                task(rows, panels, sums);
+                let row = self.operand.rows_of(tile).start;
+                let (panels, sums) = self.two_panels(panel, row, term);
+                task(tile, panels, sums);
             }
         }
     }

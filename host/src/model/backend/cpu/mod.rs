@@ -16,12 +16,14 @@ pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backward;
+mod buffer;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod head;
 mod int8;
 mod matrix;
 mod pages;
+mod pair_gradient;
 mod product;
 mod scratch;
 pub(crate) mod simd;
@@ -35,6 +37,7 @@ mod weight_gradient;
 pub(crate) use elementwise::exp_weights;
 
 pub use attention::Cache;
+pub use buffer::Buffer;
 pub use matrix::Matrix;
 pub use simd::Isa;
 
@@ -87,7 +90,7 @@ pub struct CpuPlan {
 }
 
 impl Backend for Cpu {
-    type Buffer = Vec<f32>;
+    type Buffer = Buffer;
     type Matrix = Matrix;
     type Plan = CpuPlan;
     type Cache = Cache;
@@ -96,29 +99,27 @@ impl Backend for Cpu {
         rayon::scope(|_| work())
     }
 
-    fn zeros(&self, len: usize) -> Result<Vec<f32>, BackendError> {
-        let mut buffer = vec![0.0; len];
-        pages::advise(&mut buffer);
-        Ok(buffer)
+    fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
+        Ok(Buffer::zeros(len))
     }
 
-    fn upload(&self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
-        Ok(values.to_vec())
+    fn upload(&self, values: &[f32]) -> Result<Buffer, BackendError> {
+        Ok(Buffer::from(values))
     }
 
-    fn write(&self, values: &[f32], buffer: &mut Vec<f32>, offset: usize) {
+    fn write(&self, values: &[f32], buffer: &mut Buffer, offset: usize) {
         buffer[offset..offset + values.len()].copy_from_slice(values);
     }
 
     fn view<'a>(
         &self,
-        buffer: &'a Vec<f32>,
+        buffer: &'a Buffer,
         range: Range<usize>,
     ) -> Result<Cow<'a, [f32]>, BackendError> {
         Ok(Cow::Borrowed(&buffer[range]))
     }
 
-    fn len(&self, buffer: &Vec<f32>) -> usize {
+    fn len(&self, buffer: &Buffer) -> usize {
         buffer.len()
     }
 
@@ -136,7 +137,7 @@ impl Backend for Cpu {
         Matrix::bytes(outputs, inputs, weight_type)
     }
 
-    fn repack(&self, values: &Vec<f32>, scale: f32, matrix: &mut Matrix) {
+    fn repack(&self, values: &Buffer, scale: f32, matrix: &mut Matrix) {
         matrix.fill(values, scale);
     }
 
@@ -153,7 +154,7 @@ impl Backend for Cpu {
         Ok(CpuPlan { segments: segments.to_vec(), positions, rows })
     }
 
-    fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Vec<f32>) {
+    fn embed(&self, embedding: &Matrix, tokens: &[u32], y: &mut Buffer) {
         let (_, width) = embedding.shape();
         elementwise::over_rows(&mut y[..tokens.len() * width], width, |first, y| {
             for (y, &token) in y.chunks_exact_mut(width).zip(&tokens[first..]) {
@@ -162,7 +163,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn linear(&self, x: &Vec<f32>, rows: usize, weight: &Matrix, y: &mut Vec<f32>, write: Write) {
+    fn linear(&self, x: &Buffer, rows: usize, weight: &Matrix, y: &mut Buffer, write: Write) {
         gemm::linear(self.isa, x, rows, weight, y, write);
     }
 
@@ -172,28 +173,28 @@ impl Backend for Cpu {
 
     fn linear_backward(
         &self,
-        dy: &Vec<f32>,
+        dy: &Buffer,
         rows: usize,
         weight: &Matrix,
-        dx: &mut Vec<f32>,
+        dx: &mut Buffer,
         write: Write,
     ) {
         gemm::linear_backward(self.isa, dy, rows, weight, dx, write);
     }
 
-    fn add_bias(&self, bias: &Vec<f32>, rows: usize, y: &mut Vec<f32>) {
+    fn add_bias(&self, bias: &Buffer, rows: usize, y: &mut Buffer) {
         elementwise::add_bias(bias, rows, y);
     }
 
-    fn rms_norm(&self, x: &Vec<f32>, rows: usize, weight: &Vec<f32>, eps: f32, y: &mut Vec<f32>) {
+    fn rms_norm(&self, x: &Buffer, rows: usize, weight: &Buffer, eps: f32, y: &mut Buffer) {
         elementwise::rms_norm(self.isa, x, rows, weight, eps, y);
     }
 
     fn rope(
         &self,
-        x: &mut Vec<f32>,
+        x: &mut Buffer,
         heads: usize,
-        rotary: Rotary<&Vec<f32>>,
+        rotary: Rotary<&Buffer>,
         plan: &CpuPlan,
         inverse: bool,
     ) {
@@ -201,11 +202,11 @@ impl Backend for Cpu {
         elementwise::rope(self.isa, x, heads, head_dim, &plan.positions, cos, sin, inverse);
     }
 
-    fn swiglu(&self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, y: &mut Vec<f32>) {
+    fn swiglu(&self, gate: &Buffer, up: &Buffer, len: usize, y: &mut Buffer) {
         elementwise::swiglu(self.isa, gate, up, &mut y[..len]);
     }
 
-    fn gather(&self, x: &Vec<f32>, width: usize, rows: &[usize], y: &mut Vec<f32>) {
+    fn gather(&self, x: &Buffer, width: usize, rows: &[usize], y: &mut Buffer) {
         for (y, &row) in y.chunks_exact_mut(width).zip(rows) {
             y.copy_from_slice(&x[row * width..(row + 1) * width]);
         }
@@ -221,8 +222,8 @@ impl Backend for Cpu {
 
     fn store(
         &self,
-        keys: &Vec<f32>,
-        values: &Vec<f32>,
+        keys: &Buffer,
+        values: &Buffer,
         layer: usize,
         plan: &CpuPlan,
         cache: &mut Cache,
@@ -232,19 +233,19 @@ impl Backend for Cpu {
 
     fn attend(
         &self,
-        queries: &Vec<f32>,
+        queries: &Buffer,
         shape: AttentionShape,
         layer: usize,
         plan: &CpuPlan,
         cache: &Cache,
-        y: &mut Vec<f32>,
+        y: &mut Buffer,
     ) {
         attention::attend(self.isa, queries, shape, layer, plan, cache, y);
     }
 
     fn logprobs(
         &self,
-        hidden: &Vec<f32>,
+        hidden: &Buffer,
         head: &Matrix,
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
@@ -252,7 +253,7 @@ impl Backend for Cpu {
     }
     fn logprobs_of_logits(
         &self,
-        logits: &Vec<f32>,
+        logits: &Buffer,
         vocab: usize,
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {

@@ -3,8 +3,7 @@
 //! What [`super::gemm`] is for weights, this is for everything else in training: scores and their
 //! gradients, and the gradients of weights, whose left operand is read along its columns.
 
-use super::simd::{Isa, Kernel, Lanes, Shared};
-use super::threads::parallel;
+use super::simd::{Lanes, Sixteen};
 pub(super) use super::tile::PANEL;
 use super::tile::{self, Line, Lines, Sums, TILE, rows_of, with_rows};
 use crate::model::backend::Write;
@@ -157,149 +156,84 @@ pub(super) struct Target {
 /// for, and nobody else touches those of `target`; the machine has the lanes.
 #[inline(always)]
 pub(super) unsafe fn product<L: Lanes>(left: Left, right: View<'_>, depth: usize, target: Target) {
+    // SAFETY: as the caller promises.
+    unsafe { product_apart::<L>(left, right, depth, target, PANEL) }
+}
+
+/// The same where each panel of the target's columns begins `apart` numbers after the one before.
+///
+/// # Safety
+///
+/// As for [`product`].
+#[inline(always)]
+pub(super) unsafe fn product_apart<L: Lanes>(
+    left: Left,
+    right: View<'_>,
+    depth: usize,
+    target: Target,
+    apart: usize,
+) {
     assert!(depth <= right.depth);
     let panels = target.columns.min(right.columns).div_ceil(PANEL);
     let tiles = left.rows.div_ceil(TILE);
-    for panel in 0..panels {
+    let together = if L::Sixteen::MANY { 2 } else { 1 };
+    for panel in (0..panels).step_by(together) {
         let from = right.numbers.as_ptr().wrapping_add(panel * right.panel_stride);
         let lines = Lines { from, stride: right.line_stride };
-        let columns = PANEL.min(target.columns - panel * PANEL);
         for tile in 0..tiles {
             let rows = rows_of(tile, left.rows, TILE);
             // SAFETY: rows below `left.rows`, columns below `target.columns`.
             unsafe {
                 let sums = Sums {
-                    y: target.to.add(rows.start * target.stride + panel * PANEL),
+                    y: target.to.add(rows.start * target.stride + panel * apart),
                     stride: target.stride,
-                    columns,
+                    columns: PANEL.min(target.columns - panel * PANEL),
                     add: target.write == Write::Add,
                 };
                 let from = left.from.add(rows.start * left.row_stride);
                 let left = tile::Left { from, row_stride: left.row_stride, step: left.step };
-                with_rows!(rows.len(), N => tile::tile::<L, N>(left, lines, depth, sums));
-            }
-        }
-    }
-}
-
-/// Rows whose sum is formed before it is added to the gradient.
-const ROWS: usize = 256;
-/// Rows of the gradient that one task takes.
-const OUTPUTS: usize = 96;
-/// Panels of the gradient that one task takes.
-const PANELS: usize = 6;
-
-/// `dw` `[outputs, inputs]` += `scale` · `dy` `[rows, outputs]`ᵀ · `x` `[rows, inputs]`.
-///
-/// One sum for each block of [`ROWS`] rows, added in order.
-#[expect(clippy::too_many_arguments, reason = "two operands, their shape and the result")]
-pub(super) fn weight_gradient(
-    isa: Isa,
-    dy: &[f32],
-    x: &[f32],
-    rows: usize,
-    outputs: usize,
-    inputs: usize,
-    scale: f32,
-    dw: &mut [f32],
-) {
-    let (dy, x) = (&dy[..rows * outputs], &x[..rows * inputs]);
-    let dw = Shared::new(&mut dw[..outputs * inputs]);
-    let groups = inputs.div_ceil(PANELS * PANEL);
-    parallel(outputs.div_ceil(OUTPUTS) * groups, |task| {
-        let (output, input) = (task / groups * OUTPUTS, task % groups * PANELS * PANEL);
-        isa.run(WeightGradient {
-            dy,
-            x,
-            rows,
-            outputs,
-            inputs,
-            output_range: output..outputs.min(output + OUTPUTS),
-            input_range: input..inputs.min(input + PANELS * PANEL),
-            scale,
-            dw: dw.get(),
-        });
-    });
-}
-
-struct WeightGradient<'a> {
-    dy: &'a [f32],
-    x: &'a [f32],
-    rows: usize,
-    outputs: usize,
-    inputs: usize,
-    output_range: std::ops::Range<usize>,
-    input_range: std::ops::Range<usize>,
-    scale: f32,
-    /// All of it; only this task's rows and columns are written.
-    dw: *mut f32,
-}
-
-impl Kernel for WeightGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let mut packed = Panels::default();
-        for row in (0..self.rows).step_by(ROWS) {
-            let depth = ROWS.min(self.rows - row);
-            let x = &self.x[row * self.inputs + self.input_range.start..];
-            let columns = self.input_range.len();
-            let right = View::of(x, self.inputs, depth, columns, self.scale, &mut packed);
-            let left = Left {
-                from: self.dy[row * self.outputs + self.output_range.start..].as_ptr(),
-                row_stride: 1,
-                step: self.outputs,
-                rows: self.output_range.len(),
-            };
-            // SAFETY: `dy` has `depth` rows from `row` on, and `dw` is `[outputs, inputs]`, of which
-            // these ranges are this task's alone.
-            unsafe {
-                let first = self.output_range.start * self.inputs + self.input_range.start;
-                let target = Target {
-                    to: self.dw.add(first),
-                    stride: self.inputs,
-                    columns: self.input_range.len(),
-                    write: Write::Add,
-                };
-                product::<L>(left, right, depth, target);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run::seed;
-
-    #[test]
-    fn a_weight_gradient_is_the_sum_over_rows() {
-        let check = |rows: usize, outputs: usize, inputs: usize| {
-            let draw = |seed, n| -> Vec<f32> {
-                (0..n).map(|i| seed::uniform(seed, i as u64) as f32 - 0.5).collect()
-            };
-            let (dy, x) = (draw(1, rows * outputs), draw(2, rows * inputs));
-            for (isa, scale) in Isa::all().into_iter().flat_map(|isa| [(isa, 1.0), (isa, 0.5)]) {
-                let mut dw = draw(3, outputs * inputs);
-                let before = dw.clone();
-                weight_gradient(isa, &dy, &x, rows, outputs, inputs, scale, &mut dw);
-                for o in 0..outputs {
-                    for i in 0..inputs {
-                        let sum: f64 = (0..rows)
-                            .map(|r| dy[r * outputs + o] as f64 * x[r * inputs + i] as f64)
-                            .sum();
-                        let want = before[o * inputs + i] as f64 + f64::from(scale) * sum;
-                        let got = dw[o * inputs + i] as f64;
-                        assert!((got - want).abs() < 2e-5, "{isa:?} {rows} {o} {i} {got} {want}");
-                    }
+                if panel + together > panels || together == 1 {
+                    with_rows!(rows.len(), N => tile::tile::<L, N>(left, lines, depth, sums));
+                    continue;
                 }
+                let far = Lines { from: lines.from.wrapping_add(right.panel_stride), ..lines };
+                let columns = PANEL.min(target.columns - (panel + 1) * PANEL);
+                let far_sums = Sums { y: sums.y.add(apart), columns, ..sums };
+                let (lines, sums) = ([lines, far], [sums, far_sums]);
+                with_rows!(rows.len(), N => two_panels::<L, N>(left, lines, depth, sums));
             }
-        };
-        check(1, 1, 1);
-        check(7, 4, 33);
-        check(300, 16, 100);
-        check(513, 101, 4);
-        check(0, 3, 3);
+        }
+    }
+}
+
+/// Sums `depth` terms of `N` rows by two panels: the sums by one alone would leave the adders idle.
+///
+/// # Safety
+///
+/// As for [`tile::tile`], with both panels.
+#[inline(always)]
+unsafe fn two_panels<L: Lanes, const N: usize>(
+    left: tile::Left,
+    panels: [Lines; 2],
+    depth: usize,
+    sums: [Sums; 2],
+) {
+    let mut x = left.from;
+    let [mut near, mut far] = panels.map(|panel| panel.from);
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut tiles = [[L::Sixteen::splat(0.0); N]; 2];
+        for _ in 0..depth {
+            let lines = [L::Sixteen::load(near), L::Sixteen::load(far)];
+            for r in 0..N {
+                let x = L::Sixteen::splat(*x.add(r * left.row_stride));
+                tiles[0][r] = x.mul_add(lines[0], tiles[0][r]);
+                tiles[1][r] = x.mul_add(lines[1], tiles[1][r]);
+            }
+            x = x.add(left.step);
+            (near, far) = (near.add(panels[0].stride), far.add(panels[1].stride));
+        }
+        tile::put(&tiles[0], sums[0]);
+        tile::put(&tiles[1], sums[1]);
     }
 }

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use super::CpuPlan;
 use super::product::{Left, PANEL, Panels, Target, View, product};
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
 use super::threads::parallel;
+use super::{Buffer, CpuPlan};
 use crate::model::backend::training::{AttentionGradients, AttentionSaved};
 use crate::model::backend::{AttentionShape, Write};
 
@@ -46,10 +46,10 @@ pub(super) fn attention(
 pub(super) fn attention_backward(
     isa: Isa,
     dy: &[f32],
-    saved: AttentionSaved<'_, Vec<f32>>,
+    saved: AttentionSaved<'_, Buffer>,
     shape: AttentionShape,
     plan: &CpuPlan,
-    gradients: AttentionGradients<'_, Vec<f32>>,
+    gradients: AttentionGradients<'_, Buffer>,
 ) {
     let (rows, AttentionShape { heads, kv_heads, head_dim, .. }) = (plan.positions.len(), shape);
     let (wide, narrow) = (rows * heads * head_dim, rows * kv_heads * head_dim);

@@ -13,7 +13,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::elementwise::inverse_rms;
-use super::product::{Left, PANEL, Panels, Target, View, product};
+use super::product::{Left, PANEL, Panels, Target, View, product_apart};
 use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared};
 use super::threads::parallel;
@@ -93,20 +93,22 @@ impl Kernel for PackedGradient<'_> {
     fn run<L: Lanes>(self) {
         let PackedGradient { dy, columns, depth, outputs, inputs, .. } = self;
         let mut right = Panels::default();
-        for panel in self.panels {
+        for panel in self.panels.clone().step_by(2) {
             let first = panel * PANEL;
-            right.fill(&dy[first..], outputs, depth, PANEL.min(outputs - first), 1.0);
+            let count = (self.panels.end.min(panel + 2) * PANEL).min(outputs) - first;
+            right.fill(&dy[first..], outputs, depth, count, 1.0);
             for (tile, columns) in columns.chunks_exact(depth * TILE).enumerate() {
                 let input = tile * TILE;
                 let rows = TILE.min(inputs - input);
                 let left = Left { from: columns.as_ptr(), row_stride: 1, step: TILE, rows };
-                // SAFETY: `columns` has `depth` rows of `TILE`; the panel is this task's alone and
-                // has a line for each input.
+                // SAFETY: `columns` has `depth` rows of `TILE`; the panels are this task's alone and
+                // have a line for each input.
                 unsafe {
                     let to = self.dw.add((panel * inputs + input) * PANEL);
-                    let write = Write::Add;
-                    let target = Target { to, stride: PANEL, columns: PANEL, write };
-                    product::<L>(left, View::from(&right), depth, target);
+                    // As many columns as panels have, of which the last are zeros.
+                    let columns = 2 * PANEL;
+                    let target = Target { to, stride: PANEL, columns, write: Write::Add };
+                    product_apart::<L>(left, View::from(&right), depth, target, inputs * PANEL);
                 }
             }
         }
@@ -157,7 +159,7 @@ const SUM_ROWS: usize = 64;
 pub(super) fn sum_of_rows(
     isa: Isa,
     dy: &[f32],
-    x: Option<(&Vec<f32>, f32)>,
+    x: Option<(&[f32], f32)>,
     rows: usize,
     width: usize,
     sum: &mut [f32],

@@ -51,15 +51,16 @@ impl Case {
         let width = kv_heads * head_dim;
         let before = |page: u32| Segment { rows: PAGE, position: 0, pages: vec![page] };
         let before: Vec<Segment> = (0..84).map(before).collect();
-        let dirty = vec![dirty; 84 * PAGE * width];
+        let dirty = cpu.upload(&vec![dirty; 84 * PAGE * width]).unwrap();
         cpu.store(&dirty, &dirty, 1, &cpu.plan(&before).unwrap(), &mut cache);
         for pages in &self.pages {
             // No more than the rows see.
             let end = segments.iter().map(|&(_, position, rows)| position + rows).max().unwrap();
             let segment = Segment { rows: end, position: 0, pages: pages.clone() };
-            let rows = |from: &[f32]| -> Vec<f32> {
+            let rows = |from: &[f32]| {
                 let places = self.places(&segment).into_iter();
-                places.flat_map(|at| from[at * width..(at + 1) * width].to_vec()).collect()
+                let rows = places.flat_map(|at| from[at * width..(at + 1) * width].to_vec());
+                cpu.upload(&rows.collect::<Vec<f32>>()).unwrap()
             };
             let plan = cpu.plan(std::slice::from_ref(&segment)).unwrap();
             cpu.store(&rows(&self.keys), &rows(&self.values), 1, &plan, &mut cache);
@@ -76,10 +77,11 @@ impl Case {
             pages: self.pages[sequence].clone(),
         };
         let plan = cpu.plan(&segments.iter().map(segment).collect::<Vec<_>>()).unwrap();
-        let mut y = vec![f32::NAN; queries.len()];
+        let mut y = cpu.upload(&vec![f32::NAN; queries.len()]).unwrap();
+        let queries = cpu.upload(&queries).unwrap();
         cpu.attend(&queries, self.shape, 1, &plan, &cache, &mut y);
         assert_eq!(y.len() % (heads * head_dim), 0);
-        y
+        y.to_vec()
     }
 
     fn query(&self, sequence: usize, position: usize) -> Vec<f32> {

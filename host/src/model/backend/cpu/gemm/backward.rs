@@ -11,10 +11,10 @@ use super::super::simd::{Isa, Kernel, Lanes, Shared};
 use super::super::tile::{Line, PANEL, Sums};
 #[cfg(target_arch = "x86_64")]
 use super::super::{amx, avx512};
-#[cfg(target_arch = "x86_64")]
-use super::operand::Rounded;
 use super::operand::{Form, Operand, Panel};
 use super::{DEPTH, depth};
+#[cfg(target_arch = "x86_64")]
+use super::{WORTH_ASKING, operand::Rounded};
 use crate::model::backend::Write;
 
 /// Outputs whose weights are turned at a time where both operands are bf16.
@@ -97,6 +97,7 @@ impl Kernel for Backward<'_> {
                         };
                         #[cfg(target_arch = "x86_64")]
                         if let (2, Form::Interleaved(x)) = (together, &self.operand.form) {
+                            self.ask_for(panel + 2, term, depth, tile);
                             let first = self.operand.rows * term + rows.start * depth;
                             let panels = [&turned[0], &turned[1]].map(|turned| turned.as_ptr());
                             let panels = panels.map(|turned| turned.cast());
@@ -113,6 +114,21 @@ impl Kernel for Backward<'_> {
 }
 
 impl Backward<'_> {
+    /// Asks for a tile's share of the weights that are turned for the next two panels of inputs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask_for(&self, panel: usize, term: usize, depth: usize, tile: usize) {
+        let Numbers::F32(lines) = &self.w.numbers else { return };
+        let ((_, inputs), tiles) = (self.w.shape(), self.tiles.len());
+        if panel < self.panels.end && tiles >= WORTH_ASKING {
+            let (blocks, tile) = (depth.div_ceil(PANEL), tile - self.tiles.start);
+            for block in tile * blocks / tiles..(tile + 1) * blocks / tiles {
+                let line = (term / PANEL + block) * inputs + panel * PANEL;
+                avx512::ask_for(lines.as_ptr().wrapping_add(line), 2 * PANEL, 0, 1);
+            }
+        }
+    }
+
     /// Does all tiles with a weight in bf16, two panels of inputs at a time.
     #[cfg(target_arch = "x86_64")]
     fn bf16(&self, dy: &Rounded, pairs: &[Pair]) {
@@ -177,6 +193,13 @@ impl Backward<'_> {
     ) {
         // SAFETY: as the caller promises.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if let (Numbers::F32(lines), true) = (&self.w.numbers, self.isa.is_wide())
+                && columns == PANEL
+            {
+                let from = lines.as_ptr().add(panel * self.w.shape().1 + input);
+                return avx512::turn_f32(from, turned.as_mut_ptr());
+            }
             for half in 0..2 {
                 let mut lines = [[L::splat(0.0); 2]; 8];
                 for (i, line) in lines.iter_mut().enumerate() {
