@@ -251,21 +251,23 @@ impl<B: Backend> Logits<B> {
             let Sampling { temperature, top_p, top_k, .. } = jobs[made.index].sampling;
             TokenDraw { temperature, top_p, top_k, uniform: uniform(made) }
         });
-        // A penalty counts what a sequence has had, which the device does not know.
-        let plain = |made: &Made| jobs[made.index].sampling.repetition_penalty == 1.0;
-        if made.iter().all(plain)
-            && let Some(tokens) = backend.draw(&self.buffer, vocab, &rules.collect::<Vec<_>>())?
-        {
-            return Ok(tokens);
+        let (mut tokens, drawn) =
+            match backend.draw(&self.buffer, vocab, &rules.collect::<Vec<_>>())? {
+                Some(tokens) => (tokens, true),
+                None => (vec![0; made.len()], false),
+            };
+        // A penalty counts what a sequence has had, which the device does not know. Who draws a token
+        // depends on its own job alone.
+        let here = |made: &Made| !drawn || jobs[made.index].sampling.repetition_penalty != 1.0;
+        if made.iter().any(here) {
+            let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
+            let rows = logits.par_chunks_exact(vocab).zip(made).zip(&mut tokens);
+            rows.filter(|((_, made), _)| here(made)).for_each(|((logits, made), token)| {
+                let (sampling, context) = (&jobs[made.index].sampling, batch.tokens(made.index));
+                *token = sample::draw(logits, sampling, context, uniform(made));
+            });
         }
-        let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
-        let rows = logits.par_chunks_exact(vocab).zip(made);
-        Ok(rows
-            .map(|(logits, made)| {
-                let context = batch.tokens(made.index);
-                sample::draw(logits, &jobs[made.index].sampling, context, uniform(made))
-            })
-            .collect())
+        Ok(tokens)
     }
 }
 

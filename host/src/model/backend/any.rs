@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+#[cfg(feature = "cuda")]
 use std::sync::Arc;
 
 use super::cpu::Cpu;
@@ -88,6 +89,7 @@ trait Part<D> {
 }
 
 /// A mistake in the program: an engine has one device.
+#[cfg(feature = "cuda")]
 const ELSEWHERE: &str = "this belongs to another device";
 
 macro_rules! part_of {

@@ -146,8 +146,8 @@ impl Cuda {
             return self.device.launch(name, [outputs.div_ceil(16), 1, 1], 256, 0, arguments);
         }
         let (across, down) = (outputs.div_ceil(OUT), rows.div_ceil(ROWS));
-        // As many blocks as keep all processors busy, where sums of slices are few.
-        let enough = if rows > 128 { 32 } else { 2 * self.device.processors as usize };
+        // As many blocks as keep all processors busy.
+        let enough = 2 * self.device.processors as usize;
         let parts = enough.div_ceil(across * down).next_power_of_two().min(SLICES);
         let len = if parts > 1 { SLICES * rows * outputs } else { 0 };
         let Some(sums) = self.room(size_of::<f32>() * len) else { return };
