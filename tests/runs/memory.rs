@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use aligner::cli::{self, Cli, CliError, host};
 use aligner::memory::Budget;
+use aligner::model::backend::any::AnyDevice;
 use aligner::plugin::{Cache, Runtime, Settings};
 use aligner::progress::{Progress, Style};
 use aligner::run::{self, Existing, Opened};
@@ -206,7 +207,7 @@ fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
     let set = Cli::parse_from(arguments).run.unwrap().plugin_set(&host::embedded()).unwrap().set;
     let settings = Settings { compiler: crate::runtime::compiler(), cache: Cache::Off };
     let runtime = Runtime::new(settings).unwrap();
-    let prepared = run::prepare(set, runtime, &mut |_| ()).unwrap();
+    let prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| ()).unwrap();
 
     let silent = Progress::new(Style::Silent);
     let models = cli::run::models(&prepared, &silent).unwrap();

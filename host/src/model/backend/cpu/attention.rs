@@ -5,6 +5,7 @@
 //! half the memory and a fraction of the time.
 
 use super::CpuPlan;
+use super::pages::Pages;
 use super::simd::{Isa, Shared};
 use super::threads::parallel;
 #[cfg(target_arch = "x86_64")]
@@ -30,10 +31,10 @@ pub struct Cache {
 enum Numbers {
     /// Of keys `[width, PAGE]`, of values `[PAGE, width]`, with a head's width padded to whole
     /// vectors: both products then run along memory.
-    Exact { width: usize, keys: Vec<f32>, values: Vec<f32> },
+    Exact { width: usize, keys: Pages<f32>, values: Pages<f32> },
     /// As [`narrow::Widths`] says.
     #[cfg(target_arch = "x86_64")]
-    Narrow { widths: narrow::Widths, keys: Vec<u32>, values: Vec<u32> },
+    Narrow { widths: narrow::Widths, keys: Pages<u32>, values: Pages<u32> },
 }
 
 impl Cache {
@@ -42,13 +43,13 @@ impl Cache {
         #[cfg(target_arch = "x86_64")]
         if is_narrow(isa, shape) {
             let widths = narrow::Widths::of(shape.head_dim);
-            let keys = vec![0; pages * widths.key_words()];
-            let values = vec![0; pages * widths.value_words()];
+            let keys = Pages::apart(pages * widths.key_words());
+            let values = Pages::apart(pages * widths.value_words());
             return Cache { shape, numbers: Numbers::Narrow { widths, keys, values } };
         }
         let width = exact::width(shape.head_dim);
         let len = pages * width * PAGE;
-        let (keys, values) = (vec![0.0; len], vec![0.0; len]);
+        let (keys, values) = (Pages::apart(len), Pages::apart(len));
         Cache { shape, numbers: Numbers::Exact { width, keys, values } }
     }
 

@@ -31,6 +31,8 @@ pub(super) unsafe trait Plain: Copy + Send + Sync {}
 
 // SAFETY: as the trait asks.
 unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
 
 /// An array that does not grow, zero at first.
 pub(super) struct Pages<T> {
@@ -176,9 +178,6 @@ fn map(layout: Layout) -> NonNull<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // SAFETY: as the trait asks.
-    unsafe impl Plain for u32 {}
 
     #[test]
     fn arrays_are_zero_and_apart() {
