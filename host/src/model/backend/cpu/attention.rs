@@ -77,6 +77,9 @@ fn is_narrow(isa: Isa, shape: CacheShape) -> bool {
     isa.has_tiles() && shape.weight_type == WeightType::Bf16
 }
 
+/// Writes a key and a value into a slot of a page.
+type WriteSlot<'a> = dyn Fn(usize, usize, &[f32], &[f32]) + Sync + 'a;
+
 /// Writes keys and values `[rows, kv_heads, head_dim]` of one block into their pages.
 pub(super) fn store(keys: &[f32], values: &[f32], layer: usize, plan: &CpuPlan, cache: &mut Cache) {
     let first_page = cache.first_page(layer, 0);
@@ -84,7 +87,7 @@ pub(super) fn store(keys: &[f32], values: &[f32], layer: usize, plan: &CpuPlan, 
     let segments: Vec<&[Rows]> = plan.rows.chunk_by(|a, b| a.segment == b.segment).collect();
     // Calls `write` with the page, slot, key and value of each row and head. No two segments write into
     // one page, and a segment's rows are written by one thread.
-    let each = |write: &(dyn Fn(usize, usize, &[f32], &[f32]) + Sync)| {
+    let each = |write: &WriteSlot<'_>| {
         parallel(segments.len() * kv_heads, |task| {
             let (rows, head) = (segments[task / kv_heads], task % kv_heads);
             let segment = &plan.segments[rows[0].segment];

@@ -83,7 +83,7 @@ pub(super) unsafe fn store(
     if slot == 0 {
         values.fill(0);
     }
-    let (shift, kept) = if slot % 2 == 0 { (0, 0xffff_0000) } else { (16, 0x0000_ffff) };
+    let (shift, kept) = if slot.is_multiple_of(2) { (0, 0xffff_0000) } else { (16, 0x0000_ffff) };
     for (value, panels) in value.chunks(COLUMNS).zip(values.chunks_exact_mut(4 * PANEL_WORDS)) {
         // SAFETY: as above.
         unsafe { avx512::round(value, &mut bits[..value.len()]) };
