@@ -225,10 +225,11 @@ unsafe fn two_panels<L: Lanes, const N: usize>(
         let mut tiles = [[L::Sixteen::splat(0.0); N]; 2];
         for _ in 0..depth {
             let lines = [L::Sixteen::load(near), L::Sixteen::load(far)];
-            for r in 0..N {
+            let [of_near, of_far] = &mut tiles;
+            for (r, (of_near, of_far)) in of_near.iter_mut().zip(of_far).enumerate() {
                 let x = L::Sixteen::splat(*x.add(r * left.row_stride));
-                tiles[0][r] = x.mul_add(lines[0], tiles[0][r]);
-                tiles[1][r] = x.mul_add(lines[1], tiles[1][r]);
+                *of_near = x.mul_add(lines[0], *of_near);
+                *of_far = x.mul_add(lines[1], *of_far);
             }
             x = x.add(left.step);
             (near, far) = (near.add(panels[0].stride), far.add(panels[1].stride));
