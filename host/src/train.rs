@@ -43,8 +43,10 @@ mod settings;
 mod startup;
 mod state;
 mod subject;
+mod unpaired;
 mod weights_state;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +61,7 @@ pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
+pub use unpaired::{Rated, unpaired};
 pub use weights_state::WeightsState;
 
 use crate::generate::SequenceError;
@@ -72,7 +75,7 @@ use crate::model::forward::Engine;
 use crate::model::save::SaveError;
 use crate::model::spec::Spec;
 use crate::model::weights::{Weights, WeightsCheckpoint, WeightsError};
-use crate::objective::{ObjectiveError, Scored, sft};
+use crate::objective::{ObjectiveError, Scored, kto, sft};
 use crate::run::seed;
 use batches::{Batches, micro_batches};
 use items::{Objective, Task};
@@ -86,8 +89,8 @@ pub struct Trainer<B: TrainingBackend> {
     subject: Subject<B>,
     items: Vec<Item>,
     objective: Objective,
-    /// Of each item, in tokens.
-    lengths: Vec<usize>,
+    /// Tokens of each item that are learnt from, and that are only looked at.
+    lengths: [Vec<usize>; 2],
     settings: TrainSettings,
     batches: Batches,
     schedule: Schedule,
@@ -155,8 +158,10 @@ impl<B: TrainingBackend> Trainer<B> {
         let task = task_digest(spec, &digest, &settings, lora);
         let batches = Batches::new(&settings, items.len());
         let schedule = Schedule::new(&settings, batches.steps());
-        let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
-        let rows = TrainMemory::rows(&lengths, &settings);
+        let lengths = [objective.learnt(), objective.looked_at()]
+            .map(|which| items.iter().map(|item| item.tokens(which.clone())).collect::<Vec<_>>());
+        let [rows, looked_at] = [0, 1].map(|i| TrainMemory::rows(&lengths[i], &settings));
+        let rows = rows.max(looked_at);
         let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
         let TrainSettings { gradient_checkpointing, .. } = settings;
         let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
@@ -315,8 +320,9 @@ impl<B: TrainingBackend> Trainer<B> {
             return Ok(None);
         }
         let indices = self.batches.of_step(self.step);
-        let Share { loss, entropy, tokens, trained_tokens, preference } =
-            self.accumulate(&indices)?;
+        let share = self.accumulate(&indices)?;
+        let preference = share.preference();
+        let Share { loss, entropy, tokens, trained_tokens, .. } = share;
         let grad_norm = self.gradient_norm()?;
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
@@ -357,14 +363,16 @@ impl<B: TrainingBackend> Trainer<B> {
 
     /// Fills the gradients with those of some items' loss.
     fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
+        let mut share = Share::default();
+        self.look(indices, &mut share)?;
         let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
         let backend = &**backend;
         let epoch = self.batches.epoch(self.step);
         let all_trained: usize = indices.iter().map(|&i| items[i].trained_tokens()).sum();
-        let mut share = Share::default();
+        let (lengths, learnt) = (&self.lengths[0], objective.learnt());
         subject.clear_gradients(backend);
-        for micro_batch in micro_batches(indices, &self.lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, settings.seed, epoch);
+        for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
+            let sequences = sequences(items, &micro_batch, &learnt, settings.seed, epoch);
             let mut pass = subject.pass(backend, activations);
             share.tokens += sequences.tokens.len();
             match objective {
@@ -387,8 +395,9 @@ impl<B: TrainingBackend> Trainer<B> {
                     let mut rest = &said[..];
                     let mut slopes = Vec::with_capacity(said.len());
                     for &i in &micro_batch {
-                        let scored = scored(&items[i], &reference[i], &mut rest);
-                        let of_item = share.compare(objective, &scored, indices.len());
+                        let scored = scored(&items[i], &learnt, &reference[i], &mut rest);
+                        let desirable = items[i].desirable;
+                        let of_item = share.compare(objective, &scored, desirable, indices.len());
                         for (slope, scored) in of_item.into_iter().zip(&scored) {
                             slopes.extend(std::iter::repeat_n(slope as f32, scored.tokens));
                         }
@@ -398,6 +407,37 @@ impl<B: TrainingBackend> Trainer<B> {
             }
         }
         Ok(share)
+    }
+
+    /// Looks at what is not learnt from, where there is such: what it comes to is known before any
+    /// loss of the step is formed.
+    fn look(&mut self, indices: &[usize], share: &mut Share) -> Result<(), TrainError> {
+        let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
+        let Objective::Preference { objective: preference, reference } = &*objective else {
+            return Ok(());
+        };
+        if preference.is_paired() {
+            return Ok(());
+        }
+        let backend = &**backend;
+        let epoch = self.batches.epoch(self.step);
+        let (lengths, looked_at) = (&self.lengths[1], objective.looked_at());
+        let mut mismatched = Vec::new();
+        for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
+            let sequences = sequences(items, &micro_batch, &looked_at, settings.seed, epoch);
+            let mut pass = subject.pass(backend, activations);
+            share.tokens += sequences.tokens.len();
+            let said = backend.enter(|| {
+                pass.forward(&sequences)?;
+                pass.score(&sequences)
+            })?;
+            let mut rest = &said[..];
+            for &i in &micro_batch {
+                mismatched.extend(scored(&items[i], &looked_at, &reference[i], &mut rest));
+            }
+        }
+        share.kl = Some(kto::reference_point(&mismatched));
+        Ok(())
     }
 
     /// Returns the global norm of the gradients.
@@ -437,11 +477,18 @@ impl<B: TrainingBackend> Trainer<B> {
     }
 }
 
-/// Puts items into a pass.
-fn sequences(items: &[Item], indices: &[usize], seed: u64, epoch: u64) -> Sequences {
+/// Puts some sequences of items into a pass.
+fn sequences(
+    items: &[Item],
+    indices: &[usize],
+    which: &Range<usize>,
+    seed: u64,
+    epoch: u64,
+) -> Sequences {
     let mut sequences = Sequences::default();
-    for Item { id, sequences: of_item } in indices.iter().map(|&i| &items[i]) {
-        for (nth, Sequence { tokens, trained }) in of_item.iter().enumerate() {
+    for Item { id, sequences: of_item, .. } in indices.iter().map(|&i| &items[i]) {
+        let of_item = which.clone().zip(&of_item[which.clone()]);
+        for (nth, Sequence { tokens, trained }) in of_item {
             let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
             // The only sequence of an example needs no number.
             let nth = (nth > 0).then(|| (nth as u64).into());
@@ -451,9 +498,15 @@ fn sequences(items: &[Item], indices: &[usize], seed: u64, epoch: u64) -> Sequen
     sequences
 }
 
-/// Returns what is known of an item's sequences, and takes what the head said of them from `rest`.
-fn scored(item: &Item, reference: &[f64], rest: &mut &[TokenLogprob]) -> Vec<Scored> {
-    let sequences = item.sequences.iter().zip(reference);
+/// Returns what is known of some sequences of an item, and takes what the head said of them from
+/// `rest`.
+fn scored(
+    item: &Item,
+    which: &Range<usize>,
+    reference: &[f64],
+    rest: &mut &[TokenLogprob],
+) -> Vec<Scored> {
+    let sequences = item.sequences[which.clone()].iter().zip(&reference[which.clone()]);
     sequences
         .map(|(sequence, &reference)| {
             let tokens = sequence.trained_tokens();

@@ -13,7 +13,7 @@ use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
     record::{Opinion, Text, Verdict},
-    round::rows::{Filtered, Generated, Judged, Rendered, Sampled, Scored, Trained},
+    round::rows::{Filtered, Generated, Judged, Paired, Rendered, Sampled, Scored, Trained},
     round::stage::folder,
     run::manifest,
 };
@@ -100,6 +100,11 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 }
             }
         }
+        for row in rows::<Paired>(run, round, "pair")? {
+            if let Some(why) = row.dropped {
+                ends.insert(row.id, format!("dropped: {why}"));
+            }
+        }
         for row in rows::<Trained>(run, round, "train")? {
             if row.round == round {
                 let end = row.dropped.map_or("trained".into(), |why| format!("dropped: {why}"));
@@ -141,6 +146,11 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 Some(Opinion::Unparsable(_)) => note("judge", "unparsable", row.id),
                 None => note("judge", PLUGIN_ERROR, row.id),
                 Some(_) => {}
+            }
+        }
+        for row in rows::<Paired>(run, round, "pair")? {
+            if let Some(why) = &row.dropped {
+                note("aligner", why, row.id);
             }
         }
         for stage in FILTERS {
@@ -220,6 +230,13 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         }
         for row in rows::<Judged>(run, round, "judge")?.into_iter().filter(|r| r.id == record) {
             let _ = writeln!(part, "  judge       {:?}", row.opinion);
+        }
+        for row in rows::<Paired>(run, round, "pair")?.into_iter().filter(|r| r.id == record) {
+            let said = match (row.pair, row.dropped) {
+                (Some(pair), _) => format!("{} over {}", pair.chosen, pair.rejected),
+                (None, why) => format!("dropped: {}", why.unwrap_or_default()),
+            };
+            let _ = writeln!(part, "  pair        {said}");
         }
         for stage in ["render", "judge", "difficulty"].into_iter().chain(FILTERS) {
             for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {

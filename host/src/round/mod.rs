@@ -7,9 +7,12 @@ mod error;
 mod evaluate;
 mod generate;
 mod learn;
+mod lessons;
 mod method;
 mod models;
+mod pair;
 mod pool;
+mod reference;
 pub mod rows;
 mod sample;
 pub mod stage;
@@ -104,7 +107,8 @@ pub fn round(
 
     let judged = assess::judge(shop, book, round, kept, entering)?;
     let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
-    let paired = assess::filter(shop, book, round, After::Pair, judged, entering)?;
+    let paired = pair::pair(shop, book, round, judged)?;
+    let paired = assess::filter(shop, book, round, After::Pair, paired, entering)?;
 
     let scored = match &shop.set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Round => {

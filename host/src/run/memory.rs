@@ -89,6 +89,11 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
         stages.push(stage.with(Part::Passes, kept));
     }
+    if let Some(most) = referring(prepared, &trains, adapter.rank)? {
+        let kept = if set.run.rounds > 1 { kept } else { 0 };
+        let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Passes, kept));
+    }
     if let Some(most) = largest {
         stages.push(stage("training").training(&most).with(Part::Adapters, entering));
     }
@@ -181,28 +186,73 @@ fn trained(most: usize) -> usize {
     most.div_ceil(2)
 }
 
-/// Returns what training one round holds: each example is a prompt of the pool and a completion, no
-/// longer than the rows that are dropped.
+/// The prompts of what one item of a round's training has, in tokens: the first are learnt from, the
+/// others only looked at.
+struct Lesson {
+    learnt: Vec<Vec<u32>>,
+    looked_at: Vec<Vec<u32>>,
+}
+
+/// Returns the lessons of a sample of the pool: each prompt with a completion, or with those that an
+/// objective compares, under the longest rendering where that counts.
+fn lessons(prepared: &Prepared, train: &Train) -> Result<Vec<Lesson>, RunError> {
+    let policy = &*prepared.models["policy"].model;
+    let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
+    let prompts = encoded(policy, &spread(&texts, SAMPLE));
+    let Some(preference) = train.preference() else {
+        let alone = |prompt| Lesson { learnt: vec![prompt], looked_at: Vec::new() };
+        return Ok(prompts.into_iter().map(alone).collect());
+    };
+    if !preference.is_paired() {
+        let apart = |prompt: Vec<u32>| {
+            let (learnt, looked_at) = (vec![prompt.clone()], vec![prompt]);
+            [(); 2].map(|()| Lesson { learnt: learnt.clone(), looked_at: looked_at.clone() })
+        };
+        return Ok(prompts.into_iter().flat_map(apart).collect());
+    }
+    let steered = match preference.tells_by_role() {
+        true => encoded(policy, &rendered(prepared, SAMPLE)?),
+        false => Vec::new(),
+    };
+    let longest = steered.into_iter().max_by_key(Vec::len).unwrap_or_default();
+    // The last four of an item that tells completions apart by role are under principles.
+    let plain = if preference.tells_by_role() { preference.learnt() - 4 } else { 2 };
+    let of = |prompt: Vec<u32>| {
+        let sequence = |i| if i < plain { prompt.clone() } else { longest.clone() };
+        Lesson { learnt: (0..preference.learnt()).map(sequence).collect(), looked_at: Vec::new() }
+    };
+    Ok(prompts.into_iter().map(of).collect())
+}
+
+/// Returns the most tokens of a completion in any round.
+fn max_new_tokens(set: &PluginSet) -> usize {
+    let new = (1..=set.run.rounds).map(|round| set.generate(round).max_new_tokens).max();
+    new.unwrap_or(0) as usize
+}
+
+/// Returns what training one round holds: lessons are no longer than the rows that are dropped.
 fn training(
     prepared: &Prepared,
     train: &Train,
     dtype: WeightType,
 ) -> Result<TrainMemory, RunError> {
-    let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
-    let new = (1..=set.run.rounds).map(|round| set.generate(round).max_new_tokens).max();
-    let new = new.unwrap_or(0) as usize;
+    let policy = &*prepared.models["policy"].model;
+    let new = trained(max_new_tokens(&prepared.set));
     let longest = (train.max_length as usize).min(policy.spec.context_length);
-    let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
-    let lengths: Vec<usize> = encoded(policy, &spread(&texts, SAMPLE))
-        .iter()
-        .map(|prompt| (prompt.len() + trained(new)).min(longest))
-        .collect();
+    let lessons = lessons(prepared, train)?;
+    let tokens = |prompts: &[Vec<u32>]| -> usize {
+        prompts.iter().map(|prompt| (prompt.len() + new).min(longest)).sum()
+    };
     let settings = TrainSettings {
         per_device_train_batch_size: train.per_device_train_batch_size as usize,
         gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
         ..TrainSettings::default()
     };
-    let rows = TrainMemory::rows(&lengths, &settings);
+    let rows = |of: fn(&Lesson) -> &[Vec<u32>]| {
+        let lengths: Vec<usize> = lessons.iter().map(|lesson| tokens(of(lesson))).collect();
+        TrainMemory::rows(&lengths, &settings)
+    };
+    let rows = rows(|lesson| &lesson.learnt).max(rows(|lesson| &lesson.looked_at));
     let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
     let memory = TrainMemory::predict(
         &Cpu::new(),
@@ -213,6 +263,26 @@ fn training(
         train.gradient_checkpointing,
     );
     memory.map_err(|error| TrainError::from(error).into())
+}
+
+/// Returns what scoring under a reference holds, where a round has one.
+fn referring(
+    prepared: &Prepared,
+    trains: &[&Train],
+    rank: usize,
+) -> Result<Option<DecodeMemory>, RunError> {
+    let spec = &prepared.models["policy"].model.spec;
+    let new = trained(max_new_tokens(&prepared.set));
+    let mut most: Option<DecodeMemory> = None;
+    for train in trains.iter().filter(|train| train.reference.is_some()) {
+        let lessons = lessons(prepared, train)?.into_iter();
+        let rows = lessons.flat_map(|lesson| [lesson.learnt, lesson.looked_at].concat());
+        let fits = rows.filter(|prompt| prompt.len() + new <= spec.context_length);
+        let rows: Vec<_> = fits.map(|prompt| (prompt, new)).collect();
+        let memory = decode(spec, rank, &rows, None);
+        most = most.into_iter().chain([memory]).max_by_key(DecodeMemory::total);
+    }
+    Ok(most)
 }
 
 /// Returns at most `count` of some items, evenly spread.
