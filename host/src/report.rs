@@ -56,7 +56,6 @@ pub struct RoundSummary {
     pub held_out: Vec<Measured>,
 }
 
-
 /// What a run did so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

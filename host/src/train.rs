@@ -35,9 +35,11 @@
 //! on the number of threads.
 
 mod batches;
+mod error;
 mod items;
 mod memory;
 mod metrics;
+mod pass;
 mod schedule;
 mod settings;
 mod startup;
@@ -46,12 +48,12 @@ mod subject;
 mod unpaired;
 mod weights_state;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use error::TrainError;
 pub use items::{
     Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,
 };
@@ -64,20 +66,15 @@ pub use state::{StateError, TrainState};
 pub use unpaired::{Rated, unpaired};
 pub use weights_state::WeightsState;
 
-use crate::generate::SequenceError;
 use crate::model::activations::{Activations, PassShape};
-use crate::model::adapter::{Adapter, AdapterError, LoraConfig};
+use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::training::AdamWStep;
-use crate::model::backend::{BackendError, TokenLogprob, TrainingBackend, WeightType};
-use crate::model::backward::Sequences;
+use crate::model::backend::{TrainingBackend, WeightType};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
-use crate::model::save::SaveError;
 use crate::model::spec::Spec;
-use crate::model::weights::{Weights, WeightsCheckpoint, WeightsError};
-use crate::objective::{ObjectiveError, Scored, kto, sft};
-use crate::run::seed;
-use batches::{Batches, micro_batches};
+use crate::model::weights::{Weights, WeightsCheckpoint};
+use batches::Batches;
 use items::{Objective, Task};
 use metrics::Share;
 use startup::{Seen, Startup};
@@ -361,85 +358,6 @@ impl<B: TrainingBackend> Trainer<B> {
         }))
     }
 
-    /// Fills the gradients with those of some items' loss.
-    fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
-        let mut share = Share::default();
-        self.look(indices, &mut share)?;
-        let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
-        let backend = &**backend;
-        let epoch = self.batches.epoch(self.step);
-        let all_trained: usize = indices.iter().map(|&i| items[i].trained_tokens()).sum();
-        let (lengths, learnt) = (&self.lengths[0], objective.learnt());
-        subject.clear_gradients(backend);
-        for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, &learnt, settings.seed, epoch);
-            let mut pass = subject.pass(backend, activations);
-            share.tokens += sequences.tokens.len();
-            match objective {
-                // Every token has the same weight, known before the pass.
-                Objective::Sft => {
-                    let weights = vec![1.0; sequences.targets.len()];
-                    let slopes = sft::sft_gradient(&weights, all_trained as f64);
-                    let said = backend.enter(|| {
-                        pass.forward(&sequences)?;
-                        pass.backward(&sequences, &slopes)
-                    })?;
-                    let logprobs: Vec<f32> = said.iter().map(|token| token.logprob).collect();
-                    share.loss += sft::sft_loss(&logprobs, &weights, all_trained as f64);
-                    share.see(&said);
-                }
-                Objective::Preference { objective, reference } => backend.enter(|| {
-                    pass.forward(&sequences)?;
-                    let said = pass.logprobs(&sequences)?;
-                    share.see(&said);
-                    let mut rest = &said[..];
-                    let mut slopes = Vec::with_capacity(said.len());
-                    for &i in &micro_batch {
-                        let scored = scored(&items[i], &learnt, &reference[i], &mut rest);
-                        let desirable = items[i].desirable;
-                        let of_item = share.compare(objective, &scored, desirable, indices.len());
-                        for (slope, scored) in of_item.into_iter().zip(&scored) {
-                            slopes.extend(std::iter::repeat_n(slope as f32, scored.tokens));
-                        }
-                    }
-                    pass.backward_from(&sequences, &slopes)
-                })?,
-            }
-        }
-        Ok(share)
-    }
-
-    /// Looks at what is not learnt from, where there is such: what it comes to is known before any
-    /// loss of the step is formed.
-    fn look(&mut self, indices: &[usize], share: &mut Share) -> Result<(), TrainError> {
-        let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
-        let Objective::Preference { objective: preference, reference } = &*objective else {
-            return Ok(());
-        };
-        if preference.is_paired() {
-            return Ok(());
-        }
-        let backend = &**backend;
-        let epoch = self.batches.epoch(self.step);
-        let (lengths, looked_at) = (&self.lengths[1], objective.looked_at());
-        let mut mismatched = Vec::new();
-        for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, &looked_at, settings.seed, epoch);
-            let mut pass = subject.pass(backend, activations);
-            share.tokens += sequences.tokens.len();
-            let said = backend.enter(|| {
-                pass.forward(&sequences)?;
-                pass.score(&sequences)
-            })?;
-            let mut rest = &said[..];
-            for &i in &micro_batch {
-                mismatched.extend(scored(&items[i], &looked_at, &reference[i], &mut rest));
-            }
-        }
-        share.kl = Some(kto::reference_point(&mismatched));
-        Ok(())
-    }
-
     /// Returns the global norm of the gradients.
     fn gradient_norm(&self) -> Result<f64, TrainError> {
         let mut sum = 0.0;
@@ -477,47 +395,6 @@ impl<B: TrainingBackend> Trainer<B> {
     }
 }
 
-/// Puts some sequences of items into a pass.
-fn sequences(
-    items: &[Item],
-    indices: &[usize],
-    which: &Range<usize>,
-    seed: u64,
-    epoch: u64,
-) -> Sequences {
-    let mut sequences = Sequences::default();
-    for Item { id, sequences: of_item, .. } in indices.iter().map(|&i| &items[i]) {
-        let of_item = which.clone().zip(&of_item[which.clone()]);
-        for (nth, Sequence { tokens, trained }) in of_item {
-            let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
-            // The only sequence of an example needs no number.
-            let nth = (nth > 0).then(|| (nth as u64).into());
-            sequences.push(tokens, trained, seed::of(place.into_iter().chain(nth)));
-        }
-    }
-    sequences
-}
-
-/// Returns what is known of some sequences of an item, and takes what the head said of them from
-/// `rest`.
-fn scored(
-    item: &Item,
-    which: &Range<usize>,
-    reference: &[f64],
-    rest: &mut &[TokenLogprob],
-) -> Vec<Scored> {
-    let sequences = item.sequences[which.clone()].iter().zip(&reference[which.clone()]);
-    sequences
-        .map(|(sequence, &reference)| {
-            let tokens = sequence.trained_tokens();
-            let (own, others) = rest.split_at(tokens);
-            *rest = others;
-            let policy = own.iter().map(|token| f64::from(token.logprob)).sum();
-            Scored { policy, reference, tokens }
-        })
-        .collect()
-}
-
 /// Returns a digest of everything that decides what a trainer does, but for where it starts.
 fn task_digest(
     spec: &Spec,
@@ -530,84 +407,6 @@ fn task_digest(
     hash.update(format!("{spec:?}\n{settings}\n{lora:?}\n"));
     hash.update(data);
     format!("{:x}", hash.finalize())
-}
-
-/// Why training cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A setting or an example is unusable.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// A hyper-parameter of the objective is unusable.
-    #[error(transparent)]
-    Objective(#[from] ObjectiveError),
-    /// The data cannot be scored under the reference.
-    #[error("the reference cannot score what is to be learnt from: {source}")]
-    Reference {
-        /// Why; sequences are counted over all items, from 0.
-        source: SequenceError,
-    },
-    /// The adapter of the reference, or the weights of a saved state, cannot be loaded.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The adapter to start from, or that of the reference, does not fit the model.
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
-    /// A saved state cannot be gone on from.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Some tensors do not learn.
-    #[error(transparent)]
-    Startup(#[from] StartupError),
-    /// The device failed.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// A state cannot be written.
-    #[error(transparent)]
-    Save(#[from] SaveError),
-    /// An adapter was asked for where there is none.
-    #[error("every weight of the model is trained; there is no adapter")]
-    NoAdapter,
-    /// The state of full training was asked for where an adapter is trained.
-    #[error("an adapter is trained; the model's weights stay as they are")]
-    NotFull,
-    /// Weights that are trained themselves are rounded.
-    #[error(
-        "the model's weights are in {weight_type}, and only weights in f32 can all be trained\n\n\
-         hint: load the model with the dtype `f32`, or train an adapter"
-    )]
-    WeightType {
-        /// Their type.
-        weight_type: WeightType,
-    },
-    /// Training has diverged, or an example is too much for the model.
-    #[error(
-        "{what} is {value} in step {step} of {steps}\n  the examples are {}\n\n\
-         hint: try a smaller `learning_rate`, or leave these examples out",
-        names(ids)
-    )]
-    NotFinite {
-        /// `loss` or `gradient norm`.
-        what: &'static str,
-        /// NaN or infinite.
-        value: f64,
-        /// In which step, from 1.
-        step: u64,
-        /// Of how many.
-        steps: u64,
-        /// Ids of the step's examples.
-        ids: Vec<String>,
-    },
-}
-
-/// Names the first few of a list.
-fn names(ids: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<String> = ids.iter().take(SHOWN).map(|id| format!("`{id}`")).collect();
-    match ids.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }
 
 #[cfg(test)]

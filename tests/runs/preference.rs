@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::full::FULL;
 use super::kill::{check_set, step};
@@ -85,7 +85,8 @@ fn the_reference_is_the_initial_model_or_the_one_before() {
             let fixed = ["--set", "generate.model='initial'", "--set", &reference];
             run(&place, name, &[&fixed, method].concat()).expect(0);
             let files = place.files(name);
-            ["rounds/01", "rounds/02"].map(|round| files[&format!("{round}/reference.jsonl")].clone())
+            ["rounds/01", "rounds/02"]
+                .map(|round| files[&format!("{round}/reference.jsonl")].clone())
         };
         let (initial, previous) = (rows("initial", "initial"), rows("previous", "previous"));
         assert!(initial[0] == previous[0]);
@@ -191,11 +192,92 @@ fn a_judge_s_rewards_make_pairs() {
     run(&place, "other", &other).expect(6).says(&["round 1 kept none of its 8 records: no-pair 8"]);
 }
 
+/// Pairs as text and as messages, some with principles.
+fn given(place: &Place, steered: bool) -> String {
+    let chat = |role: &str, content: &str| json!([{ "role": role, "content": content }]);
+    let mut rows = Vec::new();
+    for i in 0..6 {
+        let (better, worse) = (format!("It is {i}."), format!("No, {i}{i}{i} it was"));
+        let prompt = chat("user", &format!("What is {i}?"));
+        rows.push(match (steered, i % 2) {
+            (true, _) => json!({
+                "id": format!("q-{i}"), "prompt": prompt, "chosen": better, "rejected": worse,
+                "raw": "Who knows.", "p_system": "Be good.", "n_system": "Be bad.",
+            }),
+            (false, 0) => json!({
+                "prompt": prompt,
+                "chosen": chat("assistant", &better),
+                "rejected": chat("assistant", &worse),
+            }),
+            (false, _) => {
+                json!({ "prompt": format!("{i} is "), "chosen": better, "rejected": worse })
+            }
+        });
+    }
+    rows.push(json!({ "id": "same", "prompt": "x", "chosen": "y", "rejected": "y" }));
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let path = place.path("pairs.jsonl");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn pairs_from_a_file_are_learnt_from_as_they_stand() {
+    let place = Place::new();
+    let pairs = given(&place, false);
+    for objective in ["dpo", "kto", "orpo"] {
+        let chosen = format!("train.objective='{objective}'");
+        let more = ["--rounds", "1", "--from-data", &pairs, "--set", &chosen];
+        run(&place, objective, &more).expect(0);
+    }
+    let files = place.files("dpo");
+    assert!(!files.contains_key("rounds/01/generate.jsonl"), "{:?}", files.keys());
+    let rows = lines(&files, "rounds/01/train.jsonl");
+    assert_eq!(rows.len(), 6, "the same completion twice says nothing");
+    let row = |id: &str| rows.iter().find(|row| row["record_id"] == id).unwrap();
+    assert_eq!(row("line-2")["prompt"], "1 is ");
+    assert_eq!(row("line-2")["chosen"], "It is 1.");
+    assert_eq!(row("line-1")["rejected"][0]["content"], "No, 000 it was");
+    let shown = place.aligner(&["show", "dpo", "same"]).expect(0);
+    assert!(shown.stdout.contains("dropped: identical"), "{}", shown.stdout);
+    // What the policy finds of them is measured: in round 1 the reference says the same.
+    let measured = lines(&files, "rounds/01/given.jsonl");
+    for referred in lines(&files, "rounds/01/reference.jsonl") {
+        let record = measured.iter().find(|record| record["id"] == referred["id"]).unwrap();
+        for (variant, logprob) in [(0, 0), (1, 1)] {
+            let completion = &record["variants"][variant]["completion"];
+            let [a, b] = [&completion["logprob"], &referred["logprobs"][logprob]]
+                .map(|number| number.as_f64().unwrap());
+            assert!((a - b).abs() < 1e-9 * a.abs(), "{record} {referred}");
+            assert!(completion["tokens"].as_u64().unwrap() > 1);
+        }
+    }
+    // Without a principle plugin, and with the three ways of a prompt.
+    let pairs = given(&place, true);
+    let sso = ["--rounds", "1", "--from-data", &pairs, "--set", "train.objective='sso'"];
+    place.set("tiny-dpo", "sso", &sso).expect(0);
+    let files = place.files("sso");
+    let rows = lines(&files, "rounds/01/train.jsonl");
+    let row = rows.iter().find(|row| row["record_id"] == "q-2").unwrap();
+    assert_eq!(row["steered"]["good_prompt"][0]["content"], "Be good.");
+    assert_eq!(row["steered"]["bad_prompt"][1]["content"], "What is 2?");
+    assert_eq!(row["steered"]["plain"][0]["content"], "Who knows.");
+    assert_eq!(
+        lines(&files, "rounds/01/reference.jsonl")[0]["logprobs"].as_array().unwrap().len(),
+        6
+    );
+
+    std::fs::write(place.path("broken.jsonl"), "{\"prompt\": \"a\", \"chosen\": \"b\"}\n").unwrap();
+    run(&place, "broken", &["--from-data", "broken.jsonl"])
+        .expect(4)
+        .says(&["the row has no `rejected`", "broken.jsonl:1"]);
+}
+
 #[test]
 fn a_killed_run_ends_with_the_same_bytes() {
     let contrast = contrast();
     let more = ["--set", &contrast];
-    let stages = check_set("tiny-dpo", &more, "kill", step(9));
+    let stages = check_set("tiny-dpo", &more, "kill", step(5));
     for stage in ["pair", "reference", "train"] {
         assert!(stages.contains(stage), "never killed in {stage}: {stages:?}");
     }
@@ -204,7 +286,16 @@ fn a_killed_run_ends_with_the_same_bytes() {
 #[test]
 fn a_killed_training_of_every_weight_ends_with_the_same_bytes() {
     let contrast = contrast();
-    let fixed = ["--set", &contrast, "--set", "train.objective='kto'", "--set", "train.save_steps=1"];
+    let fixed =
+        ["--set", &contrast, "--set", "train.objective='kto'", "--set", "train.save_steps=1"];
     let stages = check_set("tiny-dpo", &[&fixed[..], &FULL].concat(), "kill", step(17));
     assert!(stages.contains("train"), "{stages:?}");
+}
+
+#[test]
+fn a_killed_run_over_given_pairs_ends_with_the_same_bytes() {
+    let place = Place::new();
+    let pairs = given(&place, false);
+    let stages = check_set("tiny-dpo", &["--rounds", "1", "--from-data", &pairs], "kill", step(4));
+    assert!(stages.contains("given"), "{stages:?}");
 }

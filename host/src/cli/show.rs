@@ -79,6 +79,12 @@ fn rows<T: serde::de::DeserializeOwned>(
     text.lines().enumerate().map(row).collect()
 }
 
+/// Returns what was completed: by a model, or with what was given.
+fn completed(run: &Path, round: u32) -> Result<Vec<Generated>, CliError> {
+    let given = rows(run, round, "given")?;
+    if given.is_empty() { rows(run, round, "generate") } else { Ok(given) }
+}
+
 /// The filters' stages, in the order of a round.
 const FILTERS: [&str; 4] = ["filter-sample", "filter-generate", "filter-judge", "filter-pair"];
 
@@ -90,7 +96,7 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
         for row in rows::<Sampled>(run, round, "sample")? {
             ends.insert(row.id, row.dropped.unwrap_or_else(|| "selected".into()));
         }
-        for row in rows::<Generated>(run, round, "generate")? {
+        for row in completed(run, round)? {
             ends.insert(row.id, row.dropped.unwrap_or_else(|| "completed".into()));
         }
         for stage in FILTERS {
@@ -131,7 +137,7 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 note("sampler", why, row.id);
             }
         }
-        for row in rows::<Generated>(run, round, "generate")? {
+        for row in completed(run, round)? {
             if let Some(why) = &row.dropped {
                 note("aligner", why, row.id);
             }
@@ -191,8 +197,7 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 block(&mut part, &shown(&variant.prompt));
             }
         }
-        for row in rows::<Generated>(run, round, "generate")?.into_iter().filter(|r| r.id == record)
-        {
+        for row in completed(run, round)?.into_iter().filter(|r| r.id == record) {
             for variant in row.variants {
                 let Some(completion) = variant.completion else { continue };
                 let _ = writeln!(

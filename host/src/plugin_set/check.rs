@@ -206,8 +206,20 @@ fn data(table: &Section<'_>, around: &Surroundings<'_>) -> Checked<Data> {
         let text = table.required_text(key, example)?;
         source(table, key, &text, "data", around.embedded.data, around)
     };
+    let pairs = if table.has("pairs") { Some(source("pairs")?) } else { None };
+    // Whoever tries pairs from the command line leaves the file as it is.
+    let both = table.has("prompts") && table.has("pairs");
+    if both && matches!(table.place_of("pairs"), Place::File(_)) {
+        return Err(table
+            .wrong("pairs", "is given, and so is `prompts`")
+            .label("expected one of them: pairs have prompts of their own"));
+    }
     Ok(Data {
-        prompts: source("prompts")?,
+        prompts: match &pairs {
+            Some(pairs) if !table.has("prompts") => pairs.clone(),
+            _ => source("prompts")?,
+        },
+        pairs,
         held_out: if table.has("held_out") { Some(source("held_out")?) } else { None },
         limit: table.integer("limit", 1, u32::MAX.into())?,
     })

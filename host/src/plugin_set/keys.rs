@@ -24,7 +24,8 @@ pub(super) const ROOT: Shape = Shape {
 };
 pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
-pub(super) const DATA: Shape = Shape { keys: &["prompts", "held_out", "limit"], later: &[] };
+pub(super) const DATA: Shape =
+    Shape { keys: &["prompts", "pairs", "held_out", "limit"], later: &[] };
 pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed", "dtype"], later: &[] };
 pub(super) const CHAT: Shape = Shape { keys: &["date", "variables"], later: &[] };
 pub(super) const PLUGIN: Shape = Shape {

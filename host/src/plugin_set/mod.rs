@@ -108,8 +108,12 @@ pub struct Models {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// The prompt pool, JSONL.
+    /// The prompt pool, JSONL; where `pairs` are given and this is not, the same file.
     pub prompts: Source,
+    /// Pairs that every round learns from in the place of completions of its own, JSONL; absent: the
+    /// policy writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Source>,
     /// Prompts with trusted answers, JSONL; required by `[evaluate]`.
     pub held_out: Option<Source>,
     /// Only the first so many prompts; absent: all. At least 1.

@@ -193,9 +193,7 @@ impl Objective {
             "hinge" => Preference::Hinge { beta: 0.1 },
             "simpo" => Preference::SimPo { beta: 2.0, gamma: 0.5 },
             "orpo" => Preference::Orpo { beta: 0.1 },
-            "kto" => {
-                Preference::Kto { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 }
-            }
+            "kto" => Preference::Kto { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 },
             "sso" => Preference::Sso(Sso {
                 base_loss: BaseLoss::Ipo,
                 beta: base_beta(BaseLoss::Ipo),
@@ -244,7 +242,8 @@ pub enum Reference {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pairing {
-    /// What decides. Default: `judge` where the set has one, else `role`.
+    /// What decides. Default: `judge` where the set has one and the completions are its own, else
+    /// `role`.
     pub by: PairBy,
     /// The judge's reward that decides; absent: their sum, or the judge's preference.
     pub reward: Option<String>,

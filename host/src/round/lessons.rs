@@ -114,6 +114,8 @@ pub fn encode(
     mut rows: Vec<Trained>,
     order: Option<u64>,
 ) -> Result<(Vec<Trained>, Lessons), RunError> {
+    // In its own round a row may have been too long.
+    rows.iter_mut().for_each(|row| row.dropped = None);
     let longest = (settings.max_length as usize).min(shop.models.policy().spec.context_length);
     let Some(preference) = settings.preference() else {
         let mut examples = Vec::with_capacity(rows.len());

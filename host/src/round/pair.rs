@@ -82,7 +82,8 @@ fn of_judge(record: &Record, reward: Option<&str>) -> Result<Pair, &'static str>
         return Ok(pair.clone());
     }
     let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
-    for given in record.rewards.iter().filter(|given| reward.is_none_or(|name| name == given.name)) {
+    for given in record.rewards.iter().filter(|given| reward.is_none_or(|name| name == given.name))
+    {
         *sums.entry(&given.variant).or_default() += given.value;
     }
     let rewarded: Vec<(&str, f64)> = record

@@ -72,6 +72,6 @@ fn training(steps: &[Step]) -> BTreeMap<String, f64> {
             all.entry(name.clone()).or_default().extend(value.as_f64());
         }
     }
-    let mean = |(name, values): (String, Vec<f64>)| Some((name, mean(values.into_iter())?));
+    let mean = |(name, values): (String, Vec<f64>)| Some((name, mean(values)?));
     all.into_iter().filter_map(mean).collect()
 }

@@ -118,7 +118,10 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let rounds: u64 = selected.iter().sum();
     // Each prompt is completed in every way in which it is put.
     let variants = rendered.len().div_ceil(prepared.prompts.len().clamp(1, PROBES)).max(1) as u64;
-    let completions = (pool + rounds - reused) * variants;
+    let completions = match prepared.given.is_empty() {
+        true => (pool + rounds - reused) * variants,
+        false => 0,
+    };
     let held_out: usize = prepared.held_out.iter().map(|row| row.answer.len() / 4 + 24).sum();
     let evaluations = u64::from(set.run.rounds) + 1;
     let mut forward =
@@ -127,6 +130,8 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     for (round, &count) in (1..).zip(&selected) {
         let [learnt, scored] = set.train(round).map_or([0, 0], sequences);
         trained += count * learnt * (plain + new / 2);
+        // What is given is measured first.
+        let scored = scored + if prepared.given.is_empty() { 0 } else { 2 };
         forward += count * scored * (plain + new / 2);
     }
     // Two operations a parameter forward; backward the same again for the inputs, and the same for

@@ -39,9 +39,9 @@ pub(super) fn objective(table: &Section<'_>, base: Option<Objective>) -> Checked
 fn hyper_parameters(table: &Section<'_>, preference: &mut Preference) -> Checked<()> {
     let number = |key: &str, value: &mut f64| -> Checked<()> {
         let given = match key {
-            "label_smoothing" => table.number(key, "a number from 0 to under 0.5", |x| {
-                (0.0..0.5).contains(&x)
-            }),
+            "label_smoothing" => {
+                table.number(key, "a number from 0 to under 0.5", |x| (0.0..0.5).contains(&x))
+            }
             "alpha" => table.number(key, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x)),
             "gamma" => table.number(key, "a number, 0 or more", |x| x >= 0.0),
             _ => table.number(key, "a number over 0", |x| x > 0.0),
@@ -152,20 +152,26 @@ pub(super) fn pairing(root: &Section<'_>, set: &PluginSet) -> Checked<Option<Pai
     if !set.compares() {
         return match table {
             None => Ok(None),
-            Some(table) => Err(Problem::new("`[pair]` is given, and no objective compares", table.place())
-                .label("expected an objective such as `dpo` in `[train]`")),
+            Some(table) => {
+                Err(Problem::new("`[pair]` is given, and no objective compares", table.place())
+                    .label("expected an objective such as `dpo` in `[train]`"))
+            }
         };
     }
     let place = match root.table("train", &TRAIN)? {
         Some(train) if train.has("objective") => train.place_of("objective").clone(),
         _ => root.place_of("rounds").clone(),
     };
-    if set.principle.is_none() {
-        return Err(Problem::new("the objective compares completions, and each prompt has one", &place)
-            .label("expected a `[principle]` that puts a prompt in several ways"));
+    if set.principle.is_none() && set.data.pairs.is_none() {
+        return Err(Problem::new(
+            "the objective compares completions, and each prompt has one",
+            &place,
+        )
+        .label("expected a `[principle]` that puts a prompt in several ways"));
     }
     let choices = [("role", PairBy::Role), ("judge", PairBy::Judge)];
-    let default = if set.judge.is_some() { PairBy::Judge } else { PairBy::Role };
+    let judged = set.judge.is_some() && set.data.pairs.is_none();
+    let default = if judged { PairBy::Judge } else { PairBy::Role };
     let (mut by, mut reward) = (default, None);
     if let Some(table) = &table {
         by = table.choice("by", &choices)?.unwrap_or(default);

@@ -1,6 +1,10 @@
 //! The tables that set the machinery: generation, training, evaluation.
 
-use super::{Checked, known_model, objective::{objective, reference}, one_of};
+use super::{
+    Checked, known_model,
+    objective::{objective, reference},
+    one_of,
+};
 use crate::{
     model::{
         adapter::{AdapterError, LoraConfig, TargetModules, names_a_linear},
@@ -127,7 +131,8 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
             .unwrap_or(base.gradient_checkpointing),
         lora,
     };
-    let per_step = train.per_device_train_batch_size.saturating_mul(train.gradient_accumulation_steps);
+    let per_step =
+        train.per_device_train_batch_size.saturating_mul(train.gradient_accumulation_steps);
     match train.preference() {
         Some(preference) if !preference.is_paired() && per_step < 2 => Err(table
             .wrong("per_device_train_batch_size", "is 1, and an update compares completions")
