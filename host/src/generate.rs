@@ -9,8 +9,7 @@
 
 use std::ops::ControlFlow;
 
-use rayon::prelude::*;
-
+use crate::model::backend::cpu;
 use crate::model::backend::{Backend, BackendError, TokenDraw, TokenLogprob, Write};
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
@@ -261,10 +260,14 @@ impl<B: Backend> Logits<B> {
         let here = |made: &Made| !drawn || jobs[made.index].sampling.repetition_penalty != 1.0;
         if made.iter().any(here) {
             let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
-            let rows = logits.par_chunks_exact(vocab).zip(made).zip(&mut tokens);
-            rows.filter(|((_, made), _)| here(made)).for_each(|((logits, made), token)| {
-                let (sampling, context) = (&jobs[made.index].sampling, batch.tokens(made.index));
-                *token = sample::draw(logits, sampling, context, uniform(made));
+            cpu::over_parts(&mut tokens, 1, |row, token| {
+                let made = &made[row];
+                if here(made) {
+                    let logits = &logits[row * vocab..][..vocab];
+                    let (sampling, context) =
+                        (&jobs[made.index].sampling, batch.tokens(made.index));
+                    token[0] = sample::draw(logits, sampling, context, uniform(made));
+                }
             });
         }
         Ok(tokens)

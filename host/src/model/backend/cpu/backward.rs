@@ -1,12 +1,10 @@
 //! Backward passes and the optimiser on the processor.
 
-use rayon::prelude::*;
-
 use super::elementwise::{inverse_rms, over_rows};
 use super::gemm;
 use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
-use super::threads::parallel;
+use super::threads::{over_parts, parallel};
 use super::training_attention::{self, dot};
 use super::{Buffer, Cpu, CpuPlan, Matrix, head, pair_gradient, weight_gradient};
 use crate::model::backend::training::{
@@ -248,8 +246,11 @@ impl TrainingBackend for Cpu {
     }
 
     fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
-        let sums: Vec<f64> =
-            x[..len].par_chunks(CHUNK).map(|x| self.isa.run(SquaredNorm(x))).collect();
+        let x = &x[..len];
+        let mut sums = vec![0f64; len.div_ceil(CHUNK)];
+        over_parts(&mut sums, 1, |i, sum| {
+            sum[0] = self.isa.run(SquaredNorm(&x[i * CHUNK..len.min((i + 1) * CHUNK)]));
+        });
         Ok(sums.iter().sum())
     }
 
@@ -288,10 +289,15 @@ fn adamw(
     second: &mut [f32],
     step: &AdamWStep,
 ) {
-    let parameters = parameters.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
-    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
-    parameters.zip(moments).for_each(|((parameters, gradient), (first, second))| {
-        isa.run(AdamW { parameters, gradient, first, second, step });
+    let len = parameters.len();
+    let moments = [&mut first[..len], &mut second[..len]].map(Shared::new);
+    over_parts(parameters, CHUNK, |i, parameters| {
+        let part = i * CHUNK..i * CHUNK + parameters.len();
+        // SAFETY: both are as long as the parameters, and each task has its own part of them.
+        let [first, second] = moments.map(|moment| unsafe {
+            std::slice::from_raw_parts_mut(moment.get().add(part.start), part.len())
+        });
+        isa.run(AdamW { parameters, gradient: &gradient[part], first, second, step });
     });
 }
 

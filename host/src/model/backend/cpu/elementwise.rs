@@ -1,10 +1,12 @@
 //! Operations on single rows and single numbers.
 
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
-use super::threads::parallel;
+use super::threads::over_ranges;
 
 /// Numbers that one task takes: enough to pay for handing it over.
 const GRAIN: usize = 16 * 1024;
+/// The same where each takes an exponential.
+const EXP_GRAIN: usize = 2 * 1024;
 
 /// Adds `bias` to each row of `y`.
 pub(super) fn add_bias(bias: &[f32], rows: usize, y: &mut [f32]) {
@@ -122,7 +124,7 @@ impl Kernel for Rotate<'_> {
 
 /// `y[i]` = `silu(gate[i]) * up[i]`.
 pub(super) fn swiglu(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
-    over_rows(y, 1, |first, y| {
+    over_rows_of(y, 1, EXP_GRAIN, |first, y| {
         let (gate, up) = (&gate[first..][..y.len()], &up[first..][..y.len()]);
         isa.run(Swiglu { gate, up, y });
     });
@@ -212,18 +214,27 @@ impl Kernel for ExpWeights<'_> {
 
 /// Calls `task(first, rows)` for runs of whole rows of `y`, in parallel where that pays.
 pub(super) fn over_rows(y: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+    over_rows_of(y, width, GRAIN, task);
+}
+
+/// The same for runs of at least `grain` numbers.
+fn over_rows_of(
+    y: &mut [f32],
+    width: usize,
+    grain: usize,
+    task: impl Fn(usize, &mut [f32]) + Sync,
+) {
     if y.is_empty() {
         return;
     }
     let rows = y.len() / width;
-    let chunk = GRAIN.div_ceil(width);
     let y = Shared::new(y);
-    parallel(rows.div_ceil(chunk), |i| {
-        let first = i * chunk;
-        let count = chunk.min(rows - first);
+    over_ranges(rows, grain.div_ceil(width), |range| {
         // SAFETY: tasks get disjoint rows of `y`.
-        let rows =
-            unsafe { std::slice::from_raw_parts_mut(y.get().add(first * width), count * width) };
-        task(first, rows);
+        let rows = unsafe {
+            let first = y.get().add(range.start * width);
+            std::slice::from_raw_parts_mut(first, range.len() * width)
+        };
+        task(range.start, rows);
     });
 }

@@ -7,16 +7,16 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::gemm::Runs;
 use super::matrix::Matrix;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
-use super::threads::parallel;
+use super::threads::{over_parts, parallel};
 use crate::model::backend::TokenLogprob;
 
 /// Words of the vocabulary in a chunk; a multiple of the panels' width.
 const CHUNK: usize = 512;
+/// Chunks of logits that one task reduces.
+const SOME: usize = 16;
 /// Rows whose logits one task holds at a time.
 const ROWS: usize = 60;
 
@@ -74,12 +74,17 @@ pub(super) fn logprobs_of_logits(
     vocab: usize,
     targets: &[u32],
 ) -> Vec<TokenLogprob> {
-    let rows = logits.par_chunks_exact(vocab).zip(targets);
-    rows.map(|(logits, &target)| {
-        let parts: Vec<Part> = logits.chunks(CHUNK).map(|chunk| isa.run(Reduce(chunk))).collect();
-        finish(&parts, logits[target as usize])
-    })
-    .collect()
+    let chunks = vocab.div_ceil(CHUNK);
+    let mut parts = vec![Part::default(); targets.len() * chunks];
+    over_parts(&mut parts, SOME, |some, parts| {
+        for (part, i) in parts.iter_mut().zip(some * SOME..) {
+            let logits = &logits[i / chunks * vocab..][..vocab];
+            let first = i % chunks * CHUNK;
+            *part = isa.run(Reduce(&logits[first..vocab.min(first + CHUNK)]));
+        }
+    });
+    let rows = parts.chunks_exact(chunks).zip(logits.chunks_exact(vocab)).zip(targets);
+    rows.map(|((parts, logits), &target)| finish(parts, logits[target as usize])).collect()
 }
 
 fn finish(parts: &[Part], logit: f32) -> TokenLogprob {

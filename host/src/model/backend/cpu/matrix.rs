@@ -4,11 +4,10 @@
 //! each other, each with the weights of all 16 outputs, so that one walk along memory serves a whole
 //! panel. The same pack serves both directions of a product and the embedding lookup.
 
-use rayon::prelude::*;
-
 use super::int8::{self, Block};
 use super::pages::{Pages, Plain};
 use super::simd::Lanes;
+use super::threads::over_parts;
 use super::tile::{Line, PANEL};
 use crate::model::backend::WeightType;
 
@@ -103,7 +102,7 @@ impl Matrix {
         };
         match &mut self.numbers {
             Numbers::F32(lines) => {
-                lines.par_chunks_mut(inputs).enumerate().for_each(|(panel, lines)| {
+                over_parts(lines, inputs, |panel, lines| {
                     for (lane, row) in rows(panel) {
                         for (line, &value) in lines.iter_mut().zip(row) {
                             line.0[lane] = scale * value;
@@ -112,7 +111,7 @@ impl Matrix {
                 });
             }
             Numbers::Bf16(pairs) => {
-                pairs.par_chunks_mut(inputs.div_ceil(2)).enumerate().for_each(|(panel, pairs)| {
+                over_parts(pairs, inputs.div_ceil(2), |panel, pairs| {
                     for (lane, row) in rows(panel) {
                         for (pair, values) in pairs.iter_mut().zip(row.chunks(2)) {
                             let odd = values.get(1).map_or(0.0, |&value| scale * value);
@@ -123,7 +122,7 @@ impl Matrix {
             }
             Numbers::Int8(blocks) => {
                 let each = inputs.div_ceil(int8::BLOCK);
-                blocks.par_chunks_mut(each).enumerate().for_each(|(panel, blocks)| {
+                over_parts(blocks, each, |panel, blocks| {
                     for (lane, row) in rows(panel) {
                         for (block, values) in blocks.iter_mut().zip(row.chunks(int8::BLOCK)) {
                             block.quantize(lane, values, scale);
@@ -143,8 +142,7 @@ impl Matrix {
     pub(super) fn values(&self) -> Vec<f32> {
         let mut values = vec![0f32; self.outputs * self.inputs];
         if !values.is_empty() {
-            let rows = values.par_chunks_mut(self.inputs).enumerate();
-            rows.for_each(|(row, values)| self.row(row, values));
+            over_parts(&mut values, self.inputs, |row, values| self.row(row, values));
         }
         values
     }

@@ -35,6 +35,7 @@ mod trial;
 mod weight_gradient;
 
 pub(crate) use elementwise::exp_weights;
+pub(crate) use threads::over_parts;
 
 pub use attention::Cache;
 pub use buffer::Buffer;
@@ -207,9 +208,11 @@ impl Backend for Cpu {
     }
 
     fn gather(&self, x: &Buffer, width: usize, rows: &[usize], y: &mut Buffer) {
-        for (y, &row) in y.chunks_exact_mut(width).zip(rows) {
-            y.copy_from_slice(&x[row * width..(row + 1) * width]);
-        }
+        elementwise::over_rows(&mut y[..rows.len() * width], width, |first, y| {
+            for (y, &row) in y.chunks_exact_mut(width).zip(&rows[first..]) {
+                y.copy_from_slice(&x[row * width..(row + 1) * width]);
+            }
+        });
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {

@@ -2,19 +2,23 @@
 //!
 //! A pass over a few rows is hundreds of products of some microseconds each. Waking a thread that
 //! sleeps takes longer than that, so the helpers here stay awake for a moment after each piece of
-//! work. They take tasks one by one, in ascending order, so whoever is slower does less.
+//! work. Tasks are taken in ascending order, so whoever is slower does less: one by one, or many at
+//! first and few at last, so that all end at about the same time.
 //!
 //! One caller at a time has the helpers. Others, such as tests that run side by side, and tasks that
 //! have work for several threads themselves, do without.
 
 use std::any::Any;
 use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use rayon::prelude::*;
+
+use super::simd::Shared;
 
 /// Multiplications below which a task is not worth handing to another thread.
 pub(super) const GRAIN: usize = 100_000;
@@ -26,25 +30,71 @@ const PATIENCE: u32 = 10_000;
 
 /// Runs `task` for each tile of `work` numbers, several in a go.
 pub(super) fn over_tiles(tiles: usize, work: usize, task: impl Fn(usize) + Sync) {
-    let each = GRAIN.div_ceil(work.max(1));
-    parallel(tiles.div_ceil(each), |group| {
-        (group * each..tiles.min((group + 1) * each)).for_each(&task);
+    over_ranges(tiles, GRAIN.div_ceil(work.max(1)), |range| range.for_each(&task));
+}
+
+/// Runs `task` for each part of `len` numbers, of which the last may be shorter.
+pub(crate) fn over_parts<T: Send>(
+    numbers: &mut [T],
+    len: usize,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let all = numbers.len();
+    let numbers = Shared::new(numbers);
+    parallel(all.div_ceil(len), |part| {
+        let first = part * len;
+        // SAFETY: parts are disjoint and within `numbers`.
+        let part_numbers = unsafe {
+            std::slice::from_raw_parts_mut(numbers.get().add(first), len.min(all - first))
+        };
+        task(part, part_numbers);
     });
 }
 
-/// Runs tasks `0..count`, on other threads too where there is more than one.
+/// Runs tasks `0..count` one by one, on other threads too where there is more than one.
 pub(super) fn parallel(count: usize, task: impl Fn(usize) + Sync) {
-    let threads = rayon::current_num_threads().min(count);
-    if threads <= 1 || AT_WORK.get() {
-        (0..count).for_each(task);
+    run(count, Cut { least: 1, part: usize::MAX }, &|range| range.for_each(&task));
+}
+
+/// Runs `task` for ranges that make up `0..count`, on other threads too where that is more than
+/// `least`. The first ranges are long, the last ones short, though not below `least`.
+pub(super) fn over_ranges(count: usize, least: usize, task: impl Fn(Range<usize>) + Sync) {
+    run(count, Cut { least, part: 2 * rayon::current_num_threads() }, &task);
+}
+
+fn run(count: usize, cut: Cut, task: &(dyn Fn(Range<usize>) + Sync)) {
+    let threads = rayon::current_num_threads().min(count.div_ceil(cut.least));
+    if count == 0 {
+        // Nothing to do.
+    } else if threads <= 1 || AT_WORK.get() {
+        task(0..count);
     } else if let Ok(mut team) = TEAM.try_lock() {
-        let panic = team.run(threads - 1, count, &task);
+        let panic = team.run(threads - 1, count, cut, task);
         drop(team);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(&task);
+        let ranges = std::iter::successors(Some(cut.take(0, count)), |range| {
+            (range.end < count).then(|| cut.take(range.end, count))
+        });
+        ranges.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// How many tasks are taken at a time.
+#[derive(Clone, Copy)]
+struct Cut {
+    least: usize,
+    /// The part of those left that is taken: one in so many.
+    part: usize,
+}
+
+impl Cut {
+    /// Returns the tasks that are taken when `next..count` are left.
+    fn take(self, next: usize, count: usize) -> Range<usize> {
+        let left = count - next;
+        next..next + (left / self.part).max(self.least).min(left)
     }
 }
 
@@ -112,8 +162,9 @@ impl State {
 
 /// Some tasks.
 struct Work<'a> {
-    task: &'a (dyn Fn(usize) + Sync),
+    task: &'a (dyn Fn(Range<usize>) + Sync),
     count: usize,
+    cut: Cut,
     /// The next task to take.
     next: AtomicUsize,
     /// What a task panicked with on a helper's thread.
@@ -124,14 +175,28 @@ impl Work<'_> {
     /// Does tasks until none is left.
     fn take_part(&self) {
         AT_WORK.set(true);
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.count {
-                break;
-            }
-            (self.task)(index);
+        while let Some(range) = self.take() {
+            (self.task)(range);
         }
         AT_WORK.set(false);
+    }
+
+    /// Takes the next tasks.
+    fn take(&self) -> Option<Range<usize>> {
+        let mut next = self.next.load(Ordering::Relaxed);
+        while next < self.count {
+            let range = self.cut.take(next, self.count);
+            match self.next.compare_exchange_weak(
+                next,
+                range.end,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(range),
+                Err(now) => next = now,
+            }
+        }
+        None
     }
 
     /// The same; what a task panics with is kept, and no further task begins.
@@ -151,10 +216,11 @@ impl Team {
         &mut self,
         helpers: usize,
         count: usize,
-        task: &(dyn Fn(usize) + Sync),
+        cut: Cut,
+        task: &(dyn Fn(Range<usize>) + Sync),
     ) -> Option<Panic> {
         self.hire(helpers);
-        let work = Work { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None) };
+        let work = Work { task, count, cut, next: AtomicUsize::new(0), panic: Mutex::new(None) };
         self.number = self.number.wrapping_add(1);
         BOARD.work.store(ptr::from_ref(&work).cast_mut().cast(), Ordering::Relaxed);
         BOARD.state.store(State::open(self.number, helpers).0, Ordering::SeqCst);

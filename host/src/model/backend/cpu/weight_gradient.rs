@@ -10,13 +10,11 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::elementwise::inverse_rms;
 use super::product::{Left, PANEL, Panels, Target, View, product_apart};
 use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared};
-use super::threads::parallel;
+use super::threads::{over_parts, parallel};
 use crate::model::backend::Write;
 
 /// Rows whose sum is formed before it is added to the gradient.
@@ -49,7 +47,7 @@ pub(super) fn packed(
         let depth = ROWS.min(rows - row);
         let tile_len = depth * TILE;
         let columns = &mut columns.0[..tile_len * inputs.div_ceil(TILE)];
-        columns.par_chunks_mut(tile_len).enumerate().for_each(|(tile, columns)| {
+        over_parts(columns, tile_len, |tile, columns| {
             pack_columns(&x[row * inputs..][..depth * inputs], inputs, tile * TILE, columns);
         });
         let dy = &dy[row * outputs..][..depth * outputs];
@@ -121,7 +119,7 @@ pub(super) fn unpack(packed: &[f32], outputs: usize, inputs: usize) -> Vec<f32> 
     if values.is_empty() {
         return values;
     }
-    values.par_chunks_mut(inputs).enumerate().for_each(|(output, row)| {
+    over_parts(&mut values, inputs, |output, row| {
         let panel = &packed[output / PANEL * PANEL * inputs..];
         for (value, line) in row.iter_mut().zip(panel.chunks_exact(PANEL)) {
             *value = line[output % PANEL];
@@ -169,7 +167,7 @@ pub(super) fn sum_of_rows(
     if parts.is_empty() {
         return;
     }
-    parts.par_chunks_mut(width).enumerate().for_each(|(block, part)| {
+    over_parts(&mut parts, width, |block, part| {
         let rows = block * SUM_ROWS..rows.min((block + 1) * SUM_ROWS);
         let range = rows.start * width..rows.end * width;
         let x = x.map(|(x, eps)| (&x[range.clone()], eps));

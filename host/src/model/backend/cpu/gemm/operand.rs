@@ -6,7 +6,7 @@ use super::super::int8;
 use super::super::matrix::{Matrix, Numbers};
 use super::super::scratch::Scratch;
 use super::super::simd::{Isa, Kernel, Lanes, Shared};
-use super::super::threads::{GRAIN, over_tiles, parallel};
+use super::super::threads::{GRAIN, over_ranges, over_tiles};
 use super::super::tile::{
     Left, Lines, PANEL, Sums, TALL_TILE, TILE, Words, interleave, rows_of, tile, with_rows,
 };
@@ -18,6 +18,8 @@ use super::depth;
 const ROWS: usize = 384;
 /// Panels from which on it pays to bring the rows into the tiles' order.
 const WORTH_PACKING: usize = 4;
+/// Panels that some kernels go over at a time.
+const TOGETHER: usize = 2;
 /// What rounding a number takes, in multiplications.
 #[cfg(target_arch = "x86_64")]
 const ROUNDING: usize = 4;
@@ -132,22 +134,25 @@ impl<'a> Operand<'a> {
         Operand { rows, terms, height, form: Form::Interleaved(scratch) }
     }
 
-    /// Runs `task` for tiles and panels that make up the product, so that each thread gets a few
-    /// tasks worth having.
+    /// Runs `task` for tiles and panels that make up the product.
     pub(super) fn over_blocks(
         &self,
         panels: usize,
         task: impl Fn(Range<usize>, Range<usize>) + Sync,
     ) {
-        let (tiles, rows, each) = (self.tiles(), self.rows.min(ROWS), ROWS / self.height);
-        let blocks = tiles.div_ceil(each);
-        let tasks = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
-        let least = GRAIN.div_ceil((rows * PANEL * self.terms).max(1));
-        let group = panels.div_ceil(tasks.max(1)).max(least).max(1);
-        let groups = panels.div_ceil(group);
-        parallel(blocks * groups, |i| {
-            let (tile, panel) = (i / groups * each, i % groups * group);
-            task(tile..tiles.min(tile + each), panel..panels.min(panel + group));
+        let (tiles, rows) = (self.tiles(), self.rows.min(ROWS));
+        let blocks = tiles.div_ceil(ROWS / self.height);
+        let pairs = panels.div_ceil(TOGETHER);
+        let least = GRAIN.div_ceil((rows * TOGETHER * PANEL * self.terms).max(1));
+        // Block after block, pair after pair.
+        over_ranges(blocks * pairs, least, |mut range| {
+            while !range.is_empty() {
+                let (block, first) = (range.start / pairs, range.start % pairs);
+                let end = pairs.min(first + range.len());
+                let tiles = block * tiles / blocks..(block + 1) * tiles / blocks;
+                task(tiles, first * TOGETHER..panels.min(end * TOGETHER));
+                range.start += end - first;
+            }
         });
     }
 
