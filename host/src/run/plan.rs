@@ -249,11 +249,10 @@ struct Speed {
 
 impl Speed {
     /// Returns the speeds of a piece of work that took these times, in seconds. Others who work on the
-    /// machine make some pieces slower and none faster, so the fast ones tell what it can do, much the
-    /// same at every call; the very fastest may be a trick of the clock.
-    fn of(operations: f64, mut times: Vec<f64>) -> Option<Speed> {
-        times.sort_by(f64::total_cmp);
-        let fast = *times.get(times.len() / 20)?;
+    /// machine make some pieces slower and none faster, so the fastest tells what it can do, much the same
+    /// at every call.
+    fn of(operations: f64, times: &[f64]) -> Option<Speed> {
+        let fast = times.iter().copied().min_by(f64::total_cmp)?;
         let mean = times.iter().sum::<f64>() / times.len() as f64;
         Some(Speed { idle: operations / fast, now: operations / mean })
     }
@@ -277,7 +276,7 @@ fn speed(backend: &AnyDevice, spec: &Spec) -> Option<Speed> {
         backend.view(&y, 0..1).ok()?;
         times.push(piece.elapsed().as_secs_f64());
     }
-    Speed::of(2.0 * (ROWS * outputs * inputs) as f64, times)
+    Speed::of(2.0 * (ROWS * outputs * inputs) as f64, &times)
 }
 
 #[cfg(test)]
@@ -289,12 +288,12 @@ mod tests {
         let quiet = vec![0.25; 128];
         let mut busy = quiet.clone();
         busy[16..].fill(1.0);
-        let speed = |times| Speed::of(8.0, times).unwrap();
-        assert_eq!(speed(quiet), Speed { idle: 32.0, now: 32.0 });
-        let busy = speed(busy);
+        let speed = |times: &[f64]| Speed::of(8.0, times).unwrap();
+        assert_eq!(speed(&quiet), Speed { idle: 32.0, now: 32.0 });
+        let busy = speed(&busy);
         assert_eq!(busy.idle, 32.0);
         assert!((8.0..9.0).contains(&busy.now), "{busy:?}");
-        assert_eq!(Speed::of(1e6, Vec::new()), None);
+        assert_eq!(Speed::of(8.0, &[]), None);
     }
 
     #[test]
