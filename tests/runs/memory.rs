@@ -118,8 +118,9 @@ fn a_run_takes_about_what_is_said_before() {
     std::fs::write(place.path("prompts.jsonl"), prompts).unwrap();
     let check = |out: &str, rounds: &str, more: &[&str]| {
         // Many examples for each step, so that micro-batches are full whatever the random model says.
+        let model = ["--model", "medium", "--prompts", "prompts.jsonl", "--rounds", rounds];
         let fixed = [
-            ["--model", "medium", "--prompts", "prompts.jsonl", "--rounds", rounds].as_slice(),
+            &model[..],
             &["--set", "generate.max_new_tokens=100"],
             &["--set", "train.per_device_train_batch_size=24"],
         ];
