@@ -49,13 +49,13 @@ pub struct Plan {
     pub out: PathBuf,
 }
 
-/// How long a run takes, in seconds.
+/// How long a run takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanTime {
-    /// On a machine that does nothing else.
-    pub idle: f64,
-    /// On this one, if it stays as busy as it is.
-    pub now: f64,
+    /// In seconds, on a machine that does nothing else.
+    pub seconds: f64,
+    /// Others use this one now. How much longer it takes for that changes from moment to moment.
+    pub busy: bool,
 }
 
 /// A plugin of the plan.
@@ -163,11 +163,8 @@ impl Plan {
 
 impl PlanTime {
     fn render(self) -> String {
-        let (idle, now) = (rough(self.idle), rough(self.now));
-        match idle == now || self.now < 1.25 * self.idle {
-            true => format!("about {idle}"),
-            false => format!("about {idle} ({now} while others use the machine as now)"),
-        }
+        let longer = if self.busy { ", longer while others use the machine" } else { "" };
+        format!("about {}{longer}", rough(self.seconds))
     }
 }
 
@@ -242,7 +239,7 @@ mod tests {
             held_out: 40,
             tokens: 34_567,
             too_long: (0, 96),
-            time: Some(PlanTime { idle: 400.0, now: 420.0 }),
+            time: Some(PlanTime { seconds: 400.0, busy: false }),
             memory: vec![
                 ("loading", 700_000_000),
                 ("generation", 940_000_000),
@@ -293,12 +290,9 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
         check(4900.0, "1 h 20 min");
         check(100_000.0, "28 h");
         check(f64::INFINITY, "unknown");
-        let time = |idle, now| PlanTime { idle, now }.render();
-        assert_eq!(time(104.0, 125.0), "about 1 min 30 s");
-        assert_eq!(
-            time(104.0, 240.0),
-            "about 1 min 30 s (4 min while others use the machine as now)"
-        );
+        let time = |busy| PlanTime { seconds: 104.0, busy }.render();
+        assert_eq!(time(false), "about 1 min 30 s");
+        assert_eq!(time(true), "about 1 min 30 s, longer while others use the machine");
     }
 
     #[test]
