@@ -4,6 +4,10 @@
 //! known here are left alone. A file with one bad row is refused with that row's line, before any
 //! model loads, because a run over most of a file is not the run that was asked for.
 
+mod pairs;
+
+pub use pairs::{GivenPair, GivenSteered, read_pairs};
+
 use std::{
     collections::HashSet,
     fs::File,
@@ -157,6 +161,9 @@ pub enum RowProblem {
     /// The conversation of a row to score does not end with the assistant.
     #[error("the last message is the {}'s, expected the assistant's", .0.as_str())]
     LastNotAssistant(Speaker),
+    /// Completions that are compared do not begin alike.
+    #[error("`chosen` and `rejected` follow different prompts")]
+    Apart,
     /// Two rows with other texts and the same id.
     #[error("id `{id}` stands in line {first} already")]
     DuplicateId {

@@ -55,6 +55,9 @@ pub struct RoundSummary {
     pub loss_first: Option<f64>,
     /// Training loss of the last update, in nats a token.
     pub loss_last: Option<f64>,
+    /// Means over the updates, under TRL's names; empty unless completions were compared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub training: BTreeMap<String, f64>,
     /// In the order of `evaluate.measures`.
     pub held_out: Vec<Measured>,
 }
@@ -145,17 +148,20 @@ impl Report {
         table.column("distinct-2", "", Align::Right);
         table.column("entropy", "", Align::Right);
         table.column("loss", "", Align::Right);
+        table.column("accuracy", "rewards", Align::Right);
+        table.column("margin", "rewards", Align::Right);
         for measure in &measures {
             table.column(measure, "held-out", Align::Right);
         }
         if !self.before.is_empty() {
-            let mut row = vec![String::new(); 9];
+            let mut row = vec![String::new(); 11];
             row[0] = "start".to_owned();
             row.extend(measures.iter().map(|measure| measured(&self.before, measure)));
             table.row(row);
         }
         for round in &self.rounds {
             let best = if round.round == self.best_round { "*" } else { "" };
+            let mean = |name: &str| round.training.get(name).copied();
             let mut row = vec![
                 format!("{best}{}", round.round),
                 round.prompts.to_string(),
@@ -171,6 +177,8 @@ impl Report {
                     (Some(first), Some(last)) => format!("{}→{}", number(first), number(last)),
                     _ => String::new(),
                 },
+                optional(mean("rewards/accuracies"), |share| format!("{share:.3}")),
+                optional(mean("rewards/margins"), number),
             ];
             row.extend(measures.iter().map(|measure| measured(&round.held_out, measure)));
             table.row(row);
@@ -266,6 +274,7 @@ mod tests {
             entropy: Some(1.934),
             loss_first: Some(2.3456),
             loss_last: Some(1.9876),
+            training: BTreeMap::new(),
             held_out: measured(held_out),
         };
         let mut report = Report::new(

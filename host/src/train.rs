@@ -35,14 +35,17 @@
 //! on the number of threads.
 
 mod batches;
+mod error;
 mod items;
 mod memory;
 mod metrics;
+mod pass;
 mod schedule;
 mod settings;
 mod startup;
 mod state;
 mod subject;
+mod unpaired;
 mod weights_state;
 
 use std::path::Path;
@@ -50,6 +53,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use error::TrainError;
 pub use items::{
     Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,
 };
@@ -59,22 +63,18 @@ pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
 pub use state::{StateError, TrainState};
+pub use unpaired::{Rated, unpaired};
 pub use weights_state::WeightsState;
 
-use crate::generate::SequenceError;
 use crate::model::activations::{Activations, PassShape};
-use crate::model::adapter::{Adapter, AdapterError, LoraConfig};
+use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::training::AdamWStep;
-use crate::model::backend::{BackendError, TokenLogprob, TrainingBackend, WeightType};
-use crate::model::backward::Sequences;
+use crate::model::backend::{TrainingBackend, WeightType};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
-use crate::model::save::SaveError;
 use crate::model::spec::Spec;
-use crate::model::weights::{Weights, WeightsCheckpoint, WeightsError};
-use crate::objective::{ObjectiveError, Scored, sft};
-use crate::run::seed;
-use batches::{Batches, micro_batches};
+use crate::model::weights::{Weights, WeightsCheckpoint};
+use batches::Batches;
 use items::{Objective, Task};
 use metrics::Share;
 use startup::{Seen, Startup};
@@ -86,8 +86,8 @@ pub struct Trainer<B: TrainingBackend> {
     subject: Subject<B>,
     items: Vec<Item>,
     objective: Objective,
-    /// Of each item, in tokens.
-    lengths: Vec<usize>,
+    /// Tokens of each item that are learnt from, and that are only looked at.
+    lengths: [Vec<usize>; 2],
     settings: TrainSettings,
     batches: Batches,
     schedule: Schedule,
@@ -155,8 +155,10 @@ impl<B: TrainingBackend> Trainer<B> {
         let task = task_digest(spec, &digest, &settings, lora);
         let batches = Batches::new(&settings, items.len());
         let schedule = Schedule::new(&settings, batches.steps());
-        let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
-        let rows = TrainMemory::rows(&lengths, &settings);
+        let lengths = [objective.learnt(), objective.looked_at()]
+            .map(|which| items.iter().map(|item| item.tokens(which.clone())).collect::<Vec<_>>());
+        let [rows, looked_at] = [0, 1].map(|i| TrainMemory::rows(&lengths[i], &settings));
+        let rows = rows.max(looked_at);
         let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
         let TrainSettings { gradient_checkpointing, .. } = settings;
         let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
@@ -315,8 +317,9 @@ impl<B: TrainingBackend> Trainer<B> {
             return Ok(None);
         }
         let indices = self.batches.of_step(self.step);
-        let Share { loss, entropy, tokens, trained_tokens, preference } =
-            self.accumulate(&indices)?;
+        let share = self.accumulate(&indices)?;
+        let preference = share.preference();
+        let Share { loss, entropy, tokens, trained_tokens, .. } = share;
         let grad_norm = self.gradient_norm()?;
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
@@ -353,51 +356,6 @@ impl<B: TrainingBackend> Trainer<B> {
             tokens,
             preference,
         }))
-    }
-
-    /// Fills the gradients with those of some items' loss.
-    fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
-        let Trainer { backend, subject, items, objective, settings, activations, .. } = self;
-        let backend = &**backend;
-        let epoch = self.batches.epoch(self.step);
-        let all_trained: usize = indices.iter().map(|&i| items[i].trained_tokens()).sum();
-        let mut share = Share::default();
-        subject.clear_gradients(backend);
-        for micro_batch in micro_batches(indices, &self.lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, settings.seed, epoch);
-            let mut pass = subject.pass(backend, activations);
-            share.tokens += sequences.tokens.len();
-            match objective {
-                // Every token has the same weight, known before the pass.
-                Objective::Sft => {
-                    let weights = vec![1.0; sequences.targets.len()];
-                    let slopes = sft::sft_gradient(&weights, all_trained as f64);
-                    let said = backend.enter(|| {
-                        pass.forward(&sequences)?;
-                        pass.backward(&sequences, &slopes)
-                    })?;
-                    let logprobs: Vec<f32> = said.iter().map(|token| token.logprob).collect();
-                    share.loss += sft::sft_loss(&logprobs, &weights, all_trained as f64);
-                    share.see(&said);
-                }
-                Objective::Preference { objective, reference } => backend.enter(|| {
-                    pass.forward(&sequences)?;
-                    let said = pass.logprobs(&sequences)?;
-                    share.see(&said);
-                    let mut rest = &said[..];
-                    let mut slopes = Vec::with_capacity(said.len());
-                    for &i in &micro_batch {
-                        let scored = scored(&items[i], &reference[i], &mut rest);
-                        let of_item = share.compare(objective, &scored, indices.len());
-                        for (slope, scored) in of_item.into_iter().zip(&scored) {
-                            slopes.extend(std::iter::repeat_n(slope as f32, scored.tokens));
-                        }
-                    }
-                    pass.backward_from(&sequences, &slopes)
-                })?,
-            }
-        }
-        Ok(share)
     }
 
     /// Returns the global norm of the gradients.
@@ -437,34 +395,6 @@ impl<B: TrainingBackend> Trainer<B> {
     }
 }
 
-/// Puts items into a pass.
-fn sequences(items: &[Item], indices: &[usize], seed: u64, epoch: u64) -> Sequences {
-    let mut sequences = Sequences::default();
-    for Item { id, sequences: of_item } in indices.iter().map(|&i| &items[i]) {
-        for (nth, Sequence { tokens, trained }) in of_item.iter().enumerate() {
-            let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
-            // The only sequence of an example needs no number.
-            let nth = (nth > 0).then(|| (nth as u64).into());
-            sequences.push(tokens, trained, seed::of(place.into_iter().chain(nth)));
-        }
-    }
-    sequences
-}
-
-/// Returns what is known of an item's sequences, and takes what the head said of them from `rest`.
-fn scored(item: &Item, reference: &[f64], rest: &mut &[TokenLogprob]) -> Vec<Scored> {
-    let sequences = item.sequences.iter().zip(reference);
-    sequences
-        .map(|(sequence, &reference)| {
-            let tokens = sequence.trained_tokens();
-            let (own, others) = rest.split_at(tokens);
-            *rest = others;
-            let policy = own.iter().map(|token| f64::from(token.logprob)).sum();
-            Scored { policy, reference, tokens }
-        })
-        .collect()
-}
-
 /// Returns a digest of everything that decides what a trainer does, but for where it starts.
 fn task_digest(
     spec: &Spec,
@@ -477,84 +407,6 @@ fn task_digest(
     hash.update(format!("{spec:?}\n{settings}\n{lora:?}\n"));
     hash.update(data);
     format!("{:x}", hash.finalize())
-}
-
-/// Why training cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A setting or an example is unusable.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// A hyper-parameter of the objective is unusable.
-    #[error(transparent)]
-    Objective(#[from] ObjectiveError),
-    /// The data cannot be scored under the reference.
-    #[error("the reference cannot score what is to be learnt from: {source}")]
-    Reference {
-        /// Why; sequences are counted over all items, from 0.
-        source: SequenceError,
-    },
-    /// The adapter of the reference, or the weights of a saved state, cannot be loaded.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The adapter to start from, or that of the reference, does not fit the model.
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
-    /// A saved state cannot be gone on from.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Some tensors do not learn.
-    #[error(transparent)]
-    Startup(#[from] StartupError),
-    /// The device failed.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// A state cannot be written.
-    #[error(transparent)]
-    Save(#[from] SaveError),
-    /// An adapter was asked for where there is none.
-    #[error("every weight of the model is trained; there is no adapter")]
-    NoAdapter,
-    /// The state of full training was asked for where an adapter is trained.
-    #[error("an adapter is trained; the model's weights stay as they are")]
-    NotFull,
-    /// Weights that are trained themselves are rounded.
-    #[error(
-        "the model's weights are in {weight_type}, and only weights in f32 can all be trained\n\n\
-         hint: load the model with the dtype `f32`, or train an adapter"
-    )]
-    WeightType {
-        /// Their type.
-        weight_type: WeightType,
-    },
-    /// Training has diverged, or an example is too much for the model.
-    #[error(
-        "{what} is {value} in step {step} of {steps}\n  the examples are {}\n\n\
-         hint: try a smaller `learning_rate`, or leave these examples out",
-        names(ids)
-    )]
-    NotFinite {
-        /// `loss` or `gradient norm`.
-        what: &'static str,
-        /// NaN or infinite.
-        value: f64,
-        /// In which step, from 1.
-        step: u64,
-        /// Of how many.
-        steps: u64,
-        /// Ids of the step's examples.
-        ids: Vec<String>,
-    },
-}
-
-/// Names the first few of a list.
-fn names(ids: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<String> = ids.iter().take(SHOWN).map(|id| format!("`{id}`")).collect();
-    match ids.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }
 
 #[cfg(all(test, feature = "cuda"))]

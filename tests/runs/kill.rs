@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 
 use super::full::FULL;
-use super::{Place, tiny};
+use super::{Place, arguments};
 
 /// The stages in which a run must have been killed at least once.
 const STAGES: [&str; 7] =
@@ -20,8 +20,14 @@ fn under_way(place: &Place, run: &str) -> Option<String> {
 }
 
 /// Runs with a fault at point `number`; returns whether it came to its end undisturbed.
-fn disturbed(place: &Place, run: &str, more: &[&str], fault: &str, number: u64) -> bool {
-    let arguments = tiny(run, more);
+fn disturbed(
+    place: &Place,
+    (set, run): (&str, &str),
+    more: &[&str],
+    fault: &str,
+    number: u64,
+) -> bool {
+    let arguments = arguments(set, run, more);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = place
         .command(&arguments)
@@ -44,15 +50,21 @@ fn disturbed(place: &Place, run: &str, more: &[&str], fault: &str, number: u64) 
 
 /// Disturbs runs of the tiny set with further arguments, at every so many points.
 fn check(more: &[&str], fault: &str, step: u64) -> BTreeSet<String> {
+    check_set("tiny", more, fault, step)
+}
+
+/// Disturbs runs of a plugin set with further arguments, at every so many points. Returns the stages in
+/// which that happened.
+pub fn check_set(set: &str, more: &[&str], fault: &str, step: u64) -> BTreeSet<String> {
     let place = Place::new();
-    place.tiny("whole", more).expect(0);
+    place.set(set, "whole", more).expect(0);
     let whole = place.files("whole");
     let mut stages = BTreeSet::new();
     let mut number = 1;
     let mut points = 0;
     loop {
         let run = format!("{fault}-{number}");
-        if !disturbed(&place, &run, more, fault, number) {
+        if !disturbed(&place, (set, &run), more, fault, number) {
             break;
         }
         stages.extend(under_way(&place, &run));
@@ -60,7 +72,7 @@ fn check(more: &[&str], fault: &str, step: u64) -> BTreeSet<String> {
         if place.path(&run).join("run.json").exists() {
             place.aligner(&["resume", &run]).expect(0);
         } else {
-            place.tiny(&run, &[more, &["--resume"]].concat()).expect(0);
+            place.set(set, &run, &[more, &["--resume"]].concat()).expect(0);
         }
         let files = place.files(&run);
         assert_eq!(files.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>(), "{run}");
@@ -76,7 +88,7 @@ fn check(more: &[&str], fault: &str, step: u64) -> BTreeSet<String> {
 }
 
 /// How far apart the tested points lie; `make soak` tests every one.
-fn step(usual: u64) -> u64 {
+pub fn step(usual: u64) -> u64 {
     if std::env::var_os("ALIGNER_SOAK").is_some() { 1 } else { usual }
 }
 

@@ -5,6 +5,7 @@ mod full;
 mod kill;
 mod memory;
 mod models;
+mod preference;
 mod refusals;
 
 use std::collections::BTreeMap;
@@ -52,7 +53,13 @@ impl Place {
 
     /// Runs the tiny plugin set into a folder, with further arguments.
     pub fn tiny(&self, out: &str, more: &[&str]) -> Said {
-        self.aligner(&tiny(out, more).iter().map(String::as_str).collect::<Vec<_>>())
+        self.set("tiny", out, more)
+    }
+
+    /// Runs a plugin set of the tests into a folder, with further arguments.
+    pub fn set(&self, set: &str, out: &str, more: &[&str]) -> Said {
+        let arguments = arguments(set, out, more);
+        self.aligner(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Writes the tiny plugin set with further lines as `name`, so that it can be run from here.
@@ -75,7 +82,12 @@ impl Place {
 
 /// Returns the arguments for a run of the tiny plugin set.
 pub fn tiny(out: &str, more: &[&str]) -> Vec<String> {
-    let set = tests().join("sets/tiny.toml").display().to_string();
+    arguments("tiny", out, more)
+}
+
+/// Returns the arguments for a run of a plugin set of the tests.
+pub fn arguments(set: &str, out: &str, more: &[&str]) -> Vec<String> {
+    let set = tests().join(format!("sets/{set}.toml")).display().to_string();
     let fixed = ["--plugins", &set, "--out", out];
     fixed.iter().chain(more).map(|text| (*text).to_owned()).collect()
 }

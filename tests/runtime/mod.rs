@@ -2,7 +2,7 @@
 
 mod asking;
 mod failing;
-mod guests;
+pub mod guests;
 mod hostile;
 mod loading;
 mod stages;

@@ -32,6 +32,9 @@ pub struct RunArgs {
     /// Prompts, in place of `data.prompts`: a JSONL file or builtin:NAME
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<String>,
+    /// Preference pairs to learn from in the place of completions of the model's own: a JSONL file in TRL's columns
+    #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
+    pub from_data: Option<String>,
     /// Run directory [default: runs/METHOD-DATE-KEY]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -251,6 +254,9 @@ impl RunArgs {
         }
         if let Some(prompts) = &self.prompts {
             overrides.push(Override::string("--prompts", &["data", "prompts"], prompts));
+        }
+        if let Some(pairs) = &self.from_data {
+            overrides.push(Override::string("--from-data", &["data", "pairs"], pairs));
         }
         if let Some(rounds) = self.rounds {
             overrides.push(Override::integer("--rounds", &["run", "rounds"], rounds));

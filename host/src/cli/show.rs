@@ -14,7 +14,7 @@ use crate::{
     plugin::PLUGIN_ERROR,
     progress::counted,
     record::{Opinion, Text, Verdict},
-    round::rows::{Filtered, Generated, Judged, Rendered, Sampled, Scored, Trained},
+    round::rows::{Filtered, Generated, Judged, Paired, Rendered, Sampled, Scored, Trained},
     round::stage::folder,
     run::manifest,
 };
@@ -80,6 +80,12 @@ fn rows<T: serde::de::DeserializeOwned>(
     text.lines().enumerate().map(row).collect()
 }
 
+/// Returns what was completed: by a model, or with what was given.
+fn completed(run: &Path, round: u32) -> Result<Vec<Generated>, CliError> {
+    let given = rows(run, round, "given")?;
+    if given.is_empty() { rows(run, round, "generate") } else { Ok(given) }
+}
+
 /// The filters' stages, in the order of a round.
 const FILTERS: [&str; 4] = ["filter-sample", "filter-generate", "filter-judge", "filter-pair"];
 
@@ -91,7 +97,7 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
         for row in rows::<Sampled>(run, round, "sample")? {
             ends.insert(row.id, row.dropped.unwrap_or_else(|| "selected".into()));
         }
-        for row in rows::<Generated>(run, round, "generate")? {
+        for row in completed(run, round)? {
             ends.insert(row.id, row.dropped.unwrap_or_else(|| "completed".into()));
         }
         for stage in FILTERS {
@@ -99,6 +105,11 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 if let Verdict::Drop(reason) = row.verdict {
                     ends.insert(row.id, format!("dropped: {reason} ({})", row.plugin));
                 }
+            }
+        }
+        for row in rows::<Paired>(run, round, "pair")? {
+            if let Some(why) = row.dropped {
+                ends.insert(row.id, format!("dropped: {why}"));
             }
         }
         for row in rows::<Trained>(run, round, "train")? {
@@ -127,7 +138,7 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 note("sampler", why, row.id);
             }
         }
-        for row in rows::<Generated>(run, round, "generate")? {
+        for row in completed(run, round)? {
             if let Some(why) = &row.dropped {
                 note("aligner", why, row.id);
             }
@@ -142,6 +153,11 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 Some(Opinion::Unparsable(_)) => note("judge", "unparsable", row.id),
                 None => note("judge", PLUGIN_ERROR, row.id),
                 Some(_) => {}
+            }
+        }
+        for row in rows::<Paired>(run, round, "pair")? {
+            if let Some(why) = &row.dropped {
+                note("aligner", why, row.id);
             }
         }
         for stage in FILTERS {
@@ -182,8 +198,7 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 block(&mut part, &shown(&variant.prompt));
             }
         }
-        for row in rows::<Generated>(run, round, "generate")?.into_iter().filter(|r| r.id == record)
-        {
+        for row in completed(run, round)?.into_iter().filter(|r| r.id == record) {
             for variant in row.variants {
                 let Some(completion) = variant.completion else { continue };
                 let _ = writeln!(
@@ -224,6 +239,13 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         }
         for row in rows::<Judged>(run, round, "judge")?.into_iter().filter(|r| r.id == record) {
             let _ = writeln!(part, "  judge       {:?}", row.opinion);
+        }
+        for row in rows::<Paired>(run, round, "pair")?.into_iter().filter(|r| r.id == record) {
+            let said = match (row.pair, row.dropped) {
+                (Some(pair), _) => format!("{} over {}", pair.chosen, pair.rejected),
+                (None, why) => format!("dropped: {}", why.unwrap_or_default()),
+            };
+            let _ = writeln!(part, "  pair        {said}");
         }
         for stage in ["render", "judge", "difficulty"].into_iter().chain(FILTERS) {
             for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {

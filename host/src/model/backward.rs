@@ -111,6 +111,13 @@ impl<B: TrainingBackend> Pass<'_, B> {
         backend.logprobs_backward(after, head, &sequences.targets, &ones, dafter, None)
     }
 
+    /// Returns what the head says of each scored token after [`forward`](Pass::forward), where no
+    /// backward pass follows.
+    pub fn score(&mut self, sequences: &Sequences) -> Result<Vec<TokenLogprob>, BackendError> {
+        let [_, after, ..] = &self.activations.scored;
+        self.backend.logprobs(after, self.weights.head(), &sequences.targets)
+    }
+
     /// Adds to the gradients of what is trained those of the sum of `weights[i] * logprob[i]` over
     /// the scored tokens, after [`logprobs`](Pass::logprobs) of the same sequences.
     pub fn backward_from(

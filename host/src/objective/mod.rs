@@ -7,14 +7,17 @@
 //! Every preference loss depends on a sequence through the sum of its logprobs alone, so its gradient
 //! is one number for each sequence, and each of the sequence's tokens gets that number.
 
-use serde::{Deserialize, Serialize};
-
 pub mod dpo;
 pub mod hinge;
 pub mod ipo;
+pub mod kto;
 pub mod orpo;
+mod preference;
 pub mod sft;
 pub mod simpo;
+pub mod sso;
+
+pub use preference::{Outcome, Preference};
 
 /// What is known of a completion when a preference loss is formed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,124 +58,6 @@ impl PairLoss {
         let loss = -(1.0 - smoothing) * log_sigmoid(z) - smoothing * log_sigmoid(-z);
         let slope = smoothing * sigmoid(z) - (1.0 - smoothing) * sigmoid(-z);
         PairLoss { loss, slopes: dz.map(|dz| slope * dz) }
-    }
-}
-
-/// What an item comes to under an objective.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Its loss.
-    pub loss: f64,
-    /// The derivative of the loss with respect to the policy's summed logprob of each sequence.
-    pub slopes: Vec<f64>,
-    /// Implicit rewards of what is preferred and what is not, as TRL reports them.
-    pub rewards: [f64; 2],
-}
-
-/// An objective over items of several sequences, with its hyper-parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "objective", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Preference {
-    /// [`dpo::dpo`]
-    Dpo {
-        /// How strongly the policy is held to the reference; positive.
-        beta: f64,
-        /// Probability that a preference is the wrong way round; in [0, 0.5).
-        label_smoothing: f64,
-    },
-    /// [`ipo::ipo`]
-    Ipo {
-        /// The margin aimed at is `1 / (2·beta)`; positive.
-        beta: f64,
-        /// Whether that is a margin of mean logprobs, in nats a token, or else of sums.
-        length_averaged: bool,
-    },
-    /// [`hinge::hinge`]
-    Hinge {
-        /// The inverse of the margin aimed at, in nats; positive.
-        beta: f64,
-    },
-    /// [`simpo::simpo`]
-    SimPo {
-        /// Scale of the rewards; positive.
-        beta: f64,
-        /// The margin of rewards aimed at; 0 or more.
-        gamma: f64,
-    },
-    /// [`orpo::orpo`]
-    Orpo {
-        /// Weight of the odds ratio beside the supervised loss; positive. The paper's λ.
-        beta: f64,
-    },
-}
-
-impl Preference {
-    /// Returns what the sequences of an item are, in order.
-    ///
-    /// They come in pairs, the first of which is to become likelier than the second: both follow the
-    /// same prompt. Another pair of the item may have another prompt.
-    pub fn roles(&self) -> &'static [&'static str] {
-        &["chosen", "rejected"]
-    }
-
-    /// Returns whether the loss compares the policy with a reference.
-    pub fn needs_reference(&self) -> bool {
-        match self {
-            Preference::Dpo { .. } | Preference::Ipo { .. } | Preference::Hinge { .. } => true,
-            Preference::SimPo { .. } | Preference::Orpo { .. } => false,
-        }
-    }
-
-    /// Checks that every hyper-parameter is in its range.
-    pub fn check(&self) -> Result<(), ObjectiveError> {
-        let (beta, other) = match *self {
-            Preference::Dpo { beta, label_smoothing } => {
-                let right = (0.0..0.5).contains(&label_smoothing);
-                let range = "a number from 0 to below 0.5";
-                (beta, Some(("label_smoothing", label_smoothing, range, right)))
-            }
-            Preference::SimPo { beta, gamma } => {
-                (beta, Some(("gamma", gamma, "0 or more", gamma >= 0.0)))
-            }
-            Preference::Ipo { beta, .. } | Preference::Hinge { beta } => (beta, None),
-            Preference::Orpo { beta } => (beta, None),
-        };
-        let beta = ("beta", beta, "a positive number", beta > 0.0);
-        for (name, value, expected, right) in [Some(beta), other].into_iter().flatten() {
-            if !right || !value.is_finite() {
-                return Err(ObjectiveError { name, value, expected });
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns what an item comes to, given its sequences in the order of
-    /// [`roles`](Preference::roles).
-    pub fn outcome(&self, item: &[Scored]) -> Outcome {
-        let (chosen, rejected) = (item[0], item[1]);
-        let PairLoss { loss, slopes } = match *self {
-            Preference::Dpo { beta, label_smoothing } => {
-                dpo::dpo(chosen, rejected, beta, label_smoothing)
-            }
-            Preference::Ipo { beta, length_averaged } => {
-                ipo::ipo(chosen, rejected, beta, length_averaged)
-            }
-            Preference::Hinge { beta } => hinge::hinge(chosen, rejected, beta),
-            Preference::SimPo { beta, gamma } => simpo::simpo(chosen, rejected, beta, gamma),
-            Preference::Orpo { beta } => orpo::orpo(chosen, rejected, beta),
-        };
-        let rewards = [chosen, rejected].map(|scored| self.reward(scored));
-        Outcome { loss, slopes: slopes.to_vec(), rewards }
-    }
-
-    /// Returns the reward that the objective implies for a completion.
-    fn reward(&self, scored: Scored) -> f64 {
-        match *self {
-            Preference::Dpo { beta, .. }
-            | Preference::Ipo { beta, .. }
-            | Preference::Hinge { beta } => beta * scored.log_ratio(),
-            Preference::SimPo { beta, .. } | Preference::Orpo { beta } => beta * scored.mean(),
-        }
     }
 }
 

@@ -3,11 +3,13 @@
 //! One function a table, each naming its keys first: a key that is not in the list is refused before
 //! anything is read, so a misspelt required key is called misspelt and not missing.
 
+mod objective;
 mod plugins;
 mod settings;
 
 use std::path::Path;
 
+use objective::pairing;
 use plugins::{difficulty, filters, plugin};
 use settings::{evaluate, generate, train};
 
@@ -60,7 +62,6 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
     let principle = plugin("principle", "principle")?;
     let sampler = plugin("sampler", "sampler")?;
     let judge = plugin("judge", "judge")?;
-    let filters = filters(&root, &models, judge.is_some(), around)?;
     let difficulty = difficulty(&root, &models, around)?;
     let generate = match root.table("generate", &GENERATE)? {
         Some(table) => generate(&table, Generate::default(), &models)?,
@@ -75,7 +76,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         None => None,
     };
     let (run, rounds) = rounds(&root, &generate, train.as_ref(), &models)?;
-    Ok(PluginSet {
+    let mut set = PluginSet {
         method,
         models,
         data,
@@ -83,14 +84,18 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         chat,
         principle,
         sampler,
-        filters,
+        filters: Vec::new(),
         judge,
         difficulty,
         generate,
+        pair: None,
         train,
         evaluate,
         rounds,
-    })
+    };
+    set.filters = filters(&root, &set, around)?;
+    set.pair = pairing(&root, &set)?;
+    Ok(set)
 }
 
 fn method(table: &Section<'_>) -> Checked<Method> {
@@ -201,8 +206,20 @@ fn data(table: &Section<'_>, around: &Surroundings<'_>) -> Checked<Data> {
         let text = table.required_text(key, example)?;
         source(table, key, &text, "data", around.embedded.data, around)
     };
+    let pairs = if table.has("pairs") { Some(source("pairs")?) } else { None };
+    // Whoever tries pairs from the command line leaves the file as it is.
+    let both = table.has("prompts") && table.has("pairs");
+    if both && matches!(table.place_of("pairs"), Place::File(_)) {
+        return Err(table
+            .wrong("pairs", "is given, and so is `prompts`")
+            .label("expected one of them: pairs have prompts of their own"));
+    }
     Ok(Data {
-        prompts: source("prompts")?,
+        prompts: match &pairs {
+            Some(pairs) if !table.has("prompts") => pairs.clone(),
+            _ => source("prompts")?,
+        },
+        pairs,
         held_out: if table.has("held_out") { Some(source("held_out")?) } else { None },
         limit: table.integer("limit", 1, u32::MAX.into())?,
     })

@@ -15,15 +15,17 @@ pub(super) const ROOT: Shape = Shape {
         "judge",
         "difficulty",
         "generate",
+        "pair",
         "train",
         "evaluate",
         "rounds",
     ],
-    later: &["extrapolate", "pool", "pair"],
+    later: &["extrapolate", "pool"],
 };
 pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
-pub(super) const DATA: Shape = Shape { keys: &["prompts", "held_out", "limit"], later: &[] };
+pub(super) const DATA: Shape =
+    Shape { keys: &["prompts", "pairs", "held_out", "limit"], later: &[] };
 pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed", "dtype", "keep"], later: &[] };
 pub(super) const CHAT: Shape = Shape { keys: &["date", "variables"], later: &[] };
 pub(super) const PLUGIN: Shape = Shape {
@@ -54,9 +56,33 @@ pub(super) const GENERATE: Shape = Shape {
     ],
     later: &["samples"],
 };
+pub(super) const PAIR: Shape = Shape { keys: &["by", "reward"], later: &[] };
+/// The hyper-parameters of each objective.
+pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
+    ("sft", &[]),
+    ("dpo", &["beta", "label_smoothing"]),
+    ("ipo", &["beta", "length_averaged"]),
+    ("hinge", &["beta"]),
+    ("simpo", &["beta", "gamma"]),
+    ("orpo", &["beta"]),
+    ("kto", &["beta", "desirable_weight", "undesirable_weight"]),
+    ("sso", &["base_loss", "beta", "gamma", "alpha", "w_scope", "w_detach"]),
+    ("sso-generator", &["base_loss", "beta", "gamma"]),
+];
 pub(super) const TRAIN: Shape = Shape {
     keys: &[
         "objective",
+        "reference",
+        "beta",
+        "label_smoothing",
+        "length_averaged",
+        "gamma",
+        "desirable_weight",
+        "undesirable_weight",
+        "base_loss",
+        "alpha",
+        "w_scope",
+        "w_detach",
         "start",
         "data",
         "learning_rate",
@@ -80,7 +106,7 @@ pub(super) const TRAIN: Shape = Shape {
         "lora_dropout",
         "lora_target_modules",
     ],
-    later: &["reference", "beta", "loss_type"],
+    later: &[],
 };
 pub(super) const LORA: Shape = Shape {
     keys: &[
@@ -100,12 +126,13 @@ pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], la
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 12] = [
+pub(super) const TABLES: [(&str, &Shape); 13] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
     ("[chat]", &CHAT),
     ("[generate]", &GENERATE),
+    ("[pair]", &PAIR),
     ("[train]", &TRAIN),
     ("[evaluate]", &EVALUATE),
     ("[difficulty]", &DIFFICULTY),

@@ -25,7 +25,8 @@ pub use load::{Embedded, Loaded, load, parse};
 pub use plugin::{After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Scope, Source};
 pub use problem::{Invalid, PluginSetError};
 pub use settings::{
-    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, Start, Train, TrainData,
+    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, PairBy, Pairing,
+    Reference, Start, Train, TrainData,
 };
 pub use typed::{Override, OverrideError};
 
@@ -68,6 +69,9 @@ pub struct PluginSet {
     pub difficulty: Option<Difficulty>,
     /// `[generate]`
     pub generate: Generate,
+    /// `[pair]`; absent where no round compares completions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Pairing>,
     /// `[train]`; where absent nothing is trained.
     pub train: Option<Train>,
     /// `[evaluate]`; where absent nothing is measured on held-out prompts.
@@ -104,8 +108,12 @@ pub struct Models {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// The prompt pool, JSONL.
+    /// The prompt pool, JSONL; where `pairs` are given and this is not, the same file.
     pub prompts: Source,
+    /// Pairs that every round learns from in the place of completions of its own, JSONL; absent: the
+    /// policy writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Source>,
     /// Prompts with trusted answers, JSONL; required by `[evaluate]`.
     pub held_out: Option<Source>,
     /// Only the first so many prompts; absent: all. At least 1.
@@ -182,6 +190,12 @@ impl PluginSet {
     /// Returns how `round` (from 1) trains; `None` where it does not.
     pub fn train(&self, round: u32) -> Option<&Train> {
         self.overrides(round).map_or(self.train.as_ref(), |settings| settings.train.as_ref())
+    }
+
+    /// Returns whether a round compares completions.
+    pub fn compares(&self) -> bool {
+        let trains = (1..=self.run.rounds).filter_map(|round| self.train(round));
+        trains.into_iter().any(|train| train.preference().is_some())
     }
 
     /// Returns every plugin with its kind, in the order of the stages: `principle`, `sampler`, the

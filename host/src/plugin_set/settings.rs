@@ -9,6 +9,10 @@ use crate::{
         adapter::{LoraConfig, TargetModules},
         spec::Linear,
     },
+    objective::{
+        Preference,
+        sso::{BaseLoss, Sso, SsoGenerator, WeightScope},
+    },
     record::Decoding,
 };
 
@@ -71,11 +75,15 @@ impl Generate {
 pub struct Train {
     /// The loss. Default: `sft`.
     pub objective: Objective,
+    /// What the policy is held to; absent where the objective has no reference. Default: `initial`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
     /// Where each round's training begins. Default: `previous`.
     pub start: Start,
     /// What each round trains on. Default: `round`.
     pub data: TrainData,
-    /// The peak of the schedule; over 0. Default: 1e-4, and 2e-5 where every weight is trained.
+    /// The peak of the schedule; over 0. Default: 1e-4 for `sft` and 1e-5 for what compares
+    /// completions; where every weight is trained 2e-5 and 1e-6.
     pub learning_rate: f64,
     /// Over 0; a part of an epoch ends early. Default: 1.
     pub num_train_epochs: f64,
@@ -115,6 +123,7 @@ impl Default for Train {
     fn default() -> Train {
         Train {
             objective: Objective::Sft,
+            reference: None,
             start: Start::Previous,
             data: TrainData::Round,
             learning_rate: 1e-4,
@@ -142,14 +151,112 @@ impl Train {
     pub fn full() -> Train {
         Train { learning_rate: 2e-5, save_steps: 50, lora: None, ..Train::default() }
     }
+
+    /// Returns the same for an objective: what compares completions takes smaller steps, as TRL does.
+    pub fn under(self, objective: Objective) -> Train {
+        let (learning_rate, reference) = match objective {
+            Objective::Sft => (self.learning_rate, None),
+            Objective::Preference(preference) => {
+                let rate = if self.lora.is_some() { 1e-5 } else { 1e-6 };
+                (rate, preference.needs_reference().then_some(Reference::Initial))
+            }
+        };
+        Train { objective, reference, learning_rate, ..self }
+    }
+
+    /// Returns the objective that compares completions, where this is one.
+    pub fn preference(&self) -> Option<Preference> {
+        match self.objective {
+            Objective::Sft => None,
+            Objective::Preference(preference) => Some(preference),
+        }
+    }
 }
 
 /// The loss of the training stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// Minus the mean logprob of the completion's tokens.
     Sft,
+    /// One that compares completions.
+    Preference(Preference),
+}
+
+impl Objective {
+    /// Returns the objective of a name with its defaults: TRL's for what TRL has, else the authors'.
+    pub fn named(name: &str) -> Option<Objective> {
+        Some(Objective::Preference(match name {
+            "sft" => return Some(Objective::Sft),
+            "dpo" => Preference::Dpo { beta: 0.1, label_smoothing: 0.0 },
+            "ipo" => Preference::Ipo { beta: 0.1, length_averaged: true },
+            "hinge" => Preference::Hinge { beta: 0.1 },
+            "simpo" => Preference::SimPo { beta: 2.0, gamma: 0.5 },
+            "orpo" => Preference::Orpo { beta: 0.1 },
+            "kto" => Preference::Kto { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 },
+            "sso" => Preference::Sso(Sso {
+                base_loss: BaseLoss::Ipo,
+                beta: base_beta(BaseLoss::Ipo),
+                gamma: 0.1,
+                alpha: 0.66,
+                w_scope: WeightScope::All,
+                w_detach: false,
+            }),
+            "sso-generator" => Preference::SsoGenerator(SsoGenerator {
+                base_loss: BaseLoss::Dpo,
+                beta: base_beta(BaseLoss::Dpo),
+                gamma: 0.1,
+            }),
+            _ => return None,
+        }))
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::Sft => "sft",
+            Objective::Preference(preference) => preference.name(),
+        }
+    }
+}
+
+/// Returns the default of `beta` for a loss that SSO builds upon. IPO's is in nats a token.
+pub(super) fn base_beta(base: BaseLoss) -> f64 {
+    match base {
+        BaseLoss::Dpo => 0.1,
+        BaseLoss::Ipo => 0.2,
+    }
+}
+
+/// What the policy is held to while it trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reference {
+    /// The initial model.
+    Initial,
+    /// The policy as the round before left it.
+    Previous,
+}
+
+/// `[pair]`: which of a record's completions is chosen, and which is rejected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pairing {
+    /// What decides. Default: `judge` where the set has one and the completions are its own, else
+    /// `role`.
+    pub by: PairBy,
+    /// The judge's reward that decides; absent: their sum, or the judge's preference.
+    pub reward: Option<String>,
+}
+
+/// What decides between completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairBy {
+    /// The first good variant is chosen, the first bad one rejected.
+    Role,
+    /// The judge's preference, or the greatest and the least of its rewards.
+    Judge,
 }
 
 /// Where a round's training begins.

@@ -190,7 +190,8 @@ fn gather(rows: &[Rendered], jobs: &[Job], done: &HashMap<String, Completion>) -
     Made::rows(made).count("tokens", tokens)
 }
 
-fn apply(flow: Flow, output: Output<Generated>) -> Flow {
+/// Gives the records what the stage made, and counts those that are dropped.
+pub(super) fn apply(flow: Flow, output: Output<Generated>) -> Flow {
     let mut next = Flow { records: Vec::new(), digest: output.digest, ..flow };
     for (mut record, row) in flow.records.into_iter().zip(output.rows) {
         match row.dropped {

@@ -1,18 +1,19 @@
-//! The train stage: what was kept becomes examples, and the examples move the policy.
+//! The train stage: what was kept becomes lessons, and the lessons move the policy.
 
 use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::rows::{Column, Step, Trained};
+use super::lessons::{self, Lessons};
+use super::rows::{Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
-use super::{Flow, Policy, RunError, Workshop, method};
+use super::{Flow, Policy, RunError, Workshop, method, reference};
 use crate::digest::sha256;
 use crate::model::backend::AnyDevice;
-use crate::plugin_set::{LrScheduler, Scope, Train, TrainData};
-use crate::record::{Completion, Record, VariantRole};
+use crate::plugin_set::{LrScheduler, Reference, Scope, Train, TrainData};
 use crate::report::NothingKept;
-use crate::train::{Example, LrSchedulerType, TrainSettings, Trainer};
+use crate::run::seed;
+use crate::train::{Data, LrSchedulerType, TrainSettings, Trainer};
 
 /// What a round's training made.
 pub struct Learned {
@@ -42,7 +43,7 @@ pub fn train(
     if settings.data == TrainData::All {
         rows.extend(earlier.iter().cloned());
     }
-    rows.extend(flow.records.iter().map(|record| row(round, record)));
+    rows.extend(flow.records.iter().map(|record| lessons::row(round, record, settings.objective)));
     let before: Vec<_> = rows.iter().map(|row| (&row.record_id, row.round)).collect();
     let mut depends = json!([flow.digest, before, settings, entering.digest]);
     // How often a checkpoint is written changes nothing that is trained, and neither does what is
@@ -55,9 +56,26 @@ pub fn train(
     let folder = place.folder();
     let result = format!("{folder}/{}", method::result_name(settings));
     let metrics = format!("{folder}/metrics.jsonl");
+    let order = order(shop, place);
+    let reference = match settings.reference {
+        Some(Reference::Initial) => Some(shop.models.initial()),
+        Some(Reference::Previous) => Some(entering.clone()),
+        None => None,
+    };
+    let logprobs = match reference {
+        None => None,
+        Some(policy) => {
+            let (rows, depends) = (rows.clone(), depends.clone());
+            let items = || match lessons::encode(shop, settings, rows, order)? {
+                (_, Lessons::Items(_, items)) => Ok(items),
+                (_, Lessons::Examples(_)) => Ok(Vec::new()),
+            };
+            Some(reference::logprobs(shop, book, round, &policy, depends, items)?)
+        }
+    };
     let output = book.stage(place, depends, |book| {
-        let (rows, examples) = examples(shop, settings, rows)?;
-        if examples.is_empty() {
+        let (rows, lessons) = lessons::encode(shop, settings, rows, order)?;
+        if lessons.count() == 0 {
             let mut dropped = flow.drops.clone();
             for reason in rows.iter().filter_map(|row| row.dropped.clone()) {
                 *dropped.entry(reason).or_default() += 1;
@@ -65,8 +83,8 @@ pub fn train(
             let nothing = NothingKept { round, records: dropped.values().sum(), dropped };
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
-        let count = examples.len() as u64;
-        let (trainer, steps) = steps(shop, book, place, settings, entering, examples)?;
+        let (count, data) = (lessons.count() as u64, lessons.data(logprobs));
+        let (trainer, steps) = steps(shop, book, place, settings, entering, data)?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
         method::leave(shop.models, &book.directory, &result, settings, &trainer)?;
@@ -95,65 +113,6 @@ fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -> String {
     sha256(lines.collect::<String>().as_bytes())
 }
 
-/// Returns what a record teaches: its prompt without principles or exemplars, and the completion of
-/// the chosen variant, else of the good one, else of the first.
-fn row(round: u32, record: &Record) -> Trained {
-    let completion = taught(record);
-    let (text, finish) = completion
-        .map_or((String::new(), crate::record::Finish::Length), |c| (c.text.clone(), c.finish));
-    let (prompt, completion) = Column::pair(&record.prompt.text, &text);
-    Trained {
-        record_id: record.id().to_owned(),
-        round,
-        prompt,
-        completion,
-        finish,
-        difficulty: record.difficulty,
-        dropped: None,
-    }
-}
-
-/// Returns the completion that a record teaches.
-pub fn taught(record: &Record) -> Option<&Completion> {
-    let chosen = record.pair.as_ref().map(|pair| pair.chosen.as_str());
-    let with = |role: VariantRole| {
-        record.variants.iter().find(|v| v.role == role && v.completion.is_some())
-    };
-    let variant = match chosen {
-        Some(name) => record.variants.iter().find(|variant| variant.name == name),
-        None => with(VariantRole::Good).or_else(|| with(VariantRole::Plain)),
-    };
-    variant?.completion.as_ref()
-}
-
-/// Turns rows into tokens; a row that is too long or empty is marked as dropped.
-fn examples(
-    shop: &Workshop<'_>,
-    settings: &Train,
-    mut rows: Vec<Trained>,
-) -> Result<(Vec<Trained>, Vec<Example>), RunError> {
-    let model = shop.models.policy();
-    let mut examples = Vec::with_capacity(rows.len());
-    for row in &mut rows {
-        row.dropped = None;
-        match model.encode_example(&row.prompt.prompt(), row.completion.words(), row.finish) {
-            Ok(example) if example.tokens.len() <= settings.max_length as usize => {
-                examples.push(Example {
-                    id: row.record_id.clone(),
-                    tokens: example.tokens,
-                    trained: example.trained,
-                });
-            }
-            Ok(_) | Err(crate::model::ModelError::TooLong { .. }) => {
-                row.dropped = Some("too-long".into());
-            }
-            Err(crate::model::ModelError::NothingToTrain) => row.dropped = Some("empty".into()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((rows, examples))
-}
-
 /// Does the updates, from the last checkpoint where there is one.
 fn steps(
     shop: &Workshop<'_>,
@@ -161,7 +120,7 @@ fn steps(
     place: Place<'_>,
     settings: &Train,
     entering: &Policy,
-    examples: Vec<Example>,
+    data: Data,
 ) -> Result<(Trainer<AnyDevice>, Vec<Step>), RunError> {
     shop.check_memory(book, place.round)?;
     let folder = place.folder();
@@ -170,10 +129,10 @@ fn steps(
     let wanted = train_settings(shop, place, settings);
     let state = state_name(&folder);
     let mut trainer = match directory.restore_folder(&state)? {
-        true => method::resume(models, directory, &state, settings, examples, wanted)?,
+        true => method::resume(models, directory, &state, settings, data, wanted)?,
         false => {
             let (round, seed) = (place.round, shop.seed(place));
-            method::begin(models, round, settings, entering, examples, wanted, seed)?
+            method::begin(models, round, settings, entering, data, wanted, seed)?
         }
     };
 
@@ -197,6 +156,7 @@ fn steps(
             grad_norm: metrics.grad_norm,
             learning_rate: metrics.learning_rate,
             num_tokens: metrics.trained_tokens as u64,
+            preference: metrics.preference,
         };
         ledger.append(&step)?;
         done.push(step);
@@ -217,10 +177,17 @@ fn partial_metrics(folder: &str) -> String {
     format!("{folder}/metrics.partial.jsonl")
 }
 
-fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> TrainSettings {
-    // Where the records of a round are put into order, that order is the curriculum; otherwise their
-    // order within a round is random (SOFT+ sorts the bins, not what is in them).
+/// Returns the seed that shuffles what a round learns. Where its records are put into order, that
+/// order is the curriculum; otherwise their order within a round is random (SOFT+ sorts the bins, not
+/// what is in them).
+fn order(shop: &Workshop<'_>, place: Place<'_>) -> Option<u64> {
     let curriculum = matches!(&shop.set.difficulty, Some(d) if d.scope == Scope::Round);
+    (!curriculum).then(|| seed::of([shop.seed(place).into(), "order".into()]))
+}
+
+fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> TrainSettings {
+    // What has no pairs is in its order already, the same in every epoch.
+    let paired = settings.preference().is_none_or(|preference| preference.is_paired());
     TrainSettings {
         learning_rate: settings.learning_rate,
         num_train_epochs: settings.num_train_epochs,
@@ -241,7 +208,7 @@ fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> Tr
         adam_epsilon: settings.adam_epsilon,
         max_grad_norm: settings.max_grad_norm,
         gradient_checkpointing: settings.gradient_checkpointing,
-        shuffle: !curriculum,
+        shuffle: paired && order(shop, place).is_some(),
         seed: shop.seed(place),
         ..TrainSettings::default()
     }

@@ -11,7 +11,7 @@ use crate::model::peft;
 use crate::plugin_set::{Start, Train};
 use crate::run::directory::{Directory, DirectoryError};
 use crate::run::seed;
-use crate::train::{Example, TrainError, TrainSettings, TrainState, Trainer, WeightsState};
+use crate::train::{Data, TrainError, TrainSettings, TrainState, Trainer, WeightsState};
 
 /// Returns the name of what training leaves, a folder in the round's and in `final/`: `adapter`, or
 /// `model`.
@@ -28,7 +28,7 @@ pub fn begin(
     round: u32,
     settings: &Train,
     entering: &Policy,
-    examples: Vec<Example>,
+    data: impl Into<Data>,
     wanted: TrainSettings,
     seed: u64,
 ) -> Result<Trainer<AnyDevice>, RunError> {
@@ -51,11 +51,11 @@ pub fn begin(
                 let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank());
                 refuse(format!("an adapter of rank {rank}: its settings differ"), "lora")
             })?;
-            Ok(Trainer::new(models.engine_of(&from)?, &start, examples, wanted)?)
+            Ok(Trainer::new(models.engine_of(&from)?, &start, data, wanted)?)
         }
         (None, None) => {
             let (backend, weights) = models.take(&from)?;
-            Ok(Trainer::full(backend, weights, examples, wanted)?)
+            Ok(Trainer::full(backend, weights, data, wanted)?)
         }
     }
 }
@@ -97,7 +97,7 @@ pub fn resume(
     directory: &Directory,
     name: &str,
     settings: &Train,
-    examples: Vec<Example>,
+    data: impl Into<Data>,
     wanted: TrainSettings,
 ) -> Result<Trainer<AnyDevice>, RunError> {
     let damaged = |error| directory.damaged(name, error);
@@ -105,14 +105,14 @@ pub fn resume(
         Some(_) => {
             let state = TrainState::from_bytes(&directory.read(name)?).map_err(damaged)?;
             let engine = models.engine_of(&models.initial())?;
-            Ok(Trainer::resume(engine, state, examples, wanted)?)
+            Ok(Trainer::resume(engine, state, data, wanted)?)
         }
         None => {
             let spec = &models.policy().spec;
             let state = WeightsState::open(&directory.join(name), spec).map_err(damaged)?;
             // The trainer has weights of its own.
             models.release();
-            Ok(Trainer::resume_full(models.device().clone().into(), &state, examples, wanted)?)
+            Ok(Trainer::resume_full(models.device().clone().into(), &state, data, wanted)?)
         }
     }
 }
@@ -179,6 +179,7 @@ mod tests {
     use crate::plugin_set::Lora;
     use crate::progress::{Progress, Style};
     use crate::round::{Loaded, Opened};
+    use crate::train::Example;
 
     fn open(name: &str) -> (Opened, Models) {
         let opened = Opened::open(name, ChatSettings::default(), &mut |_| ()).unwrap();

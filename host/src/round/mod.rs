@@ -6,10 +6,14 @@ pub mod diversity;
 mod error;
 mod evaluate;
 mod generate;
+mod given;
 mod learn;
+mod lessons;
 mod method;
 mod models;
+mod pair;
 mod pool;
+mod reference;
 pub mod rows;
 mod sample;
 pub mod stage;
@@ -17,6 +21,7 @@ mod summary;
 
 pub use error::RunError;
 pub use evaluate::held_out;
+pub use given::variants as given_variants;
 pub use method::result_name;
 pub use models::{Loaded, Models, Opened, Policy, row};
 pub use pool::Pool;
@@ -24,7 +29,7 @@ pub use pool::Pool;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::data::HeldOut;
+use crate::data::{GivenPair, HeldOut};
 use crate::memory::{Budget, TRAINING};
 use crate::plugin_set::{After, PluginSet, Scope};
 use crate::progress::Progress;
@@ -43,6 +48,8 @@ pub struct Workshop<'a> {
     pub models: &'a Models,
     /// The exemplars that the principle plugin publishes, by id.
     pub catalogue: &'a [Exemplar],
+    /// The pairs to learn from, by id; empty where the policy writes.
+    pub given: &'a BTreeMap<String, GivenPair>,
     /// Prompts with trusted answers.
     pub held_out: &'a [HeldOut],
     /// Digest of these.
@@ -101,13 +108,14 @@ pub fn round(
     let sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?;
     let ids: Vec<String> = sampled.records.iter().map(|record| record.id().to_owned()).collect();
 
-    let generated = generate::complete(shop, book, round, sampled, entering)?;
+    let generated = complete(shop, book, round, sampled, entering)?;
     let completions: Vec<Completion> = completions(&generated);
     let kept = assess::filter(shop, book, round, After::Generate, generated, entering)?;
 
     let judged = assess::judge(shop, book, round, kept, entering)?;
     let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
-    let paired = assess::filter(shop, book, round, After::Pair, judged, entering)?;
+    let paired = pair::pair(shop, book, round, judged)?;
+    let paired = assess::filter(shop, book, round, After::Pair, paired, entering)?;
 
     let scored = match &shop.set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Round => {
@@ -136,6 +144,20 @@ pub fn round(
     Ok(Outcome { policy: learned.policy, summary, trained: learned.rows })
 }
 
+/// Completes prompts: by a model, or with what is given.
+fn complete(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    round: u32,
+    sampled: Flow,
+    policy: &Policy,
+) -> Result<Flow, RunError> {
+    match shop.given.is_empty() {
+        true => generate::complete(shop, book, round, sampled, policy),
+        false => given::complete(shop, book, round, sampled, policy),
+    }
+}
+
 /// Returns every completion of a round.
 fn completions(flow: &Flow) -> Vec<Completion> {
     let variants = flow.records.iter().flat_map(|record| &record.variants);
@@ -155,7 +177,7 @@ pub fn pool(
         return Ok(BTreeMap::new());
     }
     let sampled = sample::everything(shop, book, pool)?;
-    let generated = generate::complete(shop, book, 0, sampled, initial)?;
+    let generated = complete(shop, book, 0, sampled, initial)?;
     let scored = assess::difficulty(shop, book, 0, generated, initial)?;
     let difficulties = scored.records.iter().filter_map(|record| {
         record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))

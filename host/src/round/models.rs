@@ -259,8 +259,17 @@ impl Models {
             ("initial", _) => (self.hold(&self.initial)?, None),
             (_, Some(named)) => (named.engine.clone(), None),
             // `policy` and `previous` are the same until the round has trained.
-            _ => (self.hold(&policy.weights)?, policy.loaded.as_deref()),
+            _ => self.scorer(policy)?,
         })
+    }
+
+    /// Returns the weights of a policy and the adapter beside them. Whoever keeps the engine keeps the
+    /// weights in memory.
+    pub fn scorer<'a>(
+        &self,
+        policy: &'a Policy,
+    ) -> Result<(Engine<AnyDevice>, Option<&'a LoadedAdapter<AnyDevice>>), RunError> {
+        Ok((self.hold(&policy.weights)?, policy.loaded.as_deref()))
     }
 
     /// Completes jobs and hands each over as soon as it is done, in no particular order. A job whose

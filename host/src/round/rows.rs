@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Decoding, Finish, Message, Opinion, Speaker, Text, Variant, Verdict};
+use crate::record::{Decoding, Finish, Message, Opinion, Pair, Speaker, Text, Variant, Verdict};
+use crate::train::PreferenceMetrics;
 
 /// A line of `sample.jsonl`: a prompt that was selected, and its equipment. In working order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,8 +80,30 @@ pub struct Scored {
     pub difficulty: Option<f64>,
 }
 
-/// A line of `train.jsonl`: one example, as it came to the trainer. `prompt` and
-/// `completion` are TRL's columns.
+/// A line of `pair.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Paired {
+    /// The record's id.
+    pub id: String,
+    /// The variants whose completions are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Pair>,
+    /// Why there are none, such as `identical`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
+}
+
+/// A line of `reference.jsonl`: what the reference says of an item of the training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Referred {
+    /// The item's id.
+    pub id: String,
+    /// Summed logprob of each of its sequences, in nats.
+    pub logprobs: Vec<f64>,
+}
+
+/// A line of `train.jsonl`: what the trainer learns from one record. `prompt`, `completion`, `chosen`
+/// and `rejected` are TRL's columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
     /// The record's id.
@@ -89,16 +112,55 @@ pub struct Trained {
     pub round: u32,
     /// Without principles and exemplars.
     pub prompt: Column,
-    /// The completion that is learned; of the same form as the prompt.
-    pub completion: Column,
-    /// Whether it is whole, and so ends with the end-of-turn token.
-    pub finish: Finish,
+    /// Its completion, or those that are compared.
+    #[serde(flatten)]
+    pub lesson: Lesson,
     /// Higher is harder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difficulty: Option<f64>,
     /// Why it was left out of the training, such as `too-long`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<String>,
+}
+
+/// What follows the prompt of a line of `train.jsonl`; completions are of the same form as it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Lesson {
+    /// Completions that are compared.
+    Preference {
+        /// The better one.
+        chosen: Column,
+        /// Whether it is whole, and so ends with the end-of-turn token.
+        chosen_finish: Finish,
+        /// The worse one.
+        rejected: Column,
+        /// The same of this one.
+        rejected_finish: Finish,
+        /// What an objective compares besides that tells completions apart by role.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steered: Option<Steered>,
+    },
+    /// A completion that is learnt.
+    Completion {
+        /// The completion.
+        completion: Column,
+        /// Whether it is whole, and so ends with the end-of-turn token.
+        finish: Finish,
+    },
+}
+
+/// The other renderings of a prompt, and the completion of the prompt as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Steered {
+    /// The prompt under good principles.
+    pub good_prompt: Column,
+    /// The prompt under bad ones.
+    pub bad_prompt: Column,
+    /// The completion of the prompt as it is.
+    pub plain: Column,
+    /// Whether it is whole.
+    pub plain_finish: Finish,
 }
 
 /// A column of a TRL data file: a string, or a list of messages.
@@ -112,13 +174,21 @@ pub enum Column {
 }
 
 impl Column {
-    /// Returns the columns of a prompt and its completion.
-    pub fn pair(prompt: &Text, completion: &str) -> (Column, Column) {
+    /// Returns the column of a prompt.
+    pub fn of_prompt(prompt: &Text) -> Column {
         match prompt {
-            Text::Raw(text) => (Column::Text(text.clone()), Column::Text(completion.into())),
-            Text::Chat(messages) => {
+            Text::Raw(text) => Column::Text(text.clone()),
+            Text::Chat(messages) => Column::Messages(messages.clone()),
+        }
+    }
+
+    /// Returns the column of a completion of a prompt.
+    pub fn of_completion(prompt: &Text, completion: &str) -> Column {
+        match prompt {
+            Text::Raw(_) => Column::Text(completion.into()),
+            Text::Chat(_) => {
                 let message = Message { speaker: Speaker::Assistant, content: completion.into() };
-                (Column::Messages(messages.clone()), Column::Messages(vec![message]))
+                Column::Messages(vec![message])
             }
         }
     }
@@ -151,7 +221,7 @@ pub struct Step {
     pub max_steps: u64,
     /// In epochs.
     pub epoch: f64,
-    /// Mean over the batch's trained tokens, in nats.
+    /// Mean over the batch's trained tokens, in nats, or over what it compares.
     pub loss: f64,
     /// Before clipping.
     pub grad_norm: f64,
@@ -159,6 +229,9 @@ pub struct Step {
     pub learning_rate: f64,
     /// Trained tokens in the batch.
     pub num_tokens: u64,
+    /// What only an objective that compares completions has, under TRL's names.
+    #[serde(flatten)]
+    pub preference: PreferenceMetrics,
 }
 
 fn is_default(decoding: &Decoding) -> bool {

@@ -1,7 +1,11 @@
 //! The row of the report that a round makes.
 
+use std::collections::BTreeMap;
+
 use super::diversity::{distinct_2, mean};
-use super::learn::{Learned, taught};
+use super::learn::Learned;
+use super::lessons::taught;
+use super::rows::Step;
 use super::{Flow, Pool};
 use crate::record::Completion;
 use crate::report::{Measured, RoundSummary};
@@ -54,6 +58,20 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
         entropy: mean(completions.iter().map(|c| c.entropy)),
         loss_first: learned.steps.first().map(|step| step.loss),
         loss_last: learned.steps.last().map(|step| step.loss),
+        training: training(&learned.steps),
         held_out,
     }
+}
+
+/// Returns the means over a round's updates of what an objective that compares completions reports.
+fn training(steps: &[Step]) -> BTreeMap<String, f64> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for step in steps {
+        let said = serde_json::to_value(step.preference).expect("our own types serialise");
+        for (name, value) in said.as_object().into_iter().flatten() {
+            all.entry(name.clone()).or_default().extend(value.as_f64());
+        }
+    }
+    let mean = |(name, values): (String, Vec<f64>)| Some((name, mean(values)?));
+    all.into_iter().filter_map(mean).collect()
 }

@@ -9,6 +9,7 @@
 
 use super::Prepared;
 use super::plan::rendered;
+use crate::data::GivenPair;
 use crate::generate::{DecodeMemory, Settings};
 use crate::memory::{Estimate, ModelMemory, Part, Stage, TRAINING, program};
 use crate::model::adapter::LoraConfig;
@@ -18,8 +19,8 @@ use crate::model::spec::Spec;
 use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
 use crate::plugin_set::{Generate, Lora, Measure, PluginSet, Train};
-use crate::record::{Finish, Text};
-use crate::round::RunError;
+use crate::record::{Finish, Text, Variant};
+use crate::round::{RunError, given_variants};
 use crate::train::{TrainError, TrainMemory, TrainSettings};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
@@ -87,7 +88,9 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let asked = asks.then(|| Generate { batch: None, ..own.clone() });
         [Some(own.clone()), asked].into_iter().flatten()
     });
-    let generations = generations.map(|generate| decoding(&generate, &prompts));
+    // What is given need not be generated.
+    let written = |_: &Generate| prepared.given.is_empty() || asks;
+    let generations = generations.filter(written).map(|generate| decoding(&generate, &prompts));
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("generation").decoding(&most).with(Part::Adapters, entering);
@@ -104,6 +107,11 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
         let files = trained + entering_file;
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, files));
+    }
+    if let Some(most) = referring(prepared, &trains, adapter.rank)? {
+        let kept = if set.run.rounds > 1 { kept } else { 0 };
+        let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
     if let Some(most) = largest {
         let stage = stage(TRAINING).training(&most).with(Part::Adapters, entering);
@@ -201,28 +209,88 @@ fn trained(most: usize) -> usize {
     most.div_ceil(2)
 }
 
-/// Returns what training one round holds: each example is a prompt of the pool and a completion, no
-/// longer than the rows that are dropped.
+/// What one item of a round's training has: prompts in tokens, with how many tokens follow. The first
+/// are learnt from, the others only looked at.
+struct Lesson {
+    learnt: Vec<Sequence>,
+    looked_at: Vec<Sequence>,
+}
+
+type Sequence = (Vec<u32>, usize);
+
+/// Returns the lessons of a sample of the pool: each prompt with a completion, or with those that an
+/// objective compares, under the longest rendering where that counts.
+fn lessons(prepared: &Prepared, train: &Train) -> Result<Vec<Lesson>, RunError> {
+    let policy = &*prepared.models["policy"].model;
+    let new = trained(max_new_tokens(&prepared.set));
+    let preference = train.preference();
+    let by_role = preference.is_some_and(|preference| preference.tells_by_role());
+    let count = preference.map_or(1, |preference| preference.roles().len());
+    // Of each prompt, as many as there are, over and over.
+    let sequences: Vec<Vec<Sequence>> = if prepared.given.is_empty() {
+        let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
+        let renderings =
+            if by_role { encoded(policy, &rendered(prepared, SAMPLE)?) } else { vec![] };
+        let longest = renderings.into_iter().max_by_key(Vec::len);
+        let of = |prompt: Vec<u32>| vec![(longest.clone().unwrap_or(prompt), new)];
+        encoded(policy, &spread(&texts, SAMPLE)).into_iter().map(of).collect()
+    } else {
+        let pairs: Vec<_> = prepared.given.values().cloned().collect();
+        let of = |pair: &GivenPair| {
+            let variants = given_variants(pair).into_iter();
+            variants.filter_map(|variant| given(policy, &variant)).collect()
+        };
+        spread(&pairs, SAMPLE).iter().map(of).collect()
+    };
+    let lesson = |of: Vec<Sequence>| {
+        let mut learnt: Vec<Sequence> = of.iter().cycle().take(count).cloned().collect();
+        let looked_at = learnt.split_off(preference.map_or(1, |preference| preference.learnt()));
+        Lesson { learnt, looked_at }
+    };
+    // Without pairs, each of a record's two completions is an item.
+    let items = if preference.is_some_and(|preference| !preference.is_paired()) { 2 } else { 1 };
+    let usable = sequences.into_iter().filter(|of: &Vec<Sequence>| !of.is_empty());
+    Ok(usable.flat_map(|of| std::iter::repeat_n(of, items)).map(lesson).collect())
+}
+
+/// Returns the tokens of a completion that is given, where the model can read it.
+fn given(policy: &Model, variant: &Variant) -> Option<Sequence> {
+    let completion = variant.completion.as_ref()?;
+    let example =
+        policy.encode_example(&variant.prompt, &completion.text, completion.finish).ok()?;
+    let from = example.trained.iter().position(|&trained| trained)?;
+    let new = example.tokens.len() - from;
+    Some((example.tokens[..from].to_vec(), new))
+}
+
+/// Returns the most tokens of a completion in any round.
+fn max_new_tokens(set: &PluginSet) -> usize {
+    let new = (1..=set.run.rounds).map(|round| set.generate(round).max_new_tokens).max();
+    new.unwrap_or(0) as usize
+}
+
+/// Returns what training one round holds: lessons are no longer than the rows that are dropped.
 fn training(
     prepared: &Prepared,
     train: &Train,
     dtype: WeightType,
 ) -> Result<TrainMemory, RunError> {
-    let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
-    let new = (1..=set.run.rounds).map(|round| set.generate(round).max_new_tokens).max();
-    let new = new.unwrap_or(0) as usize;
+    let policy = &*prepared.models["policy"].model;
     let longest = (train.max_length as usize).min(policy.spec.context_length);
-    let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
-    let lengths: Vec<usize> = encoded(policy, &spread(&texts, SAMPLE))
-        .iter()
-        .map(|prompt| (prompt.len() + trained(new)).min(longest))
-        .collect();
+    let lessons = lessons(prepared, train)?;
+    let tokens = |of: &[Sequence]| -> usize {
+        of.iter().map(|(prompt, new)| (prompt.len() + new).min(longest)).sum()
+    };
     let settings = TrainSettings {
         per_device_train_batch_size: train.per_device_train_batch_size as usize,
         gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
         ..TrainSettings::default()
     };
-    let rows = TrainMemory::rows(&lengths, &settings);
+    let rows = |of: fn(&Lesson) -> &[Sequence]| {
+        let lengths: Vec<usize> = lessons.iter().map(|lesson| tokens(of(lesson))).collect();
+        TrainMemory::rows(&lengths, &settings)
+    };
+    let rows = rows(|lesson| &lesson.learnt).max(rows(|lesson| &lesson.looked_at));
     let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
     let memory = TrainMemory::predict(
         &prepared.device,
@@ -233,6 +301,27 @@ fn training(
         train.gradient_checkpointing,
     );
     memory.map_err(|error| TrainError::from(error).into())
+}
+
+/// Returns what scoring under a reference holds, where a round has one, and scoring what is given.
+fn referring(
+    prepared: &Prepared,
+    trains: &[&Train],
+    rank: usize,
+) -> Result<Option<DecodeMemory>, RunError> {
+    let spec = &prepared.models["policy"].model.spec;
+    let scored = |train: &&&Train| train.reference.is_some() || !prepared.given.is_empty();
+    let mut most: Option<DecodeMemory> = None;
+    for train in trains.iter().filter(scored) {
+        let lessons = lessons(prepared, train)?.into_iter();
+        let rows = lessons.flat_map(|lesson| [lesson.learnt, lesson.looked_at].concat());
+        let rows: Vec<Sequence> =
+            rows.filter(|(prompt, new)| prompt.len() + new <= spec.context_length).collect();
+        let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
+        let memory = decode(device, spec, dtype, rank, &rows, None);
+        most = most.into_iter().chain([memory]).max_by_key(DecodeMemory::total);
+    }
+    Ok(most)
 }
 
 /// Returns at most `count` of some items, evenly spread.

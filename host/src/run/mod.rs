@@ -150,6 +150,7 @@ pub fn execute(
         plugins: &prepared.plugins,
         models,
         catalogue: &prepared.catalogue,
+        given: &prepared.given,
         held_out: &prepared.held_out,
         held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
         memory,

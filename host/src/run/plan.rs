@@ -9,7 +9,7 @@ use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
-use crate::plugin_set::Scope;
+use crate::plugin_set::{Scope, Train};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Record, Text};
 use crate::report::{Plan, PlanPlugin, PlanTime};
@@ -66,6 +66,9 @@ pub fn plan(
 /// Returns how many prompts of a sample do not fit into the context with a completion of round 1, and
 /// of how many.
 fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
+    if !prepared.given.is_empty() {
+        return Ok((0, prepared.prompts.len() as u64));
+    }
     let generate = prepared.set.generate(1);
     let model = prepared.models.get(&generate.model).unwrap_or(&prepared.models["policy"]);
     let (model, new) = (&model.model, generate.max_new_tokens as usize);
@@ -119,14 +122,39 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let first = selected.first().copied().unwrap_or(0);
     let reused = if pool > 0 { first } else { 0 };
     let rounds: u64 = selected.iter().sum();
-    let completions = pool + rounds - reused;
+    // Each prompt is completed in every way in which it is put.
+    let variants = rendered.len().div_ceil(prepared.prompts.len().clamp(1, PROBES)).max(1) as u64;
+    let completions = match prepared.given.is_empty() {
+        true => (pool + rounds - reused) * variants,
+        false => 0,
+    };
     let held_out: usize = prepared.held_out.iter().map(|row| row.answer.len() / 4 + 24).sum();
     let evaluations = u64::from(set.run.rounds) + 1;
-    let forward = completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
+    let mut forward =
+        completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
+    let mut trained = 0;
+    for (round, &count) in (1..).zip(&selected) {
+        let [learnt, scored] = set.train(round).map_or([0, 0], sequences);
+        trained += count * learnt * (plain + new / 2);
+        // What is given is measured first.
+        let scored = scored + if prepared.given.is_empty() { 0 } else { 2 };
+        forward += count * scored * (plain + new / 2);
+    }
     // Two operations a parameter forward; backward the same again for the inputs, and the same for
     // the gradients of every weight, or about half of that for an adapter's.
     let passes = if trained_bytes(prepared).is_some() { 3.0 } else { 2.5 };
-    Ok(Tokens { forward, trained: rounds * (plain + new / 2), passes })
+    Ok(Tokens { forward, trained, passes })
+}
+
+/// Returns how many sequences training makes of a record: those that are learnt from, and those that go
+/// through the model besides.
+fn sequences(train: &Train) -> [u64; 2] {
+    let Some(preference) = train.preference() else { return [1, 0] };
+    // Without pairs, each of a record's two completions is an item.
+    let items = if preference.is_paired() { 1 } else { 2 };
+    let [learnt, all] = [preference.learnt(), preference.roles().len()].map(|n| items * n as u64);
+    let referred = if train.reference.is_some() { all } else { 0 };
+    [learnt, all - learnt + referred]
 }
 
 /// Renders at most `count` prompts as round 1 would, where the principle plugin need not ask for that.

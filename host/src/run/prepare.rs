@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::plugins::Plugins;
-use crate::data::{self, HeldOut};
+use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
 use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
@@ -25,6 +25,8 @@ pub struct Prepared {
     pub catalogue: Vec<Exemplar>,
     /// The prompt pool.
     pub prompts: Vec<Prompt>,
+    /// The pairs to learn from, by id; empty where the policy writes.
+    pub given: BTreeMap<String, GivenPair>,
     /// Prompts with trusted answers.
     pub held_out: Vec<HeldOut>,
     /// What the run is.
@@ -44,11 +46,9 @@ pub fn prepare(
     report: &mut dyn FnMut(source::Progress),
 ) -> Result<Prepared, RunError> {
     let builtin = |name: &str| aligner_embed::data(name);
-    let pool = data::read_prompts(&set.data.prompts, &builtin)?;
-    let mut prompts = pool.prompts;
-    if let Some(limit) = set.data.limit {
-        prompts.truncate(limit as usize);
-    }
+    let limit = set.data.limit.map_or(usize::MAX, |limit| limit as usize);
+    let pool = pool(&set, limit, &builtin)?;
+    let (prompts, given) = (pool.prompts, pool.given);
     let held_out = match &set.data.held_out {
         Some(source) => data::read_held_out(source, &builtin)?,
         None => Vec::new(),
@@ -100,7 +100,11 @@ pub fn prepare(
         rows: count as u64,
         duplicates: duplicates as u64,
     };
-    let bytes = serde_json::to_vec(&prompts).expect("our own types serialise");
+    let bytes = match given.is_empty() {
+        true => serde_json::to_vec(&prompts),
+        false => serde_json::to_vec(&given),
+    };
+    let bytes = bytes.expect("our own types serialise");
     let answered: Vec<_> = held_out.iter().map(|row| (&row.prompt, &row.answer)).collect();
     let held_out_bytes = serde_json::to_vec(&answered).expect("our own types serialise");
     let manifest = Manifest {
@@ -108,7 +112,12 @@ pub fn prepare(
         aligner: env!("CARGO_PKG_VERSION").into(),
         engine: device.class(set.run.dtype),
         models: models.iter().map(|(name, opened)| (name.clone(), id(opened))).collect(),
-        prompts: rows(&set.data.prompts, &bytes, prompts.len(), pool.duplicates),
+        prompts: rows(
+            set.data.pairs.as_ref().unwrap_or(&set.data.prompts),
+            &bytes,
+            prompts.len(),
+            pool.duplicates,
+        ),
         held_out: set
             .data
             .held_out
@@ -117,7 +126,7 @@ pub fn prepare(
         plugins: plugins.ids().to_vec(),
         plugin_set: set.clone(),
     };
-    Ok(Prepared { set, plugins, catalogue, prompts, held_out, manifest, models, device })
+    Ok(Prepared { set, plugins, catalogue, prompts, given, held_out, manifest, models, device })
 }
 
 /// Fails where completions may be so long that no prompt fits into the model's context with them: every
@@ -146,6 +155,32 @@ fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Resul
         }
     }
     Ok(())
+}
+
+/// What the rounds work on.
+struct Pooled {
+    prompts: Vec<Prompt>,
+    given: BTreeMap<String, GivenPair>,
+    duplicates: usize,
+}
+
+/// Reads at most `limit` prompts, alone or with the pairs that are given for them.
+fn pool<'a>(
+    set: &PluginSet,
+    limit: usize,
+    builtin: &dyn Fn(&str) -> Option<&'a str>,
+) -> Result<Pooled, RunError> {
+    let Some(pairs) = &set.data.pairs else {
+        let data::Prompts { mut prompts, duplicates } =
+            data::read_prompts(&set.data.prompts, builtin)?;
+        prompts.truncate(limit);
+        return Ok(Pooled { prompts, given: BTreeMap::new(), duplicates });
+    };
+    let mut pairs = data::read_pairs(pairs, builtin)?;
+    pairs.truncate(limit);
+    let prompts = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+    let given = pairs.into_iter().map(|pair| (pair.prompt.id.clone(), pair)).collect();
+    Ok(Pooled { prompts, given, duplicates: 0 })
 }
 
 /// Fails where a plugin counts on a part of the contract that rounds do not carry out yet, rather

@@ -11,6 +11,7 @@ use crate::model::adapter::TargetModules;
 use crate::model::backend::Backend;
 use crate::model::backend::cpu::{Buffer, Cpu};
 use crate::model::backward::Pass;
+use crate::model::backward::Sequences;
 use crate::model::spec::{Rope, RopeScaling};
 use crate::model::trainable::{Gradients, Trained};
 use crate::model::weights::{Weight, WeightName};
@@ -410,8 +411,11 @@ fn a_preference_moves_every_weight_and_goes_on_after_a_kill() {
         metrics.push(step);
     }
     assert!(undisturbed.startup.is_done());
-    let first = metrics[0].preference.unwrap();
-    assert!(first.rewards_margins.abs() < 1e-5, "the model is its own reference: {first:?}");
+    let first = metrics[0].preference;
+    assert!(
+        first.rewards_margins.unwrap().abs() < 1e-5,
+        "the model is its own reference: {first:?}"
+    );
     assert!(metrics.last().unwrap().loss < metrics[0].loss);
     // The reference stays what it was at the start, though the weights have moved.
     for kill in [0, 1, 4] {

@@ -1,6 +1,6 @@
 //! What is learnt from: examples, or items of several sequences that are compared.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use sha2::{Digest, Sha256};
 
@@ -44,6 +44,9 @@ pub struct Item {
     pub id: String,
     /// In the order of the objective's roles.
     pub sequences: Vec<Sequence>,
+    /// Whether the first sequence is to become likelier; pairs say that by their order, so it matters
+    /// only without them.
+    pub desirable: bool,
 }
 
 /// A prompt with a completion.
@@ -70,7 +73,7 @@ impl Sequence {
     }
 
     /// Returns the tokens before the first that counts.
-    fn prompt(&self) -> &[u32] {
+    pub(super) fn prompt(&self) -> &[u32] {
         let end = self.trained.iter().position(|&trained| trained);
         &self.tokens[..end.unwrap_or(self.tokens.len())]
     }
@@ -94,12 +97,12 @@ impl Item {
     /// Returns an item of two sequences: chosen and rejected after the same prompt.
     pub fn pair(id: impl Into<String>, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Item {
         let sequences = vec![Sequence::new(prompt, chosen), Sequence::new(prompt, rejected)];
-        Item { id: id.into(), sequences }
+        Item { id: id.into(), sequences, desirable: true }
     }
 
-    /// Returns how many tokens go through the model for it.
-    pub fn tokens(&self) -> usize {
-        self.sequences.iter().map(|sequence| sequence.tokens.len()).sum()
+    /// Returns how many tokens some of its sequences have.
+    pub(super) fn tokens(&self, which: Range<usize>) -> usize {
+        self.sequences[which].iter().map(|sequence| sequence.tokens.len()).sum()
     }
 
     /// Returns how many tokens count.
@@ -126,7 +129,7 @@ impl Item {
             if pair[0].prompt() != pair[1].prompt() {
                 return Err(ItemProblem::Prompts { roles });
             }
-            if pair[0] == pair[1] {
+            if objective.is_paired() && pair[0] == pair[1] {
                 return Err(ItemProblem::Identical { roles });
             }
         }
@@ -136,7 +139,7 @@ impl Item {
 
 impl From<Example> for Item {
     fn from(Example { id, tokens, trained }: Example) -> Item {
-        Item { id, sequences: vec![Sequence { tokens, trained }] }
+        Item { id, sequences: vec![Sequence { tokens, trained }], desirable: true }
     }
 }
 
@@ -195,6 +198,24 @@ pub(super) enum Objective {
         /// For each item, of each sequence.
         reference: Vec<Vec<f64>>,
     },
+}
+
+impl Objective {
+    /// Returns which sequences of an item are learnt from.
+    pub(super) fn learnt(&self) -> Range<usize> {
+        match self {
+            Objective::Sft => 0..1,
+            Objective::Preference { objective, .. } => 0..objective.learnt(),
+        }
+    }
+
+    /// Returns which are only looked at.
+    pub(super) fn looked_at(&self) -> Range<usize> {
+        match self {
+            Objective::Sft => 1..1,
+            Objective::Preference { objective, .. } => objective.learnt()..objective.roles().len(),
+        }
+    }
 }
 
 impl Task {
@@ -340,7 +361,8 @@ impl Data {
                 }
                 let lengths: Vec<usize> = items.iter().map(|item| item.sequences.len()).collect();
                 let reference = objective.needs_reference().then(|| reference.identity());
-                task = format!("{objective:?} {lengths:?}\n{reference:?}");
+                let desirable: Vec<bool> = items.iter().map(|item| item.desirable).collect();
+                task = format!("{objective:?} {lengths:?} {desirable:?}\n{reference:?}");
             }
         }
         hash.update(format!("{ids:?}\n{task}"));

@@ -1,6 +1,6 @@
 //! What a step came to, under TRL's names.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::backend::TokenLogprob;
 use crate::objective::{Outcome, Preference, Scored};
@@ -27,33 +27,37 @@ pub struct StepMetrics {
     pub trained_tokens: usize,
     /// Tokens that went through the model.
     pub tokens: usize,
-    /// What only a preference objective has.
+    /// What only a preference objective has; all absent under another.
     #[serde(flatten)]
-    pub preference: Option<PreferenceMetrics>,
+    pub preference: PreferenceMetrics,
 }
 
 /// Means over the items of a step, before the update. Of items with several pairs, the first counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+/// What no item of the step has is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
     /// Implicit reward of what is preferred: `beta` times its log ratio to the reference, or without
     /// a reference times its mean logprob.
-    #[serde(rename = "rewards/chosen")]
-    pub rewards_chosen: f64,
+    #[serde(rename = "rewards/chosen", default, skip_serializing_if = "Option::is_none")]
+    pub rewards_chosen: Option<f64>,
     /// The same of what is not.
-    #[serde(rename = "rewards/rejected")]
-    pub rewards_rejected: f64,
-    /// Part of the items in which the former is the larger; in 0..=1.
-    #[serde(rename = "rewards/accuracies")]
-    pub rewards_accuracies: f64,
-    /// Mean difference of both rewards.
-    #[serde(rename = "rewards/margins")]
-    pub rewards_margins: f64,
+    #[serde(rename = "rewards/rejected", default, skip_serializing_if = "Option::is_none")]
+    pub rewards_rejected: Option<f64>,
+    /// Part of the items in which the former is the larger, in 0..=1; absent without pairs.
+    #[serde(rename = "rewards/accuracies", default, skip_serializing_if = "Option::is_none")]
+    pub rewards_accuracies: Option<f64>,
+    /// Difference of both rewards.
+    #[serde(rename = "rewards/margins", default, skip_serializing_if = "Option::is_none")]
+    pub rewards_margins: Option<f64>,
     /// Summed logprob of what is preferred under the policy, in nats.
-    #[serde(rename = "logps/chosen")]
-    pub logps_chosen: f64,
+    #[serde(rename = "logps/chosen", default, skip_serializing_if = "Option::is_none")]
+    pub logps_chosen: Option<f64>,
     /// The same of what is not.
-    #[serde(rename = "logps/rejected")]
-    pub logps_rejected: f64,
+    #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
+    pub logps_rejected: Option<f64>,
+    /// The reference point of a loss without pairs, in nats; 0 or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
 }
 
 /// What the items of a step, or of a part of it, came to.
@@ -64,7 +68,33 @@ pub(super) struct Share {
     pub(super) entropy: f64,
     pub(super) trained_tokens: usize,
     pub(super) tokens: usize,
-    pub(super) preference: Option<PreferenceMetrics>,
+    /// The reference point of the step, where the objective has no pairs.
+    pub(super) kl: Option<f64>,
+    chosen: Side,
+    rejected: Side,
+    /// Items that have both, and those of them with the larger reward where it should be.
+    pairs: usize,
+    right: usize,
+}
+
+/// What is preferred, or what is not.
+#[derive(Default)]
+struct Side {
+    count: usize,
+    rewards: f64,
+    logps: f64,
+}
+
+impl Side {
+    fn add(&mut self, reward: f64, logp: f64) {
+        self.count += 1;
+        self.rewards += reward;
+        self.logps += logp;
+    }
+
+    fn mean(&self, sum: f64) -> Option<f64> {
+        (self.count > 0).then(|| sum / self.count as f64)
+    }
 }
 
 impl Share {
@@ -80,18 +110,39 @@ impl Share {
         &mut self,
         objective: &Preference,
         item: &[Scored],
+        desirable: bool,
         items: usize,
     ) -> Vec<f64> {
         let part = 1.0 / items as f64;
-        let Outcome { loss, slopes, rewards: [chosen, rejected] } = objective.outcome(item);
+        let point = self.kl.unwrap_or(0.0);
+        let Outcome { loss, slopes, rewards } = objective.outcome(item, desirable, point);
         self.loss += part * loss;
-        let means = self.preference.get_or_insert_default();
-        means.rewards_chosen += part * chosen;
-        means.rewards_rejected += part * rejected;
-        means.rewards_margins += part * (chosen - rejected);
-        means.rewards_accuracies += if chosen > rejected { part } else { 0.0 };
-        means.logps_chosen += part * item[0].policy;
-        means.logps_rejected += part * item[1].policy;
+        match rewards {
+            [Some(chosen), Some(rejected)] => {
+                self.chosen.add(chosen, item[0].policy);
+                self.rejected.add(rejected, item[1].policy);
+                self.pairs += 1;
+                self.right += usize::from(chosen > rejected);
+            }
+            [Some(reward), None] => self.chosen.add(reward, item[0].policy),
+            [None, Some(reward)] => self.rejected.add(reward, item[0].policy),
+            [None, None] => {}
+        }
         slopes.into_iter().map(|slope| part * slope).collect()
+    }
+
+    /// Returns what only a preference objective has.
+    pub(super) fn preference(&self) -> PreferenceMetrics {
+        let Share { chosen, rejected, pairs, right, kl, .. } = self;
+        let [of_chosen, of_rejected] = [chosen, rejected].map(|side| side.mean(side.rewards));
+        PreferenceMetrics {
+            rewards_chosen: of_chosen,
+            rewards_rejected: of_rejected,
+            rewards_accuracies: (*pairs > 0).then(|| *right as f64 / *pairs as f64),
+            rewards_margins: of_chosen.zip(of_rejected).map(|(chosen, rejected)| chosen - rejected),
+            logps_chosen: chosen.mean(chosen.logps),
+            logps_rejected: rejected.mean(rejected.logps),
+            kl: *kl,
+        }
     }
 }

@@ -34,6 +34,11 @@ struct ExpectedPair {
     prompt: Vec<u32>,
     chosen: Vec<u32>,
     rejected: Vec<u32>,
+    /// The prompt under good principles, and under bad ones.
+    good: Vec<u32>,
+    bad: Vec<u32>,
+    /// The completion of the prompt as it is.
+    plain: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -65,43 +70,28 @@ struct ExpectedTrl {
 
 #[derive(Deserialize)]
 struct Means {
-    #[serde(rename = "rewards/chosen")]
-    rewards_chosen: f64,
-    #[serde(rename = "rewards/rejected")]
-    rewards_rejected: f64,
-    #[serde(rename = "rewards/margins")]
-    rewards_margins: f64,
-    #[serde(rename = "rewards/accuracies")]
-    rewards_accuracies: f64,
-    #[serde(rename = "logps/chosen")]
-    logps_chosen: f64,
-    #[serde(rename = "logps/rejected")]
-    logps_rejected: f64,
+    #[serde(flatten)]
+    means: PreferenceMetrics,
 }
 
-impl Means {
-    fn numbers(&self) -> [f64; 6] {
+/// All numbers that both have, which are the same ones.
+fn numbers(got: &PreferenceMetrics, want: &PreferenceMetrics) -> Vec<(f64, f64)> {
+    let all = |of: &PreferenceMetrics| {
         [
-            self.rewards_chosen,
-            self.rewards_rejected,
-            self.rewards_margins,
-            self.rewards_accuracies,
-            self.logps_chosen,
-            self.logps_rejected,
+            of.rewards_chosen,
+            of.rewards_rejected,
+            of.rewards_margins,
+            of.rewards_accuracies,
+            of.logps_chosen,
+            of.logps_rejected,
+            of.kl,
         ]
-    }
-}
-
-fn numbers(metrics: &StepMetrics) -> [f64; 6] {
-    let means = metrics.preference.unwrap();
-    [
-        means.rewards_chosen,
-        means.rewards_rejected,
-        means.rewards_margins,
-        means.rewards_accuracies,
-        means.logps_chosen,
-        means.logps_rejected,
-    ]
+    };
+    let pair = |(got, want): (Option<f64>, Option<f64>)| {
+        assert_eq!(got.is_some(), want.is_some(), "{got:?} {want:?}");
+        got.zip(want)
+    };
+    all(got).into_iter().zip(all(want)).filter_map(pair).collect()
 }
 
 fn folder(file: &str) -> String {
@@ -117,13 +107,43 @@ fn items() -> Vec<Item> {
     batch.map(|(i, p)| Item::pair(format!("pair-{i}"), &p.prompt, &p.chosen, &p.rejected)).collect()
 }
 
-/// The settings of the fixtures: every step takes all four pairs.
+/// The items that an objective asks for; without pairs, chosen and rejected side by side.
+fn items_of(objective: &Preference) -> Vec<Item> {
+    match objective {
+        Preference::Kto { .. } => {
+            let mut rated = Vec::new();
+            for item in items() {
+                for (sequence, desirable) in item.sequences.into_iter().zip([true, false]) {
+                    let id = format!("{}/{desirable}", item.id);
+                    rated.push(Rated { id, sequence, desirable });
+                }
+            }
+            unpaired(rated, 8, 128)
+        }
+        Preference::Sso(_) | Preference::SsoGenerator(_) => {
+            let of = |(mut item, pair): (Item, ExpectedPair)| {
+                let ExpectedPair { chosen, rejected, good, bad, plain, .. } = pair;
+                for (prompt, completion) in
+                    [(&good, &chosen), (&good, &rejected), (&bad, &plain), (&bad, &chosen)]
+                {
+                    item.sequences.push(Sequence::new(prompt, completion));
+                }
+                item.sequences.drain(..6 - objective.learnt());
+                item
+            };
+            items().into_iter().zip(expected().batch).map(of).collect()
+        }
+        _ => items(),
+    }
+}
+
+/// The settings of the fixtures: every step takes all items.
 fn settings() -> TrainSettings {
     let s = expected().settings;
     TrainSettings {
         learning_rate: s.learning_rate,
         num_train_epochs: s.steps.into(),
-        per_device_train_batch_size: 4,
+        per_device_train_batch_size: 8,
         warmup_ratio: s.warmup_ratio,
         weight_decay: s.weight_decay,
         adam_beta1: s.adam_beta1,
@@ -137,7 +157,7 @@ fn settings() -> TrainSettings {
 const DPO: Preference = Preference::Dpo { beta: 0.3, label_smoothing: 0.1 };
 
 fn data(objective: Preference, reference: Reference) -> Data {
-    Data::Preference { items: items(), objective, reference }
+    Data::Preference { items: items_of(&objective), objective, reference }
 }
 
 fn trainer(data: Data, settings: TrainSettings) -> Trainer<Cpu> {
@@ -155,10 +175,14 @@ fn close(got: f64, want: f64, tolerance: f64) -> bool {
     (got - want).abs() <= tolerance * want.abs().max(1.0)
 }
 
+fn trained_tokens(sequences: &[Sequence]) -> usize {
+    sequences.iter().map(Sequence::trained_tokens).sum()
+}
+
 #[test]
 fn ten_steps_of_every_objective_are_those_of_torch() {
     let runs = expected().runs;
-    assert_eq!(runs.len(), 6);
+    assert_eq!(runs.len(), 9);
     for run in runs {
         let data = data(run.settings, reference(run.reference.as_deref()));
         let mut trainer = trainer(data, settings());
@@ -166,22 +190,26 @@ fn ten_steps_of_every_objective_are_those_of_torch() {
         for (got, want) in reference.iter().flatten().zip(run.logprobs.iter().flatten()) {
             assert!(close(*got, *want, 1e-5), "{} {got} {want}", run.name);
         }
+        let items = items_of(&run.settings);
+        let trained: usize =
+            items.iter().map(|i| trained_tokens(&i.sequences[..run.settings.learnt()])).sum();
+        let tokens: usize = items.iter().map(|i| i.tokens(0..i.sequences.len())).sum();
         let (mut worst, mut worst_norm) = (0f64, 0f64);
         for want in &run.steps {
             let got = trainer.step().unwrap().unwrap();
-            let all = [(got.loss, want.loss)].into_iter();
-            let mut means = std::iter::zip(numbers(&got), want.means.numbers()).collect::<Vec<_>>();
+            let mut want_means = want.means.means;
             // While the policy is the reference, rounding decides which reward is the larger.
-            if want.means.rewards_margins.abs() < 1e-9 {
-                means.remove(3);
+            if want_means.rewards_margins.unwrap().abs() < 1e-9 {
+                want_means.rewards_accuracies = got.preference.rewards_accuracies;
             }
-            for (got, want) in all.chain(means) {
+            let means = numbers(&got.preference, &want_means);
+            assert_eq!(means.len(), 6);
+            for (got, want) in means.into_iter().chain([(got.loss, want.loss)]) {
                 let distance = (got - want).abs() / want.abs().max(1.0);
                 worst = worst.max(distance);
             }
             worst_norm = worst_norm.max((got.grad_norm / want.grad_norm - 1.0).abs());
-            let trained = items().iter().map(Item::trained_tokens).sum::<usize>();
-            assert_eq!((got.trained_tokens, got.tokens), (trained, trained + 2 * 21));
+            assert_eq!((got.trained_tokens, got.tokens), (trained, tokens));
         }
         println!("{}: loss and metrics differ by {worst:e}, norms by {worst_norm:e}", run.name);
         assert!(worst < 2e-4 && worst_norm < 2e-4, "{} {worst:e} {worst_norm:e}", run.name);
@@ -221,23 +249,40 @@ fn every_gradient_of_dpo_is_that_of_torch() {
 #[test]
 fn the_first_step_is_that_of_trl() {
     let said = expected().trl;
-    assert_eq!(said.len(), 3);
+    assert_eq!(said.len(), 4);
     for want in said {
         let beta = want.beta;
         let objective = match want.loss_type.as_str() {
             "sigmoid" => Preference::Dpo { beta, label_smoothing: 0.0 },
             "ipo" => Preference::Ipo { beta, length_averaged: true },
             "hinge" => Preference::Hinge { beta },
+            "kto" => Preference::Kto { beta, desirable_weight: 1.0, undesirable_weight: 1.0 },
             other => panic!("{other}"),
         };
-        let got = trainer(data(objective, Reference::Initial), settings()).step().unwrap().unwrap();
+        let items = match objective {
+            // The chosen completions of every other prompt, the rejected ones of the rest.
+            Preference::Kto { .. } => {
+                let rated = items().into_iter().enumerate().map(|(i, item)| Rated {
+                    sequence: item.sequences[i % 2].clone(),
+                    id: item.id,
+                    desirable: i % 2 == 0,
+                });
+                unpaired(rated.collect(), 4, 128)
+            }
+            _ => items(),
+        };
+        let data = Data::Preference { items, objective, reference: Reference::Initial };
+        let got = trainer(data, settings()).step().unwrap().unwrap();
         let all = [(got.loss, want.loss), (got.entropy, want.entropy)].into_iter();
-        for (got, want) in all.chain(std::iter::zip(numbers(&got), want.means.numbers())) {
+        for (got, want) in all.chain(numbers(&got.preference, &want.means.means)) {
             assert!(close(got, want, 2e-5), "{objective:?} {got} {want}");
         }
         let json = serde_json::to_value(&got).unwrap();
-        assert_eq!(json["rewards/margins"], got.preference.unwrap().rewards_margins);
-        assert_eq!(json["logps/rejected"], got.preference.unwrap().logps_rejected);
+        assert_eq!(json["rewards/margins"], got.preference.rewards_margins.unwrap());
+        assert_eq!(json["logps/rejected"], got.preference.logps_rejected.unwrap());
+        let unpaired = matches!(objective, Preference::Kto { .. });
+        assert_eq!(json.get("kl").is_some(), unpaired);
+        assert_eq!(json.get("rewards/accuracies").is_some(), !unpaired);
     }
 }
 
@@ -277,30 +322,39 @@ fn a_policy_that_is_the_reference_has_no_margin() {
         let mut trainer = Trainer::new(Tiny::new(true).engine(), &start, data, settings()).unwrap();
         let first = trainer.step().unwrap().unwrap();
         assert!((first.loss - std::f64::consts::LN_2).abs() < 1e-6, "{first:?}");
-        assert!(first.preference.unwrap().rewards_margins.abs() < 1e-5, "{first:?}");
+        assert!(first.preference.rewards_margins.unwrap().abs() < 1e-5, "{first:?}");
     }
+}
+
+/// One objective of each kind: of pairs, without pairs, of several pairs.
+fn kinds() -> [Preference; 4] {
+    let runs = expected().runs;
+    ["dpo", "kto", "sso", "sso-generator"]
+        .map(|name| runs.iter().find(|run| run.name == name).unwrap().settings)
 }
 
 #[test]
 fn the_cut_into_micro_batches_does_not_change_the_update() {
-    let after = |micro_batch_tokens, batch, accumulate| {
-        let settings = TrainSettings {
-            micro_batch_tokens,
-            per_device_train_batch_size: batch,
-            gradient_accumulation_steps: accumulate,
-            ..settings()
+    for objective in kinds() {
+        let after = |micro_batch_tokens, batch, accumulate| {
+            let settings = TrainSettings {
+                micro_batch_tokens,
+                per_device_train_batch_size: batch,
+                gradient_accumulation_steps: accumulate,
+                ..settings()
+            };
+            let mut trainer = trainer(data(objective, Reference::Initial), settings);
+            let (loss, gradients) = gradients(&mut trainer);
+            (loss, gradients.into_iter().flat_map(|(_, g)| g).collect::<Vec<f32>>())
         };
-        let mut trainer = trainer(data(DPO, Reference::Initial), settings);
-        let (loss, gradients) = gradients(&mut trainer);
-        (loss, gradients.into_iter().flat_map(|(_, g)| g).collect::<Vec<f32>>())
-    };
-    let (loss, whole) = after(1024, 4, 1);
-    assert_eq!(after(1024, 1, 4), (loss, whole.clone()));
-    for most in [1, 50, 60] {
-        let (part_loss, parts) = after(most, 2, 2);
-        assert!((loss - part_loss).abs() < 1e-6, "{most}");
-        let distance = furthest(&whole, &parts) / largest(&whole);
-        assert!(distance < 1e-5, "{most} {distance:e}");
+        let (loss, whole) = after(1024, 8, 1);
+        assert_eq!(after(1024, 1, 8), (loss, whole.clone()));
+        for most in [1, 50, 60] {
+            let (part_loss, parts) = after(most, 2, 4);
+            assert!((loss - part_loss).abs() < 1e-6, "{objective:?} {most}");
+            let distance = furthest(&whole, &parts) / largest(&whole);
+            assert!(distance < 1e-5, "{objective:?} {most} {distance:e}");
+        }
     }
 }
 
@@ -347,22 +401,25 @@ fn a_completion_counts_where_it_is_marked() {
     let fresh = Adapter::init(&Tiny::new(true).spec, lora(), 3).unwrap();
     let mut trainer = Trainer::new(engine, &fresh, data, settings()).unwrap();
     let metrics = trainer.step().unwrap().unwrap();
-    let means = metrics.preference.unwrap();
-    assert!(means.rewards_chosen.abs() + means.rewards_rejected.abs() < 1e-5, "{means:?}");
+    let [chosen, rejected] =
+        [metrics.preference.rewards_chosen, metrics.preference.rewards_rejected];
+    assert!(chosen.unwrap().abs() + rejected.unwrap().abs() < 1e-5, "{metrics:?}");
 }
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut trainer = trainer(data(DPO, Reference::Initial), settings());
-            while trainer.step().unwrap().is_some() {}
-            trainer.adapter().unwrap().digest()
-        })
-    };
-    let one = on(1);
-    assert!([2, 3].into_iter().all(|threads| on(threads) == one));
+    for objective in kinds() {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = trainer(data(objective, Reference::Initial), settings());
+                while trainer.step().unwrap().is_some() {}
+                trainer.adapter().unwrap().digest()
+            })
+        };
+        let one = on(1);
+        assert!([2, 3].into_iter().all(|threads| on(threads) == one), "{objective:?}");
+    }
 }
 
 #[test]
@@ -376,15 +433,20 @@ fn a_resumed_training_ends_with_the_same_bytes() {
         seed: 9,
         ..settings()
     };
-    for reference in [Reference::Initial, Reference::Adapter(adapter())] {
-        let data = || data(DPO, reference.clone());
+    for (objective, reference) in [
+        (DPO, Reference::Initial),
+        (DPO, Reference::Adapter(adapter())),
+        (kinds()[1], Reference::Initial),
+        (kinds()[2], Reference::Initial),
+    ] {
+        let data = || data(objective, reference.clone());
         let new = || Trainer::new(tiny.engine(), &start, data(), settings.clone()).unwrap();
         let mut undisturbed = new();
         let mut metrics = Vec::new();
         while let Some(step) = undisturbed.step().unwrap() {
             metrics.push(step);
         }
-        assert_eq!(metrics.len(), 6);
+        assert_eq!(metrics.len(), if objective.is_paired() { 6 } else { 12 });
         let last = undisturbed.state().unwrap().to_bytes();
         for kill in [0, 1, 3, 6] {
             let mut first = new();
@@ -449,7 +511,13 @@ fn a_tiny_model_learns_what_is_preferred() {
         let (first, last) = (&steps[0], &steps[steps.len() - 1]);
         println!("{objective:?} loss {} -> {}", first.loss, last.loss);
         assert!(last.loss < 0.7 * first.loss, "{objective:?} {} {}", first.loss, last.loss);
-        assert_eq!(last.preference.unwrap().rewards_accuracies, 1.0, "{objective:?}");
+        match last.preference.rewards_accuracies {
+            Some(right) => assert_eq!(right, 1.0, "{objective:?}"),
+            None => {
+                let right = last.preference.rewards_margins.is_none_or(|margin| margin > 0.0);
+                assert!(right, "{last:?}");
+            }
+        }
         assert!(trainer.startup.is_done());
     }
 }

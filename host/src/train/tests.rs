@@ -13,6 +13,7 @@ use crate::model::adapter::PairConfig;
 use crate::model::backend::Backend;
 use crate::model::backend::cpu::Cpu;
 use crate::model::backward::Pass;
+use crate::model::backward::Sequences;
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::peft;
 use crate::model::spec::{Linear, Rope, RopeScaling};

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Checked, Surroundings, known_model, one_of, source};
 use crate::plugin_set::{
-    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, Scope,
+    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Scope,
     keys::{ASK, DIFFICULTY, FILTER, LIMITS},
     section::Section,
 };
@@ -78,8 +78,7 @@ fn ask(table: &Section<'_>, models: &Models) -> Checked<Ask> {
 
 pub(super) fn filters(
     root: &Section<'_>,
-    models: &Models,
-    judged: bool,
+    set: &PluginSet,
     around: &Surroundings<'_>,
 ) -> Checked<Vec<Filter>> {
     let places = [
@@ -94,19 +93,19 @@ pub(super) fn filters(
             return Err(table.missing("after", &one_of(&places.map(|(name, _)| name))));
         };
         match after {
-            After::Judge if !judged => {
+            After::Judge if set.judge.is_none() => {
                 return Err(table
                     .wrong("after", "is `judge`, and the plugin set has no `[judge]`")
                     .label("expected `sample` or `generate`"));
             }
-            After::Pair => {
+            After::Pair if !set.compares() => {
                 return Err(table
                     .wrong("after", "is `pair`, and objective `sft` makes no pairs")
                     .label("expected `sample`, `generate` or `judge`"));
             }
             _ => {}
         }
-        filters.push(Filter { after, plugin: plugin(&table, "filter", models, around)? });
+        filters.push(Filter { after, plugin: plugin(&table, "filter", &set.models, around)? });
     }
     Ok(filters)
 }

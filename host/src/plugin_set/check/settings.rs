@@ -1,14 +1,17 @@
 //! The tables that set the machinery: generation, training, evaluation.
 
-use super::{Checked, known_model, one_of};
+use super::{
+    Checked, known_model,
+    objective::{objective, reference},
+    one_of,
+};
 use crate::{
     model::{
         adapter::{AdapterError, LoraConfig, TargetModules, names_a_linear},
         spec::Linear,
     },
     plugin_set::{
-        EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Objective, Start, Train,
-        TrainData,
+        EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Start, Train, TrainData,
         keys::{EARLY_STOP, LORA},
         problem::{Problem, list},
         section::Section,
@@ -69,10 +72,11 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
             None
         }
     };
+    let objective = objective(table, base.map(|base| base.objective))?;
     let base = match (base, method) {
         (Some(base), _) => base.clone(),
-        (None, Method::Lora) => Train::default(),
-        (None, Method::Full) => Train::full(),
+        (None, Method::Lora) => Train::default().under(objective),
+        (None, Method::Full) => Train::full().under(objective),
     };
     let starts = [("previous", Start::Previous), ("initial", Start::Initial)];
     let data = [("round", TrainData::Round), ("all", TrainData::All)];
@@ -92,8 +96,9 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
         let in_range = |x| (0.0..1.0).contains(&x);
         Ok(table.number(key, "a number from 0 to under 1", in_range)?.unwrap_or(default))
     };
-    Ok(Train {
-        objective: objective(table)?.unwrap_or(base.objective),
+    let train = Train {
+        objective,
+        reference: reference(table, objective, base.reference)?,
         start: table.choice("start", &starts)?.unwrap_or(base.start),
         data: table.choice("data", &data)?.unwrap_or(base.data),
         learning_rate: over_0("learning_rate", base.learning_rate)?,
@@ -125,7 +130,15 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
             .boolean("gradient_checkpointing")?
             .unwrap_or(base.gradient_checkpointing),
         lora,
-    })
+    };
+    let per_step =
+        train.per_device_train_batch_size.saturating_mul(train.gradient_accumulation_steps);
+    match train.preference() {
+        Some(preference) if !preference.is_paired() && per_step < 2 => Err(table
+            .wrong("per_device_train_batch_size", "is 1, and an update compares completions")
+            .label("expected 2 or more: the reference point of `kto` is a mean over an update")),
+        _ => Ok(train),
+    }
 }
 
 /// What is trained: an adapter, or every weight.
@@ -150,18 +163,6 @@ fn no_lora(table: &Section<'_>) -> Checked<()> {
             .wrong(key, "sets an adapter, and every weight is trained")
             .label("expected `method = \"lora\"`, or no settings of an adapter")),
     }
-}
-
-fn objective(table: &Section<'_>) -> Checked<Option<Objective>> {
-    const LATER: [&str; 8] = ["dpo", "ipo", "sso", "sso-generator", "kto", "orpo", "simpo", "grpo"];
-    if let Some(name) = table.text("objective")?
-        && LATER.contains(&name.as_str())
-    {
-        return Err(table
-            .wrong("objective", &format!("is `{name}`, which is not in this version"))
-            .label("expected `sft`"));
-    }
-    table.choice("objective", &[("sft", Objective::Sft)])
 }
 
 /// Without settings of the user's under these, `alpha` follows `r`.

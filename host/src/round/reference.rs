@@ -1,0 +1,59 @@
+//! The reference stage: what the reference says of all that a round's objective compares. It is
+//! computed once, and kept in a file of its own.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+
+use super::rows::Referred;
+use super::stage::{Made, Notebook, Place, label};
+use super::{Policy, RunError, Workshop};
+use crate::generate::{Progress, SequenceError, Settings};
+use crate::train::{Item, reference_logprobs};
+
+/// Items that are scored before their logprobs are written down.
+const AT_ONCE: usize = 64;
+
+/// Returns the summed logprob of each sequence of each item under `reference`.
+///
+/// `depends` holds all that the items depend on; `items` makes them.
+pub fn logprobs(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    round: u32,
+    reference: &Policy,
+    depends: Value,
+    items: impl FnOnce() -> Result<Vec<Item>, RunError>,
+) -> Result<Vec<Vec<f64>>, RunError> {
+    let place = Place { round, stage: "reference" };
+    let depends = serde_json::json!([depends, reference.digest]);
+    let output = book.stage(place, depends, |book| {
+        let items = items()?;
+        let (mut rows, mut ledger) = book.directory.ledger::<Referred>(&place.ledger())?;
+        let bar = shop.progress.stage(&label(place), items.len() as u64, "items");
+        bar.inc(rows.len() as u64);
+        while rows.len() < items.len() {
+            let (engine, adapter) = shop.models.scorer(reference)?;
+            let batch = &items[rows.len()..items.len().min(rows.len() + AT_ONCE)];
+            let mut go_on = |_: Progress| match shop.cancel.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let settings = Settings::default();
+            let scored = reference_logprobs(&engine, adapter, batch, &settings, &mut go_on);
+            if let Err(SequenceError::Cancelled) = scored {
+                shop.check_cancel(book)?;
+            }
+            for (item, logprobs) in batch.iter().zip(scored?) {
+                let row = Referred { id: item.id.clone(), logprobs };
+                ledger.append(&row)?;
+                rows.push(row);
+            }
+            bar.inc(batch.len() as u64);
+        }
+        bar.finish();
+        Ok::<_, RunError>(Made::rows(rows))
+    })?;
+    Ok(output.rows.into_iter().map(|row| row.logprobs).collect())
+}
