@@ -111,7 +111,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     if let Some(most) = referring(prepared, &trains, adapter.rank)? {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
-        stages.push(stage.with(Part::Passes, kept));
+        stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
     if let Some(most) = largest {
         let stage = stage(TRAINING).training(&most).with(Part::Adapters, entering);
@@ -317,7 +317,8 @@ fn referring(
         let rows = lessons.flat_map(|lesson| [lesson.learnt, lesson.looked_at].concat());
         let rows: Vec<Sequence> =
             rows.filter(|(prompt, new)| prompt.len() + new <= spec.context_length).collect();
-        let memory = decode(&prepared.device, spec, prepared.set.run.dtype, rank, &rows, None);
+        let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
+        let memory = decode(device, spec, dtype, rank, &rows, None);
         most = most.into_iter().chain([memory]).max_by_key(DecodeMemory::total);
     }
     Ok(most)

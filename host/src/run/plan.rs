@@ -66,6 +66,9 @@ pub fn plan(
 /// Returns how many prompts of a sample do not fit into the context with a completion of round 1, and
 /// of how many.
 fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
+    if !prepared.given.is_empty() {
+        return Ok((0, prepared.prompts.len() as u64));
+    }
     let generate = prepared.set.generate(1);
     let model = prepared.models.get(&generate.model).unwrap_or(&prepared.models["policy"]);
     let (model, new) = (&model.model, generate.max_new_tokens as usize);
