@@ -57,15 +57,10 @@ fn variants(turn: &Turn) -> Vec<Variant> {
         Text::Chat(messages) => messages.clone(),
         Text::Raw(text) => vec![say(Speaker::User, text)],
     };
-    let under = |words: &str| {
-        Text::Chat([vec![say(Speaker::System, words)], asked.clone()].concat())
-    };
-    let variant = |name: &str, role, prompt| Variant {
-        name: name.into(),
-        role,
-        prompt,
-        completion: None,
-    };
+    let under =
+        |words: &str| Text::Chat([vec![say(Speaker::System, words)], asked.clone()].concat());
+    let variant =
+        |name: &str, role, prompt| Variant { name: name.into(), role, prompt, completion: None };
     vec![
         variant("plain", VariantRole::Plain, prompt.text.clone()),
         variant("good", VariantRole::Good, under("Answer well.")),
