@@ -2,9 +2,10 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    ops::ControlFlow,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -221,6 +222,11 @@ fn short(rate: f64) -> String {
         rate if rate >= 0.0995 => format!("{rate:.2}"),
         rate => format!("{rate:.3}"),
     }
+}
+
+/// Says whether work goes on, or ends since `cancel` was set.
+pub fn go_on(cancel: &AtomicBool) -> ControlFlow<()> {
+    if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Returns a number of things as people say it, given their plural: `1 step`, `4 steps`.

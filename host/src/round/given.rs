@@ -1,8 +1,5 @@
 //! Completions that are given, in the place of generated ones: the pairs of `[data] pairs`.
 
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
-
 use serde_json::json;
 
 use super::generate::apply;
@@ -11,9 +8,10 @@ use super::rows::Generated;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Flow, Policy, RunError, Workshop};
 use crate::data::{GivenPair, GivenSteered};
-use crate::generate::{Progress, SequenceError, Settings};
+use crate::generate::{SequenceError, Settings};
 use crate::logprob::{Row, score};
 use crate::model::ModelError;
+use crate::progress::go_on;
 use crate::record::{Completion, Finish, Message, Speaker, Text, Variant, VariantRole};
 
 /// Records that are scored before they are written down.
@@ -109,10 +107,7 @@ fn measured(
         }
     }
     let (engine, adapter) = shop.models.scorer(policy)?;
-    let mut go_on = |_: Progress| match shop.cancel.load(Ordering::Relaxed) {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    };
+    let mut go_on = |_| go_on(shop.cancel);
     let scores = score(&engine, adapter, &rows, &Settings::default(), &mut go_on);
     if let Err(SequenceError::Cancelled) = scores {
         shop.check_cancel(book)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::RunError;
@@ -20,7 +20,7 @@ use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
 use crate::model::{ModelError, source};
-use crate::progress::Progress;
+use crate::progress::{Progress, go_on};
 use crate::record::{Completion, Decoding, Finish, Score, Text};
 
 /// Something to complete.
@@ -322,7 +322,7 @@ impl Models {
                     }
                 }
             },
-            progress: &mut |_| flow(cancel),
+            progress: &mut |_| go_on(cancel),
         };
         let result = generate::generate(&engine, adapter, &texts, &settings, hooks);
         match (failed, result) {
@@ -363,7 +363,7 @@ impl Models {
         let mut heard = |state: generate::Progress| {
             progress((state.done - before) as u64);
             before = state.done;
-            flow(cancel)
+            go_on(cancel)
         };
         match logprob::score(&engine, adapter, &rows, &settings, &mut heard) {
             Ok(found) => {
@@ -427,10 +427,6 @@ pub fn row(model: &Model, prompt: &Text, completion: &str) -> Result<logprob::Ro
     let example = model.encode_example(prompt, completion, Finish::Stop)?;
     let from = example.trained.iter().position(|&trained| trained).unwrap_or(example.tokens.len());
     Ok(logprob::Row { tokens: example.tokens, from })
-}
-
-fn flow(cancel: &AtomicBool) -> ControlFlow<()> {
-    if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn prepare(model: &Model, job: &Job) -> Result<generate::Job, ModelError> {

@@ -1,15 +1,13 @@
 //! The reference stage: what the reference says of all that a round's objective compares. It is
 //! computed once, and kept in a file of its own.
 
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
-
 use serde_json::Value;
 
 use super::rows::Referred;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
-use crate::generate::{Progress, SequenceError, Settings};
+use crate::generate::{SequenceError, Settings};
+use crate::progress::go_on;
 use crate::train::{Item, reference_logprobs};
 
 /// Items that are scored before their logprobs are written down.
@@ -36,10 +34,7 @@ pub fn logprobs(
         while rows.len() < items.len() {
             let (engine, adapter) = shop.models.scorer(reference)?;
             let batch = &items[rows.len()..items.len().min(rows.len() + AT_ONCE)];
-            let mut go_on = |_: Progress| match shop.cancel.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
+            let mut go_on = |_| go_on(shop.cancel);
             let settings = Settings::default();
             let scored = reference_logprobs(&engine, adapter, batch, &settings, &mut go_on);
             if let Err(SequenceError::Cancelled) = scored {

@@ -3,9 +3,7 @@
 use std::{
     fmt::Write,
     io::Write as _,
-    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
 };
 
 use super::MergeArgs;
@@ -20,7 +18,7 @@ use crate::{
         text::Model,
         weights::{LoadedAdapter, WeightsError},
     },
-    progress::{Progress, Style},
+    progress::{Progress, Style, go_on},
     record::Text,
     round::{Loaded, Opened, RunError},
 };
@@ -49,10 +47,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let mut count = progress.counter("merging", "tensors");
     let mut hear = |done: usize, total: usize| {
         count(done, total);
-        match cancel::flag().load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        go_on(cancel::flag())
     };
     let merged = Merged::new(&*opened.checkpoint, &adapter, &args.adapter)
         .map_err(|source| RunError::from(peft::PeftError::fits(&args.adapter, source)))?;

@@ -1,7 +1,5 @@
 //! `aligner model score`: JSONL in, JSONL with logprobs out.
 
-use std::ops::ControlFlow;
-
 use serde::Serialize;
 
 use super::ScoreArgs;
@@ -11,7 +9,7 @@ use crate::{
     generate::{SequenceError, Settings},
     logprob,
     plugin_set::Source,
-    progress::{Progress, Style},
+    progress::{Progress, Style, go_on},
     round::{self, RunError},
 };
 
@@ -61,10 +59,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
         &mut |state| {
             bar.inc((state.done - before) as u64);
             before = state.done;
-            match cancel::flag().load(std::sync::atomic::Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            go_on(cancel::flag())
         },
     );
     bar.finish();
