@@ -236,10 +236,13 @@ const GROWTH: usize = 24 << 20;
 /// What the program itself takes where the system does not say.
 const PROGRAM: usize = 64 << 20;
 
-/// Returns what the program itself will come to, from what it holds now: call it when all is there but
-/// the weights.
-pub fn program() -> usize {
-    resident().map_or(PROGRAM, |bytes| bytes as usize) + GROWTH
+/// Returns what the program itself will come to of a device's memory, from what it holds now: call it
+/// when all is there but the weights.
+pub fn program(device: &AnyDevice) -> usize {
+    match device.shares_memory() {
+        true => resident().map_or(PROGRAM, |bytes| bytes as usize) + GROWTH,
+        false => 0,
+    }
 }
 
 /// Returns a size in decimal units, as download pages give it.

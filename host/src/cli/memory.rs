@@ -76,8 +76,8 @@ pub fn check_model(
         let len = TrainableAdapter::len(device, spec, &pairs);
         size_of::<f32>() * (len.values + len.packed)
     });
-    let program = if device.shares_memory() { memory::program() } else { 0 };
-    let stage = model.to(Stage::new("the model").with(Part::Program, program));
+    let stage = Stage::new("the model").with(Part::Program, memory::program(device));
+    let stage = model.to(stage);
     let stage = stage.with(Part::Reading, model.reading).with(Part::Adapters, adapter);
     let way_out = |part| match part {
         Part::Weights if weight_type == WeightType::F32 => {

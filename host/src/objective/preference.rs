@@ -117,6 +117,11 @@ impl Preference {
         !matches!(self, Preference::Kto { .. })
     }
 
+    /// Returns how many items a record with two completions makes: one, or without pairs one for each.
+    pub fn items(&self) -> usize {
+        if self.is_paired() { 1 } else { 2 }
+    }
+
     /// Returns whether its items have completions of the prompt as it is, under good principles and
     /// under bad ones, each of which has its place in the loss.
     pub fn tells_by_role(&self) -> bool {

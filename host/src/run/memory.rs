@@ -8,7 +8,6 @@
 //! comes to a little more. What plugins ask the models is taken to be no more than the run itself asks.
 
 use super::Prepared;
-use super::plan::rendered;
 use crate::data::GivenPair;
 use crate::generate::{DecodeMemory, Settings};
 use crate::memory::{Estimate, ModelMemory, Part, Stage, TRAINING, program};
@@ -43,7 +42,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let models = prepared.models.values();
     let models: Vec<ModelMemory> =
         models.map(|opened| ModelMemory::predict(device, &*opened.checkpoint, dtype)).collect();
-    let program = if device.shares_memory() { program() } else { 0 };
+    let program = program(device);
     let stage = |name| {
         let stage = Stage::new(name).with(Part::Program, program);
         models.iter().fold(stage, |stage, model| model.to(stage))
@@ -58,9 +57,12 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         .collect::<Result<Vec<_>, _>>()?;
     let adapter = adapter.into_iter().max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
+    let prompts = encoded(policy, prepared.sample()?);
+    let lessons: Vec<Vec<Lesson>> =
+        trains.iter().map(|train| lessons(prepared, train, &prompts)).collect();
     let mut largest: Option<TrainMemory> = None;
-    for train in &trains {
-        let memory = training(prepared, train, dtype)?;
+    for (train, lessons) in trains.iter().zip(&lessons) {
+        let memory = training(prepared, train, lessons, dtype)?;
         if largest.is_none_or(|largest| memory.total() > largest.total()) {
             largest = Some(memory);
         }
@@ -74,7 +76,6 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let entering_file = if set.run.rounds > 1 { trained } else { 0 };
 
     let mut stages = vec![stage("loading").with(Part::Reading, reading)];
-    let prompts = encoded(policy, &rendered(prepared, SAMPLE)?);
     let decoding = |generate: &Generate, prompts: &[Vec<u32>]| {
         let (new, limit) = (generate.max_new_tokens as usize, policy.spec.context_length);
         let prompts = prompts.iter().filter(|prompt| prompt.len() + new <= limit);
@@ -108,7 +109,11 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let files = trained + entering_file;
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, files));
     }
-    if let Some(most) = referring(prepared, &trains, adapter.rank)? {
+    // A reference scores what is compared, and what is given is scored in any case.
+    let scored = |train: &Train| train.reference.is_some() || !prepared.given.is_empty();
+    let scored = trains.iter().zip(&lessons).filter(|(train, _)| scored(train));
+    let scored = scored.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
+    if let Some(most) = scored.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
@@ -184,12 +189,8 @@ fn decode(
 
 /// Returns what scoring the trusted answers holds.
 fn scoring(prepared: &Prepared, policy: &Model, rank: usize) -> DecodeMemory {
-    let rows = prepared.held_out.iter().filter_map(|row| {
-        let example = policy.encode_example(&row.prompt.text, &row.answer, Finish::Stop).ok()?;
-        let from = example.trained.iter().position(|&trained| trained)?;
-        let new = example.tokens.len() - from;
-        Some((example.tokens[..from].to_vec(), new))
-    });
+    let rows = prepared.held_out.iter();
+    let rows = rows.filter_map(|row| sequence(policy, &row.prompt.text, &row.answer, Finish::Stop));
     let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
     decode(device, &policy.spec, dtype, rank, &rows.collect::<Vec<_>>(), None)
 }
@@ -219,8 +220,8 @@ struct Lesson {
 type Sequence = (Vec<u32>, usize);
 
 /// Returns the lessons of a sample of the pool: each prompt with a completion, or with those that an
-/// objective compares, under the longest rendering where that counts.
-fn lessons(prepared: &Prepared, train: &Train) -> Result<Vec<Lesson>, RunError> {
+/// objective compares, under the longest of the `renderings` where that counts.
+fn lessons(prepared: &Prepared, train: &Train, renderings: &[Vec<u32>]) -> Vec<Lesson> {
     let policy = &*prepared.models["policy"].model;
     let new = trained(max_new_tokens(&prepared.set));
     let preference = train.preference();
@@ -229,10 +230,8 @@ fn lessons(prepared: &Prepared, train: &Train) -> Result<Vec<Lesson>, RunError> 
     // Of each prompt, as many as there are, over and over.
     let sequences: Vec<Vec<Sequence>> = if prepared.given.is_empty() {
         let texts: Vec<Text> = prepared.prompts.iter().map(|prompt| prompt.text.clone()).collect();
-        let renderings =
-            if by_role { encoded(policy, &rendered(prepared, SAMPLE)?) } else { vec![] };
-        let longest = renderings.into_iter().max_by_key(Vec::len);
-        let of = |prompt: Vec<u32>| vec![(longest.clone().unwrap_or(prompt), new)];
+        let longest = renderings.iter().max_by_key(|tokens| tokens.len()).filter(|_| by_role);
+        let of = |prompt: Vec<u32>| vec![(longest.cloned().unwrap_or(prompt), new)];
         encoded(policy, &spread(&texts, SAMPLE)).into_iter().map(of).collect()
     } else {
         let pairs: Vec<_> = prepared.given.values().cloned().collect();
@@ -247,17 +246,20 @@ fn lessons(prepared: &Prepared, train: &Train) -> Result<Vec<Lesson>, RunError> 
         let looked_at = learnt.split_off(preference.map_or(1, |preference| preference.learnt()));
         Lesson { learnt, looked_at }
     };
-    // Without pairs, each of a record's two completions is an item.
-    let items = if preference.is_some_and(|preference| !preference.is_paired()) { 2 } else { 1 };
+    let items = preference.map_or(1, |preference| preference.items());
     let usable = sequences.into_iter().filter(|of: &Vec<Sequence>| !of.is_empty());
-    Ok(usable.flat_map(|of| std::iter::repeat_n(of, items)).map(lesson).collect())
+    usable.flat_map(|of| std::iter::repeat_n(of, items)).map(lesson).collect()
 }
 
 /// Returns the tokens of a completion that is given, where the model can read it.
 fn given(policy: &Model, variant: &Variant) -> Option<Sequence> {
     let completion = variant.completion.as_ref()?;
-    let example =
-        policy.encode_example(&variant.prompt, &completion.text, completion.finish).ok()?;
+    sequence(policy, &variant.prompt, &completion.text, completion.finish)
+}
+
+/// Returns the tokens of a prompt and how many follow with a completion, where the model can read it.
+fn sequence(policy: &Model, prompt: &Text, completion: &str, finish: Finish) -> Option<Sequence> {
+    let example = policy.encode_example(prompt, completion, finish).ok()?;
     let from = example.trained.iter().position(|&trained| trained)?;
     let new = example.tokens.len() - from;
     Some((example.tokens[..from].to_vec(), new))
@@ -273,11 +275,11 @@ fn max_new_tokens(set: &PluginSet) -> usize {
 fn training(
     prepared: &Prepared,
     train: &Train,
+    lessons: &[Lesson],
     dtype: WeightType,
 ) -> Result<TrainMemory, RunError> {
     let policy = &*prepared.models["policy"].model;
     let longest = (train.max_length as usize).min(policy.spec.context_length);
-    let lessons = lessons(prepared, train)?;
     let tokens = |of: &[Sequence]| -> usize {
         of.iter().map(|(prompt, new)| (prompt.len() + new).min(longest)).sum()
     };
@@ -303,25 +305,13 @@ fn training(
     memory.map_err(|error| TrainError::from(error).into())
 }
 
-/// Returns what scoring under a reference holds, where a round has one, and scoring what is given.
-fn referring(
-    prepared: &Prepared,
-    trains: &[&Train],
-    rank: usize,
-) -> Result<Option<DecodeMemory>, RunError> {
+/// Returns what scoring the sequences of lessons holds.
+fn referring(prepared: &Prepared, lessons: &[Lesson], rank: usize) -> DecodeMemory {
     let spec = &prepared.models["policy"].model.spec;
-    let scored = |train: &&&Train| train.reference.is_some() || !prepared.given.is_empty();
-    let mut most: Option<DecodeMemory> = None;
-    for train in trains.iter().filter(scored) {
-        let lessons = lessons(prepared, train)?.into_iter();
-        let rows = lessons.flat_map(|lesson| [lesson.learnt, lesson.looked_at].concat());
-        let rows: Vec<Sequence> =
-            rows.filter(|(prompt, new)| prompt.len() + new <= spec.context_length).collect();
-        let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
-        let memory = decode(device, spec, dtype, rank, &rows, None);
-        most = most.into_iter().chain([memory]).max_by_key(DecodeMemory::total);
-    }
-    Ok(most)
+    let rows = lessons.iter().flat_map(|lesson| lesson.learnt.iter().chain(&lesson.looked_at));
+    let rows = rows.filter(|(prompt, new)| prompt.len() + new <= spec.context_length);
+    let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
+    decode(device, spec, dtype, rank, &rows.cloned().collect::<Vec<_>>(), None)
 }
 
 /// Returns at most `count` of some items, evenly spread.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Prepared;
-use super::memory::{SAMPLE, spread, trained_bytes};
+use super::memory::{spread, trained_bytes};
 use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
@@ -73,7 +73,7 @@ fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
     let model = prepared.models.get(&generate.model).unwrap_or(&prepared.models["policy"]);
     let (model, new) = (&model.model, generate.max_new_tokens as usize);
     let room = model.spec.context_length;
-    let prompts = rendered(prepared, SAMPLE)?;
+    let prompts = prepared.sample()?;
     let fits = |text: &Text| model.encode_prompt(text).is_ok_and(|ids| ids.len() + new <= room);
     let too_long = prompts.iter().filter(|text| !fits(text)).count();
     Ok((too_long as u64, prompts.len() as u64))
@@ -150,9 +150,8 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
 /// through the model besides.
 fn sequences(train: &Train) -> [u64; 2] {
     let Some(preference) = train.preference() else { return [1, 0] };
-    // Without pairs, each of a record's two completions is an item.
-    let items = if preference.is_paired() { 1 } else { 2 };
-    let [learnt, all] = [preference.learnt(), preference.roles().len()].map(|n| items * n as u64);
+    let all = [preference.learnt(), preference.roles().len()];
+    let [learnt, all] = all.map(|sequences| (preference.items() * sequences) as u64);
     let referred = if train.reference.is_some() { all } else { 0 };
     [learnt, all - learnt + referred]
 }

@@ -1,8 +1,11 @@
 //! Everything that is checked before weights load: data, plugins, tokenizer, digests.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
+use super::memory::SAMPLE;
+use super::plan::rendered;
 use super::plugins::Plugins;
 use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
@@ -12,7 +15,7 @@ use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{Measure, PluginSet, Source};
 use crate::progress::counted;
-use crate::record::{Exemplar, Prompt};
+use crate::record::{Exemplar, Prompt, Text};
 use crate::round::{Opened, RunError};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
@@ -36,6 +39,20 @@ pub struct Prepared {
     pub models: BTreeMap<String, Opened>,
     /// Where they will run.
     pub device: AnyDevice,
+    /// See [`sample`](Prepared::sample).
+    sample: OnceLock<Vec<Text>>,
+}
+
+impl Prepared {
+    /// Returns some prompts of the pool ([`SAMPLE`]) as round 1 puts them. They are rendered once, for
+    /// the plan and for the estimate of memory.
+    pub(super) fn sample(&self) -> Result<&[Text], RunError> {
+        if let Some(sample) = self.sample.get() {
+            return Ok(sample);
+        }
+        let sample = rendered(self, SAMPLE)?;
+        Ok(self.sample.get_or_init(|| sample))
+    }
 }
 
 /// Reads and checks what a plugin set names, for a run on `device`. `report` hears what is fetched.
@@ -126,7 +143,19 @@ pub fn prepare(
         plugins: plugins.ids().to_vec(),
         plugin_set: set.clone(),
     };
-    Ok(Prepared { set, plugins, catalogue, prompts, given, held_out, manifest, models, device })
+    let sample = OnceLock::new();
+    Ok(Prepared {
+        set,
+        plugins,
+        catalogue,
+        prompts,
+        given,
+        held_out,
+        manifest,
+        models,
+        device,
+        sample,
+    })
 }
 
 /// Fails where completions may be so long that no prompt fits into the model's context with them: every
