@@ -64,41 +64,71 @@ struct Configuration {
     lines: [u8; 16],
 }
 
-/// This thread's tile registers, once they are cut for blocks of so many rows. They are given back at
-/// the end, as they would slow down every change of threads.
+/// This thread's tile registers, once they are cut for so many rows of the left operand. They are given
+/// back at the end, as they would slow down every change of threads.
 #[derive(Default)]
-pub(super) struct Tiles {
+struct Registers {
     /// 0 before they are cut.
     rows: usize,
     /// The registers belong to one thread.
     thread: PhantomData<*const ()>,
 }
 
-impl Tiles {
-    /// Cuts the registers for blocks of `rows` rows, from 1 to [`ROWS`].
+impl Registers {
+    /// Cuts the eight registers for `rows`, each with `shapes`' lines and bytes in a line.
     ///
     /// # Safety
     ///
-    /// The machine has the instructions ([`is_available`]), and no other `Tiles` of the thread are cut.
+    /// The machine has the instructions ([`is_available`]), no other `Registers` of the thread are cut,
+    /// and no register has more than 16 lines of 64 bytes. `rows` is not 0 and says what the shapes are.
     #[inline]
-    pub(super) unsafe fn cut(&mut self, rows: usize) {
-        assert!((1..=ROWS).contains(&rows), "{rows} rows in a block");
+    unsafe fn cut(&mut self, rows: usize, shapes: impl FnOnce() -> [(u8, u16); 8]) {
         if self.rows == rows {
             return;
         }
         self.rows = rows;
-        let (first, second) = (rows.min(TILE) as u8, rows.saturating_sub(TILE).max(1) as u8);
-        // Sums of both tiles of rows by both panels, the two tiles of rows, the two panels.
-        let mut lines = [0; 16];
-        lines[..8].copy_from_slice(&[first, first, second, second, first, second, 16, 16]);
-        let mut line_bytes = [0; 16];
-        line_bytes[..8].fill(LINE as u16);
+        let (mut lines, mut line_bytes) = ([0; 16], [0; 16]);
+        for (i, shape) in shapes().into_iter().enumerate() {
+            (lines[i], line_bytes[i]) = shape;
+        }
         let configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines };
         // SAFETY: the configuration is valid: palette 1 has 8 registers of 16 lines of 64 bytes.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly));
         }
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        if self.rows > 0 {
+            // SAFETY: they were cut, so the machine has the instruction.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
+    }
+}
+
+/// The registers cut for blocks.
+#[derive(Default)]
+pub(super) struct Tiles(Registers);
+
+impl Tiles {
+    /// Cuts the registers for blocks of `rows` rows, from 1 to [`ROWS`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has the instructions ([`is_available`]), and no others of the thread are cut.
+    #[inline]
+    pub(super) unsafe fn cut(&mut self, rows: usize) {
+        assert!((1..=ROWS).contains(&rows), "{rows} rows in a block");
+        let shapes = || {
+            let (first, second) = (rows.min(TILE) as u8, rows.saturating_sub(TILE).max(1) as u8);
+            // Sums of both tiles of rows by both panels, the two tiles of rows, the two panels.
+            [first, first, second, second, first, second, 16, 16].map(|lines| (lines, LINE as u16))
+        };
+        // SAFETY: as the caller promises; no register is too large.
+        unsafe { self.0.cut(rows, shapes) };
     }
 
     /// Sums `steps` times 32 terms of the rows by two panels.
@@ -123,7 +153,7 @@ impl Tiles {
         }
         // Through a buffer with all columns, so that terms are added to the same numbers.
         let mut buffer = Buffer([0.0; ROWS * 2 * PANEL]);
-        let rows = buffer.0.chunks_exact_mut(2 * PANEL).take(self.rows);
+        let rows = buffer.0.chunks_exact_mut(2 * PANEL).take(self.0.rows);
         // SAFETY: as the caller promises; the buffer has room for two panels of all rows.
         unsafe {
             if sums.add {
@@ -135,7 +165,7 @@ impl Tiles {
             let from = buffer.0.as_mut_ptr();
             let whole = Sums { y: from, stride: 2 * PANEL, columns: 2 * PANEL, ..sums };
             self.whole_block(left, stride, panels, steps, whole);
-            for row in 0..self.rows {
+            for row in 0..self.0.rows {
                 let y = sums.y.add(row * sums.stride);
                 y.copy_from_nonoverlapping(from.add(row * 2 * PANEL), sums.columns);
             }
@@ -159,7 +189,7 @@ impl Tiles {
         let y_second = sums.y.wrapping_add(TILE * sums.stride);
         // SAFETY: as the caller promises; the compiler uses no tile registers of its own.
         unsafe {
-            if self.rows <= TILE {
+            if self.0.rows <= TILE {
                 asm!(
                     "tilezero tmm0",
                     "tilezero tmm1",
@@ -239,15 +269,6 @@ impl Tiles {
                     options(nostack),
                 );
             }
-        }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        if self.rows > 0 {
-            // SAFETY: they were cut, so the machine has the instruction.
-            unsafe { asm!("tilerelease", options(nostack, nomem)) };
         }
     }
 }

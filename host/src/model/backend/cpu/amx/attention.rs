@@ -4,9 +4,8 @@
 //! A page's positions fill a register when they are columns, and half of one when they are terms.
 
 use std::arch::asm;
-use std::marker::PhantomData;
 
-use super::{Configuration, LINE};
+use super::{LINE, Registers};
 
 /// Query vectors in a tile, at most.
 pub(in super::super) const VECTORS: usize = 16;
@@ -17,41 +16,30 @@ pub(in super::super) const COLUMNS: usize = 64;
 /// Words of a panel of a page's values: pairs of positions by columns.
 pub(in super::super) const PANEL_WORDS: usize = 8 * 16;
 
-/// This thread's tile registers, once they are cut for so many query vectors; given back at the end.
+/// The registers cut for query vectors.
 #[derive(Default)]
-pub(in super::super) struct Tiles {
-    /// 0 before they are cut.
-    vectors: usize,
-    /// The registers belong to one thread.
-    thread: PhantomData<*const ()>,
-}
+pub(in super::super) struct Tiles(Registers);
 
 impl Tiles {
     /// Cuts the registers for `vectors` query vectors, from 1 to [`VECTORS`].
     ///
     /// # Safety
     ///
-    /// The machine has the instructions, and no other tiles of the thread are cut.
+    /// The machine has the instructions, and no others of the thread are cut.
     #[inline]
     pub(in super::super) unsafe fn cut(&mut self, vectors: usize) {
         assert!((1..=VECTORS).contains(&vectors), "{vectors} vectors in a tile");
-        if self.vectors == vectors {
-            return;
-        }
-        self.vectors = vectors;
-        let count = vectors as u8;
-        // Four of sums, one of queries, one of weights, one of keys, one of values.
-        let mut lines = [0; 16];
-        lines[..8].copy_from_slice(&[count, count, count, count, count, count, 16, 8]);
-        let mut line_bytes = [0; 16];
-        line_bytes[..8].fill(LINE as u16);
-        line_bytes[5] = LINE as u16 / 2;
-        let configuration =
-            Configuration { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines };
-        // SAFETY: the configuration is valid: palette 1 has 8 registers of 16 lines of 64 bytes.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly));
-        }
+        let shapes = || {
+            // Four of sums, one of queries, one of weights, one of keys, one of values.
+            let (of_vectors, line) = (vectors as u8, LINE as u16);
+            let mut shapes = [(of_vectors, line); 8];
+            shapes[5] = (of_vectors, line / 2);
+            shapes[6] = (16, line);
+            shapes[7] = (8, line);
+            shapes
+        };
+        // SAFETY: as the caller promises; no register is too large.
+        unsafe { self.0.cut(vectors, shapes) };
     }
 
     /// Sets the scores of the vectors with the positions of two pages, next to each other.
@@ -70,7 +58,7 @@ impl Tiles {
         scores: *mut f32,
         scores_stride: usize,
     ) {
-        debug_assert!(self.vectors > 0 && steps > 0);
+        debug_assert!(self.0.rows > 0 && steps > 0);
         let [near, far] = keys;
         // SAFETY: as the caller promises; the compiler uses no tile registers of its own.
         unsafe {
@@ -120,7 +108,7 @@ impl Tiles {
         sums: *mut f32,
         sums_stride: usize,
     ) {
-        debug_assert!(self.vectors > 0 && !pages.is_empty());
+        debug_assert!(self.0.rows > 0 && !pages.is_empty());
         // SAFETY: as the caller promises; the compiler uses no tile registers of its own.
         unsafe {
             asm!(
@@ -159,15 +147,6 @@ impl Tiles {
                 out("tmm5") _, out("tmm7") _,
                 options(nostack),
             );
-        }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        if self.vectors > 0 {
-            // SAFETY: they were cut, so the machine has the instruction.
-            unsafe { asm!("tilerelease", options(nostack, nomem)) };
         }
     }
 }
