@@ -100,13 +100,15 @@ pub(super) fn store(keys: &[f32], values: &[f32], layer: usize, plan: &CpuPlan, 
             }
         });
     };
+    let part = |page: usize, len: usize| page * len..(page + 1) * len;
     match &mut cache.numbers {
         Numbers::Exact { width, keys, values } => {
             let len = *width * PAGE;
             let (keys, values) = (Shared::new(keys), Shared::new(values));
             each(&|page, slot, key, value| {
                 // SAFETY: the cache has the page, and no other thread uses it now.
-                let (keys, values) = unsafe { (keys.part(page, len), values.part(page, len)) };
+                let [keys, values] =
+                    [&keys, &values].map(|all| unsafe { all.part(part(page, len)) });
                 exact::store(key, value, slot, keys, values);
             });
         }
@@ -117,8 +119,9 @@ pub(super) fn store(keys: &[f32], values: &[f32], layer: usize, plan: &CpuPlan, 
             each(&|page, slot, key, value| {
                 // SAFETY: as above; `is_narrow` asked for the tile registers.
                 unsafe {
-                    let keys = keys.part(page, key_words);
-                    narrow::store(key, value, slot, keys, values.part(page, value_words));
+                    let keys = keys.part(part(page, key_words));
+                    let values = values.part(part(page, value_words));
+                    narrow::store(key, value, slot, keys, values);
                 }
             });
         }

@@ -4,7 +4,7 @@ use super::elementwise::{inverse_rms, over_rows};
 use super::gemm;
 use super::scratch::Scratch;
 use super::simd::{Isa, Kernel, Lanes, Shared, exp};
-use super::threads::{over_parts, parallel};
+use super::threads::over_parts;
 use super::training_attention::{self, dot};
 use super::{Buffer, Cpu, CpuPlan, Matrix, head, pair_gradient, weight_gradient};
 use crate::model::backend::training::{
@@ -165,7 +165,7 @@ impl TrainingBackend for Cpu {
         over_rows(&mut dgate[..len], 1, |first, dgate| {
             let part = first..first + dgate.len();
             // SAFETY: `dup` is as long as `dgate`, and tasks get disjoint parts of both.
-            let dup = unsafe { std::slice::from_raw_parts_mut(dup.get().add(first), dgate.len()) };
+            let dup = unsafe { dup.part(part.clone()) };
             let (dy, gate, up) = (&dy[part.clone()], &gate[part.clone()], &up[part]);
             self.isa.run(SwigluBackward { dy, gate, up, dgate, dup });
         });
@@ -214,11 +214,7 @@ impl TrainingBackend for Cpu {
             let hidden = &hidden[first * inputs..];
             gemm::linear(self.isa, hidden, rows, head, logits, Write::Set);
             let block = head::logprobs_of_logits(self.isa, logits, vocab, targets);
-            let out = Shared::new(logits);
-            parallel(rows, |row| {
-                // SAFETY: each task has one row of the logits.
-                let logits =
-                    unsafe { std::slice::from_raw_parts_mut(out.get().add(row * vocab), vocab) };
+            over_parts(logits, vocab, |row, logits| {
                 let (log_sum, weight) = (block[row].log_sum, weights[row]);
                 self.isa.run(LogitGradient { logits, log_sum, weight });
                 logits[targets[row] as usize] += weight;
@@ -294,9 +290,7 @@ fn adamw(
     over_parts(parameters, CHUNK, |i, parameters| {
         let part = i * CHUNK..i * CHUNK + parameters.len();
         // SAFETY: both are as long as the parameters, and each task has its own part of them.
-        let [first, second] = moments.map(|moment| unsafe {
-            std::slice::from_raw_parts_mut(moment.get().add(part.start), part.len())
-        });
+        let [first, second] = moments.each_ref().map(|all| unsafe { all.part(part.clone()) });
         isa.run(AdamW { parameters, gradient: &gradient[part], first, second, step });
     });
 }

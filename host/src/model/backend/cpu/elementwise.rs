@@ -231,10 +231,6 @@ fn over_rows_of(
     let y = Shared::new(y);
     over_ranges(rows, grain.div_ceil(width), |range| {
         // SAFETY: tasks get disjoint rows of `y`.
-        let rows = unsafe {
-            let first = y.get().add(range.start * width);
-            std::slice::from_raw_parts_mut(first, range.len() * width)
-        };
-        task(range.start, rows);
+        task(range.start, unsafe { y.part(range.start * width..range.end * width) });
     });
 }

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::product::{Left, PANEL, Panels, Target, View, product};
 use super::simd::{Isa, Kernel, Lanes, Shared, Sixteen};
 use super::threads::parallel;
@@ -235,8 +237,12 @@ impl Strip {
             for _ in 0..self.depth {
                 let mut line = [scale; V];
                 for (v, line) in line.iter_mut().enumerate() {
+                    // Rows that are further apart than a page are not foreseen.
                     #[cfg(target_arch = "x86_64")]
-                    ask_for(wide.wrapping_add(AHEAD * self.width + v * PANEL));
+                    {
+                        let ahead = wide.wrapping_add(AHEAD * self.width + v * PANEL);
+                        avx512::ask_for(ahead.cast(), 1, 0, 1);
+                    }
                     *line = L::Sixteen::load(wide.add(v * PANEL)).mul(scale);
                 }
                 for (n, sums) in tile.iter_mut().enumerate() {
@@ -254,15 +260,6 @@ impl Strip {
             }
         }
     }
-}
-
-/// Asks for a line of the cache: rows that are further apart than a page are not foreseen.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn ask_for(line: *const f32) {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    // SAFETY: a prefetch reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
 #[cfg(test)]

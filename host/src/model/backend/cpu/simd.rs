@@ -8,6 +8,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{Bf16, Wide};
 use crate::model::backend::WeightType;
@@ -240,16 +242,16 @@ impl<T> Shared<T> {
         self.0
     }
 
-    /// Returns the part at `index` of parts of `len`.
+    /// Returns a part.
     ///
     /// # Safety
     ///
     /// The slice has the part, and nobody else uses it meanwhile.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "the caller sees to it that parts are used once")]
-    pub(super) unsafe fn part(&self, index: usize, len: usize) -> &mut [T] {
+    pub(super) unsafe fn part(&self, part: Range<usize>) -> &mut [T] {
         // SAFETY: as the caller promises.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(index * len), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(part.start), part.len()) }
     }
 }
 

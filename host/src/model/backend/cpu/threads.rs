@@ -42,12 +42,8 @@ pub(crate) fn over_parts<T: Send>(
     let all = numbers.len();
     let numbers = Shared::new(numbers);
     parallel(all.div_ceil(len), |part| {
-        let first = part * len;
         // SAFETY: parts are disjoint and within `numbers`.
-        let part_numbers = unsafe {
-            std::slice::from_raw_parts_mut(numbers.get().add(first), len.min(all - first))
-        };
-        task(part, part_numbers);
+        task(part, unsafe { numbers.part(part * len..all.min((part + 1) * len)) });
     });
 }
 
