@@ -196,7 +196,7 @@ fn run(shape: &str, row: &str, engine: &Engine<Cuda>) -> Result<()> {
             let start = Adapter::init(spec, lora, 1)?;
             let part = |key: usize| tokens(spec, 500 + key as u64, LENGTH / 2);
             let items = (0..COUNT / 2).map(|i| {
-                Item::pair(&i.to_string(), &part(3 * i), &part(3 * i + 1), &part(3 * i + 2))
+                Item::pair(i.to_string(), &part(3 * i), &part(3 * i + 1), &part(3 * i + 2))
             });
             let objective = Preference::Dpo { beta: 0.1, label_smoothing: 0.0 };
             let data = Data::Preference {
