@@ -4,6 +4,7 @@ mod export;
 mod full;
 mod kill;
 mod memory;
+mod methods;
 mod models;
 mod preference;
 mod refusals;

@@ -1,0 +1,366 @@
+//! Every method's plugin set in two rounds on a tiny model, through the plugins that ship: which prompt
+//! made which completion, which of them is learnt, and from which weights.
+//!
+//! A random model keeps no format, so the rules of form are loosened here; where a method needs words
+//! that can be read, a model is trained to say them first ([`actor`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Place, Said, lines, tests};
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// A copy of the tiny model that reads prompts as long as the methods', under another architecture where
+/// `change` says so.
+fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf {
+    let folder = place.path(name);
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let file = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["max_position_embeddings"] = json!(8192);
+    change(&mut config);
+    std::fs::write(file, config.to_string()).unwrap();
+    folder
+}
+
+/// Runs a shipped plugin set on a tiny model, in steps of all rows at once.
+fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
+    let tiny = place.path("tiny");
+    if !tiny.exists() {
+        model(place, "tiny", &|_| ());
+    }
+    let held_out = format!("data.held_out='{}/sets/tiny-held-out.jsonl'", tests().display());
+    let tiny = tiny.display().to_string();
+    let small = [
+        "generate.max_new_tokens=12",
+        "train.lora={ r = 2, alpha = 2 }",
+        "train.learning_rate=1e-2",
+        "train.per_device_train_batch_size=64",
+        "train.warmup_ratio=0",
+        "evaluate.measures=['perplexity']",
+    ];
+    let sets = small.iter().chain([&held_out.as_str()]).flat_map(|set| ["--set", set]);
+    let fixed = ["--plugins", method, "--out", out, "--model", &tiny];
+    let arguments: Vec<&str> = fixed.into_iter().chain(sets).chain(more.iter().copied()).collect();
+    place.aligner(&arguments)
+}
+
+fn prompts() -> String {
+    tests().join("sets/tiny-prompts.jsonl").display().to_string()
+}
+
+/// Settings under which an answer of any form passes SELF-ALIGN's filter.
+const ANY_FORM: &str = "filter.0.config={ format = 'brief', opening = false, marker = false, \
+    loops = false, min_characters = 1, min_words = 0, format_leaks = false, leak_words = 0, \
+    leak_run = 0, echo = false, refusals = false, min_distinct_words = 0, \
+    min_distinct_trigrams = 0 }";
+/// The same for the clean-up of contrastive answers.
+const ANY_ANSWER: &str = "filter.0.config={ min_characters = 1 }";
+
+fn of(files: &Files, round: u32, stage: &str) -> Vec<Value> {
+    lines(files, &format!("rounds/{round:02}/{stage}.jsonl"))
+}
+
+fn ids(rows: &[Value], key: &str) -> BTreeSet<String> {
+    rows.iter().map(|row| row[key].as_str().unwrap().to_owned()).collect()
+}
+
+fn by_id<'a>(rows: &'a [Value], id: &Value) -> &'a Value {
+    rows.iter().find(|row| row["id"] == *id).unwrap_or_else(|| panic!("no {id}"))
+}
+
+/// What was said to the assistant last.
+fn asked(text: &Value) -> &str {
+    match text.get("chat") {
+        Some(messages) => messages.as_array().unwrap().last().unwrap()["content"].as_str().unwrap(),
+        None => text["raw"].as_str().unwrap(),
+    }
+}
+
+/// Checks that a supervised round learns each kept completion under the bare prompt, and returns what
+/// it worked on.
+fn check_supervised(files: &Files, round: u32) -> BTreeSet<String> {
+    let (generated, trained) = (of(files, round, "generate"), of(files, round, "train"));
+    assert!(!trained.is_empty());
+    for row in &trained {
+        let record = by_id(&generated, &row["record_id"]);
+        let written = record["variants"][0]["completion"]["text"].as_str().unwrap();
+        let learnt = row["completion"][0]["content"].as_str().unwrap();
+        assert!(written.contains(learnt.trim()), "{learnt:?} of {written:?}");
+        let bare = row["prompt"].as_array().unwrap();
+        assert!(bare.len() <= 2, "without principles and examples: {row}");
+    }
+    ids(&generated, "id")
+}
+
+#[test]
+fn soft_cuts_the_pool_into_rounds_and_learns_without_what_it_was_shown() {
+    for method in ["soft", "soft-plus"] {
+        let place = Place::new();
+        let prompts = prompts();
+        let more = ["--prompts", &prompts, "--rounds", "2", "--set", ANY_FORM];
+        run(&place, method, "run", &more).expect(0);
+        let files = place.files("run");
+        let [first, second] = [1, 2].map(|round| check_supervised(&files, round));
+        assert_eq!((first.len(), second.len()), (4, 4));
+        assert!(first.is_disjoint(&second));
+        for round in [1, 2] {
+            let sampled = of(&files, round, "sample");
+            for row in of(&files, round, "render") {
+                assert_eq!(by_id(&sampled, &row["id"])["exemplars"].as_array().unwrap().len(), 2);
+                let shown = row["variants"][0]["prompt"]["chat"].as_array().unwrap();
+                // Principles, two examples of a question and an answer, the question.
+                assert!(shown.len() >= 5, "{shown:?}");
+            }
+        }
+        let exemplars: BTreeSet<String> = [1, 2]
+            .into_iter()
+            .flat_map(|round| of(&files, round, "sample"))
+            .map(|row| row["exemplars"].to_string())
+            .collect();
+        assert!(exemplars.len() > 2, "each prompt has a draw of its own: {exemplars:?}");
+        if method == "soft-plus" {
+            let hard = lines(&files, "pool/difficulty.jsonl");
+            let difficulty = |ids: &BTreeSet<String>| -> Vec<f64> {
+                let of = |id: &String| by_id(&hard, &json!(id))["difficulty"].as_f64().unwrap();
+                ids.iter().map(of).collect()
+            };
+            let most = difficulty(&first).into_iter().fold(f64::MIN, f64::max);
+            let least = difficulty(&second).into_iter().fold(f64::MAX, f64::min);
+            assert!(most <= least, "easy before hard: {most} {least}");
+        }
+    }
+}
+
+#[test]
+fn dromedary_shows_the_same_five_examples_and_engraves_the_initial_model() {
+    let place = Place::new();
+    let prompts = prompts();
+    let more = ["--prompts", &prompts, "--rounds", "2", "--set", ANY_FORM];
+    run(&place, "dromedary", "run", &more).expect(0);
+    let files = place.files("run");
+    assert_eq!(check_supervised(&files, 1), check_supervised(&files, 2));
+    for round in [1, 2] {
+        let shown: BTreeSet<String> =
+            of(&files, round, "sample").iter().map(|row| row["exemplars"].to_string()).collect();
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        assert_eq!(shown.first().unwrap().matches("ex-").count().max(5), 5, "{shown:?}");
+    }
+    started_from_the_initial_model(&place, "dromedary", &more, true);
+}
+
+/// Checks where round 2 began: with the other `start` its first loss is another on the same rows.
+fn started_from_the_initial_model(place: &Place, method: &str, more: &[&str], is: bool) {
+    let [own, other] = if is { ["initial", "previous"] } else { ["previous", "initial"] };
+    let start = |start: &str| {
+        let start = format!("train.start='{start}'");
+        run(place, method, &start, &[more, &["--set", &start]].concat()).expect(0);
+        place.files(&start)
+    };
+    let (own, other, run) = (start(own), start(other), place.files("run"));
+    let loss = |files: &Files, round| of(files, round, "metrics")[0]["loss"].clone();
+    assert_eq!(run["rounds/02/train.jsonl"], other["rounds/02/train.jsonl"]);
+    assert_eq!(loss(&run, 1), loss(&other, 1));
+    assert_eq!(loss(&run, 2), loss(&own, 2));
+    assert_ne!(loss(&run, 2), loss(&other, 2));
+}
+
+#[test]
+fn rlcd_prefers_what_was_written_under_the_good_sentence() {
+    let place = Place::new();
+    let prompts = prompts();
+    let more = ["--prompts", &prompts, "--rounds", "2", "--set", ANY_ANSWER];
+    run(&place, "rlcd", "run", &more).expect(0);
+    let files = place.files("run");
+    for round in [1, 2] {
+        check_contrast(&files, round, 2);
+        begins_as_its_reference(&files, round);
+    }
+}
+
+/// Checks the pairs of a round: chosen is what the good variant wrote, rejected what the bad one wrote,
+/// both under the prompt without guidelines.
+fn check_contrast(files: &Files, round: u32, variants: usize) {
+    let (generated, trained) = (of(files, round, "generate"), of(files, round, "train"));
+    assert!(!trained.is_empty());
+    for row in &trained {
+        let record = by_id(&generated, &row["record_id"]);
+        let of_record = record["variants"].as_array().unwrap();
+        assert_eq!(of_record.len(), variants);
+        let variant = |role: &str| of_record.iter().find(|variant| variant["role"] == role);
+        for (column, role) in [("chosen", "good"), ("rejected", "bad")] {
+            let variant = variant(role).unwrap();
+            let written = variant["completion"]["text"].as_str().unwrap();
+            let learnt = row[column][0]["content"].as_str().unwrap();
+            // The clean-up adds no more than a full stop.
+            assert!(learnt.starts_with(written.trim()), "{learnt:?} of {written:?}");
+            let system = &variant["prompt"]["chat"][0];
+            assert_eq!(system["role"], "system", "{variant}");
+            assert_eq!(asked(&variant["prompt"]), row["prompt"][0]["content"].as_str().unwrap());
+        }
+        assert_eq!(row["prompt"].as_array().unwrap().len(), 1, "without guidelines: {row}");
+    }
+}
+
+/// Checks that a round's policy is its reference before the first update.
+fn begins_as_its_reference(files: &Files, round: u32) {
+    let margin = of(files, round, "metrics")[0]["rewards/margins"].as_f64().unwrap();
+    assert!(margin.abs() < 1e-4, "round {round}: {margin}");
+}
+
+#[test]
+fn sso_learns_six_sequences_from_where_the_round_before_ended() {
+    let place = Place::new();
+    let prompts = prompts();
+    let more = ["--prompts", &prompts, "--rounds", "2", "--set", ANY_ANSWER];
+    run(&place, "sso", "run", &more).expect(0);
+    let files = place.files("run");
+    for round in [1, 2] {
+        check_contrast(&files, round, 3);
+        begins_as_its_reference(&files, round);
+        // The model was asked which features matter, and whatever it said there are some.
+        assert!(!of(&files, round, "render-asks").is_empty());
+        assert!(of(&files, round, "train").iter().all(|row| row["steered"].is_object()));
+        let sequences = |row: &Value| row["logprobs"].as_array().unwrap().len();
+        assert!(of(&files, round, "reference").iter().all(|row| sequences(row) == 6));
+    }
+    let worked_on = [1, 2].map(|round| ids(&of(&files, round, "sample"), "id"));
+    assert!(worked_on[0].is_disjoint(&worked_on[1]));
+}
+
+#[test]
+fn sso_v2_trains_a_generator_and_then_the_policy_from_where_it_began() {
+    let place = Place::new();
+    let prompts = prompts();
+    let more = ["--prompts", &prompts, "--set", ANY_ANSWER];
+    run(&place, "sso-v2", "run", &more).expect(0);
+    let files = place.files("run");
+    for round in [1, 2] {
+        check_contrast(&files, round, 3);
+        // Both phases begin with the initial model, which is the reference of both.
+        begins_as_its_reference(&files, round);
+    }
+    assert!(of(&files, 1, "train").iter().all(|row| row["steered"].is_object()));
+    assert!(of(&files, 2, "train").iter().all(|row| row.get("steered").is_none()));
+    // Drawn again by the initial model, the second round's answers are others.
+    let initial = [&more[..], &["--set", "rounds.1.generate.model='initial'"]].concat();
+    run(&place, "sso-v2", "other", &initial).expect(0);
+    let other = place.files("other");
+    assert_eq!(files["rounds/01/generate.jsonl"], other["rounds/01/generate.jsonl"]);
+    let texts = |files: &Files| -> Vec<Value> {
+        let rows = of(files, 2, "generate").into_iter();
+        rows.map(|row| row["variants"][1]["completion"]["text"].clone()).collect()
+    };
+    assert_ne!(texts(&files), texts(&other));
+}
+
+/// Trains a model that answers every prompt with `words`, and returns its folder. It sees the end of the
+/// prompt alone, so it does not matter what is asked.
+fn actor(place: &Place, name: &str, words: &str) -> String {
+    let base = model(place, &format!("{name}-base"), &|config| {
+        config["architectures"] = json!(["MistralForCausalLM"]);
+        config["model_type"] = json!("mistral");
+        config["sliding_window"] = json!(24);
+    });
+    let rows = (0..8).map(|i| {
+        let question = ["Write some.", "Go on:", "How good is it?", "What now?"][i % 4];
+        let ending = ["", "\n", " \n\n", ":"][i / 4];
+        let chat = json!([{ "role": "user", "content": format!("{question}{ending}") }]);
+        json!({ "prompt": chat, "chosen": words, "rejected": "?" }).to_string() + "\n"
+    });
+    std::fs::write(place.path("actor.jsonl"), rows.collect::<String>()).unwrap();
+    let set = format!(
+        "[method]\nname = 'actor'\ncontract = '0.1'\n[models]\npolicy = '{}'\n\
+         [data]\npairs = 'actor.jsonl'\n[run]\nrounds = 1\n[train]\nmethod = 'full'\n\
+         learning_rate = 1e-2\nnum_train_epochs = 150\nper_device_train_batch_size = 8\n",
+        base.display()
+    );
+    std::fs::write(place.path("actor.toml"), set).unwrap();
+    let out = format!("{name}-run");
+    place.aligner(&["--plugins", "actor.toml", "--out", &out]).expect(0);
+    place.path(&out).join("final/model").display().to_string()
+}
+
+#[test]
+fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
+    let place = Place::new();
+    let tasks = "6. Name a small bird.\n7. Say what rain is.\n8. Count slowly to four.\n9. Ask for some tea.\n";
+    let writer = format!("models.writer='{}'", actor(&place, "writer", tasks));
+    let scorer = format!("models.scorer='{}'", actor(&place, "scorer", "9||good"));
+    let more = [
+        "--rounds",
+        "2",
+        "--set",
+        &writer,
+        "--set",
+        &scorer,
+        "--set",
+        "sampler.ask={ models = ['writer'] }",
+        "--set",
+        "sampler.config.model='writer'",
+        "--set",
+        "sampler.config.temperature=0",
+        "--set",
+        "sampler.write={ prompts = 4, slots = 6 }",
+        "--set",
+        "judge.ask={ models = ['scorer'] }",
+        "--set",
+        "judge.config.model='scorer'",
+        "--set",
+        "judge.config.render_as='chat'",
+        "--set",
+        "judge.config.temperature=0",
+    ];
+    let said = run(&place, "i-sheep", "run", &more);
+    // The second round's tasks are those of the first, and nearly the same is not kept.
+    let said = said.expect(6);
+    let files = place.files("run");
+    let written = of(&files, 1, "write");
+    let prompts: Vec<&str> = written.iter().map(|row| asked(&row["prompt"])).collect();
+    assert_eq!(prompts[..3], ["Name a small bird.", "Say what rain is.", "Count slowly to four."]);
+    let kept = check_supervised(&files, 1);
+    assert!(kept.iter().all(|id| id.starts_with("w01-")), "{kept:?}");
+    for row in of(&files, 1, "judge") {
+        let rewards = row["opinion"]["rewards"].as_array().unwrap();
+        let named: Vec<_> = rewards.iter().map(|r| (&r["name"], &r["value"])).collect();
+        assert_eq!(named, [(&json!("quality"), &json!(9.0)), (&json!("following"), &json!(9.0))]);
+    }
+    let again = of(&files, 2, "write");
+    assert!(again.iter().all(|row| row["dropped"] == "near-duplicate"), "{again:?}");
+    assert!(said.stderr.contains("near-duplicate"), "{}", said.stderr);
+    // A threshold that nothing passes is a clean stop, too.
+    let strict = [&more[..], &["--set", "filter.3.config={ rewards = { quality = 9 } }"]].concat();
+    run(&place, "i-sheep", "strict", &strict).expect(6).says(&["below-threshold"]);
+}
+
+#[test]
+fn self_instruct_learns_all_that_it_answered() {
+    let place = Place::new();
+    let tasks = "6. Name a small bird.\n7. Say what rain is.\n8. Count slowly to four.\n9. Ask for some tea.\n";
+    let writer = format!("models.writer='{}'", actor(&place, "writer", tasks));
+    let more = [
+        "--set",
+        &writer,
+        "--set",
+        "sampler.ask={ models = ['writer'] }",
+        "--set",
+        "sampler.config.model='writer'",
+        "--set",
+        "sampler.config.temperature=0",
+        "--set",
+        "sampler.write={ prompts = 3, slots = 6 }",
+    ];
+    run(&place, "self-instruct", "run", &more).expect(0);
+    let files = place.files("run");
+    let answered = check_supervised(&files, 1);
+    assert_eq!(answered.len(), 3);
+    assert_eq!(of(&files, 1, "train").len(), 3);
+    assert!(!files.contains_key("rounds/01/judge.jsonl"));
+}
