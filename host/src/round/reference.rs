@@ -40,7 +40,10 @@ pub fn logprobs(
             if let Err(SequenceError::Cancelled) = scored {
                 shop.check_cancel(book)?;
             }
-            for (item, logprobs) in batch.iter().zip(scored?) {
+            let per_item = batch[0].sequences.len().max(1);
+            let scored =
+                scored.map_err(|error| RunError::of_engine(error, |i| &batch[i / per_item].id))?;
+            for (item, logprobs) in batch.iter().zip(scored) {
                 let row = Referred { id: item.id.clone(), logprobs };
                 ledger.append(&row)?;
                 rows.push(row);
