@@ -22,8 +22,8 @@ mod memory;
 pub(crate) mod prefix;
 mod sample;
 
-pub use check::SequenceError;
 pub(crate) use check::check_tokens;
+pub use check::{SequenceError, Unfit};
 pub use memory::DecodeMemory;
 
 use batch::{Batch, Made, Start};
@@ -76,7 +76,8 @@ pub struct Settings {
     pub end_tokens: Vec<u32>,
     /// Sequences that run at the same time, at most.
     pub max_batch: usize,
-    /// Bytes of keys and values, at most.
+    /// Bytes of keys and values, at most; a sequence that needs more by itself has as much as it
+    /// needs.
     pub cache_bytes: usize,
     /// Rows of prompts in a pass, at most.
     pub prefill_rows: usize,
@@ -122,14 +123,15 @@ pub fn generate<B: Backend>(
     hooks: Hooks<'_>,
 ) -> Result<(), SequenceError> {
     for (index, job) in jobs.iter().enumerate() {
-        check_sampling(index, &job.sampling)?;
-        check_tokens(engine, index, &job.prompt, job.sampling.max_new_tokens)?;
+        check_sampling(&job.sampling)
+            .and_then(|()| check_tokens(engine, &job.prompt, job.sampling.max_new_tokens))
+            .map_err(SequenceError::of(index))?;
     }
     let starts: Vec<Start> = jobs
         .iter()
         .map(|job| Start::completing(&job.prompt, job.sampling.max_new_tokens))
         .collect();
-    let mut batch = new_batch(engine, adapter, &starts, settings)?;
+    let mut batch = Batch::new(engine, adapter, &starts, settings)?;
     let mut logits = Logits { buffer: engine.backend.zeros(0)?, chunk: engine.backend.zeros(0)? };
     let mut outputs: Vec<Output> = vec![];
     outputs.resize_with(jobs.len(), || Output {
@@ -155,7 +157,7 @@ pub fn generate<B: Backend>(
         for (made, (token, said)) in made.into_iter().zip(draws) {
             let Made { index, position } = made;
             if !said.logprob.is_finite() {
-                return Err(SequenceError::NotFinite { index, position });
+                return Err(SequenceError::of(index)(Unfit::NotFinite { position }));
             }
             let output = &mut outputs[index];
             output.tokens.push(token);
@@ -272,18 +274,6 @@ impl<B: Backend> Logits<B> {
         }
         Ok(tokens)
     }
-}
-
-/// Returns a batch for checked starts.
-pub(crate) fn new_batch<'e, B: Backend>(
-    engine: &'e Engine<B>,
-    adapter: Option<&'e LoadedAdapter<B>>,
-    starts: &[Start<'_>],
-    settings: &Settings,
-) -> Result<Batch<'e, B>, SequenceError> {
-    let batch = Batch::new(engine, adapter, starts, settings)?;
-    let allowed = settings.cache_bytes;
-    batch.map_err(|(index, needed)| SequenceError::Memory { index, needed, allowed })
 }
 
 #[cfg(test)]
@@ -475,11 +465,14 @@ mod tests {
                 Job { prompt: vec![5; 512], ..good.clone() },
                 "sequence 1 has 512 tokens and up to 1 new ones, but the model's context is 512",
             ),
-            (with(Sampling { temperature: -1.0, ..plain }), "`temperature` is -1, but must be"),
-            (with(Sampling { temperature: f64::NAN, ..plain }), "`temperature` is NaN"),
-            (with(Sampling { top_p: 0.0, ..plain }), "`top_p` is 0, but must be over 0"),
-            (with(Sampling { repetition_penalty: 0.0, ..plain }), "`repetition_penalty` is 0"),
-            (with(Sampling { max_new_tokens: 0, ..plain }), "`max_new_tokens` is 0"),
+            (
+                with(Sampling { temperature: -1.0, ..plain }),
+                "sequence 1 has `temperature` = -1, which must be",
+            ),
+            (with(Sampling { temperature: f64::NAN, ..plain }), "`temperature` = NaN"),
+            (with(Sampling { top_p: 0.0, ..plain }), "`top_p` = 0, which must be over 0"),
+            (with(Sampling { repetition_penalty: 0.0, ..plain }), "`repetition_penalty` = 0"),
+            (with(Sampling { max_new_tokens: 0, ..plain }), "`max_new_tokens` = 0"),
             (
                 with(Sampling { max_new_tokens: usize::MAX, ..plain }),
                 "the model's context is 512 tokens",
@@ -488,10 +481,15 @@ mod tests {
             let found = refused(job, &settings(8, 512));
             assert!(found.contains(message), "{found:?} instead of {message:?}");
         }
-        let long = Job { prompt: vec![1; 33], ..good.clone() };
-        let small = Settings { cache_bytes: 20_000, ..settings(8, 512) };
-        let found = refused(long, &small);
-        assert!(found.contains("sequence 1 needs 24576 bytes of cache, but 20000"), "{found}");
+    }
+
+    #[test]
+    fn a_sequence_has_the_cache_that_it_needs_by_itself() {
+        let engine = engine(tiny::spec(16, true));
+        let jobs = jobs();
+        let all = run(&engine, None, &jobs, &settings(8, 512));
+        let none = Settings { cache_bytes: 0, ..settings(8, 512) };
+        assert_eq!(run(&engine, None, &jobs, &none), all);
     }
 
     #[test]

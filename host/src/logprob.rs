@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::generate::batch::Start;
-use crate::generate::{Progress, SequenceError, Settings, check_tokens, new_batch};
+use crate::generate::batch::{Batch, Start};
+use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
 use crate::model::weights::LoadedAdapter;
@@ -49,10 +49,9 @@ pub fn score<B: Backend>(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Score>, SequenceError> {
     for (index, row) in rows.iter().enumerate() {
-        check_tokens(engine, index, &row.tokens, 0)?;
-        if row.from == 0 {
-            return Err(SequenceError::Empty { index });
-        }
+        check_tokens(engine, &row.tokens, 0)
+            .and_then(|()| if row.from == 0 { Err(Unfit::Empty) } else { Ok(()) })
+            .map_err(SequenceError::of(index))?;
     }
     // Rows with nothing to score need no pass.
     let places: Vec<usize> =
@@ -68,12 +67,7 @@ pub fn score<B: Backend>(
         .collect();
     let (backend, head) = (&*engine.backend, engine.weights.head());
     let mut scores = vec![Score::default(); rows.len()];
-    let mut batch = new_batch(engine, adapter, &starts, settings).map_err(|error| match error {
-        SequenceError::Memory { index, needed, allowed } => {
-            SequenceError::Memory { index: places[index], needed, allowed }
-        }
-        other => other,
-    })?;
+    let mut batch = Batch::new(engine, adapter, &starts, settings)?;
     let done = rows.len() - places.len();
     let mut state = Progress { done, total: rows.len(), tokens: 0 };
     let mut waiting = 0..starts.len();
@@ -94,7 +88,7 @@ pub fn score<B: Backend>(
         for (made, said) in made.into_iter().zip(said) {
             let index = places[made.index];
             if !said.logprob.is_finite() {
-                return Err(SequenceError::NotFinite { index, position: made.position });
+                return Err(SequenceError::of(index)(Unfit::NotFinite { position: made.position }));
             }
             let score = &mut scores[index];
             score.logprob += said.logprob as f64;

@@ -77,7 +77,7 @@ use crate::model::weights::{Weights, WeightsCheckpoint};
 use batches::Batches;
 use items::{Objective, Task};
 use metrics::Share;
-use startup::{Seen, Startup};
+use startup::{Rate, Seen, Startup};
 use subject::{Moments, Subject};
 
 /// Trains an adapter, or every weight of a model, on examples or preferences.
@@ -337,10 +337,11 @@ impl<B: TrainingBackend> Trainer<B> {
             sequences.any(|sequence| sequence.trained.iter().skip(2).any(|&trained| trained))
         };
         let telling = loss > 0.0 && indices.iter().any(late);
-        let watched = telling && !self.startup.is_done();
+        let rate = Rate::of(learning_rate, self.settings.learning_rate);
+        let watched = telling && self.startup.wants(rate);
         let seen = self.update(grad_norm, learning_rate, watched)?;
         if watched {
-            self.startup.observe(self.step + 1, learning_rate > 0.0, &seen)?;
+            self.startup.observe(self.step + 1, rate, &seen)?;
         }
 
         self.step += 1;

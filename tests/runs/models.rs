@@ -45,6 +45,26 @@ fn copy(place: &Place, name: &str) -> PathBuf {
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 
 #[test]
+fn a_prompt_that_the_template_refuses_is_named_before_anything_is_written() {
+    let place = Place::new();
+    let folder = copy(&place, "strict");
+    change_json(&folder.join("tokenizer_config.json"), &|config| {
+        let template = config["chat_template"].as_str().unwrap();
+        let strict =
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}";
+        config["chat_template"] = json!(format!("{strict}{template}"));
+    });
+    let system = r#"[{"role":"system","content":"Be kind."},{"role":"user","content":"Hi."}]"#;
+    let rows =
+        format!("{{\"id\":\"a\",\"prompt\":\"Hi.\"}}\n{{\"id\":\"b\",\"messages\":{system}}}\n");
+    std::fs::write(place.path("prompts.jsonl"), rows).unwrap();
+    let model = folder.display().to_string();
+    let said = place.tiny("run", &["--model", &model, "--prompts", "prompts.jsonl"]).expect(4);
+    said.says(&["error: record `b`: ", "no system"]);
+    assert!(!place.path("run").exists());
+}
+
+#[test]
 fn models_that_cannot_be_used_are_named() {
     let place = Place::new();
     let check = |folder: &Path, parts: &[&str]| {

@@ -54,7 +54,10 @@ impl Device {
             Device::Cpu => Ok(AnyDevice::cpu()),
             Device::Auto if int8 => Ok(AnyDevice::cpu()),
             Device::Auto => Ok(AnyDevice::cuda(0, weight_type).unwrap_or_else(|error| {
-                tracing::debug!("runs on the CPU: {error}");
+                // Hours instead of minutes, where the build was made for a GPU.
+                if cfg!(feature = "cuda") {
+                    tracing::warn!("runs on the CPU, as `--device cpu` would: {error}");
+                }
                 AnyDevice::cpu()
             })),
             Device::Cuda(_) if int8 => {

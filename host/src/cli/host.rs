@@ -253,6 +253,8 @@ impl From<RunError> for CliError {
             | RunError::Weights(_)
             | RunError::Adapter(_)
             | RunError::Engine(_)
+            | RunError::Sequence { .. }
+            | RunError::Record { .. }
             | RunError::Train(_)
             | RunError::Memory { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,

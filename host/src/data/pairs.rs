@@ -76,7 +76,8 @@ fn sequences(row: &Map<String, Value>) -> Result<(Text, String, String), RowProb
             Ok((Text::Chat(prompt), chosen, rejected))
         }
         (Some(prompt), chosen, rejected) => {
-            let prompt = text(prompt, "prompt", "a text or a list of messages")?;
+            text(prompt, "prompt", "a text or a list of messages")?;
+            let prompt = filled_text(prompt, "prompt")?;
             let raw = |value, column| filled_text(value, column).map(str::to_owned);
             let (chosen, rejected) = (raw(chosen, "chosen")?, raw(rejected, "rejected")?);
             Ok((Text::Raw(prompt.to_owned()), chosen, rejected))
@@ -112,8 +113,11 @@ fn steered(row: &Map<String, Value>, prompt: &Text) -> Result<Option<GivenSteere
     }
     let [raw, p_system, n_system] = COLUMNS
         .map(|key| row.get(key).filter(|_| present(row, key)).ok_or(RowProblem::Missing(key)));
-    if let Text::Raw(_) = prompt {
-        return Err(wrong_type("prompt", "a list of messages where `p_system` is given"));
+    let bare = |message: &Message| message.speaker != Speaker::System;
+    if !matches!(prompt, Text::Chat(messages) if messages.iter().all(bare)) {
+        let expected =
+            "a list of messages, none of them a system message, where `p_system` is given";
+        return Err(wrong_type("prompt", expected));
     }
     let system = |value, column| filled_text(value, column).map(str::to_owned);
     Ok(Some(GivenSteered {
@@ -187,6 +191,13 @@ mod tests {
         check(r#"{"prompt":"a","chosen":"b"}"#, "the row has no `rejected`");
         check(r#"{"chosen":"b","rejected":"c"}"#, "the row has no prompt");
         check(r#"{"prompt":"a","chosen":"","rejected":"c"}"#, "`chosen` is empty");
+        check(r#"{"prompt":"","chosen":"b","rejected":"c"}"#, "`prompt` is empty");
+        let steered = r#""chosen":"b","rejected":"c","raw":"d","p_system":"e","n_system":"f""#;
+        let bare = "`prompt` must be a list of messages, none of them a system message, where \
+                    `p_system` is given";
+        check(&format!(r#"{{"prompt":"a",{steered}}}"#), bare);
+        let led = r#"[{"role":"system","content":"!"},{"role":"user","content":"?"}]"#;
+        check(&format!(r#"{{"prompt":{led},{steered}}}"#), bare);
         check(r#"{"prompt":"a","chosen":["b"],"rejected":"c"}"#, "`chosen` must be a text");
         let user = r#"{"role":"user","content":"?"}"#;
         let other = r#"{"role":"user","content":"!"}"#;

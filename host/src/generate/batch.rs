@@ -29,11 +29,12 @@ impl<'a> Start<'a> {
 }
 
 /// Returns how many pages a cache for `starts` has: as many as are in use at a time where sequences run
-/// in their order and the first to begin is the first to end, within what the settings allow. Where
-/// they end in another order and it is short, one waits.
+/// in their order and the first to begin is the first to end, within what the settings allow; as many as
+/// the longest needs in any case. Where they end in another order and it is short, one waits.
 pub(crate) fn page_count(starts: &[Start<'_>], settings: &Settings, page_bytes: usize) -> usize {
     let all: usize = starts.iter().map(|start| start.positions.div_ceil(PAGE)).sum();
-    let count = all.min(settings.cache_bytes / page_bytes);
+    let longest = starts.iter().map(|start| start.positions.div_ceil(PAGE)).max().unwrap_or(0);
+    let count = all.min((settings.cache_bytes / page_bytes).max(longest));
     let mut pages = Pages::new(count, starts.iter().map(|s| (s.tokens, s.wanted_from)));
     let mut running = VecDeque::new();
     let mut used = 0;
@@ -42,14 +43,10 @@ pub(crate) fn page_count(starts: &[Start<'_>], settings: &Settings, page_bytes: 
             running.pop_front().into_iter().for_each(|lease| pages.release(lease));
         }
         let lease = loop {
-            match (pages.lease(index, start.positions), running.is_empty()) {
-                (Some(lease), _) => break lease,
-                // Alone it is too much, which is said elsewhere.
-                (None, true) => return count,
-                (None, false) => {
-                    running.pop_front().into_iter().for_each(|lease| pages.release(lease));
-                }
+            if let Some(lease) = pages.lease(index, start.positions) {
+                break lease;
             }
+            pages.release(running.pop_front().expect("by itself, each has room"));
         };
         let last = lease.pages.iter().max().map_or(0, |&page| page as usize + 1);
         used = used.max(last);
@@ -91,25 +88,20 @@ pub(crate) struct Made {
 }
 
 impl<'e, B: Backend> Batch<'e, B> {
-    /// Returns a batch in which nothing runs yet, with a cache for `starts`; `Err`
-    /// with a start's index and the bytes that it needs where it alone is too much.
+    /// Returns a batch in which nothing runs yet, with a cache for `starts`.
     pub(crate) fn new(
         engine: &'e Engine<B>,
         adapter: Option<&'e LoadedAdapter<B>>,
         starts: &[Start<'_>],
         settings: &Settings,
-    ) -> Result<Result<Batch<'e, B>, (usize, usize)>, BackendError> {
+    ) -> Result<Batch<'e, B>, BackendError> {
         let page_bytes = engine.backend.cache_bytes(engine.cache_shape(1));
-        let needed = |start: &Start| start.positions.div_ceil(PAGE);
         let count = page_count(starts, settings, page_bytes);
-        if let Some(i) = starts.iter().position(|start| needed(start) > count) {
-            return Ok(Err((i, needed(&starts[i]) * page_bytes)));
-        }
         let cache = engine.backend.cache(engine.cache_shape(count))?;
         let workspace = Workspace::new(&*engine.backend)?;
         let pages = Pages::new(count, starts.iter().map(|s| (s.tokens, s.wanted_from)));
         let (chunk, running) = (settings.prefill_rows.max(1), Vec::new());
-        Ok(Ok(Batch { engine, adapter, cache, workspace, pages, chunk, running }))
+        Ok(Batch { engine, adapter, cache, workspace, pages, chunk, running })
     }
 
     /// Returns how many sequences are running.

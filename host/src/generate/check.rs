@@ -7,19 +7,40 @@ use crate::model::forward::Engine;
 /// Why sequences could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum SequenceError {
-    /// A prompt has no tokens.
-    #[error("sequence {index} has no prompt")]
-    Empty {
-        /// Which one.
+    /// One of them cannot be.
+    #[error("sequence {index} {problem}")]
+    Sequence {
+        /// Which one, so that the caller can call it by its name.
         index: usize,
+        /// What is wrong with it.
+        problem: Unfit,
     },
-    /// A sequence does not fit into the model's context.
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl SequenceError {
+    /// Returns the error for the sequence with this place.
+    pub(crate) fn of(index: usize) -> impl FnOnce(Unfit) -> SequenceError {
+        move |problem| SequenceError::Sequence { index, problem }
+    }
+}
+
+/// Why a sequence could not be run; reads on from its name.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unfit {
+    /// It has no tokens.
+    #[error("has no prompt")]
+    Empty,
+    /// It does not fit into the model's context.
     #[error(
-        "sequence {index} has {tokens} tokens and up to {new} new ones, but the model's context is {limit} tokens"
+        "has {tokens} tokens and up to {new} new ones, but the model's context is {limit} tokens"
     )]
     TooLong {
-        /// Which one.
-        index: usize,
         /// Tokens that it has.
         tokens: usize,
         /// Tokens that may be added.
@@ -28,20 +49,16 @@ pub enum SequenceError {
         limit: usize,
     },
     /// A token that the model does not have.
-    #[error("sequence {index} has token {token}, but the model has {vocab} tokens")]
+    #[error("has token {token}, but the model has {vocab} tokens")]
     Token {
-        /// Which one.
-        index: usize,
         /// The token.
         token: u32,
         /// Rows of the embedding.
         vocab: usize,
     },
     /// A setting is out of its range.
-    #[error("sequence {index}: `{name}` is {value}, but must be {range}")]
+    #[error("has `{name}` = {value}, which must be {range}")]
     Setting {
-        /// Which one.
-        index: usize,
         /// Name of the setting.
         name: &'static str,
         /// What it is.
@@ -49,55 +66,36 @@ pub enum SequenceError {
         /// What it may be.
         range: &'static str,
     },
-    /// One sequence alone needs a larger cache than is allowed.
-    #[error("sequence {index} needs {needed} bytes of cache, but {allowed} are allowed")]
-    Memory {
-        /// Which one.
-        index: usize,
-        /// Bytes that it needs.
-        needed: usize,
-        /// Bytes that are allowed.
-        allowed: usize,
-    },
-    /// The device failed.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
     /// The model gave logits that are not numbers.
-    #[error("the model's logits for sequence {index} are not finite at position {position}")]
+    #[error("gets logits that are not finite at position {position}")]
     NotFinite {
-        /// Which one.
-        index: usize,
         /// The last position that the model read.
         position: usize,
     },
-    /// A callback asked to stop.
-    #[error("cancelled")]
-    Cancelled,
 }
 
 /// Checks that a sequence's tokens exist and that it fits into the context with `new` more.
 pub(crate) fn check_tokens<B: Backend>(
     engine: &Engine<B>,
-    index: usize,
     tokens: &[u32],
     new: usize,
-) -> Result<(), SequenceError> {
+) -> Result<(), Unfit> {
     let spec = &engine.weights.spec;
     let (vocab, limit) = (spec.vocab, spec.context_length);
     if tokens.is_empty() {
-        return Err(SequenceError::Empty { index });
+        return Err(Unfit::Empty);
     }
     if tokens.len().saturating_add(new) > limit {
-        return Err(SequenceError::TooLong { index, tokens: tokens.len(), new, limit });
+        return Err(Unfit::TooLong { tokens: tokens.len(), new, limit });
     }
     match tokens.iter().find(|&&token| token as usize >= vocab) {
-        Some(&token) => Err(SequenceError::Token { index, token, vocab }),
+        Some(&token) => Err(Unfit::Token { token, vocab }),
         None => Ok(()),
     }
 }
 
 /// Checks that the settings of a job are in their ranges.
-pub(super) fn check_sampling(index: usize, sampling: &Sampling) -> Result<(), SequenceError> {
+pub(super) fn check_sampling(sampling: &Sampling) -> Result<(), Unfit> {
     let Sampling { temperature, top_p, top_k: _, repetition_penalty, max_new_tokens } = *sampling;
     let checks = [
         ("temperature", temperature, temperature >= 0.0, "finite and not negative"),
@@ -107,7 +105,7 @@ pub(super) fn check_sampling(index: usize, sampling: &Sampling) -> Result<(), Se
     ];
     for (name, value, right, range) in checks {
         if !right || !value.is_finite() {
-            return Err(SequenceError::Setting { index, name, value, range });
+            return Err(Unfit::Setting { name, value, range });
         }
     }
     Ok(())

@@ -21,8 +21,13 @@ pub fn from_hugging_face(path: &Path, config: &Value) -> Result<Spec, ModelError
 
 /// Reads what all architectures of the Llama family write alike.
 ///
-/// `context` is how many tokens a model of the architecture reads where the file does not say.
-pub(super) fn spec(fields: &Fields, context: usize) -> Result<Spec, ModelError> {
+/// `context` is how many tokens a model of the architecture reads where the file does not say, and
+/// `head_dim` how wide its heads are then; none: `hidden_size` over their number.
+pub(super) fn spec(
+    fields: &Fields,
+    context: usize,
+    head_dim: Option<usize>,
+) -> Result<Spec, ModelError> {
     match fields.text("hidden_act")? {
         None | Some("silu" | "swish") => {}
         Some(other) => {
@@ -40,7 +45,7 @@ pub(super) fn spec(fields: &Fields, context: usize) -> Result<Spec, ModelError> 
     }
     let hidden = fields.size("hidden_size")?;
     let heads = fields.size("num_attention_heads")?;
-    let head_dim = match fields.optional_size("head_dim")? {
+    let head_dim = match fields.optional_size("head_dim")?.or(head_dim) {
         Some(head_dim) => head_dim,
         None if hidden % heads == 0 => hidden / heads,
         None => {

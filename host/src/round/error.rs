@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::DataError;
-use crate::generate::SequenceError;
+use crate::generate::{SequenceError, Unfit};
 use crate::memory::Shortage;
 use crate::model::ModelError;
 use crate::model::export::ExportError;
@@ -38,7 +38,23 @@ pub enum RunError {
     Adapter(#[from] PeftError),
     /// The engine could not go on.
     #[error(transparent)]
-    Engine(#[from] SequenceError),
+    Engine(SequenceError),
+    /// The engine could not go on with a record.
+    #[error("record `{id}` {problem}")]
+    Sequence {
+        /// The record's id, or a held-out row's.
+        id: String,
+        /// What is wrong with it.
+        problem: Unfit,
+    },
+    /// A model cannot read a record.
+    #[error("record `{id}`: {source}")]
+    Record {
+        /// The record's id, or a held-out row's.
+        id: String,
+        /// Why not.
+        source: ModelError,
+    },
     /// The training could not go on.
     #[error(transparent)]
     Train(TrainError),
@@ -106,13 +122,36 @@ impl From<TrainError> for RunError {
 }
 
 impl RunError {
+    /// Returns the error of an engine that was given records; `id` tells their ids by their places.
+    pub fn of_engine<'a>(error: SequenceError, id: impl FnOnce(usize) -> &'a str) -> RunError {
+        match error {
+            SequenceError::Sequence { index, problem } => {
+                RunError::Sequence { id: id(index).to_owned(), problem }
+            }
+            error => RunError::Engine(error),
+        }
+    }
+
+    /// Returns the error of a model that cannot read a record.
+    pub fn of_record(id: &str) -> impl FnOnce(ModelError) -> RunError {
+        move |source| RunError::Record { id: id.to_owned(), source }
+    }
+
     /// Returns the way out, where there is one to tell.
     pub fn hint(&self) -> Option<String> {
         match self {
             RunError::Directory(error) => error.hint(),
             // Its sentence holds the way out.
             RunError::Plugin(_) => None,
-            RunError::Model(error) => error.hint(),
+            RunError::Model(error) | RunError::Record { source: error, .. } => error.hint(),
+            RunError::Sequence { problem: Unfit::NotFinite { .. }, .. } => Some(
+                "the model has collapsed, or its weights are broken: a lower `train.learning_rate` \
+                 keeps it from collapsing, `aligner model chat` shows what it says"
+                    .into(),
+            ),
+            RunError::Sequence { .. } => {
+                Some("leave the record out, or take a model with a longer context".into())
+            }
             RunError::Data(error) => error.hint(),
             RunError::Weights(_)
             | RunError::Adapter(_)

@@ -73,7 +73,7 @@ pub fn complete(
                     Err(error @ ModelError::TooLong { .. }) => {
                         tracing::info!(record = job.record, "{error}");
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(RunError::of_record(&job.record)(error)),
                 }
                 bar.inc(1);
                 Ok(())

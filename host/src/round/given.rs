@@ -94,16 +94,20 @@ fn measured(
     policy: &Policy,
     mut records: Vec<Generated>,
 ) -> Result<Vec<Generated>, RunError> {
-    let mut rows: Vec<Row> = Vec::new();
-    for record in &mut records {
+    // The rows, and whose each is.
+    let (mut rows, mut owners): (Vec<Row>, Vec<usize>) = (Vec::new(), Vec::new());
+    for (i, record) in records.iter_mut().enumerate() {
         let encode = |variant: &Variant| {
             let text = variant.completion.as_ref().map_or("", |completion| &completion.text);
             row(shop.models.policy(), &variant.prompt, text)
         };
         match record.variants.iter().map(encode).collect::<Result<Vec<Row>, _>>() {
-            Ok(own) => rows.extend(own),
+            Ok(own) => {
+                owners.extend(own.iter().map(|_| i));
+                rows.extend(own);
+            }
             Err(ModelError::TooLong { .. }) => record.dropped = Some("too-long".into()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(RunError::of_record(&record.id)(error)),
         }
     }
     let (engine, adapter) = shop.models.scorer(policy)?;
@@ -112,6 +116,7 @@ fn measured(
     if let Err(SequenceError::Cancelled) = scores {
         shop.check_cancel(book)?;
     }
+    let scores = scores.map_err(|error| RunError::of_engine(error, |row| &records[owners[row]].id));
     let mut scores = scores?.into_iter();
     for record in &mut records {
         for variant in &mut record.variants {

@@ -212,7 +212,7 @@ fn sequences(
             }
             Ok(_) | Err(ModelError::TooLong { .. }) => return Ok(Err(TOO_LONG)),
             Err(ModelError::NothingToTrain) => return Ok(Err(EMPTY)),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(RunError::of_record(&row.record_id)(error)),
         }
     }
     Ok(Ok(sequences))

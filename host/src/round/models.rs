@@ -328,11 +328,12 @@ impl Models {
         match (failed, result) {
             (Some(error), _) => Err(error),
             (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
-            (None, Err(error)) => Err(error.into()),
+            (None, Err(error)) => Err(RunError::of_engine(error, |index| &open[index].record)),
         }
     }
 
-    /// Scores jobs, in their order; one that cannot be put to the model has the reason. Returns early, with fewer scores, where `cancel` is set.
+    /// Scores jobs, in their order; one that cannot be put to the model has the reason. Returns early,
+    /// with fewer scores, where `cancel` is set.
     pub fn score(
         &self,
         name: &str,
@@ -367,14 +368,14 @@ impl Models {
         };
         match logprob::score(&engine, adapter, &rows, &settings, &mut heard) {
             Ok(found) => {
-                for (place, score) in places.into_iter().zip(found) {
+                for (&place, score) in places.iter().zip(found) {
                     let tokens = score.token_logprobs.len() as u32;
                     scores[place] = Ok(Score { logprob: score.logprob, tokens });
                 }
                 Ok(scores)
             }
             Err(SequenceError::Cancelled) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(RunError::of_engine(error, |index| &jobs[places[index]].record)),
         }
     }
 }

@@ -15,6 +15,10 @@ const AT_ONCE: usize = 64;
 
 /// Returns the summed logprob of each sequence of each item under `reference`.
 ///
+/// Scoring takes the passes of generation, which share prompts. Where these round to bf16 more than
+/// passes of training do (attention in tile registers), a policy that is its own reference is off by some
+/// hundredths of a nat: 0.027 of a margin over answers of about 100 nats, measured on SmolLM2-135M.
+///
 /// `depends` holds all that the items depend on; `items` makes them.
 pub fn logprobs(
     shop: &Workshop<'_>,
@@ -40,7 +44,10 @@ pub fn logprobs(
             if let Err(SequenceError::Cancelled) = scored {
                 shop.check_cancel(book)?;
             }
-            for (item, logprobs) in batch.iter().zip(scored?) {
+            let per_item = batch[0].sequences.len().max(1);
+            let scored =
+                scored.map_err(|error| RunError::of_engine(error, |i| &batch[i / per_item].id))?;
+            for (item, logprobs) in batch.iter().zip(scored) {
                 let row = Referred { id: item.id.clone(), logprobs };
                 ledger.append(&row)?;
                 rows.push(row);

@@ -11,12 +11,13 @@ use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
 use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
+use crate::model::text::Model;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Kind, Plugin, Runtime};
 use crate::plugin_set::{Measure, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Text};
-use crate::round::{Opened, RunError};
+use crate::round::{Opened, RunError, given_variants};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -99,14 +100,7 @@ pub fn prepare(
         })?;
     }
     check_new_tokens(&set, &models)?;
-    // A model that cannot be prompted at all (no chat template, say) is found out here.
-    let first = prompts.first().into_iter().chain(held_out.first().map(|row| &row.prompt));
-    for prompt in first {
-        match models["policy"].model.encode_prompt(&prompt.text) {
-            Ok(_) | Err(ModelError::TooLong { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    readable(&models["policy"].model, &prompts, &given, &held_out)?;
     let id = |opened: &Opened| ModelId {
         name: opened.model.name.clone(),
         digest: opened.model.digest.clone(),
@@ -156,6 +150,30 @@ pub fn prepare(
         device,
         sample,
     })
+}
+
+/// Fails where the model cannot be prompted at all (without a chat template, say), or cannot read one of
+/// the prompts. What is too long for it is left out later, and counted.
+fn readable(
+    model: &Model,
+    prompts: &[Prompt],
+    given: &BTreeMap<String, GivenPair>,
+    held_out: &[HeldOut],
+) -> Result<(), RunError> {
+    let asked = prompts.iter().chain(held_out.iter().map(|row| &row.prompt));
+    let asked = asked.map(|prompt| (prompt.id.as_str(), prompt.text.clone()));
+    // Those of the pairs, under their principles too.
+    let steered = given.values().filter(|pair| pair.steered.is_some()).flat_map(|pair| {
+        let variants = given_variants(pair).into_iter();
+        variants.map(|variant| (pair.prompt.id.as_str(), variant.prompt))
+    });
+    for (id, text) in asked.chain(steered) {
+        match model.encode_prompt(&text) {
+            Ok(_) | Err(ModelError::TooLong { .. }) => {}
+            Err(error) => return Err(RunError::of_record(id)(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Fails where completions may be so long that no prompt fits into the model's context with them: every

@@ -155,6 +155,24 @@ fn loss_and_every_gradient_are_those_of_torch() {
 }
 
 #[test]
+fn a_long_warm_up_is_no_false_alarm() {
+    // A norm's weights are about 1, and its first rates less than half a unit in their last place.
+    let settings = TrainSettings {
+        learning_rate: 1e-6,
+        num_train_epochs: 200.0,
+        warmup_ratio: 0.9,
+        ..full_settings()
+    };
+    let mut trainer = full(true, settings);
+    for _ in 0..10 {
+        trainer.step().unwrap().unwrap();
+    }
+    assert!(!trainer.startup.is_done());
+    while trainer.step().unwrap().is_some() {}
+    assert!(trainer.startup.is_done());
+}
+
+#[test]
 fn ten_steps_are_those_of_torch() {
     let Expected { tied, untied, .. } = expected();
     for (is_tied, file, run) in

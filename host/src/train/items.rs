@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::TrainError;
 use super::settings::{Example, SettingsError, check_examples};
-use crate::generate::{Progress, SequenceError, Settings};
+use crate::generate::{Progress, SequenceError, Settings, Unfit};
 use crate::logprob::{Row, score};
 use crate::model::adapter::Adapter;
 use crate::model::backend::Backend;
@@ -273,7 +273,7 @@ impl Reference {
         let mut progress = |_| ControlFlow::Continue(());
         match reference_logprobs(engine, adapter, items, &settings, &mut progress) {
             Ok(logprobs) => Ok(logprobs),
-            Err(SequenceError::NotFinite { index, .. }) => {
+            Err(SequenceError::Sequence { index, problem: Unfit::NotFinite { .. } }) => {
                 let roles = objective.roles();
                 let (item, role) = (&items[index / roles.len()], roles[index % roles.len()]);
                 let problem = SequenceProblem::Reference { logprob: f64::NAN };

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Startup {
     /// Updates so far that could have moved every tensor but for the zeros it started with.
     updates: u32,
+    /// Those of them with about the whole learning rate.
+    #[serde(default)]
+    whole_updates: u32,
     /// Names of the tensors that no gradient has moved yet.
     unmoved: Vec<String>,
 }
@@ -28,9 +31,31 @@ pub(super) struct Seen {
 /// gradient is zero for as long as `B` is.
 const UPDATES: u32 = 2;
 
+/// The learning rate of a step. The first of a long warm-up are so small that in f32 a number of 1 stays
+/// what it is, which says nothing of whether it learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rate {
+    /// Nothing moves.
+    Zero,
+    /// Less than half of the peak.
+    Part,
+    /// At least half of it.
+    Whole,
+}
+
+impl Rate {
+    pub(super) fn of(rate: f64, peak: f64) -> Rate {
+        match rate {
+            rate if rate <= 0.0 => Rate::Zero,
+            rate if rate < 0.5 * peak => Rate::Part,
+            _ => Rate::Whole,
+        }
+    }
+}
+
 impl Startup {
     pub(super) fn new(names: Vec<String>) -> Startup {
-        Startup { updates: 0, unmoved: names }
+        Startup { updates: 0, whole_updates: 0, unmoved: names }
     }
 
     /// Returns whether all is proved.
@@ -38,11 +63,17 @@ impl Startup {
         self.unmoved.is_empty()
     }
 
-    /// Takes note of a step, counted from 1, with learning rate above 0 where it `updated`.
+    /// Returns whether a step at this rate would prove something more. In a long warm-up what has not
+    /// moved in the first updates is left alone until its end: looking costs a copy of every tensor.
+    pub(super) fn wants(&self, rate: Rate) -> bool {
+        !self.is_done() && (rate == Rate::Whole || self.updates < UPDATES)
+    }
+
+    /// Takes note of a step, counted from 1.
     pub(super) fn observe(
         &mut self,
         step: u64,
-        updated: bool,
+        rate: Rate,
         seen: &[Seen],
     ) -> Result<(), StartupError> {
         let cut: Vec<&Seen> =
@@ -57,18 +88,19 @@ impl Startup {
                 shape,
             });
         }
-        if !updated {
+        if rate == Rate::Zero {
             return Ok(());
         }
         self.updates += 1;
+        self.whole_updates += u32::from(rate == Rate::Whole);
         let moved =
             |name: &String| seen.iter().any(|s| s.name == *name && s.moved && !s.gradient_is_zero);
         self.unmoved.retain(|name| !moved(name));
         match self.unmoved.first().and_then(|name| seen.iter().find(|s| s.name == *name)) {
-            Some(first) if self.updates >= UPDATES => Err(StartupError::Unmoved {
+            Some(first) if self.whole_updates >= UPDATES => Err(StartupError::Unmoved {
                 count: self.unmoved.len(),
                 all: seen.len(),
-                updates: self.updates,
+                updates: self.whole_updates,
                 name: first.name.clone(),
                 shape: first.shape.clone(),
             }),
@@ -101,7 +133,7 @@ pub enum StartupError {
     },
     /// Updates leave some tensors as they were.
     #[error(
-        "{count} of {all} trainable tensors did not move in {updates} updates\n  \
+        "{count} of {all} trainable tensors did not move in {updates} updates at the whole rate\n  \
          the first is `{name}` {shape:?}\n\n\
          hint: `learning_rate` may be too small to change a number in f32"
     )]

@@ -8,7 +8,7 @@ use std::{
 use super::ChatArgs;
 use crate::{
     cli::{CliError, exit, host, output},
-    generate::{self, Hooks, Job, Sampling, Settings},
+    generate::{self, Hooks, Job, Sampling, SequenceError, Settings},
     model::{backend::AnyDevice, weights::LoadedAdapter},
     progress::{Progress, Style},
     record::{Message, Speaker, Text},
@@ -112,6 +112,9 @@ fn answer(
     text.push_str(&rest);
     match result {
         Ok(()) => Ok(text),
-        Err(error) => Err(RunError::from(error).into()),
+        Err(SequenceError::Sequence { problem, .. }) => {
+            Err(CliError::new(exit::MODEL_OR_DATA, format!("the conversation {problem}")))
+        }
+        Err(error) => Err(RunError::Engine(error).into()),
     }
 }

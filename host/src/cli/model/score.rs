@@ -65,7 +65,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     bar.finish();
     let scores = scores.map_err(|error| match error {
         SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),
-        error => RunError::from(error).into(),
+        error => RunError::of_engine(error, |index| &data[index].id).into(),
     })?;
     for ((data, row), score) in data.iter().zip(&rows).zip(&scores) {
         let scored = Scored {

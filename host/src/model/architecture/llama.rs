@@ -12,7 +12,7 @@ use crate::model::spec::Spec;
 /// Reads a `config.json`.
 pub(super) fn from_config(fields: &Fields) -> Result<Spec, ModelError> {
     config::no_biases(fields, &["attention_bias", "mlp_bias"])?;
-    config::spec(fields, 2048)
+    config::spec(fields, 2048, None)
 }
 
 /// Reads the settings of a GGUF file of a Llama or a Mistral; the latter may have a window.

@@ -9,7 +9,7 @@ use crate::model::spec::Spec;
 /// transformers.
 pub(super) fn from_config(fields: &Fields) -> Result<Spec, ModelError> {
     config::no_biases(fields, &["attention_bias", "mlp_bias"])?;
-    let spec = config::spec(fields, 4096 * 32)?;
+    let spec = config::spec(fields, 4096 * 32, None)?;
     let sliding_windows = windows(&spec, fields.size_or("sliding_window", 4096)?, |_| true);
     Ok(Spec { sliding_windows, ..spec })
 }

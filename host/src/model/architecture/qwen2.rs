@@ -9,7 +9,7 @@ use crate::model::spec::Spec;
 
 /// Reads a `config.json`, which does not mention the biases: every model has them.
 pub(super) fn from_config(fields: &Fields) -> Result<Spec, ModelError> {
-    let spec = config::spec(fields, 32768)?;
+    let spec = config::spec(fields, 32768, None)?;
     let sliding_windows = qwen_windows(fields, &spec)?;
     Ok(Spec { attention_bias: true, sliding_windows, ..spec })
 }

@@ -10,10 +10,9 @@ use crate::model::spec::Spec;
 /// Reads a `config.json`. Where it gives no `head_dim`, heads are 128 wide, as in transformers.
 pub(super) fn from_config(fields: &Fields) -> Result<Spec, ModelError> {
     config::no_biases(fields, &["attention_bias"])?;
-    let spec = config::spec(fields, 32768)?;
-    let head_dim = fields.optional_size("head_dim")?.unwrap_or(128);
+    let spec = config::spec(fields, 32768, Some(128))?;
     let sliding_windows = qwen_windows(fields, &spec)?;
-    Ok(Spec { qk_norm: true, head_dim, sliding_windows, ..spec })
+    Ok(Spec { qk_norm: true, sliding_windows, ..spec })
 }
 
 /// Reads the settings of a GGUF file.

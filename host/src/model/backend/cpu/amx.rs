@@ -28,7 +28,11 @@ const LINE: usize = 64;
 /// Says whether this process can use the tile registers, and they compute what they should.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        is_announced() && is_permitted() && [5, 16, 20, 32].into_iter().all(computes)
+        let of_attention = || [1, 9, attention::VECTORS].into_iter().all(attention::computes);
+        is_announced()
+            && is_permitted()
+            && [5, 16, 20, 32].into_iter().all(computes)
+            && of_attention()
     });
     *AVAILABLE
 }
@@ -277,6 +281,13 @@ impl Tiles {
 #[repr(align(64))]
 struct Buffer([f32; ROWS * 2 * PANEL]);
 
+/// Returns a panel of so many terms of the trial's right operand, from this column on.
+fn trial_panel(first: usize, terms: usize) -> Vec<u32> {
+    let word =
+        |term, column| trial::word(trial::right(term, column), trial::right(term + 1, column));
+    (0..terms / 2 * PANEL).map(|i| word(i / PANEL * 2, first + i % PANEL)).collect()
+}
+
 /// Computes a small product of so many rows.
 fn computes(rows: usize) -> bool {
     let pair = |row, term| match term < trial::DEPTH {
@@ -285,12 +296,7 @@ fn computes(rows: usize) -> bool {
     };
     let x: Vec<u32> =
         (0..rows * TERMS / 2).map(|i| pair(i / (TERMS / 2), i % (TERMS / 2) * 2)).collect();
-    let panel = |first: usize| -> Vec<u32> {
-        let word =
-            |term, column| trial::word(trial::right(term, column), trial::right(term + 1, column));
-        (0..TERMS / 2 * PANEL).map(|i| word(i / PANEL * 2, first + i % PANEL)).collect()
-    };
-    let (near, far) = (panel(0), panel(PANEL));
+    let (near, far) = (trial_panel(0, TERMS), trial_panel(PANEL, TERMS));
     trial::is_right(rows, |sums| {
         // SAFETY: the arrays are as long as the block asks for, and the registers may be used.
         unsafe {

@@ -161,11 +161,12 @@ fn map(layout: Layout) -> NonNull<u8> {
         let before = mapped.align_offset(page);
         let first = mapped.add(before);
         // The mapping ends on a small page, wherever `bytes` does.
-        let end = first.add(bytes.next_multiple_of(4096));
+        let small = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096).max(1);
+        let end = first.add(bytes.next_multiple_of(small));
         if before > 0 {
             libc::munmap(mapped.cast(), before);
         }
-        let after = mapped.add((bytes + page).next_multiple_of(4096)).offset_from(end);
+        let after = mapped.add((bytes + page).next_multiple_of(small)).offset_from(end);
         if after > 0 {
             libc::munmap(end.cast(), after as usize);
         }

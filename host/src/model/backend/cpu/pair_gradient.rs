@@ -251,7 +251,8 @@ impl Strip {
                         *sum = x.mul_add(line, *sum);
                     }
                 }
-                (wide, narrow) = (wide.add(self.width), narrow.add(stride));
+                // After the last term they may be further than one past the end.
+                (wide, narrow) = (wide.wrapping_add(self.width), narrow.wrapping_add(stride));
             }
             for (to, from) in sums.iter_mut().zip(tile) {
                 for (v, sum) in from.into_iter().enumerate() {

@@ -231,8 +231,10 @@ unsafe fn two_panels<L: Lanes, const N: usize>(
                 *of_near = x.mul_add(lines[0], *of_near);
                 *of_far = x.mul_add(lines[1], *of_far);
             }
-            x = x.add(left.step);
-            (near, far) = (near.add(panels[0].stride), far.add(panels[1].stride));
+            // After the last term they may be further than one past the end.
+            x = x.wrapping_add(left.step);
+            near = near.wrapping_add(panels[0].stride);
+            far = far.wrapping_add(panels[1].stride);
         }
         tile::put(&tiles[0], sums[0]);
         tile::put(&tiles[1], sums[1]);

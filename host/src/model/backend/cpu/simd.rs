@@ -153,7 +153,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// Two to the power of each lane, which holds an integer in -126..=127.
     unsafe fn exp2_integer(self) -> Self;
-    /// Zero in the lanes where `self < limit`, `self` elsewhere taken from `value`.
+    /// `value`, but zero in the lanes where `self < limit`.
     unsafe fn zero_where_below(self, limit: Self, value: Self) -> Self;
     /// The lanes in order.
     unsafe fn array(self) -> [f32; 8];
@@ -198,7 +198,9 @@ pub(super) fn sum8(x: [f32; 8]) -> f32 {
     ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
 }
 
-/// `e` to the power of each lane, to about 1e-7 relative; 0 where the result would be subnormal.
+/// `e` to the power of each lane, to about 1e-7 relative; 0 where the result would be subnormal. What
+/// becomes of a NaN differs between processors: callers see to it that there is none, or that it stays
+/// in another term of what they compute.
 ///
 /// # Safety
 ///

@@ -146,7 +146,8 @@ impl Right for Lines {
                     let line = S::load(w.add(i * self.stride));
                     term(x.add(i * left.step), left.row_stride, line, &mut tile);
                 }
-                (x, w) = (x.add(4 * left.step), w.add(4 * self.stride));
+                // After the last term they may be further than one past the end.
+                (x, w) = (x.wrapping_add(4 * left.step), w.wrapping_add(4 * self.stride));
             }
             for i in 0..depth % 4 {
                 let line = S::load(w.add(i * self.stride));
@@ -174,7 +175,7 @@ impl Right for Words {
                 let (even, odd) = S::load_bf16(w);
                 term(x, left.row_stride, even, &mut tile);
                 term(x.add(left.step), left.row_stride, odd, &mut tile);
-                (x, w) = (x.add(2 * left.step), w.add(PANEL));
+                (x, w) = (x.wrapping_add(2 * left.step), w.wrapping_add(PANEL));
             }
             if depth % 2 == 1 {
                 term(x, left.row_stride, S::load_bf16(w).0, &mut tile);

@@ -5,7 +5,9 @@
 
 use std::arch::asm;
 
-use super::{LINE, Registers};
+use super::super::tile::PANEL;
+use super::super::trial;
+use super::{LINE, Registers, trial_panel};
 
 /// Query vectors in a tile, at most.
 pub(in super::super) const VECTORS: usize = 16;
@@ -149,4 +151,46 @@ impl Tiles {
             );
         }
     }
+}
+
+/// Tries both products for so many vectors on numbers whose sums are exact.
+pub(super) fn computes(vectors: usize) -> bool {
+    let terms = |row, term| if term < trial::DEPTH { trial::left(row, term) } else { 0.0 };
+    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
+    let rows = |width: usize| -> Vec<u16> {
+        (0..vectors * width).map(|i| bf16(terms(i / width, i % width))).collect()
+    };
+    let sum = |vector, column| -> f32 {
+        (0..trial::DEPTH).map(|t| trial::left(vector, t) * trial::right(t, column)).sum()
+    };
+    let mut tiles = Tiles::default();
+
+    let (queries, near, far) = (rows(TERMS), trial_panel(0, TERMS), trial_panel(PANEL, TERMS));
+    let mut scores = vec![0.0f32; vectors * 2 * PANEL];
+    // SAFETY: the arrays are as long as both products ask for, and the registers may be used.
+    unsafe {
+        tiles.cut(vectors);
+        let keys = [near.as_ptr(), far.as_ptr()];
+        tiles.score(queries.as_ptr(), TERMS, keys, 1, scores.as_mut_ptr(), 2 * PANEL);
+    }
+
+    // Twice the same page, and what was there before.
+    const POSITIONS: usize = 16;
+    let weights: Vec<u16> = rows(POSITIONS)
+        .chunks_exact(POSITIONS)
+        .flat_map(|of_page| [of_page, of_page].concat())
+        .collect();
+    let page: Vec<u32> =
+        (0..COLUMNS / PANEL).flat_map(|panel| trial_panel(panel * PANEL, POSITIONS)).collect();
+    let mut sums = vec![1.0f32; vectors * COLUMNS];
+    // SAFETY: as above.
+    unsafe {
+        let pages = [page.as_ptr(); 2];
+        tiles.add_values(weights.as_ptr(), 2 * POSITIONS, &pages, sums.as_mut_ptr(), COLUMNS);
+    }
+    let right = |found: &[f32], columns: usize, of: &dyn Fn(usize, usize) -> f32| {
+        found.iter().enumerate().all(|(i, &x)| x == of(i / columns, i % columns))
+    };
+    right(&scores, 2 * PANEL, &sum)
+        && right(&sums, COLUMNS, &|vector, column| 1.0 + 2.0 * sum(vector, column))
 }

@@ -156,7 +156,8 @@ impl<'a> Part<'a> {
     fn block(&self, start: usize) -> (&'a [u32], usize) {
         let from = self.seen.start.max(start) / PAGE;
         let to = self.seen.end.min(start + BLOCK).div_ceil(PAGE);
-        (self.pages.get(from..to).unwrap_or(&[]), from * PAGE)
+        // A block before or after what is seen has none.
+        (if from < to { &self.pages[from..to] } else { &[] }, from * PAGE)
     }
 }
 
