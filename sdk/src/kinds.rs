@@ -69,8 +69,10 @@ pub trait Sampler: Plugin {
 /// A sampler that lets the model write new prompts.
 pub trait PromptWriter: Sampler {
     /// Writes new prompts, perhaps none. `pool` holds the seed prompts and, after them, those
-    /// accepted so far; `index` counts the calls from 0 within the round. The host gives the
-    /// prompts ids of its own.
+    /// accepted so far, in this round and in earlier ones; `index` counts the slots from 0 within the
+    /// round. The host gives the prompts ids of its own. By convention they are tagged `round:N`, by
+    /// which [`select`](Sampler::select) finds the new ones. A prompt with an input is one message of the
+    /// user: instruction, blank line, input.
     fn write(
         &self,
         context: &Context,
@@ -89,12 +91,16 @@ pub trait Filter: Plugin {
 
 /// A filter that must have seen the whole stage: deduplication, thresholds at a mean. One instance
 /// lives through the stage.
+///
+/// Where prompts are written, a filter at `after = "sample"` observes the prompts that are there already
+/// before the new ones, and decides on the new ones only.
 pub trait SetFilter: Plugin {
     /// Takes note of a record. Called for every record in order, before the first
     /// [`decide`](SetFilter::decide).
     fn observe(&mut self, context: &Context, record: &Record) -> Result<(), Error>;
 
-    /// Decides on a record. Called for the same records in the same order.
+    /// Decides on a record. Called for the same records in the same order, those left out that were
+    /// there already.
     fn decide(&mut self, context: &Context, record: &Record) -> Result<Verdict, Error>;
 }
 

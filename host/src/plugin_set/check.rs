@@ -10,7 +10,7 @@ mod settings;
 use std::path::Path;
 
 use objective::pairing;
-use plugins::{difficulty, filters, plugin};
+use plugins::{difficulty, filters, plugin, sampler};
 use settings::{evaluate, generate, train};
 
 use super::{
@@ -60,9 +60,10 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         None => Ok(None),
     };
     let principle = plugin("principle", "principle")?;
-    let sampler = plugin("sampler", "sampler")?;
+    let sampler = sampler(&root, &models, data.pairs.is_some(), around)?;
+    let writes = sampler.as_ref().is_some_and(|sampler| sampler.write.is_some());
     let judge = plugin("judge", "judge")?;
-    let difficulty = difficulty(&root, &models, around)?;
+    let difficulty = difficulty(&root, &models, writes, around)?;
     let generate = match root.table("generate", &GENERATE)? {
         Some(table) => generate(&table, Generate::default(), &models)?,
         None => Generate::default(),

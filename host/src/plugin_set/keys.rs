@@ -32,6 +32,11 @@ pub(super) const PLUGIN: Shape = Shape {
     keys: &["plugin", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
 };
+pub(super) const SAMPLER: Shape = Shape {
+    keys: &["plugin", "write", "config", "limits", "on_error", "ask"],
+    later: &["sha256", "digest"],
+};
+pub(super) const WRITE: Shape = Shape { keys: &["prompts", "slots"], later: &[] };
 pub(super) const FILTER: Shape = Shape {
     keys: &["after", "plugin", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
@@ -126,7 +131,7 @@ pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], la
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 13] = [
+pub(super) const TABLES: [(&str, &Shape); 15] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
@@ -137,6 +142,8 @@ pub(super) const TABLES: [(&str, &Shape); 13] = [
     ("[evaluate]", &EVALUATE),
     ("[difficulty]", &DIFFICULTY),
     ("[[filter]]", &FILTER),
+    ("[sampler]", &SAMPLER),
+    ("write", &WRITE),
     ("lora", &LORA),
     ("limits", &LIMITS),
     ("early_stop", &EARLY_STOP),

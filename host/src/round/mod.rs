@@ -18,6 +18,7 @@ pub mod rows;
 mod sample;
 pub mod stage;
 mod summary;
+mod write;
 
 pub use error::RunError;
 pub use evaluate::held_out;
@@ -90,10 +91,18 @@ impl Flow {
     pub fn note_drop(&mut self, reason: &str) {
         *self.drops.entry(reason.to_owned()).or_default() += 1;
     }
+
+    /// Counts records that were dropped before there was a flow.
+    fn note_drops(&mut self, drops: &BTreeMap<String, u64>) {
+        for (reason, count) in drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
 }
 
 /// Does one round: the policy that enters completes the prompts, and what the plugins keep of that
-/// trains the policy that leaves.
+/// trains the policy that leaves. Prompts that it writes itself have passed the filters over prompts by
+/// the time they are in the pool.
 ///
 /// `earlier` holds what earlier rounds trained on, for `data = "all"`.
 pub fn round(
@@ -104,8 +113,13 @@ pub fn round(
     entering: &Policy,
     earlier: &[Trained],
 ) -> Result<Outcome, RunError> {
-    let sampled = sample::select(shop, book, round, pool)?;
-    let sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?;
+    let written = write::write(shop, book, round, pool, entering)?;
+    let digest = written.as_ref().map(|written| written.digest.as_str());
+    let mut sampled = sample::select(shop, book, round, pool, digest)?;
+    match &written {
+        Some(written) => sampled.note_drops(&written.drops),
+        None => sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?,
+    }
     let ids: Vec<String> = sampled.records.iter().map(|record| record.id().to_owned()).collect();
 
     let generated = complete(shop, book, round, sampled, entering)?;
@@ -134,6 +148,7 @@ pub fn round(
 
     let sources = summary::Sources {
         round,
+        written: written.map(|written| written.found),
         prompts: ids.len() as u64,
         completions: &completions,
         kept: &scored,

@@ -8,6 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Decoding, Finish, Message, Opinion, Pair, Speaker, Text, Variant, Verdict};
 use crate::train::PreferenceMetrics;
 
+/// A line of `write.jsonl`: a prompt that the sampler plugin found in what the model wrote, in the order
+/// in which it was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// The host's, for example `w01-0001`.
+    pub id: String,
+    /// The slot that it came from; counts from 0 within the round.
+    pub slot: u32,
+    /// What is asked.
+    pub prompt: Text,
+    /// The plugin's labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Why it did not come into the pool: the reason of a filter, or `surplus` where the round had enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
+}
+
 /// A line of `sample.jsonl`: a prompt that was selected, and its equipment. In working order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
