@@ -24,7 +24,10 @@ pub trait Plugin: Sized + 'static {
     /// JSON Schema of the configuration, or an empty text.
     const CONFIG_SCHEMA: &'static str = "";
 
-    /// Measurements that the host must make before it calls, for example `perplexity(few-shot)`.
+    /// Measurements that the host must make before it calls: `alogp(COMPLETION | PROMPT)`,
+    /// `perplexity(COMPLETION)`, both perhaps with `; initial` at the end of the brackets, or
+    /// `cluster(COMPLETION)`. The words are names of variants or the roles `plain`, `good`, `bad`;
+    /// [`Record::measurement`](crate::Record::measurement) finds a value under the name as it is here.
     const NEEDS: &'static [&'static str] = &[];
 
     /// Makes the plugin, once in every instance. Checks the configuration's values; returns

@@ -3,6 +3,7 @@
 mod export;
 mod full;
 mod kill;
+mod measure;
 mod memory;
 mod models;
 mod preference;

@@ -41,13 +41,22 @@ fn written_prompts_join_the_pool_and_are_worked_on() {
         for (number, row) in written.iter().enumerate() {
             let slot = number / 2;
             assert_eq!(row["id"], format!("w{round:02}-{:04}", number + 1));
-            assert_eq!((&row["slot"], &row["tags"]), (&json!(slot), &json!([format!("round:{round}")])));
+            assert_eq!(
+                (&row["slot"], &row["tags"]),
+                (&json!(slot), &json!([format!("round:{round}")]))
+            );
             if number % 2 == 1 {
-                assert_eq!((words(&row["prompt"]), &row["dropped"]), ("Name a fruit.", &json!("seen")));
+                assert_eq!(
+                    (words(&row["prompt"]), &row["dropped"]),
+                    ("Name a fruit.", &json!("seen"))
+                );
                 continue;
             }
             let ask = &asked[slot];
-            assert_eq!((&ask["record"], &ask["index"]), (&json!(format!("slot-{slot}")), &json!(0)));
+            assert_eq!(
+                (&ask["record"], &ask["index"]),
+                (&json!(format!("slot-{slot}")), &json!(0))
+            );
             let answer = ask["answer"]["completion"]["text"].as_str().unwrap();
             assert_eq!(words(&row["prompt"]), format!("{round}.{slot} {answer}"));
             known.insert(answer.to_owned());
@@ -91,13 +100,16 @@ fn written_prompts_join_the_pool_and_are_worked_on() {
     assert!(said.stdout.contains("written"), "{}", said.stdout);
     assert!(said.stdout.contains("dropped in round 2: seen 8, surplus 2"), "{}", said.stdout);
     assert!(said.stderr.contains("8 prompts, 6 written in each round"), "{}", said.stderr);
-    let shown = |arguments: &[&str]| place.aligner(&[&["show", "run"], arguments].concat()).expect(0);
+    let shown =
+        |arguments: &[&str]| place.aligner(&[&["show", "run"], arguments].concat()).expect(0);
     let dropped = shown(&["--dropped", "--round", "1"]).stdout;
     for part in ["seen (writer 0.3.1): 8", "surplus (aligner): 2\n         w01-0013 w01-0015"] {
         assert!(dropped.contains(part), "{dropped}");
     }
     let life = shown(&["w01-0003"]).stdout;
-    for part in ["write       slot 1:", "filter-sample writer 0.3.1: keep", "write asked", "8 so far"] {
+    for part in
+        ["write       slot 1:", "filter-sample writer 0.3.1: keep", "write asked", "8 so far"]
+    {
         assert!(life.contains(part), "{life}");
     }
     let list = shown(&["--round", "2"]).stdout;
@@ -129,10 +141,10 @@ fn a_round_goes_on_with_fewer_and_ends_the_run_with_none() {
 fn a_set_and_its_sampler_agree_on_writing() {
     let place = Place::new();
     let [sampler, filter] = writer();
-    place
-        .tiny("run", &["--set", &sampler])
-        .expect(2)
-        .says(&["sampler `writer` 0.3.1 writes prompts", "`write = { prompts = 64, slots = 200 }`"]);
+    place.tiny("run", &["--set", &sampler]).expect(2).says(&[
+        "sampler `writer` 0.3.1 writes prompts",
+        "`write = { prompts = 64, slots = 200 }`",
+    ]);
     place
         .set("tiny-write", "run", &["--set", &filter])
         .expect(2)

@@ -13,9 +13,9 @@ use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
     progress::counted,
-    record::{Opinion, Text, Verdict},
+    record::{Measurement, Opinion, Text, Verdict},
     round::rows::{
-        Filtered, Generated, Judged, Paired, Rendered, Sampled, Scored, Trained, Written,
+        Filtered, Generated, Judged, Measured, Paired, Rendered, Sampled, Scored, Trained, Written,
     },
     round::stage::folder,
     run::manifest,
@@ -90,6 +90,10 @@ fn completed(run: &Path, round: u32) -> Result<Vec<Generated>, CliError> {
 
 /// The filters' stages, in the order of a round.
 const FILTERS: [&str; 4] = ["filter-sample", "filter-generate", "filter-judge", "filter-pair"];
+
+/// The stages in which completions are measured, in the order of a round.
+const MEASURES: [&str; 4] =
+    ["measure-generate", "measure-judge", "measure-pair", "measure-difficulty"];
 
 /// Returns one line for each record and round: what became of it.
 fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
@@ -242,6 +246,13 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 let _ = writeln!(part, "  difficulty  {difficulty:.4}");
             }
         }
+        for stage in MEASURES {
+            for row in rows::<Measured>(run, round, stage)?.into_iter().filter(|r| r.id == record) {
+                for Measurement { name, value } in row.measurements {
+                    let _ = writeln!(part, "  {stage}: {name} {value:.4}");
+                }
+            }
+        }
         for stage in FILTERS {
             for row in rows::<Filtered>(run, round, stage)?.into_iter().filter(|r| r.id == record) {
                 let who = format!("  {stage:<11} {} {}", row.plugin, row.version);
@@ -274,7 +285,8 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         for stage in ["write", "render", "judge", "difficulty"].into_iter().chain(FILTERS) {
             for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {
                 // What a written prompt was found in was asked for its slot.
-                let of_slot = stage == "write" && slot.as_deref().is_some_and(|s| row["record"] == *s);
+                let of_slot =
+                    stage == "write" && slot.as_deref().is_some_and(|s| row["record"] == *s);
                 if of_slot || row["record"] == *record {
                     let _ = writeln!(part, "  {stage} asked");
                     block(&mut part, &row["request"].to_string());

@@ -42,12 +42,18 @@ pub(super) fn filter(
     batches.extend(judged.map(|range| first + range.start..first + range.end));
     let mut restarts = 0;
     let verdicts = loop {
-        let (batch, blame) =
-            match attempt(plugin, guest, place, (&records, first), &taking_part, &batches, &mut spent)
-            {
-                Ok(verdicts) => break verdicts,
-                Err(failed) => failed,
-            };
+        let (batch, blame) = match attempt(
+            plugin,
+            guest,
+            place,
+            (&records, first),
+            &taking_part,
+            &batches,
+            &mut spent,
+        ) {
+            Ok(verdicts) => break verdicts,
+            Err(failed) => failed,
+        };
         let range = batches[batch].clone();
         let stop = plugin.setup().on_error == OnError::Stop
             || blame.fault.always_stops()

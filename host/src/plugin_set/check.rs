@@ -14,9 +14,9 @@ use plugins::{difficulty, filters, plugin, sampler};
 use settings::{evaluate, generate, train};
 
 use super::{
-    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Method, Models, PluginSet,
-    RoundSettings, Run, Source, Start, Train,
-    keys::{CHAT, DATA, EVALUATE, GENERATE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
+    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Measuring, Method, Models,
+    PluginSet, RoundSettings, Run, Source, Start, Train,
+    keys::{CHAT, DATA, EVALUATE, GENERATE, MEASURE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     problem::{Problem, list},
     section::Section,
     typed::{Kind, Node, Place},
@@ -68,6 +68,10 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         Some(table) => generate(&table, Generate::default(), &models)?,
         None => Generate::default(),
     };
+    let measure = match root.table("measure", &MEASURE)? {
+        Some(table) => Some(Measuring { clusters: table.integer("clusters", 1, 100_000)? }),
+        None => None,
+    };
     let train = match root.table("train", &TRAIN)? {
         Some(table) => Some(train(&table, None)?),
         None => None,
@@ -89,6 +93,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         judge,
         difficulty,
         generate,
+        measure,
         pair: None,
         train,
         evaluate,

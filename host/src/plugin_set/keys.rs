@@ -15,6 +15,7 @@ pub(super) const ROOT: Shape = Shape {
         "judge",
         "difficulty",
         "generate",
+        "measure",
         "pair",
         "train",
         "evaluate",
@@ -61,6 +62,7 @@ pub(super) const GENERATE: Shape = Shape {
     ],
     later: &["samples"],
 };
+pub(super) const MEASURE: Shape = Shape { keys: &["clusters"], later: &[] };
 pub(super) const PAIR: Shape = Shape { keys: &["by", "reward"], later: &[] };
 /// The hyper-parameters of each objective.
 pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
@@ -131,12 +133,13 @@ pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], la
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 15] = [
+pub(super) const TABLES: [(&str, &Shape); 16] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
     ("[chat]", &CHAT),
     ("[generate]", &GENERATE),
+    ("[measure]", &MEASURE),
     ("[pair]", &PAIR),
     ("[train]", &TRAIN),
     ("[evaluate]", &EVALUATE),

@@ -27,8 +27,8 @@ pub use plugin::{
 };
 pub use problem::{Invalid, PluginSetError};
 pub use settings::{
-    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, PairBy, Pairing,
-    Reference, Start, Train, TrainData,
+    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
+    Pairing, Reference, Start, Train, TrainData,
 };
 pub use typed::{Override, OverrideError};
 
@@ -71,6 +71,9 @@ pub struct PluginSet {
     pub difficulty: Option<Difficulty>,
     /// `[generate]`
     pub generate: Generate,
+    /// `[measure]`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measuring>,
     /// `[pair]`; absent where no round compares completions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Pairing>,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::ask::Asker;
+use super::measure;
+use super::needs::Need;
 use super::rows::{Filtered, Judged, Scored};
 use super::stage::{Made, Notebook, Place};
 use super::{Flow, Policy, RunError, Workshop};
@@ -72,13 +74,18 @@ pub fn sift(
     let mut sifted = Sifted { kept: records, rows: Vec::new(), fuel: 0 };
     for (position, (_, plugin)) in filters {
         let at = shop.plugin_place(place, position);
+        // What filters before it have revised is measured again.
+        let needs: Vec<Need> = measure::of_plugin(plugin).collect();
+        measure::meet(shop, place, &needs, &mut sifted.kept, asker)?;
         let stage = if plugin.has(Interface::SetFilter) {
             plugin.filter_set(&at, standing, &sifted.kept)?
         } else {
             plugin.filter(&at, &sifted.kept, asker)?
         };
         sifted.fuel += stage.spent.fuel;
-        for (mut record, outcome) in std::mem::take(&mut sifted.kept).into_iter().zip(stage.outcomes) {
+        for (mut record, outcome) in
+            std::mem::take(&mut sifted.kept).into_iter().zip(stage.outcomes)
+        {
             let verdict =
                 done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
             sifted.rows.push(Filtered {
@@ -117,7 +124,8 @@ pub fn filter_stage(after: After) -> &'static str {
     }
 }
 
-/// Carries out a verdict; returns whether the record stays.
+/// Carries out a verdict; returns whether the record stays. What was measured of a record goes where its
+/// completions change.
 fn abide(record: &mut Record, verdict: &Verdict) -> bool {
     match verdict {
         Verdict::Keep => true,
@@ -130,6 +138,7 @@ fn abide(record: &mut Record, verdict: &Verdict) -> bool {
                     completion.finish = *finish;
                 }
             }
+            record.measurements.clear();
             true
         }
     }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod assess;
+mod cluster;
 pub mod diversity;
 mod error;
 mod evaluate;
@@ -9,8 +10,10 @@ mod generate;
 mod given;
 mod learn;
 mod lessons;
+mod measure;
 mod method;
 mod models;
+mod needs;
 mod pair;
 mod pool;
 mod reference;
@@ -25,6 +28,7 @@ pub use evaluate::held_out;
 pub use given::variants as given_variants;
 pub use method::result_name;
 pub use models::{Loaded, Models, Opened, Policy, row};
+pub use needs::{GRAMMAR, Need};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;
@@ -124,15 +128,20 @@ pub fn round(
 
     let generated = complete(shop, book, round, sampled, entering)?;
     let completions: Vec<Completion> = completions(&generated);
-    let kept = assess::filter(shop, book, round, After::Generate, generated, entering)?;
+    let measured = measure::measure(shop, book, round, "measure-generate", generated, entering)?;
+    let kept = assess::filter(shop, book, round, After::Generate, measured, entering)?;
 
-    let judged = assess::judge(shop, book, round, kept, entering)?;
+    let measured = measure::measure(shop, book, round, "measure-judge", kept, entering)?;
+    let judged = assess::judge(shop, book, round, measured, entering)?;
     let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
     let paired = pair::pair(shop, book, round, judged)?;
+    let paired = measure::measure(shop, book, round, "measure-pair", paired, entering)?;
     let paired = assess::filter(shop, book, round, After::Pair, paired, entering)?;
 
     let scored = match &shop.set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Round => {
+            let paired =
+                measure::measure(shop, book, round, "measure-difficulty", paired, entering)?;
             let scored = assess::difficulty(shop, book, round, paired, entering)?;
             assess::order(shop, round, scored)
         }
@@ -193,6 +202,7 @@ pub fn pool(
     }
     let sampled = sample::everything(shop, book, pool)?;
     let generated = complete(shop, book, 0, sampled, initial)?;
+    let generated = measure::measure(shop, book, 0, "measure-difficulty", generated, initial)?;
     let scored = assess::difficulty(shop, book, 0, generated, initial)?;
     let difficulties = scored.records.iter().filter_map(|record| {
         record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))

@@ -115,7 +115,11 @@ mod tests {
     #[test]
     fn prompts_that_join_come_last_and_have_records() {
         let mut pool = pool();
-        pool.join(["x", "y"].map(|id| Prompt { id: id.into(), text: Text::user(id), tags: vec![] }));
+        pool.join(["x", "y"].map(|id| Prompt {
+            id: id.into(),
+            text: Text::user(id),
+            tags: vec![],
+        }));
         assert_eq!(ids(&pool), "abcdxy");
         assert_eq!(pool.record("y").unwrap().prompt.text, Text::user("y"));
         assert_eq!(pool.record("a").unwrap().id(), "a");

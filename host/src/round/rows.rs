@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Decoding, Finish, Message, Opinion, Pair, Speaker, Text, Variant, Verdict};
+use crate::record::{
+    Decoding, Finish, Measurement, Message, Opinion, Pair, Speaker, Text, Variant, Verdict,
+};
 use crate::train::PreferenceMetrics;
 
 /// A line of `write.jsonl`: a prompt that the sampler plugin found in what the model wrote, in the order
@@ -96,6 +98,15 @@ pub struct Scored {
     /// Higher is harder; absent where the record could not be completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difficulty: Option<f64>,
+}
+
+/// A line of `measure-generate.jsonl` and its like: what is measured of a record by then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The record's id.
+    pub id: String,
+    /// Those that could be made.
+    pub measurements: Vec<Measurement>,
 }
 
 /// A line of `pair.jsonl`.

@@ -13,10 +13,10 @@ use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
 use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Plugin, Runtime};
-use crate::plugin_set::{Measure, PluginSet, Source};
+use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Text};
-use crate::round::{Opened, RunError};
+use crate::round::{GRAMMAR, Need, Opened, RunError};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -72,9 +72,7 @@ pub fn prepare(
     };
     let plugins = Plugins::load(runtime, &set)?;
     check_writing(&set, &plugins, &prompts)?;
-    for plugin in plugins.all() {
-        refuse_what_is_not_there(plugin)?;
-    }
+    check_needs(&plugins)?;
     let catalogue = match &plugins.principle {
         Some(principle) => principle.catalogue()?,
         None => Vec::new(),
@@ -246,19 +244,28 @@ fn is_written_id(id: &str) -> bool {
     parts.is_some_and(|(round, count)| number(round) && number(count))
 }
 
-/// Fails where a plugin counts on a part of the contract that rounds do not carry out yet, rather
-/// than leaving that part out in silence.
-fn refuse_what_is_not_there(plugin: &Plugin) -> Result<(), RunError> {
-    let refuse = |what: String| {
-        let hint = "this version cannot run it; take another plugin".to_owned();
-        Err(RunError::Settings { what: format!("{} {what}", plugin.identity()), hint })
+/// Fails where a plugin needs what is no measurement, or needs one before there are completions.
+fn check_needs(plugins: &Plugins) -> Result<(), RunError> {
+    let refuse = |plugin: &Plugin, need: &str, why: &str, hint: &str| {
+        let what = format!("{} needs `{need}`, {why}", plugin.identity());
+        Err(RunError::Settings { what, hint: hint.into() })
     };
-    match plugin.needs() {
-        [] => Ok(()),
-        needs => {
-            refuse(format!("needs measurements that the host does not make: {}", needs.join(", ")))
+    for plugin in plugins.all() {
+        if let Some(need) = plugin.needs().iter().find(|need| Need::parse(need).is_none()) {
+            return refuse(plugin, need, "which is no measurement of this host", GRAMMAR);
         }
     }
+    let prompts = plugins.filters.iter().filter(|(after, _)| *after == After::Sample);
+    let early = plugins.principle.iter().chain(&plugins.sampler).chain(prompts.map(|(_, it)| it));
+    for plugin in early {
+        if let [need, ..] = plugin.needs() {
+            let why = "and is called before there are completions to measure";
+            let hint = "filters after `generate`, `judge` and `pair`, judges and difficulty scorers \
+                        can have measurements";
+            return refuse(plugin, need, why, hint);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Checked, Surroundings, known_model, one_of, source};
 use crate::plugin_set::{
-    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler, Scope,
-    Write,
+    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler,
+    Scope, Write,
     keys::{ASK, DIFFICULTY, FILTER, LIMITS, SAMPLER, WRITE},
     section::Section,
 };

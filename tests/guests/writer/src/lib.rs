@@ -85,7 +85,8 @@ impl prompt_writer::Guest for Writer {
             _ if has("copies") => prompt_writer::Reply::Done(vec![copy()]),
             None => {
                 let last = pool.last().map_or("", |prompt| words(&prompt.text));
-                let prompt = say(0, &format!("{} so far. Write another one: {last}", pool.len())).text;
+                let prompt =
+                    say(0, &format!("{} so far. Write another one: {last}", pool.len())).text;
                 prompt_writer::Reply::Ask(vec![Request::Generate(GenerateRequest {
                     model: "policy".into(),
                     prompt,
@@ -116,7 +117,11 @@ impl set_filter::Guest for Writer {
     fn decide(_context: Context, batch: Vec<Record>) -> Result<Vec<Verdict>, Error> {
         let verdict = |Record { prompt, .. }: &Record| {
             let first = SEEN.with_borrow(|seen| seen.get(words(&prompt.text)).cloned());
-            if first.as_ref() == Some(&prompt.id) { Verdict::Keep } else { Verdict::Drop("seen".into()) }
+            if first.as_ref() == Some(&prompt.id) {
+                Verdict::Keep
+            } else {
+                Verdict::Drop("seen".into())
+            }
         };
         Ok(batch.iter().map(verdict).collect())
     }
