@@ -83,6 +83,45 @@ fn what_is_measured_is_what_the_model_says() {
 }
 
 #[test]
+fn judges_and_scorers_of_the_pool_and_of_a_round_have_measurements_too() {
+    let place = Place::new();
+    let [contrast, gauge] =
+        ["contrast", "gauge"].map(|name| guests::path(name).display().to_string());
+    let plugins = [
+        format!("principle={{ plugin = '{contrast}' }}"),
+        format!("judge.plugin='{gauge}'"),
+        format!("difficulty.plugin='{gauge}'"),
+    ];
+    let mut more = vec!["--rounds", "1"];
+    more.extend(plugins.iter().flat_map(|plugin| ["--set", plugin]));
+    place.tiny("pool", &more).expect(0);
+    more.extend(["--set", "difficulty.scope='round'"]);
+    place.tiny("round", &more).expect(0);
+    let by_id = |files: &BTreeMap<String, Vec<u8>>, name: &str, value: &dyn Fn(&Value) -> f64| {
+        let rows = lines(files, name).into_iter();
+        rows.map(|row| (row["id"].to_string(), value(&row))).collect::<BTreeMap<_, _>>()
+    };
+    let measured = |row: &Value| measurements(row)["perplexity(plain)"];
+    let difficulty = |row: &Value| row["difficulty"].as_f64().unwrap();
+    let reward = |row: &Value| row["opinion"]["rewards"][0]["value"].as_f64().unwrap();
+
+    let files = place.files("pool");
+    let of_pool = by_id(&files, "pool/measure-difficulty.jsonl", &measured);
+    assert_eq!(of_pool.len(), 8);
+    assert_eq!(of_pool, by_id(&files, "pool/difficulty.jsonl", &difficulty));
+    assert!(!files.contains_key("rounds/01/measure-difficulty.jsonl"), "{:?}", files.keys());
+    // Round 1 finds the completions of the pool.
+    let judged = by_id(&files, "rounds/01/measure-judge.jsonl", &measured);
+    assert!(judged.len() > 4 && judged.iter().all(|(id, value)| of_pool[id] == *value));
+    assert_eq!(judged, by_id(&files, "rounds/01/judge.jsonl", &reward));
+
+    let files = place.files("round");
+    let of_round = by_id(&files, "rounds/01/measure-difficulty.jsonl", &measured);
+    assert_eq!(of_round, by_id(&files, "rounds/01/difficulty.jsonl", &difficulty));
+    assert_eq!(of_round, by_id(&files, "rounds/01/judge.jsonl", &reward));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let place = Place::new();
     let gauge = guests::path("gauge");
@@ -110,7 +149,7 @@ fn what_cannot_be_measured_is_refused() {
 fn a_killed_run_ends_with_the_same_bytes() {
     let arguments = arguments();
     let more: Vec<&str> = arguments.iter().map(String::as_str).chain(["--rounds", "1"]).collect();
-    let stages = check_set("tiny-dpo", &more, "kill", step(7));
+    let stages = check_set("tiny-dpo", &more, "kill", step(31));
     for stage in ["measure-generate", "filter-generate"] {
         assert!(stages.contains(stage), "never killed in {stage}: {stages:?}");
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aligner::plugin::{
     Answerer, Ask, Grant, Kind, NoAnswers, OnError, Outcome, PluginError, Setup, Spent,
 };
-use aligner::record::{Answer, Completion, Finish, Request, Score, Text, Verdict};
+use aligner::record::{Answer, Completion, Finish, Prompt, Request, Score, Text, Verdict};
 
 use super::{PLACE, check_error, check_sound, hostile, records};
 
@@ -203,6 +203,18 @@ fn new_prompts_are_written_from_answers() {
     let spent = Spent { tokens: plugin.setup().grant.as_ref().unwrap().tokens, ..Spent::default() };
     let error = plugin.write(&PLACE, &pool, 7..8, spent, &mut model).unwrap_err();
     check_error(&error, &["has 0 left of its 10000"]);
+
+    // A pool of thousands is within the limits of a call.
+    let many: Vec<_> = (0..8000)
+        .map(|i| Prompt {
+            id: format!("s-{i}"),
+            text: Text::user("word ".repeat(80)),
+            tags: vec![],
+        })
+        .collect();
+    let stage = plugin.write(&PLACE, &many, 0..64, Spent::default(), &mut model).unwrap();
+    let Outcome::Done(last) = &stage.outcomes[63] else { panic!("{:?}", stage.outcomes[63]) };
+    assert_eq!(last[0].text.gist(), "63 of 8000: yes slot-63");
 
     let plugin = hostile(Kind::Sampler, "empty", granted);
     let nothing = Spent::default();

@@ -103,7 +103,7 @@ fn write(table: &Section<'_>) -> Checked<Write> {
     };
     Ok(Write {
         prompts: count("prompts", 100_000, "how many a round works on, for example 64")?,
-        slots: count("slots", 1_000_000, "calls for more in a round at most, for example 200")?,
+        slots: count("slots", 1_000_000, "how many a round may use for them, for example 200")?,
     })
 }
 
@@ -158,9 +158,12 @@ pub(super) fn difficulty(
     let scope = table.choice("scope", &scopes)?.unwrap_or_default();
     if writes && scope == Scope::Pool {
         return Err(table
-            .wrong("scope", "is `pool`, which is scored before round 1, and `[sampler]` writes prompts")
+            .wrong(
+                "scope",
+                "is `pool`, which is scored before round 1, and `[sampler]` writes prompts",
+            )
             .label("expected `scope = \"round\"`")
-            .hint("what a round writes can be scored within it; the pool would never have these scores"));
+            .hint("prompts that a round writes come too late for the scores of the pool"));
     }
     Ok(Some(Difficulty {
         scope,

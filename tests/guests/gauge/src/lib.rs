@@ -1,17 +1,32 @@
 //! A filter that compares what is measured with what the model says when it is asked, and drops a record
 //! where the two differ. With `revise` in the configuration it puts another text in the place of the plain
-//! completion.
+//! completion. As a judge and as a difficulty scorer it hands on what is measured.
 
 use std::cell::RefCell;
 
-wit_bindgen::generate!({ path: "../../../wit", world: "filter-plugin" });
+wit_bindgen::generate!({
+    path: "../../../wit",
+    inline: "
+        package tests:guests;
+        world gauge {
+            import aligner:plugin/log@0.1.0;
+            export aligner:plugin/meta@0.1.0;
+            export aligner:plugin/filter@0.1.0;
+            export aligner:plugin/judge@0.1.0;
+            export aligner:plugin/difficulty@0.1.0;
+        }
+    ",
+    world: "tests:guests/gauge",
+    generate_all,
+});
 
 use aligner::plugin::types::{
-    Answer, Context, Error, Finish, Record, Request, ScoreRequest, Turn, Variant,
+    Answer, Context, Error, Finish, Record, Request, Reward, ScoreRequest, Turn, Variant,
 };
 use aligner::plugin::verdicts::{Revision, Verdict};
 use exports::aligner::plugin::filter::{self, Reply};
-use exports::aligner::plugin::meta;
+use exports::aligner::plugin::judge::Opinion;
+use exports::aligner::plugin::{difficulty, judge, meta};
 
 thread_local! {
     static CONFIG: RefCell<String> = const { RefCell::new(String::new()) };
@@ -47,6 +62,28 @@ impl filter::Guest for Gauge {
     fn filter(_context: Context, batch: Vec<Turn>) -> Result<Vec<Reply>, Error> {
         Ok(batch.iter().map(reply).collect())
     }
+}
+
+impl judge::Guest for Gauge {
+    fn judge(_context: Context, batch: Vec<Turn>) -> Result<Vec<judge::Reply>, Error> {
+        let opinion = |turn: &Turn| {
+            let (variant, name) = ("plain".into(), "perplexity".into());
+            let value = perplexity(&turn.record)?;
+            Ok(judge::Reply::Done(Opinion::Rewards(vec![Reward { variant, name, value }])))
+        };
+        batch.iter().map(opinion).collect()
+    }
+}
+
+impl difficulty::Guest for Gauge {
+    fn score(_context: Context, batch: Vec<Turn>) -> Result<Vec<difficulty::Reply>, Error> {
+        batch.iter().map(|turn| perplexity(&turn.record).map(difficulty::Reply::Done)).collect()
+    }
+}
+
+fn perplexity(record: &Record) -> Result<f64, Error> {
+    let missing = || Error::Input(format!("record {} is not measured", record.prompt.id));
+    measured(record, "perplexity(plain)").ok_or_else(missing)
 }
 
 fn reply(turn: &Turn) -> Reply {
