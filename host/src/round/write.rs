@@ -1,7 +1,6 @@
 //! The write stage: the sampler plugin lets the model write new prompts, which join the pool.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::json;
 
