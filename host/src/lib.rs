@@ -10,6 +10,7 @@ pub mod cli;
 pub mod data;
 pub mod date;
 pub mod digest;
+pub mod embedding;
 pub mod generate;
 pub mod logprob;
 pub mod memory;

@@ -35,6 +35,10 @@ pub struct Measured {
 pub struct RoundSummary {
     /// From 1.
     pub round: u32,
+    /// Prompts that the sampler plugin found in what the model wrote, filtered ones among them; absent
+    /// where it writes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// Prompts that the round worked on.
     pub prompts: u64,
     /// Completions that were generated.
@@ -104,9 +108,10 @@ pub struct NothingKept {
 
 impl fmt::Display for NothingKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.round {
-            0 => f.write_str("no prompt of the pool could be used")?,
-            round => {
+        match (self.round, self.records) {
+            (0, _) => f.write_str("no prompt of the pool could be used")?,
+            (round, 0) => write!(f, "round {round} had no prompt to work on")?,
+            (round, _) => {
                 write!(f, "round {round} kept none of its {}", counted(self.records, "records"))?
             }
         }
@@ -143,6 +148,7 @@ impl Report {
         table.column("prompts", "", Align::Right);
         table.column("completions", "", Align::Right);
         table.column("kept", "", Align::Right);
+        table.column("written", "", Align::Right);
         table.column("difficulty", "", Align::Right);
         table.column("length", "", Align::Right);
         table.column("distinct-2", "", Align::Right);
@@ -154,7 +160,7 @@ impl Report {
             table.column(measure, "held-out", Align::Right);
         }
         if !self.before.is_empty() {
-            let mut row = vec![String::new(); 11];
+            let mut row = vec![String::new(); 12];
             row[0] = "start".to_owned();
             row.extend(measures.iter().map(|measure| measured(&self.before, measure)));
             table.row(row);
@@ -167,6 +173,7 @@ impl Report {
                 round.prompts.to_string(),
                 round.completions.to_string(),
                 round.kept.to_string(),
+                round.written.map_or(String::new(), |written| written.to_string()),
                 round.difficulty.map_or(String::new(), |[least, most]| {
                     format!("{}–{}", number(least), number(most))
                 }),
@@ -264,6 +271,7 @@ mod tests {
     fn report() -> Report {
         let round = |round, kept, held_out: &[(&str, f64)]| RoundSummary {
             round,
+            written: None,
             prompts: 32,
             completions: 32,
             kept,
@@ -337,6 +345,11 @@ round  prompts  completions  kept  length  distinct-2       loss
     2       32           32     8    58.3       0.871  2.35→1.99
 "
         );
+        report.rounds.truncate(1);
+        report.rounds[0].written = Some(71);
+        let table = report.table();
+        assert_eq!(table.lines().next().unwrap().split_whitespace().nth(4), Some("written"));
+        assert_eq!(table.lines().nth(1).unwrap().split_whitespace().nth(4), Some("71"));
         report.rounds.clear();
         assert_eq!(report.table(), "round  prompts  completions  kept\n");
     }
@@ -362,6 +375,7 @@ round  prompts  completions  kept  length  distinct-2       loss
         let drops = [("too-long", 1), ("too-short", 3)];
         check(3, 4, &drops, "round 3 kept none of its 4 records: too-short 3, too-long 1");
         check(3, 1, &[], "round 3 kept none of its 1 record");
+        check(3, 0, &[], "round 3 had no prompt to work on");
         check(0, 4, &drops, "no prompt of the pool could be used: too-short 3, too-long 1");
     }
 

@@ -24,7 +24,10 @@ pub trait Plugin: Sized + 'static {
     /// JSON Schema of the configuration, or an empty text.
     const CONFIG_SCHEMA: &'static str = "";
 
-    /// Measurements that the host must make before it calls, for example `perplexity(few-shot)`.
+    /// Measurements that the host must make before it calls: `alogp(COMPLETION | PROMPT)`,
+    /// `perplexity(COMPLETION)`, both perhaps with `; initial` at the end of the brackets, or
+    /// `cluster(COMPLETION)`. The words are names of variants or the roles `plain`, `good`, `bad`;
+    /// [`Record::measurement`](crate::Record::measurement) finds a value under the name as it is here.
     const NEEDS: &'static [&'static str] = &[];
 
     /// Makes the plugin, once in every instance. Checks the configuration's values; returns
@@ -69,8 +72,10 @@ pub trait Sampler: Plugin {
 /// A sampler that lets the model write new prompts.
 pub trait PromptWriter: Sampler {
     /// Writes new prompts, perhaps none. `pool` holds the seed prompts and, after them, those
-    /// accepted so far; `index` counts the calls from 0 within the round. The host gives the
-    /// prompts ids of its own.
+    /// accepted so far, in this round and in earlier ones; `index` counts the slots from 0 within the
+    /// round. The host gives the prompts ids of its own. By convention they are tagged `round:N`, by
+    /// which [`select`](Sampler::select) finds the new ones. A prompt with an input is one message of the
+    /// user: instruction, blank line, input.
     fn write(
         &self,
         context: &Context,
@@ -89,12 +94,16 @@ pub trait Filter: Plugin {
 
 /// A filter that must have seen the whole stage: deduplication, thresholds at a mean. One instance
 /// lives through the stage.
+///
+/// Where prompts are written, a filter at `after = "sample"` observes the prompts that are there already
+/// before the new ones, and decides on the new ones only.
 pub trait SetFilter: Plugin {
     /// Takes note of a record. Called for every record in order, before the first
     /// [`decide`](SetFilter::decide).
     fn observe(&mut self, context: &Context, record: &Record) -> Result<(), Error>;
 
-    /// Decides on a record. Called for the same records in the same order.
+    /// Decides on a record. Called for the same records in the same order, those left out that were
+    /// there already.
     fn decide(&mut self, context: &Context, record: &Record) -> Result<Verdict, Error>;
 }
 

@@ -3,11 +3,13 @@
 mod export;
 mod full;
 mod kill;
+mod measure;
 mod memory;
 mod methods;
 mod models;
 mod preference;
 mod refusals;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,6 +93,13 @@ pub fn arguments(set: &str, out: &str, more: &[&str]) -> Vec<String> {
     let set = tests().join(format!("sets/{set}.toml")).display().to_string();
     let fixed = ["--plugins", &set, "--out", out];
     fixed.iter().chain(more).map(|text| (*text).to_owned()).collect()
+}
+
+/// Returns the rows of one file of a run.
+pub fn lines(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<serde_json::Value> {
+    let file = files.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", files.keys()));
+    let text = std::str::from_utf8(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {

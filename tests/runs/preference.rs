@@ -1,12 +1,10 @@
 //! Runs that train on preferences: from the variants of a guest to the policy.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::full::FULL;
 use super::kill::{check_set, step};
-use super::{Place, Said};
+use super::{Place, Said, lines};
 use crate::runtime::guests;
 
 /// What gives the set its principle plugin.
@@ -17,12 +15,6 @@ fn contrast() -> String {
 fn run(place: &Place, run: &str, more: &[&str]) -> Said {
     let contrast = contrast();
     place.set("tiny-dpo", run, &[&["--set", &contrast], more].concat())
-}
-
-fn lines(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<Value> {
-    let file = files.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", files.keys()));
-    let text = std::str::from_utf8(file).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]

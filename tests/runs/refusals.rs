@@ -27,8 +27,14 @@ fn another_run_is_not_written_over() {
         .expect(5)
         .says(&["settings of `[run]`", "--fresh"]);
     assert_eq!(place.files("run"), before);
-    place.tiny("run", &["--rounds", "1", "--seed", "4", "--fresh"]).expect(0);
+    let measure = ["--set", "measure.clusters=4", "--fresh"];
+    place.tiny("run", &[&["--rounds", "1", "--seed", "4"], &measure[..]].concat()).expect(0);
     assert_ne!(place.files("run")["run.json"], before["run.json"]);
+    // A section that only the old run has is a difference, too.
+    place
+        .tiny("run", &["--rounds", "1", "--seed", "4"])
+        .expect(5)
+        .says(&["settings of `[measure]`"]);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use aligner::plugin::{
-    Answerer, Ask, Grant, Kind, NoAnswers, OnError, Outcome, PluginError, Setup,
+    Answerer, Ask, Grant, Kind, NoAnswers, OnError, Outcome, PluginError, Setup, Spent,
 };
-use aligner::record::{Answer, Completion, Finish, Request, Score, Text, Verdict};
+use aligner::record::{Answer, Completion, Finish, Prompt, Request, Score, Text, Verdict};
 
 use super::{PLACE, check_error, check_sound, hostile, records};
 
@@ -187,7 +187,7 @@ fn new_prompts_are_written_from_answers() {
     let pool: Vec<_> = records(["s-1", "s-2"]).into_iter().map(|record| record.prompt).collect();
     let plugin = hostile(Kind::Sampler, "", granted);
     let mut model = Model::default();
-    let stage = plugin.write(&PLACE, &pool, 5..7, &mut model).unwrap();
+    let stage = plugin.write(&PLACE, &pool, 5..7, Spent::default(), &mut model).unwrap();
     let written: Vec<_> = stage
         .outcomes
         .iter()
@@ -197,9 +197,28 @@ fn new_prompts_are_written_from_answers() {
         })
         .collect();
     assert_eq!(written, ["5 of 2: yes slot-5", "6 of 2: yes slot-6"]);
+    // What earlier slots of the stage have spent counts into its budget.
+    let more = plugin.write(&PLACE, &pool, 7..8, stage.spent, &mut model).unwrap();
+    assert_eq!(more.spent.tokens, stage.spent.tokens / 2 * 3);
+    let spent = Spent { tokens: plugin.setup().grant.as_ref().unwrap().tokens, ..Spent::default() };
+    let error = plugin.write(&PLACE, &pool, 7..8, spent, &mut model).unwrap_err();
+    check_error(&error, &["has 0 left of its 10000"]);
+
+    // A pool of thousands is within the limits of a call.
+    let many: Vec<_> = (0..8000)
+        .map(|i| Prompt {
+            id: format!("s-{i}"),
+            text: Text::user("word ".repeat(80)),
+            tags: vec![],
+        })
+        .collect();
+    let stage = plugin.write(&PLACE, &many, 0..64, Spent::default(), &mut model).unwrap();
+    let Outcome::Done(last) = &stage.outcomes[63] else { panic!("{:?}", stage.outcomes[63]) };
+    assert_eq!(last[0].text.gist(), "63 of 8000: yes slot-63");
 
     let plugin = hostile(Kind::Sampler, "empty", granted);
-    let error = plugin.write(&PLACE, &pool, 0..1, &mut Model::default()).unwrap_err();
+    let nothing = Spent::default();
+    let error = plugin.write(&PLACE, &pool, 0..1, nothing, &mut Model::default()).unwrap_err();
     check_error(&error, &["gave a prompt that asks nothing", "record `slot-0`"]);
     check_sound();
 }

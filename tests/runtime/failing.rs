@@ -67,13 +67,18 @@ fn other_kinds_lose_only_what_they_fail_on() {
 
     // The set filter's verdicts count those that were seen: the failed ones are not among them.
     let plugin = hostile(Kind::Filter, "panic-on", drops);
-    let stage = plugin.filter_set(&PLACE, &records).unwrap();
+    let stage = plugin.filter_set(&PLACE, &[], &records).unwrap();
     assert_eq!(stage.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count(), 4);
     let sound = |id: &str| match id {
         "p-1" => Verdict::Keep,
         _ => Verdict::Drop("one of 296".into()),
     };
     check(stage, sound, "panicked: ");
+    // What stands is left out where the filter fails on it, and no verdict goes astray.
+    let judged = super::records(["q-1", "q-2"]);
+    let stage = plugin.filter_set(&PLACE, &records, &judged).unwrap();
+    let verdict = Outcome::Done(Verdict::Drop("one of 298".into()));
+    assert_eq!(stage.outcomes, [verdict.clone(), verdict]);
 }
 
 #[test]
@@ -86,7 +91,7 @@ fn what_fails_for_every_record_fails_for_each() {
 #[test]
 fn a_broken_set_filter_stops_rather_than_dropping_everything() {
     let plugin = hostile(Kind::Filter, "decide-panic", drops);
-    let error = plugin.filter_set(&PLACE, &records(ids())).expect_err("it never decides");
+    let error = plugin.filter_set(&PLACE, &[], &records(ids())).expect_err("it never decides");
     check_error(&error, &["panicked: ", "cannot decide", "stage filter"]);
 }
 

@@ -121,7 +121,7 @@ fn other_kinds_are_checked_too() {
             Kind::Difficulty => plugin.score(&PLACE, &records, &mut NoAnswers).map(|_| ()),
             Kind::Judge => plugin.judge(&PLACE, &records, &mut NoAnswers).map(|_| ()),
             Kind::Principle => plugin.render(&PLACE, &records, &mut NoAnswers).map(|_| ()),
-            Kind::Filter => plugin.filter_set(&PLACE, &records).map(|_| ()),
+            Kind::Filter => plugin.filter_set(&PLACE, &[], &records).map(|_| ()),
             Kind::Sampler => unreachable!("its calls are not over records"),
         };
         let error = error.expect_err(&format!("{kind} {mode} is refused"));

@@ -56,13 +56,20 @@ fn seeds_come_from_the_place() {
 fn set_filters_see_everything_before_they_decide() {
     let ids: Vec<_> = (0..600).rev().map(|i| format!("p-{i:03}")).collect();
     let plugin = hostile(Kind::Filter, "", |_| {});
-    let stage = plugin.filter_set(&PLACE, &records(&ids)).unwrap();
+    let stage = plugin.filter_set(&PLACE, &[], &records(&ids)).unwrap();
     let verdicts = done(stage.outcomes);
     assert_eq!(verdicts[599], Verdict::Keep);
     assert!(verdicts[..599].iter().all(|v| *v == Verdict::Drop("one of 600".into())));
     // One instance: configure, three batches observed, three decided.
     assert_eq!((stage.spent.instances, stage.spent.calls), (1, 7));
-    assert!(plugin.filter_set(&PLACE, &[]).unwrap().outcomes.is_empty());
+    assert!(plugin.filter_set(&PLACE, &[], &[]).unwrap().outcomes.is_empty());
+    // What stands is seen first and not judged; the first of all ids stands.
+    let standing: Vec<_> = (0..300).map(|i| format!("a-{i:03}")).collect();
+    let stage = plugin.filter_set(&PLACE, &records(&standing), &records(&ids)).unwrap();
+    assert!(done(stage.outcomes) == vec![Verdict::Drop("one of 900".into()); 600]);
+    // Configure; two and three batches observed; three decided.
+    assert_eq!((stage.spent.instances, stage.spent.calls), (1, 9));
+    assert!(plugin.filter_set(&PLACE, &records(&standing), &[]).unwrap().outcomes.is_empty());
 }
 
 #[test]

@@ -13,8 +13,10 @@ use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
     progress::counted,
-    record::{Opinion, Text, Verdict},
-    round::rows::{Filtered, Generated, Judged, Paired, Rendered, Sampled, Scored, Trained},
+    record::{Measurement, Opinion, Text, Verdict},
+    round::rows::{
+        Filtered, Generated, Judged, Measured, Paired, Rendered, Sampled, Scored, Trained, Written,
+    },
     round::stage::folder,
     run::manifest,
 };
@@ -89,11 +91,19 @@ fn completed(run: &Path, round: u32) -> Result<Vec<Generated>, CliError> {
 /// The filters' stages, in the order of a round.
 const FILTERS: [&str; 4] = ["filter-sample", "filter-generate", "filter-judge", "filter-pair"];
 
+/// The stages in which completions are measured, in the order of a round.
+const MEASURES: [&str; 4] =
+    ["measure-generate", "measure-judge", "measure-pair", "measure-difficulty"];
+
 /// Returns one line for each record and round: what became of it.
 fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
     let mut text = String::new();
     for &round in rounds.iter().filter(|&&round| round > 0) {
         let mut ends: BTreeMap<String, String> = BTreeMap::new();
+        for row in rows::<Written>(run, round, "write")? {
+            let end = row.dropped.map_or("written".into(), |why| format!("dropped: {why}"));
+            ends.insert(row.id, end);
+        }
         for row in rows::<Sampled>(run, round, "sample")? {
             ends.insert(row.id, row.dropped.unwrap_or_else(|| "selected".into()));
         }
@@ -133,6 +143,17 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
         let mut note = |who: &str, why: &str, id: String| {
             groups.entry((who.to_owned(), why.to_owned())).or_default().push(id);
         };
+        let sifted = rows::<Filtered>(run, round, FILTERS[0])?;
+        let by_filter = |id: &str| {
+            sifted.iter().any(|row| row.id == id && matches!(row.verdict, Verdict::Drop(_)))
+        };
+        for row in rows::<Written>(run, round, "write")? {
+            if let Some(why) = &row.dropped
+                && !by_filter(&row.id)
+            {
+                note("aligner", why, row.id);
+            }
+        }
         for row in rows::<Sampled>(run, round, "sample")? {
             if let Some(why) = &row.dropped {
                 note("sampler", why, row.id);
@@ -189,6 +210,13 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
     let mut text = String::new();
     for &round in rounds {
         let mut part = String::new();
+        let written = rows::<Written>(run, round, "write")?.into_iter().find(|r| r.id == record);
+        let slot = written.as_ref().map(|row| format!("slot-{}", row.slot));
+        if let Some(row) = written {
+            let end = row.dropped.map_or(String::new(), |why| format!(", dropped: {why}"));
+            let _ = writeln!(part, "  write       slot {}{end}:", row.slot);
+            block(&mut part, &shown(&row.prompt));
+        }
         for row in rows::<Sampled>(run, round, "sample")?.into_iter().filter(|r| r.id == record) {
             let _ = writeln!(part, "  sample      exemplars {}", row.exemplars.join(", "));
         }
@@ -216,6 +244,13 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         {
             if let Some(difficulty) = row.difficulty {
                 let _ = writeln!(part, "  difficulty  {difficulty:.4}");
+            }
+        }
+        for stage in MEASURES {
+            for row in rows::<Measured>(run, round, stage)?.into_iter().filter(|r| r.id == record) {
+                for Measurement { name, value } in row.measurements {
+                    let _ = writeln!(part, "  {stage}: {name} {value:.4}");
+                }
             }
         }
         for stage in FILTERS {
@@ -247,9 +282,12 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
             };
             let _ = writeln!(part, "  pair        {said}");
         }
-        for stage in ["render", "judge", "difficulty"].into_iter().chain(FILTERS) {
+        for stage in ["write", "render", "judge", "difficulty"].into_iter().chain(FILTERS) {
             for row in rows::<Value>(run, round, &format!("{stage}-asks"))? {
-                if row["record"] == *record {
+                // What a written prompt was found in was asked for its slot.
+                let of_slot =
+                    stage == "write" && slot.as_deref().is_some_and(|s| row["record"] == *s);
+                if of_slot || row["record"] == *record {
                     let _ = writeln!(part, "  {stage} asked");
                     block(&mut part, &row["request"].to_string());
                     block(&mut part, &row["answer"].to_string());

@@ -238,11 +238,15 @@ impl Plugin {
 
     /// Lets a sampler write new prompts: a list, perhaps empty, for each of the slots. `pool` holds
     /// the seed prompts and, after them, those accepted so far. The ids are the caller's to give.
+    ///
+    /// `before` is what the stage has spent on earlier slots, and counts into the budget of tokens and
+    /// into what is returned.
     pub fn write(
         &self,
         place: &Place,
         pool: &[Prompt],
         slots: Range<u32>,
+        before: Spent,
         answerer: &mut dyn Answerer,
     ) -> Result<Stage<Vec<Prompt>>, PluginError> {
         use exports::prompt_writer::{Reply as Wit, Slot};
@@ -280,7 +284,7 @@ impl Plugin {
         };
         let items =
             Items { ids: ids.iter().map(String::as_str).collect(), bytes: vec![32; ids.len()] };
-        converse::converse(self, place, &items, answerer, &call)
+        converse::converse_on(self, place, &items, before, answerer, &call)
     }
 
     /// Lets a filter judge each record by itself.
@@ -313,15 +317,17 @@ impl Plugin {
     }
 
     /// Lets a set filter see all records of the stage and then judge them: one instance, batches in
-    /// record order.
+    /// record order. It sees `standing` first, the records that are there already, and judges none of
+    /// those.
     pub fn filter_set(
         &self,
         place: &Place,
+        standing: &[Record],
         records: &[Record],
     ) -> Result<Stage<Verdict>, PluginError> {
         let guest =
             self.exports().set_filter.as_ref().ok_or_else(|| self.lacks(Interface::SetFilter))?;
-        set::filter(self, guest, place, records)
+        set::filter(self, guest, place, standing, records)
     }
 
     /// Lets a judge give its opinion on each record.

@@ -216,11 +216,22 @@ pub(super) fn converse<T: Send>(
     answerer: &mut dyn Answerer,
     call: &Call<T>,
 ) -> Result<Stage<T>, PluginError> {
+    converse_on(plugin, place, items, Spent::default(), answerer, call)
+}
+
+/// Does the same for a stage that has spent something on other items already.
+pub(super) fn converse_on<T: Send>(
+    plugin: &Plugin,
+    place: &Place,
+    items: &Items,
+    mut spent: Spent,
+    answerer: &mut dyn Answerer,
+    call: &Call<T>,
+) -> Result<Stage<T>, PluginError> {
     let seeds: Vec<u64> = items.ids.iter().map(|id| place.seed(id)).collect();
     let mut answers: Vec<Vec<Answer>> = items.ids.iter().map(|_| Vec::new()).collect();
     let mut outcomes: Vec<Option<Outcome<T>>> = items.ids.iter().map(|_| None).collect();
     let mut pending: Vec<usize> = (0..items.ids.len()).collect();
-    let mut spent = Spent::default();
     let mut rounds = 0;
     while !pending.is_empty() {
         let todos: Vec<Todo> = pending

@@ -1,4 +1,5 @@
-//! Filters over the whole stage: one instance sees every record, then judges every record.
+//! Filters over the whole stage: one instance sees every record, then judges every record but those
+//! that stand already.
 
 use std::ops::Range;
 
@@ -15,28 +16,44 @@ use crate::record::{Record, Verdict};
 /// fails at every size of batch is broken itself: dropping record after record would hide it.
 const MAX_RESTARTS: usize = 64;
 
-/// Runs the stage. Where a call fails and records may be dropped, the batch is halved and the whole
-/// stage begins again in a fresh instance, because what the plugin has observed is lost with its
-/// instance; a single record that fails is left out from then on.
+/// Runs the stage: `standing` is observed first and not judged. Where a call fails and records may be
+/// dropped, the batch is halved and the whole stage begins again in a fresh instance, because what the
+/// plugin has observed is lost with its instance; a single record that fails is left out from then on.
 pub(super) fn filter(
     plugin: &Plugin,
     guest: &GuestIndices,
     place: &Place,
+    standing: &[Record],
     records: &[Record],
 ) -> Result<Stage<Verdict>, PluginError> {
     let mut spent = Spent::default();
+    if records.is_empty() {
+        return Ok(Stage { outcomes: Vec::new(), spent });
+    }
+    let first = standing.len();
+    let records: Vec<&Record> = standing.iter().chain(records).collect();
     let mut failed: Vec<Option<String>> = vec![None; records.len()];
-    // Positions of the records that take part, and how they are cut.
+    // Positions of the records that take part, and how they are cut: no batch holds both what stands
+    // and what is judged.
     let mut taking_part: Vec<usize> = (0..records.len()).collect();
-    let sizes: Vec<usize> = records.iter().map(convert::record_bytes).collect();
-    let mut batches = converse::batches(&sizes);
+    let sizes: Vec<usize> = records.iter().map(|record| convert::record_bytes(record)).collect();
+    let judged = converse::batches(&sizes[first..]).into_iter();
+    let mut batches = converse::batches(&sizes[..first]);
+    batches.extend(judged.map(|range| first + range.start..first + range.end));
     let mut restarts = 0;
     let verdicts = loop {
-        let (batch, blame) =
-            match attempt(plugin, guest, place, records, &taking_part, &batches, &mut spent) {
-                Ok(verdicts) => break verdicts,
-                Err(failed) => failed,
-            };
+        let (batch, blame) = match attempt(
+            plugin,
+            guest,
+            place,
+            (&records, first),
+            &taking_part,
+            &batches,
+            &mut spent,
+        ) {
+            Ok(verdicts) => break verdicts,
+            Err(failed) => failed,
+        };
         let range = batches[batch].clone();
         let stop = plugin.setup().on_error == OnError::Stop
             || blame.fault.always_stops()
@@ -62,6 +79,7 @@ pub(super) fn filter(
     let mut verdicts = verdicts.into_iter();
     let outcomes = failed
         .into_iter()
+        .skip(first)
         .map(|failed| match failed {
             Some(text) => Outcome::Failed(text),
             None => Outcome::Done(verdicts.next().expect("one verdict for each taking part")),
@@ -77,13 +95,13 @@ fn without(batches: &[Range<usize>], batch: usize) -> Vec<Range<usize>> {
     before.chain(after).collect()
 }
 
-/// Shows every batch to a fresh instance, then asks it about every batch. A failure comes with the
-/// number of its batch.
+/// Shows every batch to a fresh instance, then asks it about those from record `first` on. A failure
+/// comes with the number of its batch.
 fn attempt(
     plugin: &Plugin,
     guest: &GuestIndices,
     place: &Place,
-    records: &[Record],
+    (records, first): (&[&Record], usize),
     taking_part: &[usize],
     batches: &[Range<usize>],
     spent: &mut Spent,
@@ -93,7 +111,7 @@ fn attempt(
     }
     let mut session = plugin.session(spent).map_err(|fault| (0, fault.into()))?;
     let convert_batch = |range: &Range<usize>| -> Vec<wit::Record> {
-        taking_part[range.clone()].iter().map(|&index| convert::record(&records[index])).collect()
+        taking_part[range.clone()].iter().map(|&index| convert::record(records[index])).collect()
     };
     for (number, range) in batches.iter().enumerate() {
         let batch = convert_batch(range);
@@ -105,8 +123,9 @@ fn attempt(
             .and_then(|result| result.map_err(reported))
             .map_err(|fault| (number, fault.into()))?;
     }
+    let judged = |range: &Range<usize>| taking_part[range.start] >= first;
     let mut verdicts = Vec::with_capacity(taking_part.len());
-    for (number, range) in batches.iter().enumerate() {
+    for (number, range) in batches.iter().enumerate().filter(|(_, range)| judged(range)) {
         let batch = convert_batch(range);
         let returned = session
             .call(|store, instance| {
@@ -121,7 +140,7 @@ fn attempt(
             .map_err(|fault| (number, fault.into()))?;
         for (record, verdict) in returned.into_iter().enumerate() {
             let verdict = convert::verdict_back(verdict);
-            check::verdict(&verdict, &records[taking_part[range.start + record]])
+            check::verdict(&verdict, records[taking_part[range.start + record]])
                 .map_err(|message| (number, Blame::value(record, message)))?;
             verdicts.push(verdict);
         }

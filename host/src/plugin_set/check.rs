@@ -10,13 +10,13 @@ mod settings;
 use std::path::Path;
 
 use objective::pairing;
-use plugins::{difficulty, filters, plugin};
+use plugins::{difficulty, filters, plugin, sampler};
 use settings::{evaluate, generate, train};
 
 use super::{
-    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Method, Models, PluginSet,
-    RoundSettings, Run, Source, Start, Train,
-    keys::{CHAT, DATA, EVALUATE, GENERATE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
+    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Measuring, Method, Models,
+    PluginSet, RoundSettings, Run, Source, Start, Train,
+    keys::{CHAT, DATA, EVALUATE, GENERATE, MEASURE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     problem::{Problem, list},
     section::Section,
     typed::{Kind, Node, Place},
@@ -60,12 +60,17 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         None => Ok(None),
     };
     let principle = plugin("principle", "principle")?;
-    let sampler = plugin("sampler", "sampler")?;
+    let sampler = sampler(&root, &models, data.pairs.is_some(), around)?;
+    let writes = sampler.as_ref().is_some_and(|sampler| sampler.write.is_some());
     let judge = plugin("judge", "judge")?;
-    let difficulty = difficulty(&root, &models, around)?;
+    let difficulty = difficulty(&root, &models, writes, around)?;
     let generate = match root.table("generate", &GENERATE)? {
         Some(table) => generate(&table, Generate::default(), &models)?,
         None => Generate::default(),
+    };
+    let measure = match root.table("measure", &MEASURE)? {
+        Some(table) => Some(Measuring { clusters: table.integer("clusters", 1, 100_000)? }),
+        None => None,
     };
     let train = match root.table("train", &TRAIN)? {
         Some(table) => Some(train(&table, None)?),
@@ -88,6 +93,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         judge,
         difficulty,
         generate,
+        measure,
         pair: None,
         train,
         evaluate,

@@ -15,6 +15,7 @@ pub(super) const ROOT: Shape = Shape {
         "judge",
         "difficulty",
         "generate",
+        "measure",
         "pair",
         "train",
         "evaluate",
@@ -32,6 +33,11 @@ pub(super) const PLUGIN: Shape = Shape {
     keys: &["plugin", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
 };
+pub(super) const SAMPLER: Shape = Shape {
+    keys: &["plugin", "write", "config", "limits", "on_error", "ask"],
+    later: &["sha256", "digest"],
+};
+pub(super) const WRITE: Shape = Shape { keys: &["prompts", "slots"], later: &[] };
 pub(super) const FILTER: Shape = Shape {
     keys: &["after", "plugin", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
@@ -56,6 +62,7 @@ pub(super) const GENERATE: Shape = Shape {
     ],
     later: &["samples"],
 };
+pub(super) const MEASURE: Shape = Shape { keys: &["clusters"], later: &[] };
 pub(super) const PAIR: Shape = Shape { keys: &["by", "reward"], later: &[] };
 /// The hyper-parameters of each objective.
 pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
@@ -126,17 +133,20 @@ pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], la
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 13] = [
+pub(super) const TABLES: [(&str, &Shape); 16] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
     ("[chat]", &CHAT),
     ("[generate]", &GENERATE),
+    ("[measure]", &MEASURE),
     ("[pair]", &PAIR),
     ("[train]", &TRAIN),
     ("[evaluate]", &EVALUATE),
     ("[difficulty]", &DIFFICULTY),
     ("[[filter]]", &FILTER),
+    ("[sampler]", &SAMPLER),
+    ("write", &WRITE),
     ("lora", &LORA),
     ("limits", &LIMITS),
     ("early_stop", &EARLY_STOP),

@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use crate::date::Date;
 
 pub use load::{Embedded, Loaded, load, parse};
-pub use plugin::{After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Scope, Source};
+pub use plugin::{
+    After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Source, Write,
+};
 pub use problem::{Invalid, PluginSetError};
 pub use settings::{
-    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Objective, PairBy, Pairing,
-    Reference, Start, Train, TrainData,
+    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
+    Pairing, Reference, Start, Train, TrainData,
 };
 pub use typed::{Override, OverrideError};
 
@@ -60,7 +62,7 @@ pub struct PluginSet {
     /// `[principle]`; where absent each prompt is its own only variant.
     pub principle: Option<Plugin>,
     /// `[sampler]`; where absent every round works on the whole pool, without exemplars.
-    pub sampler: Option<Plugin>,
+    pub sampler: Option<Sampler>,
     /// `[[filter]]`, in the order in which they run at each place.
     pub filters: Vec<Filter>,
     /// `[judge]`
@@ -69,6 +71,9 @@ pub struct PluginSet {
     pub difficulty: Option<Difficulty>,
     /// `[generate]`
     pub generate: Generate,
+    /// `[measure]`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measuring>,
     /// `[pair]`; absent where no round compares completions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Pairing>,
@@ -192,6 +197,11 @@ impl PluginSet {
         self.overrides(round).map_or(self.train.as_ref(), |settings| settings.train.as_ref())
     }
 
+    /// Returns how many prompts the sampler plugin writes in each round; `None` where it writes none.
+    pub fn write(&self) -> Option<Write> {
+        self.sampler.as_ref().and_then(|sampler| sampler.write)
+    }
+
     /// Returns whether a round compares completions.
     pub fn compares(&self) -> bool {
         let trains = (1..=self.run.rounds).filter_map(|round| self.train(round));
@@ -203,7 +213,7 @@ impl PluginSet {
     pub fn plugins(&self) -> Vec<(&'static str, &Plugin)> {
         let mut plugins = Vec::new();
         plugins.extend(self.principle.as_ref().map(|plugin| ("principle", plugin)));
-        plugins.extend(self.sampler.as_ref().map(|plugin| ("sampler", plugin)));
+        plugins.extend(self.sampler.as_ref().map(|sampler| ("sampler", &sampler.plugin)));
         plugins.extend(self.filters.iter().map(|filter| ("filter", &filter.plugin)));
         plugins.extend(self.judge.as_ref().map(|plugin| ("judge", plugin)));
         plugins.extend(self.difficulty.as_ref().map(|scorer| ("difficulty", &scorer.plugin)));

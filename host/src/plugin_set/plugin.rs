@@ -111,6 +111,27 @@ impl Ask {
     pub const DEFAULT_TOKENS: u64 = 1_000_000;
 }
 
+/// `[sampler]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampler {
+    /// The plugin.
+    #[serde(flatten)]
+    pub plugin: Plugin,
+    /// How many prompts it writes; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Write>,
+}
+
+/// `write` of `[sampler]`: the prompts that the sampler plugin writes at the start of each round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// A round has so many, where so many pass the filters at `after = "sample"`; at least 1.
+    pub prompts: u32,
+    /// How often the plugin is called for more in a round, at most; at least 1.
+    pub slots: u32,
+}
+
 /// `[[filter]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Filter {

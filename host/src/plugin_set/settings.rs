@@ -346,6 +346,14 @@ impl Lora {
     }
 }
 
+/// `[measure]`: how measurements are made that plugins need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measuring {
+    /// Into how many clusters completions are cut, at least 1. Default: a third of the records.
+    pub clusters: Option<u32>,
+}
+
 /// `[evaluate]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

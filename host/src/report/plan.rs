@@ -29,6 +29,8 @@ pub struct Plan {
     pub plugins: Vec<PlanPlugin>,
     /// Prompts of the pool.
     pub prompts: u64,
+    /// Prompts that the sampler plugin writes in each round, where it writes any.
+    pub written: Option<u64>,
     /// Rows that were left out because an earlier one has the same text.
     pub duplicates: u64,
     /// Held-out prompts; 0 where nothing is measured on them.
@@ -102,6 +104,9 @@ impl Plan {
         let mut prompts = counted(self.prompts, "prompts");
         if self.duplicates > 0 {
             prompts.push_str(&format!(", {} left out", counted(self.duplicates, "duplicates")));
+        }
+        if let Some(written) = self.written {
+            prompts.push_str(&format!(", {written} written in each round"));
         }
         if self.held_out > 0 {
             prompts.push_str(&format!(", {} held out", self.held_out));
@@ -235,6 +240,7 @@ mod tests {
                 plugin("difficulty", "perplexity", Some(ask)),
             ],
             prompts: 240,
+            written: None,
             duplicates: 1,
             held_out: 40,
             tokens: 34_567,
@@ -268,6 +274,8 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
         assert!(less.contains(
             "out\ncontext  leaves out 3 of 96 prompts: with a completion they do not fit\nwork"
         ));
+        let writes = Plan { written: Some(64), ..plan.clone() }.render();
+        assert!(writes.contains("64 written in each round"), "{writes}");
         let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")

@@ -58,6 +58,11 @@ impl<'a> Asker<'a> {
         Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new() })
     }
 
+    /// Returns the policy that is asked.
+    pub fn policy(&self) -> &'a Policy {
+        self.policy
+    }
+
     /// Writes down what was asked, where anything was, and adds it to what the stage made.
     pub fn close<T>(self, book: &Notebook, mut made: Made<T>) -> Result<Made<T>, RunError> {
         if !self.log.is_empty() {
@@ -67,6 +72,26 @@ impl<'a> Asker<'a> {
             made.counts.insert("asks".into(), self.log.len() as u64);
         }
         Ok(made)
+    }
+
+    /// Scores completions, from the ledger where they are there: for what the host itself wants to
+    /// know, so nothing of it is written down as asked. One answer for each, in the same order.
+    pub fn scores(&mut self, model: &str, jobs: &[ScoreJob]) -> Result<Vec<Answer>, RunError> {
+        let state = self.shop.models.state(model, self.policy);
+        let key = |job: &ScoreJob| journal::key(&json!([state, job.prompt, job.completion]));
+        let keys: Vec<String> = jobs.iter().map(key).collect();
+        let mut queued = HashSet::new();
+        let open: Vec<(String, ScoreJob)> = keys
+            .iter()
+            .zip(jobs)
+            .filter(|(key, _)| !self.known.contains_key(*key) && queued.insert(key.as_str()))
+            .map(|(key, job)| (key.clone(), job.clone()))
+            .collect();
+        if !open.is_empty() {
+            self.score(model, open)?;
+        }
+        self.check_cancel()?;
+        Ok(keys.iter().map(|key| self.known[key].clone()).collect())
     }
 
     /// Answers requests, from the ledger where they are there.
@@ -183,7 +208,8 @@ impl<'a> Asker<'a> {
         Ok(())
     }
 
-    fn check_cancel(&self) -> Result<(), RunError> {
+    /// Fails where the user has asked to stop.
+    pub fn check_cancel(&self) -> Result<(), RunError> {
         if self.shop.cancel.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(RunError::Interrupted { path: self.run.clone() });
         }

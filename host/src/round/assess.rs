@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::ask::Asker;
+use super::measure;
+use super::needs::Need;
 use super::rows::{Filtered, Judged, Scored};
 use super::stage::{Made, Notebook, Place};
 use super::{Flow, Policy, RunError, Workshop};
@@ -14,7 +16,7 @@ use crate::record::{Opinion, Record, Revision, Verdict};
 use crate::run::plugins;
 use crate::run::seed;
 
-/// Runs the filters that stand at one place, one after the other.
+/// Runs the filters that stand at one place, one after the other, as a stage of its own.
 pub fn filter(
     shop: &Workshop<'_>,
     book: &mut Notebook,
@@ -23,52 +25,81 @@ pub fn filter(
     flow: Flow,
     policy: &Policy,
 ) -> Result<Flow, RunError> {
-    let chain = || {
-        let wanted = shop.set.filters.iter().map(|filter| &filter.plugin);
-        let filters = shop.plugins.filters.iter().zip(wanted).enumerate();
-        filters.filter(|(_, ((place, _), _))| *place == after)
-    };
-    if chain().next().is_none() {
+    let keys = filter_keys(shop, after);
+    if keys.is_empty() {
         return Ok(flow);
     }
     shop.check_cancel(book)?;
     let place = Place { round, stage: filter_stage(after) };
-    let keys: Vec<_> = chain()
-        .map(|(_, ((_, plugin), wanted))| plugins::key(Some(plugin), Some(wanted)))
-        .collect();
     let depends = json!([flow.digest, keys, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
-        let mut left = flow.records.clone();
-        let (mut rows, mut fuel) = (Vec::new(), 0);
-        for (position, ((_, plugin), _)) in chain() {
-            let at = shop.plugin_place(place, position);
-            let stage = if plugin.has(Interface::SetFilter) {
-                plugin.filter_set(&at, &left)?
-            } else {
-                plugin.filter(&at, &left, &mut asker)?
-            };
-            fuel += stage.spent.fuel;
-            let mut next = Vec::new();
-            for (mut record, outcome) in left.into_iter().zip(stage.outcomes) {
-                let verdict =
-                    done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
-                rows.push(Filtered {
-                    id: record.id().into(),
-                    plugin: plugin.name().into(),
-                    version: plugin.version().into(),
-                    verdict: verdict.clone(),
-                });
-                if abide(&mut record, &verdict) {
-                    next.push(record);
-                }
-            }
-            left = next;
-        }
-        let kept = left.len() as u64;
+        let Sifted { kept, rows, fuel } =
+            sift(shop, round, after, &[], flow.records.clone(), &mut asker)?;
+        let kept = kept.len() as u64;
         asker.close(book, Made::rows(rows).count("kept", kept).count("fuel", fuel))
     })?;
     Ok(follow(Flow { digest: output.digest, ..flow }, &output.rows))
+}
+
+/// Returns what keys hold of the filters at one place.
+pub fn filter_keys(shop: &Workshop<'_>, after: After) -> Vec<serde_json::Value> {
+    let wanted = shop.set.filters.iter().map(|filter| &filter.plugin);
+    let filters = shop.plugins.filters.iter().zip(wanted).filter(|((at, _), _)| *at == after);
+    filters.map(|((_, plugin), wanted)| plugins::key(Some(plugin), Some(wanted))).collect()
+}
+
+/// What the filters of one place made of some records.
+pub struct Sifted {
+    /// The records that stay, as they are then.
+    pub kept: Vec<Record>,
+    /// What was said, filter by filter.
+    pub rows: Vec<Filtered>,
+    /// Units that it took.
+    pub fuel: u64,
+}
+
+/// Runs the filters at one place over records; those over the whole stage see first what is `standing`
+/// already.
+pub fn sift(
+    shop: &Workshop<'_>,
+    round: u32,
+    after: After,
+    standing: &[Record],
+    records: Vec<Record>,
+    asker: &mut Asker<'_>,
+) -> Result<Sifted, RunError> {
+    let place = Place { round, stage: filter_stage(after) };
+    let filters = shop.plugins.filters.iter().enumerate().filter(|(_, (at, _))| *at == after);
+    let mut sifted = Sifted { kept: records, rows: Vec::new(), fuel: 0 };
+    for (position, (_, plugin)) in filters {
+        let at = shop.plugin_place(place, position);
+        // What filters before it have revised is measured again.
+        let needs: Vec<Need> = measure::of_plugin(plugin).collect();
+        measure::meet(shop, place, &needs, &mut sifted.kept, asker)?;
+        let stage = if plugin.has(Interface::SetFilter) {
+            plugin.filter_set(&at, standing, &sifted.kept)?
+        } else {
+            plugin.filter(&at, &sifted.kept, asker)?
+        };
+        sifted.fuel += stage.spent.fuel;
+        for (mut record, outcome) in
+            std::mem::take(&mut sifted.kept).into_iter().zip(stage.outcomes)
+        {
+            let verdict =
+                done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
+            sifted.rows.push(Filtered {
+                id: record.id().into(),
+                plugin: plugin.name().into(),
+                version: plugin.version().into(),
+                verdict: verdict.clone(),
+            });
+            if abide(&mut record, &verdict) {
+                sifted.kept.push(record);
+            }
+        }
+    }
+    Ok(sifted)
 }
 
 /// Returns what a plugin made of a record; where it failed (under `on_error = "drop"`), the log says
@@ -93,7 +124,8 @@ pub fn filter_stage(after: After) -> &'static str {
     }
 }
 
-/// Carries out a verdict; returns whether the record stays.
+/// Carries out a verdict; returns whether the record stays. What was measured of a record goes where its
+/// completions change.
 fn abide(record: &mut Record, verdict: &Verdict) -> bool {
     match verdict {
         Verdict::Keep => true,
@@ -106,6 +138,7 @@ fn abide(record: &mut Record, verdict: &Verdict) -> bool {
                     completion.finish = *finish;
                 }
             }
+            record.measurements.clear();
             true
         }
     }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod assess;
+mod cluster;
 pub mod diversity;
 mod error;
 mod evaluate;
@@ -9,8 +10,10 @@ mod generate;
 mod given;
 mod learn;
 mod lessons;
+mod measure;
 mod method;
 mod models;
+mod needs;
 mod pair;
 mod pool;
 mod reference;
@@ -18,12 +21,14 @@ pub mod rows;
 mod sample;
 pub mod stage;
 mod summary;
+mod write;
 
 pub use error::RunError;
 pub use evaluate::held_out;
 pub use given::variants as given_variants;
 pub use method::result_name;
 pub use models::{Loaded, Models, Opened, Policy, row};
+pub use needs::{GRAMMAR, Need};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;
@@ -90,10 +95,18 @@ impl Flow {
     pub fn note_drop(&mut self, reason: &str) {
         *self.drops.entry(reason.to_owned()).or_default() += 1;
     }
+
+    /// Counts records that were dropped before there was a flow.
+    fn note_drops(&mut self, drops: &BTreeMap<String, u64>) {
+        for (reason, count) in drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
 }
 
 /// Does one round: the policy that enters completes the prompts, and what the plugins keep of that
-/// trains the policy that leaves.
+/// trains the policy that leaves. Prompts that it writes itself have passed the filters over prompts by
+/// the time they are in the pool.
 ///
 /// `earlier` holds what earlier rounds trained on, for `data = "all"`.
 pub fn round(
@@ -104,21 +117,31 @@ pub fn round(
     entering: &Policy,
     earlier: &[Trained],
 ) -> Result<Outcome, RunError> {
-    let sampled = sample::select(shop, book, round, pool)?;
-    let sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?;
+    let written = write::write(shop, book, round, pool, entering)?;
+    let digest = written.as_ref().map(|written| written.digest.as_str());
+    let mut sampled = sample::select(shop, book, round, pool, digest)?;
+    match &written {
+        Some(written) => sampled.note_drops(&written.drops),
+        None => sampled = assess::filter(shop, book, round, After::Sample, sampled, entering)?,
+    }
     let ids: Vec<String> = sampled.records.iter().map(|record| record.id().to_owned()).collect();
 
     let generated = complete(shop, book, round, sampled, entering)?;
     let completions: Vec<Completion> = completions(&generated);
-    let kept = assess::filter(shop, book, round, After::Generate, generated, entering)?;
+    let measured = measure::measure(shop, book, round, "measure-generate", generated, entering)?;
+    let kept = assess::filter(shop, book, round, After::Generate, measured, entering)?;
 
-    let judged = assess::judge(shop, book, round, kept, entering)?;
+    let measured = measure::measure(shop, book, round, "measure-judge", kept, entering)?;
+    let judged = assess::judge(shop, book, round, measured, entering)?;
     let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
     let paired = pair::pair(shop, book, round, judged)?;
+    let paired = measure::measure(shop, book, round, "measure-pair", paired, entering)?;
     let paired = assess::filter(shop, book, round, After::Pair, paired, entering)?;
 
     let scored = match &shop.set.difficulty {
         Some(difficulty) if difficulty.scope == Scope::Round => {
+            let paired =
+                measure::measure(shop, book, round, "measure-difficulty", paired, entering)?;
             let scored = assess::difficulty(shop, book, round, paired, entering)?;
             assess::order(shop, round, scored)
         }
@@ -134,6 +157,7 @@ pub fn round(
 
     let sources = summary::Sources {
         round,
+        written: written.map(|written| written.found),
         prompts: ids.len() as u64,
         completions: &completions,
         kept: &scored,
@@ -178,6 +202,7 @@ pub fn pool(
     }
     let sampled = sample::everything(shop, book, pool)?;
     let generated = complete(shop, book, 0, sampled, initial)?;
+    let generated = measure::measure(shop, book, 0, "measure-difficulty", generated, initial)?;
     let scored = assess::difficulty(shop, book, 0, generated, initial)?;
     let difficulties = scored.records.iter().filter_map(|record| {
         record.difficulty.map(|difficulty| (record.id().to_owned(), difficulty))

@@ -25,6 +25,15 @@ impl Pool {
         Pool { prompts, by_id, difficulty, order, selected }
     }
 
+    /// Adds prompts at the end; their ids are new.
+    pub fn join(&mut self, prompts: impl IntoIterator<Item = Prompt>) {
+        for prompt in prompts {
+            self.by_id.insert(prompt.id.clone(), self.prompts.len());
+            self.order.push(self.prompts.len());
+            self.prompts.push(prompt);
+        }
+    }
+
     /// Takes the difficulties and puts the pool into order. Prompts without one are left out: they
     /// could not be completed. Ties keep the order of the file.
     pub fn arrange(&mut self, difficulty: BTreeMap<String, f64>, order: Order, seed: u64) {
@@ -101,6 +110,19 @@ mod tests {
         check(Order::AsGiven, "abcd");
         check(Order::EasyToHard, "bdac");
         check(Order::HardToEasy, "acdb");
+    }
+
+    #[test]
+    fn prompts_that_join_come_last_and_have_records() {
+        let mut pool = pool();
+        pool.join(["x", "y"].map(|id| Prompt {
+            id: id.into(),
+            text: Text::user(id),
+            tags: vec![],
+        }));
+        assert_eq!(ids(&pool), "abcdxy");
+        assert_eq!(pool.record("y").unwrap().prompt.text, Text::user("y"));
+        assert_eq!(pool.record("a").unwrap().id(), "a");
     }
 
     #[test]

@@ -5,8 +5,28 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Decoding, Finish, Message, Opinion, Pair, Speaker, Text, Variant, Verdict};
+use crate::record::{
+    Decoding, Finish, Measurement, Message, Opinion, Pair, Speaker, Text, Variant, Verdict,
+};
 use crate::train::PreferenceMetrics;
+
+/// A line of `write.jsonl`: a prompt that the sampler plugin found in what the model wrote, in the order
+/// in which it was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// The host's, for example `w01-0001`.
+    pub id: String,
+    /// The slot that it came from; counts from 0 within the round.
+    pub slot: u32,
+    /// What is asked.
+    pub prompt: Text,
+    /// The plugin's labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Why it did not come into the pool: the reason of a filter, or `surplus` where the round had enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
+}
 
 /// A line of `sample.jsonl`: a prompt that was selected, and its equipment. In working order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +98,15 @@ pub struct Scored {
     /// Higher is harder; absent where the record could not be completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difficulty: Option<f64>,
+}
+
+/// A line of `measure-generate.jsonl` and its like: what is measured of a record by then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The record's id.
+    pub id: String,
+    /// Those that could be made.
+    pub measurements: Vec<Measurement>,
 }
 
 /// A line of `pair.jsonl`.

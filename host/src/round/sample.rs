@@ -10,16 +10,21 @@ use super::{Flow, Pool, RunError, Workshop};
 use crate::plugin::{Candidate, Outcome, PLUGIN_ERROR};
 use crate::record::{Decoding, Exemplar, Prompt};
 
-/// Selects and equips the prompts of a round.
+/// Selects and equips the prompts of a round. `written` stands for those that the sampler plugin has
+/// written, where it writes any.
 pub fn select(
     shop: &Workshop<'_>,
     book: &mut Notebook,
     round: u32,
     pool: &mut Pool,
+    written: Option<&str>,
 ) -> Result<Flow, RunError> {
     shop.check_cancel(book)?;
     let place = Place { round, stage: "sample" };
-    let depends = depends(shop, pool);
+    let depends = match written {
+        None => depends(shop, pool),
+        Some(written) => json!([depends(shop, pool), written]),
+    };
     let output = book.stage(place, depends, |_| {
         let prompts: Vec<&Prompt> = match &shop.plugins.sampler {
             None => pool.iter().collect(),

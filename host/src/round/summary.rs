@@ -14,6 +14,8 @@ use crate::report::{Measured, RoundSummary};
 pub struct Sources<'a> {
     /// From 1.
     pub round: u32,
+    /// Prompts that the sampler plugin has written, where it writes any.
+    pub written: Option<u64>,
     /// Prompts that were selected.
     pub prompts: u64,
     /// Every completion of the round, as the model wrote it.
@@ -28,7 +30,7 @@ pub struct Sources<'a> {
 
 /// Returns the row of a round.
 pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummary {
-    let Sources { round, prompts, completions, kept, learned, held_out } = sources;
+    let Sources { round, written, prompts, completions, kept, learned, held_out } = sources;
     let texts: Vec<&str> = kept
         .records
         .iter()
@@ -48,6 +50,7 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
     let trained = learned.rows.iter().filter(|row| row.dropped.is_none()).count();
     RoundSummary {
         round,
+        written,
         prompts,
         completions: completions.len() as u64,
         kept: trained as u64,

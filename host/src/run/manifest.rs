@@ -113,9 +113,13 @@ impl Manifest {
         note(self.format != other.format, "the run format".into());
         let sets = [&self.plugin_set, &other.plugin_set]
             .map(|set| serde_json::to_value(set).expect("our own types serialise"));
-        for (section, ours) in sets[0].as_object().into_iter().flatten() {
+        // A section that is left at its defaults may be absent in either.
+        let sections =
+            |set: usize| sets[set].as_object().into_iter().flatten().map(|(name, _)| name);
+        let theirs = sections(1).filter(|section| sets[0].get(section).is_none());
+        for section in sections(0).chain(theirs) {
             let table = if section == "filters" { "filter" } else { section };
-            note(sets[1].get(section) != Some(ours), format!("settings of `[{table}]`"));
+            note(sets[0].get(section) != sets[1].get(section), format!("settings of `[{table}]`"));
         }
         found
     }

@@ -118,6 +118,15 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
+    // So is what plugins need measured.
+    let measured = prepared.plugins.all().any(|plugin| !plugin.needs().is_empty());
+    let measured = measured.then(|| trains.iter().zip(&lessons)).into_iter().flatten();
+    let measured = measured.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
+    if let Some(most) = measured.max_by_key(DecodeMemory::total) {
+        let kept = if set.run.rounds > 1 { kept } else { 0 };
+        let stage = stage("measuring").decoding(&most).with(Part::Adapters, entering);
+        stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
+    }
     if let Some(most) = largest {
         let stage = stage(TRAINING).training(&most).with(Part::Adapters, entering);
         stages.push(stage.with(Part::Files, entering_file));

@@ -50,6 +50,7 @@ pub fn plan(
         keep: set.run.keep,
         plugins: plugins.collect(),
         prompts: prepared.prompts.len() as u64,
+        written: set.write().map(|write| write.prompts.into()),
         duplicates: manifest.prompts.duplicates,
         held_out: prepared.held_out.len() as u64,
         too_long: too_long(prepared)?,
@@ -184,8 +185,12 @@ pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, R
     Ok(variants.flatten().map(|variant| variant.prompt).collect())
 }
 
-/// Returns how many prompts each round would select from the pool in the order of the file.
+/// Returns how many prompts each round would select from the pool in the order of the file. Where they
+/// are written first, each round has as many as are wanted.
 fn selected(prepared: &Prepared) -> Result<Vec<u64>, RunError> {
+    if let Some(write) = prepared.set.write() {
+        return Ok(vec![write.prompts.into(); prepared.set.run.rounds as usize]);
+    }
     let all = prepared.prompts.len() as u64;
     let Some(sampler) = &prepared.plugins.sampler else {
         return Ok(vec![all; prepared.set.run.rounds as usize]);

@@ -43,7 +43,7 @@ impl Plugins {
             Ok::<_, PluginError>(plugin)
         };
         let principle = set.principle.as_ref().map(|p| load(Kind::Principle, p)).transpose()?;
-        let sampler = set.sampler.as_ref().map(|p| load(Kind::Sampler, p)).transpose()?;
+        let sampler = set.sampler.as_ref().map(|s| load(Kind::Sampler, &s.plugin)).transpose()?;
         let filters = set
             .filters
             .iter()
@@ -71,7 +71,7 @@ impl Plugins {
 
     /// Returns what keys hold of the sampler.
     pub fn sampler_key(&self, set: &PluginSet) -> Value {
-        key(self.sampler.as_ref(), set.sampler.as_ref())
+        key(self.sampler.as_ref(), set.sampler.as_ref().map(|sampler| &sampler.plugin))
     }
 
     /// Returns what keys hold of the principle plugin.

@@ -13,11 +13,11 @@ use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::{ModelError, source};
-use crate::plugin::{Interface, Kind, Plugin, Runtime};
-use crate::plugin_set::{Measure, PluginSet, Source};
+use crate::plugin::{Interface, Plugin, Runtime};
+use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Text};
-use crate::round::{Opened, RunError, given_variants};
+use crate::round::{GRAMMAR, Need, Opened, RunError, given_variants};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -72,9 +72,8 @@ pub fn prepare(
         None => Vec::new(),
     };
     let plugins = Plugins::load(runtime, &set)?;
-    for plugin in plugins.all() {
-        refuse_what_is_not_there(plugin)?;
-    }
+    check_writing(&set, &plugins, &prompts)?;
+    check_needs(&plugins)?;
     let catalogue = match &plugins.principle {
         Some(principle) => principle.catalogue()?,
         None => Vec::new(),
@@ -230,20 +229,74 @@ fn pool<'a>(
     Ok(Pooled { prompts, given, duplicates: 0 })
 }
 
-/// Fails where a plugin counts on a part of the contract that rounds do not carry out yet, rather
-/// than leaving that part out in silence.
-fn refuse_what_is_not_there(plugin: &Plugin) -> Result<(), RunError> {
-    let refuse = |what: String| {
-        let hint = "this version cannot run it; take another plugin".to_owned();
-        Err(RunError::Settings { what: format!("{} {what}", plugin.identity()), hint })
-    };
-    if plugin.setup().kind == Kind::Sampler && plugin.has(Interface::PromptWriter) {
-        return refuse("writes prompts of its own, which rounds do not ask for yet".into());
+/// Fails where the plugin set and its sampler disagree on whether prompts are written, or where a written
+/// prompt could get an id that is taken.
+fn check_writing(set: &PluginSet, plugins: &Plugins, prompts: &[Prompt]) -> Result<(), RunError> {
+    let Some(sampler) = &plugins.sampler else { return Ok(()) };
+    let refuse = |what: String, hint: &str| Err(RunError::Settings { what, hint: hint.into() });
+    match (set.write(), sampler.has(Interface::PromptWriter)) {
+        (None, false) => Ok(()),
+        (None, true) => refuse(
+            format!("{} writes prompts, and `[sampler]` does not say how many", sampler.identity()),
+            "add `write = { prompts = 64, slots = 200 }` to `[sampler]`: a round has so many prompts, \
+             and the plugin is called for more so often at most",
+        ),
+        (Some(_), false) => refuse(
+            format!("`[sampler]` has `write`, and {} writes no prompts", sampler.identity()),
+            "take `write` out, or take a plugin that exports `prompt-writer`",
+        ),
+        (Some(_), true) => match prompts.iter().find(|prompt| is_written_id(&prompt.id)) {
+            None => Ok(()),
+            Some(prompt) => refuse(
+                format!("prompt `{}` of the pool has an id as written prompts get them", prompt.id),
+                "give it another one, not `w`, a round, a hyphen and a number",
+            ),
+        },
     }
-    match plugin.needs() {
-        [] => Ok(()),
-        needs => {
-            refuse(format!("needs measurements that the host does not make: {}", needs.join(", ")))
+}
+
+/// Returns whether an id looks like `w01-0001`.
+fn is_written_id(id: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = id.strip_prefix('w').and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(round, count)| number(round) && number(count))
+}
+
+/// Fails where a plugin needs what is no measurement, or needs one before there are completions.
+fn check_needs(plugins: &Plugins) -> Result<(), RunError> {
+    let refuse = |plugin: &Plugin, need: &str, why: &str, hint: &str| {
+        let what = format!("{} needs `{need}`, {why}", plugin.identity());
+        Err(RunError::Settings { what, hint: hint.into() })
+    };
+    for plugin in plugins.all() {
+        if let Some(need) = plugin.needs().iter().find(|need| Need::parse(need).is_none()) {
+            return refuse(plugin, need, "which is no measurement of this host", GRAMMAR);
+        }
+    }
+    let prompts = plugins.filters.iter().filter(|(after, _)| *after == After::Sample);
+    let early = plugins.principle.iter().chain(&plugins.sampler).chain(prompts.map(|(_, it)| it));
+    for plugin in early {
+        if let [need, ..] = plugin.needs() {
+            let why = "and is called before there are completions to measure";
+            let hint = "filters after `generate`, `judge` and `pair`, judges and difficulty scorers \
+                        can have measurements";
+            return refuse(plugin, need, why, hint);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_written_prompts_are_known() {
+        for id in ["w01-0001", "w1-1", "w100-12345"] {
+            assert!(is_written_id(id), "{id}");
+        }
+        for id in ["w01", "w-1", "w01-", "x01-0001", "w01-0001b", "p-1", "w", ""] {
+            assert!(!is_written_id(id), "{id}");
         }
     }
 }

@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::{Checked, Surroundings, known_model, one_of, source};
 use crate::plugin_set::{
-    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Scope,
-    keys::{ASK, DIFFICULTY, FILTER, LIMITS},
+    After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler,
+    Scope, Write,
+    keys::{ASK, DIFFICULTY, FILTER, LIMITS, SAMPLER, WRITE},
     section::Section,
 };
 
@@ -76,6 +77,36 @@ fn ask(table: &Section<'_>, models: &Models) -> Checked<Ask> {
     Ok(Ask { models: names, tokens })
 }
 
+pub(super) fn sampler(
+    root: &Section<'_>,
+    models: &Models,
+    given: bool,
+    around: &Surroundings<'_>,
+) -> Checked<Option<Sampler>> {
+    let Some(table) = root.table("sampler", &SAMPLER)? else { return Ok(None) };
+    let plugin = plugin(&table, "sampler", models, around)?;
+    let write = match table.table("write", &WRITE)? {
+        Some(_) if given => {
+            return Err(table
+                .wrong("write", "asks for new prompts, and `[data] pairs` gives completions")
+                .label("expected no `write`: nobody would complete what is written"));
+        }
+        Some(write) => Some(self::write(&write)?),
+        None => None,
+    };
+    Ok(Some(Sampler { plugin, write }))
+}
+
+fn write(table: &Section<'_>) -> Checked<Write> {
+    let count = |key: &str, most: u64, expected: &str| {
+        table.integer(key, 1, most)?.ok_or_else(|| table.missing(key, expected))
+    };
+    Ok(Write {
+        prompts: count("prompts", 100_000, "how many a round works on, for example 64")?,
+        slots: count("slots", 1_000_000, "how many a round may use for them, for example 200")?,
+    })
+}
+
 pub(super) fn filters(
     root: &Section<'_>,
     set: &PluginSet,
@@ -113,6 +144,7 @@ pub(super) fn filters(
 pub(super) fn difficulty(
     root: &Section<'_>,
     models: &Models,
+    writes: bool,
     around: &Surroundings<'_>,
 ) -> Checked<Option<Difficulty>> {
     let Some(table) = root.table("difficulty", &DIFFICULTY)? else { return Ok(None) };
@@ -123,8 +155,18 @@ pub(super) fn difficulty(
         ("random", Order::Random),
         ("as-given", Order::AsGiven),
     ];
+    let scope = table.choice("scope", &scopes)?.unwrap_or_default();
+    if writes && scope == Scope::Pool {
+        return Err(table
+            .wrong(
+                "scope",
+                "is `pool`, which is scored before round 1, and `[sampler]` writes prompts",
+            )
+            .label("expected `scope = \"round\"`")
+            .hint("prompts that a round writes come too late for the scores of the pool"));
+    }
     Ok(Some(Difficulty {
-        scope: table.choice("scope", &scopes)?.unwrap_or_default(),
+        scope,
         order: table.choice("order", &orders)?.unwrap_or_default(),
         plugin: plugin(&table, "difficulty scorer", models, around)?,
     }))
