@@ -162,7 +162,10 @@ mod tests {
     #[test]
     fn a_task_comes_back_as_it_was_put_together() {
         for (instruction, input) in [("Why?", ""), ("Sum up.", "One.\n\nTwo.")] {
-            assert_eq!(Text::task(instruction, input).instruction_and_input(), (instruction, input));
+            assert_eq!(
+                Text::task(instruction, input).instruction_and_input(),
+                (instruction, input)
+            );
         }
         assert_eq!(Text::task(" Why? ", " \n"), Text::user("Why?"));
     }

@@ -101,8 +101,8 @@ fn cluster(record: &Record) -> Result<i64, Error> {
 /// Returns the nats per token of the plain answer, which order answers as perplexities do.
 fn surprise(record: &Record) -> Result<f64, Error> {
     let completion = record.variant("plain").and_then(|variant| variant.completion.as_ref());
-    let completion = completion
-        .ok_or_else(|| Error::Input("variant `plain` has not been completed".into()))?;
+    let completion =
+        completion.ok_or_else(|| Error::Input("variant `plain` has not been completed".into()))?;
     Ok(-completion.logprob / f64::from(completion.tokens.max(1)))
 }
 

@@ -8,9 +8,9 @@ const TURNS: [&str; 6] = ["assistant", "system", "human", "question", "output", 
 pub(crate) fn next_turn(lower: &str) -> bool {
     lower.match_indices('\n').any(|(at, _)| {
         let line = &lower[at + 1..];
-        TURNS.iter().any(|turn| {
-            line.strip_prefix(turn).is_some_and(|rest| rest.starts_with([':', '\n']))
-        })
+        TURNS
+            .iter()
+            .any(|turn| line.strip_prefix(turn).is_some_and(|rest| rest.starts_with([':', '\n'])))
     })
 }
 
@@ -132,11 +132,23 @@ mod tests {
             &["fine.\nuser: more", "fine.\n\nhuman\nmore", "\noutput:"],
             &["user: fine", "fine.\nusers: two", "fine.\nthe user: me", "fine.\nuser"],
         );
-        check(choices, &["answer choices: a", "x answer\nchoices:"], &["answerchoices:", "answer  choices:"]);
+        check(
+            choices,
+            &["answer choices: a", "x answer\nchoices:"],
+            &["answerchoices:", "answer  choices:"],
+        );
         check(can_you, &["fine.\ncan you", "fine.\n\ncan you help"], &["can you", "how can you"]);
-        check(do_you_question, &["how do you do?", "do you\ndo you go?"], &["what do you do.", "do you ?", "do you go\n?"]);
+        check(
+            do_you_question,
+            &["how do you do?", "do you\ndo you go?"],
+            &["what do you do.", "do you ?", "do you go\n?"],
+        );
         check(do_you, &["as do you x", "do you ?"], &["do you", "do you ", "do you \n", "do your"]);
-        check(follow_up, &["fine.\n\nmore?", "fine.\n\n\nmore?"], &["fine? more?", "fine.\nmore?", "fine.\n\n?", "fine.\n\nmore.\n?"]);
+        check(
+            follow_up,
+            &["fine.\n\nmore?", "fine.\n\n\nmore?"],
+            &["fine? more?", "fine.\nmore?", "fine.\n\n?", "fine.\n\nmore.\n?"],
+        );
     }
 
     #[test]

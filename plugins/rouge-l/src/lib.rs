@@ -177,19 +177,16 @@ mod tests {
             "Translate the following sentence into Spanish.",
             0.833333,
         );
-        check(
-            "Write a poem about the sea.",
-            "Compose a short story about a dragon.",
-            0.307692,
-        );
+        check("Write a poem about the sea.", "Compose a short story about a dragon.", 0.307692);
         check("What's the capital of France?", "What is the capital of France?", 0.833333);
     }
 
     #[test]
     fn words_are_runs_of_ascii_letters_and_digits() {
-        assert_eq!(words("What's up, Dr. No-1?").collect::<Vec<_>>(), [
-            "what", "s", "up", "dr", "no", "1"
-        ]);
+        assert_eq!(
+            words("What's up, Dr. No-1?").collect::<Vec<_>>(),
+            ["what", "s", "up", "dr", "no", "1"]
+        );
         assert_eq!(words("Café über 漢字").collect::<Vec<_>>(), ["caf", "ber"]);
         assert_eq!(words(" … ").count(), 0);
     }
@@ -264,10 +261,7 @@ mod tests {
                     // Zipf's law: the number of a word grows with the chance of a rarer one.
                     format!("w{}", (10_000f64.powf(rng.uniform())) as usize)
                 });
-                testing::record(
-                    &format!("{prefix}{i}"),
-                    &words.collect::<Vec<_>>().join(" "),
-                )
+                testing::record(&format!("{prefix}{i}"), &words.collect::<Vec<_>>().join(" "))
             };
             (0..2000).map(&mut prompt).collect()
         };

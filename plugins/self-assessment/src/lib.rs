@@ -206,7 +206,8 @@ mod tests {
     fn both_criteria_are_asked_apart_and_at_once() {
         let record = testing::answered("p-1", "Why?", "Because.");
         let opinion = judged("{}", &record, "9||good", " 3||off");
-        let expected = vec![reward("few-shot", "quality", 9.0), reward("few-shot", "following", 3.0)];
+        let expected =
+            vec![reward("few-shot", "quality", 9.0), reward("few-shot", "following", 3.0)];
         assert_eq!(opinion, Opinion::Rewards(expected));
         let only = judged(r#"{"criteria": ["following"]}"#, &record, "", "10");
         assert_eq!(only, Opinion::Rewards(vec![reward("few-shot", "following", 10.0)]));

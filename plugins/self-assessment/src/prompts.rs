@@ -98,7 +98,11 @@ impl Criterion {
                     "6||The reason is right, but the first and the last sentence add nothing.",
                 ),
                 (
-                    item("How many minutes are there in three hours?", "", "There are 160 minutes."),
+                    item(
+                        "How many minutes are there in three hours?",
+                        "",
+                        "There are 160 minutes.",
+                    ),
                     "1||Three hours have 180 minutes.",
                 ),
                 (

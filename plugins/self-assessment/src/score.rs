@@ -26,9 +26,9 @@ fn leading(text: &str) -> Option<&str> {
 /// Returns the decimal number that a text ends with, marks and white space after it aside.
 fn trailing(text: &str) -> Option<&str> {
     let text = text.trim_end_matches(|c: char| !c.is_alphanumeric());
-    let start = text.rfind(|c: char| !c.is_ascii_digit() && c != '.').map_or(0, |at| {
-        at + text[at..].chars().next().map_or(0, char::len_utf8)
-    });
+    let start = text
+        .rfind(|c: char| !c.is_ascii_digit() && c != '.')
+        .map_or(0, |at| at + text[at..].chars().next().map_or(0, char::len_utf8));
     leading(text[start..].trim_start_matches('.'))
 }
 

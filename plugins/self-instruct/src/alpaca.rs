@@ -106,10 +106,11 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read_back() {
-        let shown: Vec<_> = [("Why?", ""), ("Sum up.", "One.\n\nTwo."), ("Name 3. Input: none", "x")]
-            .iter()
-            .map(|(instruction, input)| Task::new(instruction, input).unwrap())
-            .collect();
+        let shown: Vec<_> =
+            [("Why?", ""), ("Sum up.", "One.\n\nTwo."), ("Name 3. Input: none", "x")]
+                .iter()
+                .map(|(instruction, input)| Task::new(instruction, input).unwrap())
+                .collect();
         let text = prompt(20, &shown);
         let list = text.split_once("###\n1. Instruction:").unwrap().1;
         let read: Vec<_> = read(list, 1);
@@ -119,7 +120,10 @@ mod tests {
 
     #[test]
     fn the_last_block_is_always_dropped() {
-        check(" Why?\n6. Input:\n<noinput>\n###\n7. Instruction: Who?\n7. Input:\n<noinput>", &[("Why?", "")]);
+        check(
+            " Why?\n6. Input:\n<noinput>\n###\n7. Instruction: Who?\n7. Input:\n<noinput>",
+            &[("Why?", "")],
+        );
         check(" Why?\n6. Input:\n<NoInput>\n###", &[("Why?", "")]);
         check(" Why?\n6. Input:\n<noinput>\n", &[]);
         check("", &[]);
@@ -127,7 +131,10 @@ mod tests {
 
     #[test]
     fn running_numbers_and_both_fields_are_required() {
-        check(" Why?\n###\n7. Instruction: Who\nis it?\n7. Input:\na\n b\n###", &[("Who is it?", "a\n b")]);
+        check(
+            " Why?\n###\n7. Instruction: Who\nis it?\n7. Input:\na\n b\n###",
+            &[("Who is it?", "a\n b")],
+        );
         check(" Why?\n7. Input:\nx\n###", &[]);
         check(" Why?\n16. Input:\nx\n###", &[]);
         check(" Why?\n6. Input: x\n6. Input: y\n###", &[]);

@@ -68,14 +68,16 @@ fn each_style_reads_what_it_asks_for() {
     check(r#"{"style": "brief"}"#, " Why?\n7. Who?");
     check(r#"{"style": "brief", "render_as": "chat"}"#, "Sure:\n1. Why?\n2. Who?");
     check(r#"{"style": "classic", "render_as": "chat"}"#, "6. Why?\n7. Who?");
-    let alpaca = "6. Instruction: Why?\n6. Input: <noinput>\n###\n7. Instruction: Who?\n7. Input:\n###\n";
+    let alpaca =
+        "6. Instruction: Why?\n6. Input: <noinput>\n###\n7. Instruction: Who?\n7. Input:\n###\n";
     check(r#"{"render_as": "chat"}"#, alpaca);
 }
 
 #[test]
 fn lists_show_instructions_without_an_input() {
     for style in ["classic", "brief"] {
-        let (_, request) = write(&format!(r#"{{"style": "{style}", "examples": 12}}"#), &pool(), "");
+        let (_, request) =
+            write(&format!(r#"{{"style": "{style}", "examples": 12}}"#), &pool(), "");
         let text = request.prompt.gist();
         assert_eq!(text.matches("Seed ").count(), 12, "{text}");
     }

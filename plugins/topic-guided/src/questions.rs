@@ -92,11 +92,23 @@ mod tests {
         let second = "7. type: a place, topic: Lakes, question: Which?";
         check(&format!(" How much?\n{second}"), false, [Some("How much?"), Some("Which?")]);
         check(&format!(" How much?\n {second}"), false, [Some("How much?"), None]);
-        check(&format!(" How much?\n{}", second.replace("Lakes", "Sea")), false, [Some("How much?"), None]);
-        check(&format!(" How much?\n{}", second.replace('7', "8")), false, [Some("How much?"), None]);
+        check(
+            &format!(" How much?\n{}", second.replace("Lakes", "Sea")),
+            false,
+            [Some("How much?"), None],
+        );
+        check(
+            &format!(" How much?\n{}", second.replace('7', "8")),
+            false,
+            [Some("How much?"), None],
+        );
         check(second, false, [Some(second), None]);
         check("\n", false, [None, None]);
-        check(&format!("6. type: a price, topic: Bread, question: How?\n{second}"), false, [Some("How?"), Some("Which?")]);
+        check(
+            &format!("6. type: a price, topic: Bread, question: How?\n{second}"),
+            false,
+            [Some("How?"), Some("Which?")],
+        );
     }
 
     #[test]

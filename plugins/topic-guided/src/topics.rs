@@ -62,7 +62,10 @@ mod tests {
     #[test]
     fn topics_are_short_noun_phrases_on_lines_of_their_own() {
         let check = |text: &str, expected: &[&str]| assert_eq!(read(text, false), expected);
-        check(" River boats\n- Old Roman coins\n3. Bats\n* Égalité\n", &["River boats", "Old Roman coins", "Bats"]);
+        check(
+            " River boats\n- Old Roman coins\n3. Bats\n* Égalité\n",
+            &["River boats", "Old Roman coins", "Bats"],
+        );
         check("One two three four\nsmall words\nWhy?\nTopics:\n\n-\n", &[]);
         check("Bats\nBATS\nOwls", &["Bats", "Owls"]);
         check(&format!("A{}", "b".repeat(60)), &[]);
