@@ -1,5 +1,7 @@
 //! Topics that the model thinks of for a type of question.
 
+use std::collections::BTreeSet;
+
 /// The longest topic, in bytes: it stands in a tag.
 const LONGEST: usize = 60;
 
@@ -26,7 +28,7 @@ pub(crate) fn read(text: &str, cut_off: bool) -> Vec<String> {
     if cut_off {
         lines.pop();
     }
-    let mut topics: Vec<String> = Vec::new();
+    let (mut topics, mut seen) = (Vec::new(), BTreeSet::new());
     for line in lines {
         let marks = |c: char| c.is_whitespace() || matches!(c, '-' | '*' | '.' | ')' | '0'..='9');
         let topic = line.trim_start_matches(marks).trim_end();
@@ -36,7 +38,7 @@ pub(crate) fn read(text: &str, cut_off: bool) -> Vec<String> {
             && topic.starts_with(|c: char| c.is_ascii_uppercase())
             && !topic.ends_with(|c: char| c.is_ascii_punctuation())
             && !topic.contains(char::is_control);
-        if keeps && !topics.iter().any(|it| same(it, topic)) {
+        if keeps && seen.insert(topic.to_lowercase()) {
             topics.push(topic.to_owned());
         }
     }
