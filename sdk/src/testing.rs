@@ -2,8 +2,8 @@
 
 use crate::{
     Answer, Ask, Completion, Context, Difficulty, Error, Exemplar, Filter, Finish, Judge, Message,
-    Opinion, Plugin, Principle, Prompt, Record, Request, Speaker, Text, Variant, VariantRole,
-    Verdict, config,
+    Opinion, Plugin, Principle, Prompt, PromptWriter, Record, Request, SetFilter, Speaker, Text,
+    Variant, VariantRole, Verdict, config,
 };
 
 /// Makes a plugin from the text of its configuration, as the host does: `{}` stands for none.
@@ -188,4 +188,26 @@ pub fn score(
     answer: impl FnMut(&Request) -> Answer,
 ) -> Result<f64, Error> {
     run(17, answer, |ask| plugin.score(&context(), record, ask))
+}
+
+/// Lets a sampler write prompts in the first slot of round 1 of 3, with a seed of 17.
+pub fn write(
+    plugin: &impl PromptWriter,
+    pool: &[Prompt],
+    answer: impl FnMut(&Request) -> Answer,
+) -> Result<Vec<Prompt>, Error> {
+    run(17, answer, |ask| plugin.write(&context(), pool, 0, ask))
+}
+
+/// Shows a set filter what stands already and then `records`, and lets it decide on these, in
+/// round 1 of 3.
+pub fn decide(
+    plugin: &mut impl SetFilter,
+    standing: &[Record],
+    records: &[Record],
+) -> Result<Vec<Verdict>, Error> {
+    for record in standing.iter().chain(records) {
+        plugin.observe(&context(), record)?;
+    }
+    records.iter().map(|record| plugin.decide(&context(), record)).collect()
 }

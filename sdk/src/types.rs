@@ -28,6 +28,29 @@ impl Text {
                 .map_or("", |message| &message.content),
         }
     }
+
+    /// Returns a task as one user message: the instruction and, where there is an input to work on,
+    /// a blank line and the input.
+    pub fn task(instruction: &str, input: &str) -> Text {
+        match input.trim() {
+            "" => Text::user(instruction.trim()),
+            input => Text::user(format!("{}\n\n{input}", instruction.trim())),
+        }
+    }
+
+    /// Returns the instruction and the input of a task, each without white space around it. They
+    /// part at the first blank line; where there is none, the input is empty.
+    pub fn instruction_and_input(&self) -> (&str, &str) {
+        let text = self.gist().trim();
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            if line.trim().is_empty() {
+                return (text[..start].trim_end(), text[start..].trim_start());
+            }
+            start += line.len();
+        }
+        (text, "")
+    }
 }
 
 impl Record {
@@ -117,5 +140,33 @@ impl From<GenerateRequest> for Request {
 impl From<ScoreRequest> for Request {
     fn from(request: ScoreRequest) -> Request {
         Request::Score(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_parts_at_its_first_blank_line() {
+        let check = |text: &str, instruction: &str, input: &str| {
+            assert_eq!(Text::user(text).instruction_and_input(), (instruction, input), "{text:?}");
+        };
+        check("Why?", "Why?", "");
+        check("Sum up.\n\nOne.\n\nTwo.", "Sum up.", "One.\n\nTwo.");
+        check("Sum up\nthis.\r\n \t\r\n\n One. \n", "Sum up\nthis.", "One.");
+        check("\n\nWhy?\n\n", "Why?", "");
+        check("", "", "");
+    }
+
+    #[test]
+    fn a_task_comes_back_as_it_was_put_together() {
+        for (instruction, input) in [("Why?", ""), ("Sum up.", "One.\n\nTwo.")] {
+            assert_eq!(
+                Text::task(instruction, input).instruction_and_input(),
+                (instruction, input)
+            );
+        }
+        assert_eq!(Text::task(" Why? ", " \n"), Text::user("Why?"));
     }
 }

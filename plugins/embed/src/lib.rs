@@ -68,22 +68,32 @@ mod tests {
 
     #[test]
     fn every_plugin_is_a_component_of_its_kind() {
-        let check = |name: &str, kind: &str| {
+        let check = |name: &str, kinds: &[&str]| {
             let component = component(name).unwrap();
             Validator::new_with_features(WasmFeatures::all()).validate_all(component).unwrap();
             let (imports, exports) = interfaces(component);
-            let expected = ["meta", kind].map(|it| format!("aligner:plugin/{it}@0.1.0"));
-            assert_eq!(exports, expected.into(), "{name}");
+            let expected = [&["meta"], kinds].concat();
+            let expected = expected.iter().map(|it| format!("aligner:plugin/{it}@0.1.0"));
+            assert_eq!(exports, expected.collect(), "{name}");
             let allowed =
                 ["log", "types", "verdicts"].map(|it| format!("aligner:plugin/{it}@0.1.0"));
             assert!(imports.is_subset(&allowed.into()), "{name}: {imports:?}");
         };
-        check("exemplars", "sampler");
-        check("length", "filter");
-        check("perplexity", "difficulty");
-        check("self-align", "principle");
-        check("self-align-format", "filter");
-        assert_eq!(component_names().count(), 5);
+        check("density", &["set-filter"]);
+        check("exemplars", &["sampler"]);
+        check("instruction-rules", &["filter"]);
+        check("length", &["filter"]);
+        check("output-rules", &["filter"]);
+        check("perplexity", &["difficulty"]);
+        check("perplexity-filter", &["filter"]);
+        check("rouge-l", &["set-filter"]);
+        check("self-align", &["principle"]);
+        check("self-align-format", &["filter"]);
+        check("self-assessment", &["judge"]);
+        check("self-instruct", &["sampler", "prompt-writer"]);
+        check("threshold", &["filter"]);
+        check("topic-guided", &["sampler", "prompt-writer"]);
+        assert_eq!(component_names().count(), 14);
     }
 
     #[test]
@@ -114,8 +124,9 @@ mod tests {
             assert_eq!(ids.len(), lines, "{name}");
         };
         check("prompts-240", 240, false);
+        check("seed-tasks", 60, false);
         check("trusted-40", 40, true);
-        assert_eq!(DATA.len(), 2);
+        assert_eq!(DATA.len(), 3);
     }
 
     #[test]
