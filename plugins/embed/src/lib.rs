@@ -78,12 +78,18 @@ mod tests {
                 ["log", "types", "verdicts"].map(|it| format!("aligner:plugin/{it}@0.1.0"));
             assert!(imports.is_subset(&allowed.into()), "{name}: {imports:?}");
         };
+        check("contrast", "principle");
+        check("contrast-cleanup", "filter");
         check("exemplars", "sampler");
+        check("grade", "judge");
         check("length", "filter");
+        check("logprob-order", "set-filter");
+        check("pairwise", "judge");
         check("perplexity", "difficulty");
         check("self-align", "principle");
         check("self-align-format", "filter");
-        assert_eq!(component_names().count(), 5);
+        check("sso", "principle");
+        assert_eq!(component_names().count(), 11);
     }
 
     #[test]
