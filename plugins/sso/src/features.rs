@@ -4,7 +4,7 @@
 use aligner_sdk::{Answer, Ask, Decoding, Error, GenerateRequest, Rng, Text};
 use serde::Deserialize;
 
-use crate::Guidelines;
+use crate::{Guidelines, Writer};
 
 /// The seven features, and after them the one that is appended at times. One a line.
 const FEATURES: &str = include_str!("../data/features.jsonl");
@@ -74,14 +74,12 @@ pub(crate) fn draw(mut named: Vec<usize>, count: usize, rng: &mut Rng) -> Vec<us
 /// own.
 pub(crate) fn rewrite(
     chosen: &mut [(Side, Side)],
-    model: &str,
+    writer: &Writer<'_>,
     query: &str,
     ask: &mut Ask,
 ) -> Result<(), Error> {
     let request = |(good, bad): &(Side, Side)| {
-        let decoding = Decoding { max_new_tokens: Some(320), ..Decoding::default() };
-        let prompt = Text::user(order(&good.adjective, &bad.adjective, query));
-        GenerateRequest { decoding, ..GenerateRequest::of(model, prompt) }.into()
+        writer.request(order(&good.adjective, &bad.adjective, query), None).into()
     };
     let requests: Vec<_> = chosen.iter().map(request).collect();
     for ((good, bad), answer) in chosen.iter_mut().zip(ask.all(requests)?) {

@@ -19,7 +19,8 @@ mod features;
 mod written;
 
 use aligner_sdk::{
-    Ask, Context, Error, Plugin, Principle, Record, System, Variant, VariantRole, export_principle,
+    Ask, Context, Decoding, Error, GenerateRequest, Plugin, Principle, Record, System, Text,
+    Variant, VariantRole, export_principle,
 };
 use serde::Deserialize;
 
@@ -43,6 +44,9 @@ pub struct Config {
     /// The model that chooses features and writes guidelines: `policy`, `initial`, `previous` or a
     /// name from `[models]`.
     model: String,
+    /// The most tokens of a text that a model writes, 1 or more; absent: as in `[generate]`. What is
+    /// cut off loses its last sentence, where there is another.
+    max_new_tokens: Option<u32>,
     /// Where the guidelines go.
     system: System,
 }
@@ -55,6 +59,7 @@ impl Default for Config {
             concision: 0.2,
             generated: false,
             model: "policy".into(),
+            max_new_tokens: None,
             system: System::Message,
         }
     }
@@ -70,6 +75,24 @@ enum Mode {
     Features,
     /// The paper's second version: a model writes them.
     Guidelines,
+}
+
+/// Who writes guidelines, and how long they become.
+pub(crate) struct Writer<'a> {
+    model: &'a str,
+    max_new_tokens: Option<u32>,
+}
+
+impl Writer<'_> {
+    /// Asks for a text.
+    fn request(&self, prompt: String, stop: Option<&str>) -> GenerateRequest {
+        let decoding = Decoding {
+            max_new_tokens: self.max_new_tokens,
+            stop: stop.map(|stop| vec![stop.into()]),
+            ..Decoding::default()
+        };
+        GenerateRequest { decoding, ..GenerateRequest::of(self.model, Text::user(prompt)) }
+    }
 }
 
 /// What is said to the model.
@@ -94,6 +117,7 @@ impl Plugin for Sso {
 "concision": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.2},
 "generated": {"type": "boolean", "default": false},
 "model": {"type": "string", "default": "policy"},
+"max_new_tokens": {"type": "integer", "minimum": 1},
 "system": {"enum": ["message", "user"], "default": "message"}}}"#;
 
     fn new(config: Config) -> Result<Self, Error> {
@@ -103,6 +127,9 @@ impl Plugin for Sso {
         }
         if !(0.0..=1.0).contains(&concision) {
             return Err(Error::Config(format!("`concision` is {concision}, expected 0 to 1")));
+        }
+        if config.max_new_tokens == Some(0) {
+            return Err(Error::Config("`max_new_tokens` is 0, expected 1 or more".into()));
         }
         if generated && mode == Mode::Guidelines {
             return Err(Error::Config(
@@ -126,7 +153,7 @@ impl Principle for Sso {
                 let helpful = self.features.iter().find(|feature| feature.name == "Helpfulness");
                 let helpful = helpful.ok_or_else(|| Error::Internal("no `Helpfulness`".into()))?;
                 let fallback = (helpful.good.text.as_str(), helpful.bad.text.as_str());
-                written::write(&self.config.model, &prompt.transcript(), fallback, ask)?
+                written::write(&self.writer(), &prompt.transcript(), fallback, ask)?
             }
             Mode::Fixed | Mode::Features => self.of_features(&prompt.transcript(), ask)?,
         };
@@ -141,6 +168,11 @@ impl Principle for Sso {
 export_principle!(Sso);
 
 impl Sso {
+    /// Returns who writes texts.
+    fn writer(&self) -> Writer<'_> {
+        Writer { model: &self.config.model, max_new_tokens: self.config.max_new_tokens }
+    }
+
     /// Chooses features for a query, and concision at times.
     fn of_features(&self, query: &str, ask: &mut Ask) -> Result<Guidelines, Error> {
         let Config { mode, features, concision, generated, ref model, .. } = self.config;
@@ -156,7 +188,7 @@ impl Sso {
         let sides = |i: usize| (self.features[i].good.clone(), self.features[i].bad.clone());
         let mut chosen: Vec<_> = chosen.into_iter().map(sides).collect();
         if generated {
-            features::rewrite(&mut chosen, model, query, ask)?;
+            features::rewrite(&mut chosen, &self.writer(), query, ask)?;
         }
         Ok(features::guidelines(&chosen))
     }
@@ -179,7 +211,7 @@ pub(crate) fn instructions(aim: &str, guidelines: &[&str]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use aligner_sdk::{Answer, Request, Speaker, Text, testing};
+    use aligner_sdk::{Answer, Request, Speaker, testing};
 
     use super::*;
 
@@ -401,6 +433,7 @@ mod tests {
         check(r#"{"features": 0}"#, "`features` is 0, expected 1 to 7");
         check(r#"{"features": 8}"#, "`features` is 8");
         check(r#"{"concision": 1.5}"#, "`concision` is 1.5, expected 0 to 1");
+        check(r#"{"max_new_tokens": 0}"#, "`max_new_tokens` is 0, expected 1 or more");
         check(r#"{"mode": "guidelines", "generated": true}"#, "`generated` is for the modes");
         check(r#"{"mode": "v1"}"#, "key `mode`: unknown variant `v1`");
         check(r#"{"system": "none"}"#, "expected `message` or `user`");
@@ -410,6 +443,6 @@ mod tests {
     #[test]
     fn the_schema_is_json_and_names_every_key() {
         let schema: serde_json::Value = serde_json::from_str(Sso::CONFIG_SCHEMA).unwrap();
-        assert_eq!(schema["properties"].as_object().unwrap().len(), 6);
+        assert_eq!(schema["properties"].as_object().unwrap().len(), 7);
     }
 }

@@ -1,23 +1,23 @@
 //! The second version's principles: a bad and a good guideline that a model writes for each query.
 
-use aligner_sdk::{Ask, Decoding, Error, GenerateRequest, Text};
+use aligner_sdk::{Ask, Error, Finish};
 
-use crate::Guidelines;
+use crate::{Guidelines, Writer};
 
 /// Asks for a bad guideline and, in view of it, for the good one. Where either comes to nothing,
 /// `fallback` (good, bad) stands in for both.
 pub(crate) fn write(
-    model: &str,
+    writer: &Writer<'_>,
     query: &str,
     fallback: (&str, &str),
     ask: &mut Ask,
 ) -> Result<Guidelines, Error> {
     let begun = question(query);
-    let bad = guideline(model, begun.clone(), ask)?;
+    let bad = guideline(writer, begun.clone(), ask)?;
     let pair = if bad.is_empty() {
         None
     } else {
-        let good = guideline(model, format!("{begun}\n{bad}\n\n{GOOD}"), ask)?;
+        let good = guideline(writer, format!("{begun}\n{bad}\n\n{GOOD}"), ask)?;
         (!good.is_empty() && good != bad).then_some((good, bad))
     };
     let (good, bad) = match &pair {
@@ -31,14 +31,20 @@ pub(crate) fn write(
 }
 
 /// Asks for one guideline. Returns an empty text where the model has none to give.
-fn guideline(model: &str, prompt: String, ask: &mut Ask) -> Result<String, Error> {
-    let decoding = Decoding { stop: Some(vec!["###".into()]), ..Decoding::default() };
-    let request = GenerateRequest { decoding, ..GenerateRequest::of(model, Text::user(prompt)) };
-    match ask.generate(request) {
-        Ok(answer) => Ok(bare(&answer.text).to_owned()),
+fn guideline(writer: &Writer<'_>, prompt: String, ask: &mut Ask) -> Result<String, Error> {
+    match ask.generate(writer.request(prompt, Some("###"))) {
+        Ok(answer) => {
+            let text = bare(&answer.text);
+            Ok(if answer.finish == Finish::Stop { text } else { whole(text) }.to_owned())
+        }
         Err(Error::Unanswered(_)) => Ok(String::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Leaves out a last sentence that was cut off, unless it is the only one.
+fn whole(text: &str) -> &str {
+    text.rfind(['.', '!', '?']).map_or(text, |end| &text[..=end])
 }
 
 /// Takes off the header, which some models write again.
@@ -108,6 +114,7 @@ mod tests {
                 let Request::Generate(request) = request else { panic!("asked for a score") };
                 assert_eq!(request.model, "writer");
                 assert_eq!(request.decoding.stop, Some(vec!["###".into()]));
+                assert_eq!(request.decoding.max_new_tokens, Some(80));
                 let text = texts[asked.len()];
                 asked.push(request.prompt.gist().to_owned());
                 match text {
@@ -115,7 +122,10 @@ mod tests {
                     text => Answer::Completion(testing::completion(text)),
                 }
             },
-            |ask| write("writer", "Why? ", ("Help.", "Hinder."), ask),
+            |ask| {
+                let writer = Writer { model: "writer", max_new_tokens: Some(80) };
+                write(&writer, "Why? ", ("Help.", "Hinder."), ask)
+            },
         );
         (guidelines.unwrap(), asked)
     }
@@ -139,6 +149,13 @@ mod tests {
             assert!(guidelines.good.contains("\n\nHelp.\n\n"), "{texts:?}");
             assert!(guidelines.bad.contains("\n\nHinder.\n\n"), "{texts:?}");
         }
+    }
+
+    #[test]
+    fn a_sentence_that_was_cut_off_is_left_out() {
+        assert_eq!(whole("Be clear. Show each st"), "Be clear.");
+        assert_eq!(whole("Be clear and sh"), "Be clear and sh");
+        assert_eq!(whole(""), "");
     }
 
     #[test]
