@@ -90,15 +90,18 @@ const ADJECTIVES: [&str; 21] = [
 ];
 
 /// What gives guidelines away.
-const PHRASES: [&str; 14] = [
+const PHRASES: [&str; 17] = [
     "these guidelines",
     "this guideline",
     "the guidelines",
     "the guideline",
     "my guidelines",
+    "good guideline",
+    "bad guideline",
+    "given guidelines",
+    "provided guidelines",
+    "specified guidelines",
     "guidelines above",
-    "guidelines:",
-    "guideline:",
     "this instruction",
     "these instructions",
     "my instructions",
@@ -371,6 +374,8 @@ mod tests {
         check("{}", ["Seven.", parrot], Err("leak"));
         check(r#"{"leak_run": 0}"#, ["Seven.", parrot], Ok(["Seven.", parrot]));
         check(r#"{"phrases": ["seven"]}"#, ["Seven.", "Six."], Err("leak"));
+        let innocent = ["Seven. Some general guidelines: rest.", "Six."];
+        check("{}", innocent, Ok(innocent));
         let own = ["Seven.", "As my guidelines say, six."];
         check(r#"{"leaks": false}"#, own, Ok(own));
     }

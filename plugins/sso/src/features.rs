@@ -144,14 +144,17 @@ const EXAMPLES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Returns the features that a comma list names, in its order. Other words are passed over.
+/// Returns the features that a comma list names, in its order. Of a name five letters do; other words
+/// are passed over.
 fn named(features: &[Feature], answer: &str) -> Vec<usize> {
     let mut found = Vec::new();
     for word in answer.split([',', ';', '\n', '.']) {
         let word = word.trim_matches(|c: char| !c.is_alphabetic());
-        let names = features[..CHOICE].iter();
-        let at = names.map(|it| &it.name).position(|name| name.eq_ignore_ascii_case(word));
-        found.extend(at.filter(|at| !found.contains(at)));
+        let begins = |name: &str| {
+            name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+        };
+        let at = features[..CHOICE].iter().position(|it| begins(&it.name));
+        found.extend(at.filter(|at| word.len() >= 5 && !found.contains(at)));
     }
     found
 }
@@ -228,6 +231,7 @@ mod tests {
         check("safety,ENGAGEMENT.", &["Safety", "Engagement"]);
         check("- Safety\n- Helpfulness\n- Safety", &["Safety", "Helpfulness"]);
         check("**Accuracy**; Beauty, the answer, Literariness", &["Accuracy", "Literariness"]);
+        check("Logic, Acc, Engaging", &["Logicality"]);
         check("Concision", &[]);
         check("Accuracy is what matters", &[]);
         check("", &[]);
