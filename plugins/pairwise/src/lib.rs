@@ -6,7 +6,9 @@
 //! the record counts as unparsable.
 //!
 //! With `rewards` each answer gets a number instead: the share of its comparisons that it wins, each
-//! order for itself. So more than two variants can be compared, each with each.
+//! order for itself. So more than two variants can be compared, each with each. A model that always
+//! chooses the same place, as small ones do, leaves nothing but ties; with `rewards` and
+//! `read = "logprob"` it still tells by how much more it likes an answer in the same place.
 
 mod letter;
 

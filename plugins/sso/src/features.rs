@@ -79,7 +79,7 @@ pub(crate) fn rewrite(
     ask: &mut Ask,
 ) -> Result<(), Error> {
     let request = |(good, bad): &(Side, Side)| {
-        writer.request(order(&good.adjective, &bad.adjective, query), None).into()
+        writer.request(Text::user(order(&good.adjective, &bad.adjective, query)), None).into()
     };
     let requests: Vec<_> = chosen.iter().map(request).collect();
     for ((good, bad), answer) in chosen.iter_mut().zip(ask.all(requests)?) {

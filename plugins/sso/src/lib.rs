@@ -47,6 +47,8 @@ pub struct Config {
     /// The most tokens of a text that a model writes, 1 or more; absent: as in `[generate]`. What is
     /// cut off loses its last sentence, where there is another.
     max_new_tokens: Option<u32>,
+    /// How guidelines are asked for in mode `guidelines`.
+    render_as: RenderAs,
     /// Where the guidelines go.
     system: System,
 }
@@ -60,6 +62,7 @@ impl Default for Config {
             generated: false,
             model: "policy".into(),
             max_new_tokens: None,
+            render_as: RenderAs::Chat,
             system: System::Message,
         }
     }
@@ -77,6 +80,17 @@ enum Mode {
     Guidelines,
 }
 
+/// How guidelines are asked for.
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RenderAs {
+    /// As a message of the user.
+    Chat,
+    /// As raw text that ends where the guideline begins. In a conversation small models answer the
+    /// query instead.
+    Raw,
+}
+
 /// Who writes guidelines, and how long they become.
 pub(crate) struct Writer<'a> {
     model: &'a str,
@@ -85,13 +99,13 @@ pub(crate) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Asks for a text.
-    fn request(&self, prompt: String, stop: Option<&str>) -> GenerateRequest {
+    fn request(&self, prompt: Text, stop: Option<&str>) -> GenerateRequest {
         let decoding = Decoding {
             max_new_tokens: self.max_new_tokens,
             stop: stop.map(|stop| vec![stop.into()]),
             ..Decoding::default()
         };
-        GenerateRequest { decoding, ..GenerateRequest::of(self.model, Text::user(prompt)) }
+        GenerateRequest { decoding, ..GenerateRequest::of(self.model, prompt) }
     }
 }
 
@@ -118,6 +132,7 @@ impl Plugin for Sso {
 "generated": {"type": "boolean", "default": false},
 "model": {"type": "string", "default": "policy"},
 "max_new_tokens": {"type": "integer", "minimum": 1},
+"render_as": {"enum": ["chat", "raw"], "default": "chat"},
 "system": {"enum": ["message", "user"], "default": "message"}}}"#;
 
     fn new(config: Config) -> Result<Self, Error> {
@@ -153,7 +168,8 @@ impl Principle for Sso {
                 let helpful = self.features.iter().find(|feature| feature.name == "Helpfulness");
                 let helpful = helpful.ok_or_else(|| Error::Internal("no `Helpfulness`".into()))?;
                 let fallback = (helpful.good.text.as_str(), helpful.bad.text.as_str());
-                written::write(&self.writer(), &prompt.transcript(), fallback, ask)?
+                let render_as = self.config.render_as;
+                written::write(&self.writer(), render_as, &prompt.transcript(), fallback, ask)?
             }
             Mode::Fixed | Mode::Features => self.of_features(&prompt.transcript(), ask)?,
         };
@@ -411,6 +427,7 @@ mod tests {
             "{}",
             r#"{"mode": "fixed", "generated": true, "system": "user"}"#,
             r#"{"mode": "guidelines"}"#,
+            r#"{"mode": "guidelines", "render_as": "raw"}"#,
         ] {
             let plugin = plugin(config);
             for record in testing::awkward() {
@@ -443,6 +460,6 @@ mod tests {
     #[test]
     fn the_schema_is_json_and_names_every_key() {
         let schema: serde_json::Value = serde_json::from_str(Sso::CONFIG_SCHEMA).unwrap();
-        assert_eq!(schema["properties"].as_object().unwrap().len(), 7);
+        assert_eq!(schema["properties"].as_object().unwrap().len(), 8);
     }
 }

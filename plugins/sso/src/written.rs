@@ -1,23 +1,28 @@
 //! The second version's principles: a bad and a good guideline that a model writes for each query.
 
-use aligner_sdk::{Ask, Error, Finish};
+use aligner_sdk::{Ask, Error, Finish, Text};
 
-use crate::{Guidelines, Writer};
+use crate::{Guidelines, RenderAs, Writer};
 
 /// Asks for a bad guideline and, in view of it, for the good one. Where either comes to nothing,
 /// `fallback` (good, bad) stands in for both.
 pub(crate) fn write(
     writer: &Writer<'_>,
+    render_as: RenderAs,
     query: &str,
     fallback: (&str, &str),
     ask: &mut Ask,
 ) -> Result<Guidelines, Error> {
     let begun = question(query);
-    let bad = guideline(writer, begun.clone(), ask)?;
+    let put = |text: String| match render_as {
+        RenderAs::Chat => Text::user(text),
+        RenderAs::Raw => Text::Raw(text),
+    };
+    let bad = guideline(writer, put(begun.clone()), ask)?;
     let pair = if bad.is_empty() {
         None
     } else {
-        let good = guideline(writer, format!("{begun}\n{bad}\n\n{GOOD}"), ask)?;
+        let good = guideline(writer, put(format!("{begun}\n{bad}\n\n{GOOD}")), ask)?;
         (!good.is_empty() && good != bad).then_some((good, bad))
     };
     let (good, bad) = match &pair {
@@ -31,7 +36,7 @@ pub(crate) fn write(
 }
 
 /// Asks for one guideline. Returns an empty text where the model has none to give.
-fn guideline(writer: &Writer<'_>, prompt: String, ask: &mut Ask) -> Result<String, Error> {
+fn guideline(writer: &Writer<'_>, prompt: Text, ask: &mut Ask) -> Result<String, Error> {
     match ask.generate(writer.request(prompt, Some("###"))) {
         Ok(answer) => {
             let text = bare(&answer.text);
@@ -115,6 +120,7 @@ mod tests {
                 assert_eq!(request.model, "writer");
                 assert_eq!(request.decoding.stop, Some(vec!["###".into()]));
                 assert_eq!(request.decoding.max_new_tokens, Some(80));
+                assert!(matches!(request.prompt, Text::Raw(_)));
                 let text = texts[asked.len()];
                 asked.push(request.prompt.gist().to_owned());
                 match text {
@@ -124,7 +130,7 @@ mod tests {
             },
             |ask| {
                 let writer = Writer { model: "writer", max_new_tokens: Some(80) };
-                write(&writer, "Why? ", ("Help.", "Hinder."), ask)
+                write(&writer, RenderAs::Raw, "Why? ", ("Help.", "Hinder."), ask)
             },
         );
         (guidelines.unwrap(), asked)
