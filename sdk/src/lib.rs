@@ -77,6 +77,7 @@ mod ask;
 mod config;
 mod error;
 mod kinds;
+mod prompt;
 mod random;
 mod types;
 
@@ -91,6 +92,7 @@ pub mod testing;
 pub use ask::Ask;
 pub use error::Error;
 pub use kinds::{Difficulty, Filter, Judge, Plugin, Principle, PromptWriter, Sampler, SetFilter};
+pub use prompt::System;
 pub use random::Rng;
 pub use types::{
     Answer, Candidate, Card, Completion, Context, Decoding, Equipment, Exemplar, Finish,

@@ -79,11 +79,16 @@ mod tests {
                 ["log", "types", "verdicts"].map(|it| format!("aligner:plugin/{it}@0.1.0"));
             assert!(imports.is_subset(&allowed.into()), "{name}: {imports:?}");
         };
+        check("contrast", &["principle"]);
+        check("contrast-cleanup", &["filter"]);
         check("density", &["set-filter"]);
         check("exemplars", &["sampler"]);
+        check("grade", &["judge"]);
         check("instruction-rules", &["filter"]);
         check("length", &["filter"]);
+        check("logprob-order", &["set-filter"]);
         check("output-rules", &["filter"]);
+        check("pairwise", &["judge"]);
         check("perplexity", &["difficulty"]);
         check("perplexity-filter", &["filter"]);
         check("rouge-l", &["set-filter"]);
@@ -91,9 +96,10 @@ mod tests {
         check("self-align-format", &["filter"]);
         check("self-assessment", &["judge"]);
         check("self-instruct", &["sampler", "prompt-writer"]);
+        check("sso", &["principle"]);
         check("threshold", &["filter"]);
         check("topic-guided", &["sampler", "prompt-writer"]);
-        assert_eq!(component_names().count(), 14);
+        assert_eq!(component_names().count(), 20);
     }
 
     #[test]
@@ -147,7 +153,7 @@ mod tests {
             }
         }
         let names: Vec<_> = PLUGIN_SETS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["soft", "soft-plus"]);
+        assert_eq!(names, ["rlcd", "soft", "soft-plus", "sso"]);
     }
 
     #[test]
