@@ -61,7 +61,7 @@ impl Extrapolated {
             Some(at) => {
                 let (alpha, value) = (self.alpha, aligned[at]);
                 let message = format!(
-                    "alpha {alpha} is too large: with it `{name}` would hold {value} at position {at}, \
+                    "alpha {alpha:?} is too large: with it `{name}` would hold {value} at position {at}, \
                      and a weight must be finite"
                 );
                 Err(CheckpointError { message })

@@ -1,12 +1,15 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
 mod export;
+mod extrapolate;
+mod extrapolated;
 mod full;
 mod kill;
 mod memory;
 mod models;
 mod preference;
 mod refusals;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

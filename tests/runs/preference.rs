@@ -10,7 +10,7 @@ use super::{Place, Said};
 use crate::runtime::guests;
 
 /// What gives the set its principle plugin.
-fn contrast() -> String {
+pub fn contrast() -> String {
     format!("principle.plugin='{}'", guests::path("contrast").display())
 }
 
@@ -19,7 +19,7 @@ fn run(place: &Place, run: &str, more: &[&str]) -> Said {
     place.set("tiny-dpo", run, &[&["--set", &contrast], more].concat())
 }
 
-fn lines(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<Value> {
+pub fn lines(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<Value> {
     let file = files.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", files.keys()));
     let text = std::str::from_utf8(file).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -296,7 +296,7 @@ pub enum AdapterError {
         expected: usize,
     },
     /// A number is too large once it is scaled.
-    #[error("adapter tensor `{name}` times {factor} is no finite number at position {position}")]
+    #[error("adapter tensor `{name}` times {factor:?} is no finite number at position {position}")]
     Overflow {
         /// Name of the tensor.
         name: String,

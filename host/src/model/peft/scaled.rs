@@ -51,7 +51,7 @@ fn matrices(path: &Path, bytes: &[u8], factor: f64) -> Result<Vec<u8>, PeftError
         if name.ends_with(".lora_B.weight") {
             if let Some(at) = scale(&mut values, factor) {
                 let message = format!(
-                    "times {factor} holds {} at number {at}, expected finite numbers",
+                    "times {factor:?} holds {} at number {at}, expected finite numbers",
                     values[at]
                 );
                 return Err(refuse(message));
