@@ -123,7 +123,12 @@ fn what_does_not_fit_is_named() {
         extrapolate(&place, aligned, "0.3", "out", more).expect(code).says(parts);
         assert!(!place.path("out").exists() && !place.path("out.tmp").exists());
     };
-    refused(&base, &[], 2, &["`--initial` is missing", "is a whole model", "hint: name the model"]);
+    refused(
+        &base,
+        &[],
+        2,
+        &["`--initial` is missing", "is no adapter folder", "hint: name the model"],
+    );
     refused(
         "run/final/adapter",
         &["--dtype", "bf16"],

@@ -46,7 +46,7 @@ type Written = (Option<Change>, String, String);
 fn model(args: &ExtrapolateArgs, progress: &Progress) -> Result<Written, CliError> {
     let Some(initial) = &args.initial else {
         return Err(CliError::usage(format!(
-            "`--initial` is missing, and `{}` is a whole model",
+            "`--initial` is missing, and `{}` is no adapter folder",
             args.aligned
         ))
         .hint("name the model that training began with"));
