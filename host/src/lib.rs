@@ -3,7 +3,7 @@
 //! The library behind the `aligner` binary. Data flows one way:
 //!
 //! ```text
-//! plugin set ─► run ─► pool ─► round: sample ─► generate ─► judge ─► pair ─► filter ─► score ─► order ─► train ─► next round
+//! plugin set ─► run ─► pool ─► round: sample ─► generate ─► judge ─► pair ─► filter ─► score ─► order ─► train ─► extrapolate ─► next round
 //! ```
 
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod data;
 pub mod date;
 pub mod digest;
 pub mod embedding;
+pub mod extrapolate;
 pub mod generate;
 pub mod logprob;
 pub mod memory;

@@ -244,6 +244,18 @@ pub struct Decoding {
 }
 
 impl Decoding {
+    /// Returns settings, all of them present, under which a model always says the same.
+    pub fn greedy(max_new_tokens: u32) -> Decoding {
+        Decoding {
+            temperature: Some(0.0),
+            top_p: Some(1.0),
+            top_k: Some(0),
+            repetition_penalty: Some(1.0),
+            max_new_tokens: Some(max_new_tokens),
+            stop: Some(Vec::new()),
+        }
+    }
+
     /// Returns these settings, with those that are absent taken from `defaults`.
     pub fn or(&self, defaults: &Decoding) -> Decoding {
         Decoding {

@@ -2,6 +2,7 @@
 //!
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
+mod extrapolation;
 mod plan;
 mod table;
 
@@ -10,6 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use extrapolation::{Candidate, Extrapolation, Found};
 pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin, PlanTime};
 use table::{Align, Table};
@@ -62,6 +64,9 @@ pub struct RoundSummary {
     /// Means over the updates, under TRL's names; empty unless completions were compared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub training: BTreeMap<String, f64>,
+    /// How far it went beyond what it trained; absent where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extrapolated: Option<Extrapolation>,
     /// In the order of `evaluate.measures`.
     pub held_out: Vec<Measured>,
 }
@@ -207,6 +212,10 @@ impl Report {
                 drops(&round.dropped)
             ));
         }
+        for round in &self.rounds {
+            let curve = round.extrapolated.as_ref().map(|found| found.table(round.round));
+            text.extend(curve);
+        }
         if let Some(nothing) = &self.nothing_kept {
             text.push_str(&format!("{nothing}\n"));
         }
@@ -283,6 +292,7 @@ mod tests {
             loss_first: Some(2.3456),
             loss_last: Some(1.9876),
             training: BTreeMap::new(),
+            extrapolated: None,
             held_out: measured(held_out),
         };
         let mut report = Report::new(

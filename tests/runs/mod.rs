@@ -1,6 +1,8 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
 mod export;
+mod extrapolate;
+mod extrapolated;
 mod full;
 mod kill;
 mod measure;
@@ -9,6 +11,7 @@ mod methods;
 mod models;
 mod preference;
 mod refusals;
+mod saved;
 mod write;
 
 use std::collections::BTreeMap;

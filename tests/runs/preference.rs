@@ -8,7 +8,7 @@ use super::{Place, Said, lines};
 use crate::runtime::guests;
 
 /// What gives the set its principle plugin.
-fn contrast() -> String {
+pub fn contrast() -> String {
     format!("principle.plugin='{}'", guests::path("contrast").display())
 }
 

@@ -252,6 +252,7 @@ impl From<RunError> for CliError {
             | RunError::Data(_)
             | RunError::Weights(_)
             | RunError::Adapter(_)
+            | RunError::Scaled(_)
             | RunError::Engine(_)
             | RunError::Sequence { .. }
             | RunError::Record { .. }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 mod chat;
+mod extrapolate;
 mod merge;
 mod pull;
 mod score;
@@ -23,6 +24,8 @@ pub enum ModelCommand {
     Score(ScoreArgs),
     /// Write a model with an adapter in its weights, as a folder that other tools read
     Merge(MergeArgs),
+    /// Go beyond an aligned model, away from the one it was trained from (ExPO)
+    Extrapolate(ExtrapolateArgs),
 }
 
 /// Does what is asked of a model.
@@ -32,6 +35,7 @@ pub fn main(command: &ModelCommand) -> Result<(), CliError> {
         ModelCommand::Chat(args) => chat::main(args),
         ModelCommand::Score(args) => score::main(args),
         ModelCommand::Merge(args) => merge::main(args),
+        ModelCommand::Extrapolate(args) => extrapolate::main(args),
     }
 }
 
@@ -129,6 +133,31 @@ pub struct MergeArgs {
     pub device: Device,
 }
 
+/// Arguments of `model extrapolate`.
+#[derive(Clone, Debug, Args)]
+pub struct ExtrapolateArgs {
+    /// What training began with: alias, folder, FILE.gguf or hf:owner/name@revision; may be left out
+    /// where ALIGNED is an adapter
+    #[arg(long, value_name = "MODEL")]
+    pub initial: Option<String>,
+    /// What training made: a model, or a PEFT adapter folder
+    #[arg(long, value_name = "ALIGNED")]
+    pub aligned: String,
+    /// How far beyond: 0 is the aligned model itself, 0.3 three tenths of the way again, -1 the initial
+    /// model
+    #[arg(long, value_name = "ALPHA", value_parser = alpha, allow_negative_numbers = true)]
+    pub alpha: f64,
+    /// Where the result goes; nothing may be there yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Type of the weights [default: the aligned model's own, f32 for a GGUF file or an adapter]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<DtypeArg>,
+    /// Most bytes of weights in one file, such as 5GB or 512MiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub max_shard_size: u64,
+}
+
 /// Types that weights can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
@@ -187,6 +216,10 @@ fn temperature(text: &str) -> Result<f64, String> {
 
 fn top_p(text: &str) -> Result<f64, String> {
     number(text, "a number over 0, at most 1", |p| p > 0.0 && p <= 1.0)
+}
+
+fn alpha(text: &str) -> Result<f64, String> {
+    number(text, "a finite number", f64::is_finite)
 }
 
 fn seed(text: &str) -> Result<u64, String> {

@@ -79,6 +79,19 @@ impl Adapter {
         }
     }
 
+    /// Returns the adapter whose effect is `factor` times as large: every `B` is multiplied, in f64, and
+    /// rounded to f32 once. A factor of 1 changes no bit. Fails where a number becomes too large.
+    pub fn scaled(&self, factor: f64) -> Result<Adapter, AdapterError> {
+        let mut adapter = self.clone();
+        for (&(layer, linear), pair) in &mut adapter.pairs {
+            if let Some(position) = scale(&mut pair.b, factor) {
+                let name = tensor_name(layer, linear, Matrix::B);
+                return Err(AdapterError::Overflow { name, factor, position });
+            }
+        }
+        Ok(adapter)
+    }
+
     /// Returns the largest rank of its pairs; 0 where there are none.
     pub fn rank(&self) -> usize {
         self.pairs.values().map(|pair| pair.r).max().unwrap_or(0)
@@ -180,6 +193,15 @@ pub enum Matrix {
     B,
 }
 
+/// Multiplies numbers in f64 and rounds each to f32 once; returns the position of the first that is
+/// then not finite.
+pub(super) fn scale(values: &mut [f32], factor: f64) -> Option<usize> {
+    for value in values.iter_mut() {
+        *value = (f64::from(*value) * factor) as f32;
+    }
+    values.iter().position(|value| !value.is_finite())
+}
+
 /// Returns a matrix's name, for example `model.layers.0.self_attn.q_proj.lora_A.weight`.
 pub fn tensor_name(layer: usize, linear: Linear, matrix: Matrix) -> String {
     let letter = match matrix {
@@ -272,6 +294,16 @@ pub enum AdapterError {
         found: usize,
         /// How many it should have.
         expected: usize,
+    },
+    /// A number is too large once it is scaled.
+    #[error("adapter tensor `{name}` times {factor:?} is no finite number at position {position}")]
+    Overflow {
+        /// Name of the tensor.
+        name: String,
+        /// What it was multiplied by.
+        factor: f64,
+        /// Index of the number in it, row-major.
+        position: usize,
     },
     /// A pair stands beside a layer that the model has not, or that is no target module.
     #[error("adapter tensor `{name}` belongs to no target module of the model")]

@@ -57,6 +57,14 @@ impl Checkpoint for Merged<'_> {
     }
 }
 
+/// Returns `scale · B·A`, `[out, in]`: what a pair adds to the weight it stands beside.
+pub fn delta(pair: &LoraPair) -> Vec<f32> {
+    let (inputs, outputs) = (pair.a.len() / pair.r, pair.b.len() / pair.r);
+    let mut delta = vec![0.0; outputs * inputs];
+    add(&mut delta, inputs, pair);
+    delta
+}
+
 /// Adds `scale · B·A` to `weight`, `[out, inputs]`.
 fn add(weight: &mut [f32], inputs: usize, pair: &LoraPair) {
     let LoraPair { r, scale, a, b } = pair;

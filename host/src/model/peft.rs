@@ -6,6 +6,8 @@
 //!
 //! <https://huggingface.co/docs/peft/developer_guides/checkpoint>
 
+pub mod scaled;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -61,11 +63,15 @@ pub fn write(folder: &Path, adapter: &Adapter, base: Base<'_>) -> Result<(), Pef
         let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes);
         (name.as_str(), view.expect("a tensor has as many numbers as its shape says"))
     });
+    write_file(&folder.join(WEIGHTS_FILE), &file_of(views))
+}
+
+/// Returns the bytes of a safetensors file.
+fn file_of<'a>(views: impl Iterator<Item = (&'a str, TensorView<'a>)>) -> Vec<u8> {
     // One key only: the order of several is that of a hash map, and differs between runs.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .expect("names and shapes that fit in memory fit in a header");
-    write_file(&folder.join(WEIGHTS_FILE), &bytes)
+    safetensors::serialize(views, Some(metadata))
+        .expect("names and shapes that fit in memory fit in a header")
 }
 
 /// Reads an adapter for a model of this shape; matrices in f16 or bf16 become f32.
@@ -304,6 +310,11 @@ fn numbers(view: &TensorView<'_>, shape: [usize; 2]) -> Result<Vec<f32>, String>
     if view.shape() != shape {
         return Err(format!("has shape {:?}, the model and rank need {shape:?}", view.shape()));
     }
+    floats(view)
+}
+
+/// The same for a tensor of any shape.
+fn floats(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
         return Err(format!("is {:?}, expected f32, f16 or bf16", view.dtype()));
     }

@@ -3,19 +3,23 @@
 //! One function a table, each naming its keys first: a key that is not in the list is refused before
 //! anything is read, so a misspelt required key is called misspelt and not missing.
 
+mod extrapolate;
+mod models;
 mod objective;
 mod plugins;
 mod settings;
 
 use std::path::Path;
 
+use extrapolate::extrapolation;
+use models::{generates_with, known_model, models};
 use objective::pairing;
 use plugins::{difficulty, filters, plugin, sampler};
 use settings::{evaluate, generate, train};
 
 use super::{
-    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MODEL_ROLES, Measuring, Method, Models,
-    PluginSet, RoundSettings, Run, Source, Start, Train,
+    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, Measuring, Method, Models, PluginSet,
+    RoundSettings, Run, Source, Start, Train,
     keys::{CHAT, DATA, EVALUATE, GENERATE, MEASURE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     problem::{Problem, list},
     section::Section,
@@ -50,7 +54,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
     }
     let method = method(&root.required_table("method", &METHOD)?)?;
     let models = models(&root, around)?;
-    let data = data(&root.required_table("data", &DATA)?, around)?;
+    let data = data(&root.required_table("data", &DATA)?, models.aligned.is_some(), around)?;
     let chat = match root.table("chat", &CHAT)? {
         Some(table) => chat(&table)?,
         None => Chat::default(),
@@ -96,11 +100,13 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         measure,
         pair: None,
         train,
+        extrapolate: None,
         evaluate,
         rounds,
     };
     set.filters = filters(&root, &set, around)?;
     set.pair = pairing(&root, &set)?;
+    extrapolation(&root, &mut set)?;
     Ok(set)
 }
 
@@ -151,62 +157,8 @@ fn chat(table: &Section<'_>) -> Checked<Chat> {
     Ok(Chat { date, variables })
 }
 
-fn models(root: &Section<'_>, around: &Surroundings<'_>) -> Checked<Models> {
-    let example = "an alias, a folder, a GGUF file or \"hf:owner/name@revision\"";
-    let table = root.required_free_table("models")?;
-    let mut models = Models { policy: String::new(), named: Default::default() };
-    for entry in table.entries() {
-        let source = table.required_text(&entry.key, example)?;
-        let source = model_source(&table, &entry.key, source, around)?;
-        match entry.key.as_str() {
-            "policy" => models.policy = source,
-            role if MODEL_ROLES.contains(&role) => {
-                return Err(Problem::new(
-                    format!("`{role}` in `[models]` always means a state of the policy"),
-                    &entry.place,
-                )
-                .label("expected another name"));
-            }
-            name => {
-                models.named.insert(name.to_owned(), source);
-            }
-        }
-    }
-    if models.policy.is_empty() {
-        return Err(table.missing("policy", example));
-    }
-    Ok(models)
-}
-
-/// Makes the paths among model names absolute. A path has a separator, begins with a dot, ends in
-/// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows.
-fn model_source(
-    table: &Section<'_>,
-    key: &str,
-    source: String,
-    around: &Surroundings<'_>,
-) -> Checked<String> {
-    if source.is_empty() {
-        return Err(table.wrong(key, "is empty").label("expected a model"));
-    }
-    if let Some((scheme, _)) = source.split_once(':')
-        && scheme.len() > 1
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric())
-    {
-        return match scheme {
-            "hf" => Ok(source),
-            _ => Err(table
-                .wrong(key, &format!("begins with `{scheme}:`, which names no model"))
-                .label("expected an alias, a folder, a GGUF file or \"hf:owner/name@revision\"")),
-        };
-    }
-    let path = around.folder(table.place_of(key)).join(&source);
-    let typed_as_path =
-        source.contains(['/', '\\']) || source.starts_with('.') || source.ends_with(".gguf");
-    if typed_as_path || path.exists() { utf8(table, key, &path) } else { Ok(source) }
-}
-
-fn data(table: &Section<'_>, around: &Surroundings<'_>) -> Checked<Data> {
+/// Where the aligned model is given, rounds have no use for prompts but those that are held out.
+fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checked<Data> {
     let example = "a JSONL file or \"builtin:NAME\"";
     let source = |key: &str| -> Checked<Source> {
         let text = table.required_text(key, example)?;
@@ -220,13 +172,15 @@ fn data(table: &Section<'_>, around: &Surroundings<'_>) -> Checked<Data> {
             .wrong("pairs", "is given, and so is `prompts`")
             .label("expected one of them: pairs have prompts of their own"));
     }
+    let held_out = if table.has("held_out") { Some(source("held_out")?) } else { None };
     Ok(Data {
-        prompts: match &pairs {
-            Some(pairs) if !table.has("prompts") => pairs.clone(),
+        prompts: match (&pairs, &held_out) {
+            (Some(pairs), _) if !table.has("prompts") => pairs.clone(),
+            (_, Some(held_out)) if !table.has("prompts") && aligned => held_out.clone(),
             _ => source("prompts")?,
         },
         pairs,
-        held_out: if table.has("held_out") { Some(source("held_out")?) } else { None },
+        held_out,
         limit: table.integer("limit", 1, u32::MAX.into())?,
     })
 }
@@ -279,17 +233,6 @@ fn utf8(table: &Section<'_>, key: &str, path: &Path) -> Checked<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| table.wrong(key, "is not UTF-8 as a full path"))
 }
 
-fn known_model(name: &str, place: &Place, models: &Models) -> Checked<()> {
-    let known: Vec<&str> =
-        MODEL_ROLES.into_iter().chain(models.named.keys().map(String::as_str)).collect();
-    if known.contains(&name) {
-        return Ok(());
-    }
-    Err(Problem::new(format!("no model is called `{name}`"), place)
-        .label(one_of(&known))
-        .suggest(name, known.iter().copied()))
-}
-
 fn rounds(
     root: &Section<'_>,
     base_generate: &Generate,
@@ -323,7 +266,8 @@ fn rounds(
             goes_on(before, now, index + 1, table.place())?;
         }
         previous = train.clone().or(previous);
-        settings.push(RoundSettings { generate, train });
+        generates_with(&generate.model, index + 1, models, table, root)?;
+        settings.push(RoundSettings { generate, train, extrapolate: None });
     }
     if let (Some(before), Some(now)) = (&previous, base_train)
         && rounds.is_some_and(|rounds: u32| rounds as usize > settings.len())
@@ -344,7 +288,16 @@ fn rounds(
         }
         settings.truncate(rounds as usize);
     }
+    let tried = run.as_ref().is_some_and(|run| is_argument(run.place_of("rounds")));
     let rounds = rounds.unwrap_or(settings.len().max(1) as u32);
+    if let Some(last) = tables.get(rounds as usize - 1)
+        && last.has("save_as")
+        && !tried
+    {
+        return Err(last
+            .wrong("save_as", &format!("saves what round {rounds} makes, the last one"))
+            .label("expected a round after this one: it could use what is saved"));
+    }
     if let Some(run) = &run {
         let without_own = if rounds as usize > settings.len() { base_train } else { None };
         let trained = settings.iter().filter_map(|settings| settings.train.as_ref());
@@ -390,6 +343,10 @@ fn goes_on(before: &Train, now: &Train, round: usize, place: &Place) -> Checked<
     };
     Err(Problem::new(format!("round {round} {message}"), place)
         .label(format!("expected the same `{same}`, or `start = \"initial\"`")))
+}
+
+fn is_argument(place: &Place) -> bool {
+    matches!(place, Place::Argument(_))
 }
 
 fn one_of(names: &[&str]) -> String {

@@ -18,10 +18,11 @@ pub(super) const ROOT: Shape = Shape {
         "measure",
         "pair",
         "train",
+        "extrapolate",
         "evaluate",
         "rounds",
     ],
-    later: &["extrapolate", "pool"],
+    later: &["pool"],
 };
 pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
@@ -63,6 +64,26 @@ pub(super) const GENERATE: Shape = Shape {
     later: &["samples"],
 };
 pub(super) const MEASURE: Shape = Shape { keys: &["clusters"], later: &[] };
+/// The keys of `[generate]` that say how one completion is drawn.
+pub(super) const DECODING: Shape = Shape {
+    keys: &["temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "stop"],
+    later: &[],
+};
+pub(super) const EXTRAPOLATE: Shape = Shape {
+    keys: &[
+        "alpha",
+        "from",
+        "grid",
+        "refine",
+        "prompts",
+        "objective",
+        "reward",
+        "decoding",
+        "guard",
+    ],
+    later: &[],
+};
+pub(super) const GUARD: Shape = Shape { keys: &["length", "ended", "repetition"], later: &[] };
 pub(super) const PAIR: Shape = Shape { keys: &["by", "reward"], later: &[] };
 /// The hyper-parameters of each objective.
 pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
@@ -131,9 +152,10 @@ pub(super) const LORA: Shape = Shape {
 };
 pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
-pub(super) const ROUNDS: Shape = Shape { keys: &["generate", "train"], later: &["save_as"] };
+pub(super) const ROUNDS: Shape =
+    Shape { keys: &["generate", "train", "extrapolate", "save_as"], later: &[] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 16] = [
+pub(super) const TABLES: [(&str, &Shape); 18] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
@@ -150,4 +172,6 @@ pub(super) const TABLES: [(&str, &Shape); 16] = [
     ("lora", &LORA),
     ("limits", &LIMITS),
     ("early_stop", &EARLY_STOP),
+    ("[extrapolate]", &EXTRAPOLATE),
+    ("guard", &GUARD),
 ];

@@ -5,6 +5,7 @@
 //! checked type alone. The checked set is what `run.json` holds, with every default filled in.
 
 mod check;
+mod extrapolate;
 mod keys;
 mod load;
 mod plugin;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::date::Date;
 
+pub use extrapolate::{Alpha, Extrapolate, Goal, Guard, Origin, Search};
 pub use load::{Embedded, Loaded, load, parse};
 pub use plugin::{
     After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Source, Write,
@@ -79,6 +81,10 @@ pub struct PluginSet {
     pub pair: Option<Pairing>,
     /// `[train]`; where absent nothing is trained.
     pub train: Option<Train>,
+    /// `[extrapolate]`, which stands after the last round; where absent no round goes beyond what it
+    /// trained, unless its `[[rounds]]` entry says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extrapolate: Option<Extrapolate>,
     /// `[evaluate]`; where absent nothing is measured on held-out prompts.
     pub evaluate: Option<Evaluate>,
     /// `[[rounds]]`: the first entry overrides round 1, and so on; at most `run.rounds` entries.
@@ -103,10 +109,18 @@ pub struct Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
-    /// The model that is aligned; `initial` means it before the first round.
+    /// The model that is aligned; `initial` means it before the first round. `[models]` may call it
+    /// either.
     pub policy: String,
+    /// What stands in for all that rounds would train: a model, or a PEFT adapter folder for `policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aligned: Option<String>,
     /// Further models that plugins may ask and rounds may generate with, by name.
     pub named: BTreeMap<String, String>,
+    /// Policies that rounds leave under a name (`[[rounds]] save_as`), with the number of the round:
+    /// later ones may generate with them, and plugins may ask them then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub saved: BTreeMap<String, u32>,
 }
 
 /// `[data]`
@@ -184,6 +198,9 @@ pub struct RoundSettings {
     pub generate: Generate,
     /// `[train]` with the entry's `train` over it.
     pub train: Option<Train>,
+    /// How it goes beyond what it trained; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extrapolate: Option<Extrapolate>,
 }
 
 impl PluginSet {
@@ -192,8 +209,15 @@ impl PluginSet {
         self.overrides(round).map_or(&self.generate, |settings| &settings.generate)
     }
 
-    /// Returns how `round` (from 1) trains; `None` where it does not.
+    /// Returns how `round` (from 1) trains; `None` where it does not, or where the aligned model is given.
     pub fn train(&self, round: u32) -> Option<&Train> {
+        match self.models.aligned {
+            Some(_) => None,
+            None => self.trains(round),
+        }
+    }
+
+    fn trains(&self, round: u32) -> Option<&Train> {
         self.overrides(round).map_or(self.train.as_ref(), |settings| settings.train.as_ref())
     }
 
@@ -202,9 +226,23 @@ impl PluginSet {
         self.sampler.as_ref().and_then(|sampler| sampler.write)
     }
 
-    /// Returns whether a round compares completions.
+    /// Returns how `round` (from 1) goes beyond what it trained; `None` where it does not.
+    pub fn extrapolate(&self, round: u32) -> Option<&Extrapolate> {
+        match self.overrides(round) {
+            Some(settings) => settings.extrapolate.as_ref(),
+            None => self.extrapolate.as_ref().filter(|_| round == self.run.rounds),
+        }
+    }
+
+    /// Returns the name under which `round` leaves its policy, if any.
+    pub fn save_as(&self, round: u32) -> Option<&str> {
+        let saved = self.models.saved.iter().find(|(_, saved)| **saved == round);
+        saved.map(|(name, _)| name.as_str())
+    }
+
+    /// Returns whether a round compares completions, or would if the aligned model were not given.
     pub fn compares(&self) -> bool {
-        let trains = (1..=self.run.rounds).filter_map(|round| self.train(round));
+        let trains = (1..=self.run.rounds).filter_map(|round| self.trains(round));
         trains.into_iter().any(|train| train.preference().is_some())
     }
 

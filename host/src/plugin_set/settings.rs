@@ -20,8 +20,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
-    /// `policy` (the model that the round before left), `initial`, `previous`, or a name from
-    /// `[models]`. Default: `policy`.
+    /// `policy` (the model that the round before left), `initial`, `previous`, a name from `[models]`, or
+    /// what an earlier round saved. Default: `policy`.
     pub model: String,
     /// In [0, 10]; 0 is greedy. Default: 1.
     pub temperature: f64,

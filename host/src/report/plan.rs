@@ -37,6 +37,8 @@ pub struct Plan {
     pub held_out: u64,
     /// Prompts that do not fit into the context with their completion, and of how many that were tried.
     pub too_long: (u64, u64),
+    /// Which rounds go beyond what they trained, and how far; absent where none does.
+    pub extrapolation: Option<String>,
     /// Tokens that go through the models over all rounds, estimated.
     pub tokens: u64,
     /// How long that takes, estimated; absent where the machine was not measured.
@@ -118,6 +120,9 @@ impl Plan {
                 "context",
                 format!("leaves out {too_long} of {prompts}: with a completion they do not fit"),
             );
+        }
+        if let Some(extrapolation) = &self.extrapolation {
+            line("beyond", extrapolation.clone());
         }
         let time = self.time.map_or(String::new(), |time| format!(", {}", time.render()));
         line("work", format!("about {} tokens on {}{time}", rounded(self.tokens), self.device));
@@ -243,6 +248,7 @@ mod tests {
             written: None,
             duplicates: 1,
             held_out: 40,
+            extrapolation: None,
             tokens: 34_567,
             too_long: (0, 96),
             time: Some(PlanTime { seconds: 400.0, busy: false }),
@@ -276,6 +282,9 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
         ));
         let writes = Plan { written: Some(64), ..plan.clone() }.render();
         assert!(writes.contains("64 written in each round"), "{writes}");
+        let extrapolation = Some("round 3 by alpha 0.3".into());
+        let beyond = Plan { extrapolation, ..plan.clone() }.render();
+        assert!(beyond.contains("40 held out\nbeyond   round 3 by alpha 0.3\nwork"));
         let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")

@@ -103,6 +103,7 @@ impl<'a> Asker<'a> {
         // Equal requests are answered once.
         let mut queued = HashSet::new();
         for ask in asks {
+            self.check_saved(ask)?;
             let state = self.shop.models.state(ask.request.model(), self.policy);
             let key = match ask.request {
                 Request::Generate { model, prompt, decoding, .. } => {
@@ -150,6 +151,25 @@ impl<'a> Asker<'a> {
             answer: answer.clone(),
         }));
         Ok(answers)
+    }
+
+    /// Fails where a plugin asks for what a round saves before that round is done.
+    fn check_saved(&self, ask: &Ask<'_>) -> Result<(), RunError> {
+        let model = ask.request.model();
+        let Some(&saving) = self.shop.set.models.saved.get(model) else { return Ok(()) };
+        match self.place.round > saving {
+            true => Ok(()),
+            false => Err(RunError::Settings {
+                what: format!(
+                    "a plugin asks `{model}` in {} about `{}`, and round {saving} saves it once it is \
+                     done",
+                    label(self.place),
+                    ask.record
+                ),
+                hint: "the plugin is for rounds after that one; another model can be asked before"
+                    .into(),
+            }),
+        }
     }
 
     fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {

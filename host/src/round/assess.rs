@@ -104,7 +104,7 @@ pub fn sift(
 
 /// Returns what a plugin made of a record; where it failed (under `on_error = "drop"`), the log says
 /// how.
-fn done<T>(record: &Record, outcome: Outcome<T>) -> Option<T> {
+pub(super) fn done<T>(record: &Record, outcome: Outcome<T>) -> Option<T> {
     match outcome {
         Outcome::Done(result) => Some(result),
         Outcome::Failed(why) => {

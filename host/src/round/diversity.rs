@@ -17,6 +17,21 @@ pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
     if all == 0 { 0.0 } else { distinct.len() as f64 / all as f64 }
 }
 
+/// Returns the share of the sequences of four neighbouring words that stand in the same text before, over
+/// all texts, in [0, 1]. Words are split as for [`distinct_2`]. 0 where no text has four words.
+pub fn repeated_4<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
+    let (mut all, mut repeated) = (0usize, 0);
+    for text in texts {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let mut seen = HashSet::new();
+        for sequence in words.windows(4) {
+            all += 1;
+            repeated += usize::from(!seen.insert(sequence));
+        }
+    }
+    if all == 0 { 0.0 } else { repeated as f64 / all as f64 }
+}
+
 /// Returns the mean of some numbers, or `None` where there are none.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (sum, count) =
@@ -38,6 +53,19 @@ mod tests {
         check(&["a b c"], 1.0);
         check(&["a b a b"], 2.0 / 3.0);
         check(&["a b", "A  B", "b a"], 2.0 / 3.0);
+    }
+
+    #[test]
+    fn repetition_counts_within_a_text() {
+        let check = |texts: &[&str], expected: f64| {
+            assert_eq!(repeated_4(texts.iter().copied()), expected, "{texts:?}");
+        };
+        check(&[], 0.0);
+        check(&["a b c"], 0.0);
+        check(&["a b c d"], 0.0);
+        check(&["a b c d a B c d"], 1.0 / 5.0);
+        check(&["x x x x x x"], 2.0 / 3.0);
+        check(&["a b c d", "a b c d"], 0.0);
     }
 
     #[test]

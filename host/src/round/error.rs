@@ -6,6 +6,7 @@ use crate::data::DataError;
 use crate::generate::{SequenceError, Unfit};
 use crate::memory::Shortage;
 use crate::model::ModelError;
+use crate::model::adapter::AdapterError;
 use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
 use crate::model::save::SaveError;
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The training could not go on.
     #[error(transparent)]
     Train(TrainError),
+    /// An adapter cannot be scaled.
+    #[error(transparent)]
+    Scaled(#[from] AdapterError),
     /// A trained model cannot be written.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -155,6 +159,7 @@ impl RunError {
             RunError::Data(error) => error.hint(),
             RunError::Weights(_)
             | RunError::Adapter(_)
+            | RunError::Scaled(_)
             | RunError::Engine(_)
             | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),

@@ -131,12 +131,5 @@ fn ask(
 }
 
 fn answer_decoding(shop: &Workshop<'_>) -> Decoding {
-    Decoding {
-        temperature: Some(0.0),
-        top_p: Some(1.0),
-        top_k: Some(0),
-        repetition_penalty: Some(1.0),
-        max_new_tokens: Some(shop.set.generate.max_new_tokens),
-        stop: Some(Vec::new()),
-    }
+    Decoding::greedy(shop.set.generate.max_new_tokens)
 }

@@ -106,7 +106,7 @@ pub fn train(
 }
 
 /// Returns a digest of the files of a folder, whatever the folder is called.
-fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -> String {
+pub(super) fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -> String {
     let name = |file: &str| Some(file.strip_prefix(folder)?.strip_prefix('/')?.to_owned());
     let lines =
         files.iter().filter_map(|(file, digest)| Some(format!("{} {digest}\n", name(file)?)));

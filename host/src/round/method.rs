@@ -2,23 +2,32 @@
 //! steps, and what it leaves.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use super::{Models, Policy, RunError};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::AnyDevice;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::export::{self, ExportError};
 use crate::model::peft;
+use crate::model::text::Model;
 use crate::plugin_set::{Start, Train};
 use crate::run::directory::{Directory, DirectoryError};
 use crate::run::seed;
 use crate::train::{Data, TrainError, TrainSettings, TrainState, Trainer, WeightsState};
 
+/// What training an adapter leaves.
+pub const ADAPTER: &str = "adapter";
+
+/// What training every weight leaves.
+pub const MODEL: &str = "model";
+
 /// Returns the name of what training leaves, a folder in the round's and in `final/`: `adapter`, or
 /// `model`.
 pub fn result_name(settings: &Train) -> &'static str {
     match settings.lora {
-        Some(_) => "adapter",
-        None => "model",
+        Some(_) => ADAPTER,
+        None => MODEL,
     }
 }
 
@@ -134,17 +143,27 @@ pub fn leave(
             Ok(peft::write(folder, &trainer.adapter()?, base)?)
         }
         None => {
-            let (mut files, f32) = (folder.to_owned(), export::Settings::default());
             let go_on = &mut |_, _| ControlFlow::Continue(());
-            let written = export::write(&mut files, model, &trainer.checkpoint(), &f32, go_on);
-            written.map_err(|error| match error {
-                ExportError::Write { name, source } => {
-                    let path = folder.join(name);
-                    DirectoryError::Io { action: "write", path, source }.into()
-                }
-                error => error.into(),
-            })
+            leave_model(model, &trainer.checkpoint(), folder, go_on)
         }
+    })
+}
+
+/// Writes a whole model in f32 into a folder of a run. `model` has what stands beside the weights.
+pub fn leave_model(
+    model: &Model,
+    weights: &dyn Checkpoint,
+    folder: &Path,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<(), RunError> {
+    let (mut files, f32) = (folder.to_owned(), export::Settings::default());
+    let written = export::write(&mut files, model, weights, &f32, progress);
+    written.map_err(|error| match error {
+        ExportError::Write { name, source } => {
+            let path = folder.join(name);
+            DirectoryError::Io { action: "write", path, source }.into()
+        }
+        error => error.into(),
     })
 }
 
@@ -166,12 +185,10 @@ pub fn policy(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
     use std::sync::Arc;
 
     use super::*;
     use crate::model::backend::WeightType;
-    use crate::model::checkpoint::Checkpoint;
     use crate::model::forward::Engine;
     use crate::model::layout;
     use crate::model::merge::logits;
@@ -306,6 +323,10 @@ mod tests {
         assert!(other.digest != one.digest && one.digest != initial.digest);
         assert_eq!(models.state("policy", &one), one.digest);
         assert_eq!(models.state("initial", &one), initial.digest);
+        models.save("generator", &one);
+        assert_eq!(models.state("generator", &other), one.digest);
+        models.forget("generator");
+        assert_eq!(models.state("generator", &other), other.digest);
     }
 
     #[test]

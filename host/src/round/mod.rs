@@ -6,6 +6,7 @@ mod cluster;
 pub mod diversity;
 mod error;
 mod evaluate;
+mod extrapolate;
 mod generate;
 mod given;
 mod learn;
@@ -25,9 +26,10 @@ mod write;
 
 pub use error::RunError;
 pub use evaluate::held_out;
+pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
-pub use method::result_name;
-pub use models::{Loaded, Models, Opened, Policy, row};
+pub use method::{ADAPTER, MODEL, result_name};
+pub use models::{Aligned, Loaded, Models, Opened, Policy, row};
 pub use needs::{GRAMMAR, Need};
 pub use pool::Pool;
 
@@ -55,6 +57,8 @@ pub struct Workshop<'a> {
     pub catalogue: &'a [Exemplar],
     /// The pairs to learn from, by id; empty where the policy writes.
     pub given: &'a BTreeMap<String, GivenPair>,
+    /// What stands in for all that rounds would train, where it is given.
+    pub aligned: Option<&'a Aligned>,
     /// Prompts with trusted answers.
     pub held_out: &'a [HeldOut],
     /// Digest of these.
@@ -117,6 +121,9 @@ pub fn round(
     entering: &Policy,
     earlier: &[Trained],
 ) -> Result<Outcome, RunError> {
+    if let Some(aligned) = shop.aligned {
+        return extrapolate::given(shop, book, round, entering, aligned);
+    }
     let written = write::write(shop, book, round, pool, entering)?;
     let digest = written.as_ref().map(|written| written.digest.as_str());
     let mut sampled = sample::select(shop, book, round, pool, digest)?;
@@ -153,7 +160,9 @@ pub fn round(
         return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
     }
     let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
-    let held_out = evaluate::held_out(shop, book, round, &learned.policy)?;
+    let trained = learned.policy.clone();
+    let (policy, extrapolated) = extrapolate::extrapolate(shop, book, round, entering, trained)?;
+    let held_out = evaluate::held_out(shop, book, round, &policy)?;
 
     let sources = summary::Sources {
         round,
@@ -162,10 +171,11 @@ pub fn round(
         completions: &completions,
         kept: &scored,
         learned: &learned,
+        extrapolated,
         held_out,
     };
     let summary = summary::summary(sources, pool, &ids);
-    Ok(Outcome { policy: learned.policy, summary, trained: learned.rows })
+    Ok(Outcome { policy, summary, trained: learned.rows })
 }
 
 /// Completes prompts: by a model, or with what is given.
@@ -197,7 +207,7 @@ pub fn pool(
     initial: &Policy,
 ) -> Result<BTreeMap<String, u64>, RunError> {
     let Some(difficulty) = &shop.set.difficulty else { return Ok(BTreeMap::new()) };
-    if difficulty.scope != Scope::Pool {
+    if difficulty.scope != Scope::Pool || shop.aligned.is_some() {
         return Ok(BTreeMap::new());
     }
     let sampled = sample::everything(shop, book, pool)?;

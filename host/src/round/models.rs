@@ -1,10 +1,14 @@
 //! The models of a run: text in, text out. The one place where text and token ids meet.
 
+mod versions;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use versions::Aligned;
 
 use super::RunError;
 use crate::digest::sha256;
@@ -117,6 +121,8 @@ pub struct Models {
     /// The version that is in memory, if any, by its digest.
     held: Mutex<Option<(String, Engine<AnyDevice>)>>,
     named: BTreeMap<String, Loaded>,
+    /// Policies that rounds have left under a name.
+    saved: Mutex<BTreeMap<String, Policy>>,
     progress: Progress,
 }
 
@@ -137,6 +143,7 @@ impl Models {
             held: Mutex::new(Some((digest, engine))),
             model,
             named,
+            saved: Mutex::default(),
             progress,
         }
     }
@@ -234,7 +241,7 @@ impl Models {
         match (name, self.named.get(name)) {
             ("initial", _) => self.model.digest.clone(),
             (_, Some(named)) => named.model.digest.clone(),
-            _ => policy.digest.clone(),
+            _ => self.saved(name).map_or_else(|| policy.digest.clone(), |saved| saved.digest),
         }
     }
 
@@ -250,16 +257,15 @@ impl Models {
     }
 
     /// Returns a model's weights, and the adapter beside them.
-    fn find<'a>(
-        &self,
-        name: &str,
-        policy: &'a Policy,
-    ) -> Result<(Engine<AnyDevice>, Option<&'a LoadedAdapter<AnyDevice>>), RunError> {
+    fn find(&self, name: &str, policy: &Policy) -> Result<WithAdapter, RunError> {
         Ok(match (name, self.named.get(name)) {
             ("initial", _) => (self.hold(&self.initial)?, None),
             (_, Some(named)) => (named.engine.clone(), None),
-            // `policy` and `previous` are the same until the round has trained.
-            _ => self.scorer(policy)?,
+            _ => {
+                // `policy` and `previous` are the same until the round has trained.
+                let policy = self.saved(name).unwrap_or_else(|| policy.clone());
+                (self.hold(&policy.weights)?, policy.loaded)
+            }
         })
     }
 
@@ -324,7 +330,7 @@ impl Models {
             },
             progress: &mut |_| go_on(cancel),
         };
-        let result = generate::generate(&engine, adapter, &texts, &settings, hooks);
+        let result = generate::generate(&engine, adapter.as_deref(), &texts, &settings, hooks);
         match (failed, result) {
             (Some(error), _) => Err(error),
             (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
@@ -366,7 +372,7 @@ impl Models {
             before = state.done;
             go_on(cancel)
         };
-        match logprob::score(&engine, adapter, &rows, &settings, &mut heard) {
+        match logprob::score(&engine, adapter.as_deref(), &rows, &settings, &mut heard) {
             Ok(found) => {
                 for (&place, score) in places.iter().zip(found) {
                     let tokens = score.token_logprobs.len() as u32;
@@ -379,6 +385,9 @@ impl Models {
         }
     }
 }
+
+/// A model's weights, and the adapter beside them.
+type WithAdapter = (Engine<AnyDevice>, Option<Arc<LoadedAdapter<AnyDevice>>>);
 
 /// Weights that `run.keep` did not keep.
 struct Gone {

@@ -8,7 +8,7 @@ use super::lessons::taught;
 use super::rows::Step;
 use super::{Flow, Pool};
 use crate::record::Completion;
-use crate::report::{Measured, RoundSummary};
+use crate::report::{Extrapolation, Measured, RoundSummary};
 
 /// What a round's row is made of.
 pub struct Sources<'a> {
@@ -24,13 +24,16 @@ pub struct Sources<'a> {
     pub kept: &'a Flow,
     /// What the training made of it.
     pub learned: &'a Learned,
+    /// How far it went beyond that.
+    pub extrapolated: Option<Extrapolation>,
     /// Measured after the round.
     pub held_out: Vec<Measured>,
 }
 
 /// Returns the row of a round.
 pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummary {
-    let Sources { round, written, prompts, completions, kept, learned, held_out } = sources;
+    let Sources { round, written, prompts, completions, kept, learned, extrapolated, held_out } =
+        sources;
     let texts: Vec<&str> = kept
         .records
         .iter()
@@ -62,6 +65,31 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
         loss_first: learned.steps.first().map(|step| step.loss),
         loss_last: learned.steps.last().map(|step| step.loss),
         training: training(&learned.steps),
+        extrapolated,
+        held_out,
+    }
+}
+
+/// Returns the row of a round in which nothing was trained, since the aligned model is given.
+pub fn of_given(
+    round: u32,
+    extrapolated: Option<Extrapolation>,
+    held_out: Vec<Measured>,
+) -> RoundSummary {
+    RoundSummary {
+        round,
+        prompts: 0,
+        completions: 0,
+        kept: 0,
+        dropped: BTreeMap::new(),
+        difficulty: None,
+        mean_length: None,
+        distinct_2: None,
+        entropy: None,
+        loss_first: None,
+        loss_last: None,
+        training: BTreeMap::new(),
+        extrapolated,
         held_out,
     }
 }

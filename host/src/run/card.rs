@@ -3,23 +3,34 @@
 use std::fmt::Write;
 
 use super::Prepared;
+use crate::model::adapter::LoraConfig;
 use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
-use crate::plugin_set::{Lora, Train};
+use crate::plugin_set::Lora;
 use crate::report::Report;
+use crate::round::Aligned;
 
 /// Returns the card: front matter as the Hugging Face hub reads it, then what was done and how to
-/// repeat it. `train` is how the round trained that made the result.
-pub fn card(prepared: &Prepared, report: &Report, train: &Train) -> String {
+/// repeat it.
+pub fn card(prepared: &Prepared, report: &Report) -> String {
     let manifest = &prepared.manifest;
     let method = &manifest.plugin_set.method;
     let model: &Model = &prepared.models["policy"].model;
     let mut card = String::new();
     let (base, _) = model.base_name();
     let tags = format!("[aligner, self-alignment, {}]", method.name);
-    let (library, what) = match train.lora {
-        Some(_) => ("peft", "A LoRA adapter"),
-        None => ("transformers", "A model of which every weight was trained,"),
+    let lora = match &prepared.aligned {
+        Some(Aligned::Adapter(adapter)) => Some(adapter.config.clone()),
+        Some(Aligned::Model(_)) => None,
+        None => {
+            let train = prepared.set.train(report.best_round);
+            train.and_then(|train| train.lora.as_ref()).map(Lora::config)
+        }
+    };
+    let (library, what) = match (&lora, &prepared.aligned) {
+        (Some(_), _) => ("peft", "A LoRA adapter"),
+        (None, None) => ("transformers", "A model of which every weight was trained,"),
+        (None, Some(_)) => ("transformers", "A model"),
     };
     let _ = write!(
         card,
@@ -41,6 +52,19 @@ pub fn card(prepared: &Prepared, report: &Report, train: &Train) -> String {
         manifest.aligner,
         report.table()
     );
+    let best = report.rounds.iter().find(|round| round.round == report.best_round);
+    if let Some(extrapolated) = best.and_then(|round| round.extrapolated.as_ref()) {
+        let aligned = match &manifest.plugin_set.models.aligned {
+            Some(aligned) => format!("`{aligned}`"),
+            None => "What the round trained".to_owned(),
+        };
+        let (alpha, from) = (extrapolated.alpha, &extrapolated.from);
+        let _ = writeln!(
+            card,
+            "{aligned} was extrapolated by alpha {alpha}: `w + alpha (w - w0)`, where `w0` is the {from} \
+             model (ExPO, <https://arxiv.org/abs/2404.16792>).\n"
+        );
+    }
     card.push_str("## Plugins\n\n| kind | name | version | SHA-256 |\n| --- | --- | --- | --- |\n");
     for plugin in &manifest.plugins {
         let _ = writeln!(
@@ -50,7 +74,7 @@ pub fn card(prepared: &Prepared, report: &Report, train: &Train) -> String {
         );
     }
     card.push_str("\n## Where it loads\n\n");
-    let trained = match &train.lora {
+    let trained = match &lora {
         Some(lora) => {
             card.push_str(&where_an_adapter_loads(lora, model.spec.layers));
             "The adapter was trained over these weights in f32"
@@ -72,12 +96,11 @@ pub fn card(prepared: &Prepared, report: &Report, train: &Train) -> String {
 }
 
 /// Says which readers take the adapter as it is, and which would make something else of it.
-fn where_an_adapter_loads(lora: &Lora, layers: usize) -> String {
-    let config = lora.config();
+fn where_an_adapter_loads(config: &LoraConfig, layers: usize) -> String {
     let pairs = config.pairs(layers).unwrap_or_default();
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(config.r);
     let mut text = "PEFT, TRL and LLaMA-Factory read this folder as it is.\n\n".to_owned();
-    for Reader { name, ignores, option } in peft::readers(&config, rank) {
+    for Reader { name, ignores, option } in peft::readers(config, rank) {
         let line = match (ignores, option) {
             (Some(ignored), _) => format!(
                 "does not know {ignored}, and the adapter would have another effect there; give it \

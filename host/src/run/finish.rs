@@ -6,7 +6,7 @@ use super::directory::Directory;
 use crate::model::export;
 use crate::report::{self, Report};
 use crate::round::stage::{Notebook, folder};
-use crate::round::{RunError, result_name};
+use crate::round::{ADAPTER, Aligned, EXTRAPOLATED, MODEL, RunError, result_name};
 
 /// Writes the result and the report, ends the journal, and returns the report. Every step can be done
 /// again, so a kill in between does no harm.
@@ -32,20 +32,34 @@ pub fn put_result(
     directory: &Directory,
     report: &Report,
 ) -> Result<(), RunError> {
-    let train = prepared.set.train(report.best_round);
-    let Some(train) = train.filter(|_| report.best_round > 0) else { return Ok(()) };
-    let name = result_name(train);
+    let Some((from, name)) = made_by(prepared, report.best_round) else { return Ok(()) };
     let (result, card_file) = (format!("final/{name}"), format!("final/{name}/README.md"));
     if directory.has(&card_file) {
         return Ok(());
     }
-    directory.copy_folder(&format!("{}/{name}", folder(report.best_round)), &result)?;
-    if train.lora.is_some() {
+    directory.copy_folder(&from, &result)?;
+    if name == ADAPTER {
         // Trainers and servers take the folder by itself, with what the base reads and writes.
         for (name, bytes) in export::text_files(&prepared.models["policy"].model)? {
             directory.write(&format!("{result}/{name}"), &bytes)?;
         }
     }
-    directory.write(&card_file, card(prepared, report, train).as_bytes())?;
+    directory.write(&card_file, card(prepared, report).as_bytes())?;
     Ok(())
+}
+
+/// Returns the folder that holds what a round made, and what it is called in `final/`. None of a round
+/// that made nothing.
+fn made_by(prepared: &Prepared, round: u32) -> Option<(String, &'static str)> {
+    let name = match (&prepared.aligned, prepared.set.train(round)) {
+        _ if round == 0 => return None,
+        (Some(Aligned::Adapter(_)), _) => ADAPTER,
+        (Some(Aligned::Model(_)), _) => MODEL,
+        (None, train) => result_name(train?),
+    };
+    let folder = folder(round);
+    Some(match prepared.set.extrapolate(round) {
+        Some(_) => (format!("{folder}/{EXTRAPOLATED}/{name}"), name),
+        None => (format!("{folder}/{name}"), name),
+    })
 }

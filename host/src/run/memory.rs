@@ -17,9 +17,9 @@ use crate::model::layout;
 use crate::model::spec::Spec;
 use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
-use crate::plugin_set::{Generate, Lora, Measure, PluginSet, Train};
+use crate::plugin_set::{Generate, Lora, Measure, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
-use crate::round::{RunError, given_variants};
+use crate::round::{Aligned, RunError, given_variants};
 use crate::train::{TrainError, TrainMemory, TrainSettings};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
@@ -29,10 +29,13 @@ pub(super) const SAMPLE: usize = 96;
 pub fn trained_bytes(prepared: &Prepared) -> Option<u64> {
     let set = &prepared.set;
     let mut trains = (1..=set.run.rounds).filter_map(|round| set.train(round));
-    trains.any(|train| train.lora.is_none()).then(|| {
-        let tensors = layout::tensors(&prepared.models["policy"].model.spec).into_iter();
-        tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
-    })
+    trains.any(|train| train.lora.is_none()).then(|| whole_bytes(prepared))
+}
+
+/// Returns the size of all weights in f32.
+fn whole_bytes(prepared: &Prepared) -> u64 {
+    let tensors = layout::tensors(&prepared.models["policy"].model.spec).into_iter();
+    tensors.map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum()
 }
 
 /// Returns what the stages of a run hold of the memory of its device.
@@ -55,7 +58,12 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         .iter()
         .map(|train| adapter(device, &policy.spec, train))
         .collect::<Result<Vec<_>, _>>()?;
-    let adapter = adapter.into_iter().max_by_key(|adapter| adapter.bytes).unwrap_or_default();
+    let given = match &prepared.aligned {
+        Some(Aligned::Adapter(adapter)) => Some(in_use(device, &policy.spec, &adapter.config)?),
+        _ => None,
+    };
+    let adapter =
+        adapter.into_iter().chain(given).max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
     let prompts = encoded(policy, prepared.sample()?);
     let lessons: Vec<Vec<Lesson>> =
@@ -70,10 +78,14 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     // What training works in is kept for the next round.
     let kept = largest.map_or(0, |largest| largest.kept());
     // The policy that a later round begins with stays until the round is done: its adapter, or the file
-    // of its weights, which a whole model has beside those of the initial one.
-    let entering = if set.run.rounds > 1 { adapter.bytes } else { 0 };
-    let trained = trained_bytes(prepared).unwrap_or(0) as usize;
-    let entering_file = if set.run.rounds > 1 { trained } else { 0 };
+    // of its weights, which a whole model has beside those of the initial one. So does what is saved.
+    let others = if set.run.rounds > 1 { 1 + set.models.saved.len() } else { 0 };
+    let entering = others * adapter.bytes;
+    let trained = match given_file(prepared) {
+        0 => trained_bytes(prepared).unwrap_or(0) as usize,
+        given => given + whole_bytes(prepared) as usize,
+    };
+    let entering_file = others * trained;
 
     let mut stages = vec![stage("loading").with(Part::Reading, reading)];
     let decoding = |generate: &Generate, prompts: &[Vec<u32>]| {
@@ -90,7 +102,8 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         [Some(own.clone()), asked].into_iter().flatten()
     });
     // What is given need not be generated.
-    let written = |_: &Generate| prepared.given.is_empty() || asks;
+    let writes = prepared.given.is_empty() && prepared.aligned.is_none();
+    let written = |_: &Generate| writes || asks;
     let generations = generations.filter(written).map(|generate| decoding(&generate, &prompts));
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
@@ -108,6 +121,30 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let stage = stage("evaluation").decoding(&most).with(Part::Adapters, adapter.bytes);
         let files = trained + entering_file;
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, files));
+    }
+    let searches: Vec<&Search> =
+        rounds().filter_map(|round| set.extrapolate(round)?.search()).collect();
+    if rounds().any(|round| set.extrapolate(round).is_some()) {
+        // Candidates are read from both ends of the line, one at a time.
+        let mut most = DecodeMemory::default();
+        for search in &searches {
+            let held_out =
+                &prepared.held_out[..prepared.held_out.len().min(search.prompts as usize)];
+            let texts = held_out.iter().map(|row| row.prompt.text.clone());
+            let prompts = encoded(policy, &texts.collect::<Vec<_>>());
+            let new = search.decoding.max_new_tokens.unwrap_or(set.generate.max_new_tokens);
+            let generate = Generate { batch: None, max_new_tokens: new, ..set.generate.clone() };
+            let answers = decoding(&generate, &prompts);
+            let scores = scoring(prepared, policy, adapter.rank);
+            most =
+                [most, answers, scores].into_iter().max_by_key(DecodeMemory::total).unwrap_or(most);
+        }
+        // The trained adapter, a candidate's and the one of the round before.
+        let stage = stage("extrapolation").decoding(&most).with(Part::Reading, 2 * reading);
+        let adapters = 2 * adapter.bytes + entering;
+        let files = trained + entering_file;
+        let stage = stage.with(Part::Adapters, adapters).with(Part::Passes, kept);
+        stages.push(stage.with(Part::Files, files));
     }
     // A reference scores what is compared, and what is given is scored in any case.
     let scored = |train: &Train| train.reference.is_some() || !prepared.given.is_empty();
@@ -132,6 +169,14 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Files, entering_file));
     }
     Ok(Estimate { stages })
+}
+
+/// Returns the size of the mapped files of an aligned model that is given.
+fn given_file(prepared: &Prepared) -> usize {
+    match &prepared.aligned {
+        Some(Aligned::Model(opened)) => opened.checkpoint.mapped_bytes(),
+        Some(Aligned::Adapter(_)) | None => 0,
+    }
 }
 
 /// Returns what the user can do about a part, where something can be done.
@@ -175,7 +220,11 @@ struct InUse {
 fn adapter(device: &AnyDevice, spec: &Spec, train: &Train) -> Result<InUse, RunError> {
     // In full training there is none.
     let Some(lora) = &train.lora else { return Ok(InUse::default()) };
-    let pairs = lora.config().pairs(spec.layers).map_err(TrainError::from)?;
+    in_use(device, spec, &lora.config())
+}
+
+fn in_use(device: &AnyDevice, spec: &Spec, config: &LoraConfig) -> Result<InUse, RunError> {
+    let pairs = config.pairs(spec.layers).map_err(TrainError::from)?;
     let len = TrainableAdapter::len(device, spec, &pairs);
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(0);
     Ok(InUse { rank, bytes: size_of::<f32>() * (len.values + len.packed) })

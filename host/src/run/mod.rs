@@ -8,6 +8,7 @@ pub mod plan;
 pub mod plugins;
 pub mod seed;
 
+mod aligned;
 mod card;
 mod finish;
 mod prepare;
@@ -21,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::{Keep, Measure};
+use crate::plugin_set::{Keep, Measure, PluginSet};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::rows::Trained;
@@ -151,6 +152,7 @@ pub fn execute(
         models,
         catalogue: &prepared.catalogue,
         given: &prepared.given,
+        aligned: prepared.aligned.as_ref(),
         held_out: &prepared.held_out,
         held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
         memory,
@@ -187,10 +189,13 @@ pub fn execute(
             outcome => outcome?,
         };
         policy = outcome.policy;
+        if let Some(name) = set.save_as(number) {
+            models.save(name, &policy);
+        }
         earlier.extend(outcome.trained);
         report.rounds.push(outcome.summary);
         let measure = stop_measure(prepared);
-        report.best_round = best_round(&report, measure);
+        report.best_round = best_round(&report, set, measure);
         report.warning = measure.and_then(|measure| no_better(&report, measure));
         book.directory.write_json(report::FILE, &report)?;
         if set.run.keep == Keep::Last {
@@ -204,18 +209,23 @@ pub fn execute(
     finish::finish(prepared, &mut book, report, reason)
 }
 
-/// Removes the whole models of the rounds before `last`, but for the best one. No later round asks for
-/// them, and none of them can become the best any more.
+/// Removes the whole models of the rounds before `last`, but for the best one and those that are saved
+/// under a name. No later round asks for the others, and none of them can become the best any more.
 fn remove_models(
     prepared: &Prepared,
     book: &mut Notebook,
     last: u32,
     best: u32,
 ) -> Result<(), DirectoryError> {
-    for round in (1..last).filter(|&round| round != best) {
+    let needed = |round: u32| round == best || prepared.set.save_as(round).is_some();
+    for round in (1..last).filter(|&round| !needed(round)) {
         if prepared.set.train(round).is_some_and(|train| train.lora.is_none()) {
-            let folder = format!("{}/model", stage::folder(round));
-            book.journal.remove(&book.directory, &folder)?;
+            let folder = stage::folder(round);
+            book.journal.remove(&book.directory, &format!("{folder}/model"))?;
+            if prepared.set.extrapolate(round).is_some() {
+                let folder = format!("{folder}/{}", round::EXTRAPOLATED_MODEL);
+                book.journal.remove(&book.directory, &folder)?;
+            }
         }
     }
     Ok(())
@@ -230,13 +240,16 @@ fn stop_measure(prepared: &Prepared) -> Option<Measure> {
     }
 }
 
-/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured.
-fn best_round(report: &Report, measure: Option<Measure>) -> u32 {
+/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured. A
+/// round that saves its policy for later ones makes a tool and no result, so it is the best only as long
+/// as there is no other.
+fn best_round(report: &Report, set: &PluginSet, measure: Option<Measure>) -> u32 {
     let last = report.rounds.last().map_or(0, |row| row.round);
     let Some(measure) = measure else { return last };
     let value = |row: &RoundSummary| find(&row.held_out, measure);
     let mut best: Option<&RoundSummary> = None;
-    for row in report.rounds.iter().filter(|row| value(row).is_some()) {
+    let results = report.rounds.iter().filter(|row| set.save_as(row.round).is_none());
+    for row in results.filter(|row| value(row).is_some()) {
         let better = match (best.and_then(value), value(row)) {
             (Some(old), Some(new)) => measure.better(new, old) == Some(true),
             _ => true,
@@ -264,7 +277,7 @@ fn should_stop(prepared: &Prepared, report: &Report) -> bool {
     };
     let mut best = find(&report.before, stop.measure);
     let mut without = 0;
-    for row in &report.rounds {
+    for row in report.rounds.iter().filter(|row| prepared.set.save_as(row.round).is_none()) {
         let Some(new) = find(&row.held_out, stop.measure) else { continue };
         if best.is_none_or(|old| stop.measure.better(new, old) == Some(true)) {
             (best, without) = (Some(new), 0);

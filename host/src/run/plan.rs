@@ -9,7 +9,7 @@ use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
-use crate::plugin_set::{Scope, Train};
+use crate::plugin_set::{Alpha, Scope, Search, Train};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Record, Text};
 use crate::report::{Plan, PlanPlugin, PlanTime};
@@ -54,6 +54,7 @@ pub fn plan(
         duplicates: manifest.prompts.duplicates,
         held_out: prepared.held_out.len() as u64,
         too_long: too_long(prepared)?,
+        extrapolation: extrapolation(prepared),
         tokens: tokens.forward + tokens.trained,
         time: speed(&prepared.device, &policy.spec)
             .map(|speed| seconds(&policy.spec, tokens, speed)),
@@ -67,7 +68,7 @@ pub fn plan(
 /// Returns how many prompts of a sample do not fit into the context with a completion of round 1, and
 /// of how many.
 fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
-    if !prepared.given.is_empty() {
+    if !prepared.given.is_empty() || prepared.aligned.is_some() {
         return Ok((0, prepared.prompts.len() as u64));
     }
     let generate = prepared.set.generate(1);
@@ -78,6 +79,32 @@ fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
     let fits = |text: &Text| model.encode_prompt(text).is_ok_and(|ids| ids.len() + new <= room);
     let too_long = prompts.iter().filter(|text| !fits(text)).count();
     Ok((too_long as u64, prompts.len() as u64))
+}
+
+/// Returns what is said of rounds that go beyond what they trained; none where no round does.
+fn extrapolation(prepared: &Prepared) -> Option<String> {
+    let set = &prepared.set;
+    let rounds = (1..=set.run.rounds).filter_map(|round| Some((round, set.extrapolate(round)?)));
+    let said: Vec<String> = rounds
+        .map(|(round, extrapolate)| match &extrapolate.alpha {
+            Alpha::Fixed(alpha) => format!("round {round} by alpha {alpha}"),
+            Alpha::Search(search) => format!(
+                "round {round} by the best of {} alphas, by {} on {}",
+                candidates(search),
+                search.objective.as_str(),
+                counted(
+                    prepared.held_out.len().min(search.prompts as usize) as u64,
+                    "held-out prompts"
+                )
+            ),
+        })
+        .collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Returns how many alphas a search tries.
+fn candidates(search: &Search) -> u64 {
+    1 + search.grid.len() as u64 + u64::from(search.refine)
 }
 
 /// Tokens of a run, estimated.
@@ -117,6 +144,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
         });
     }
     let pool = match &set.difficulty {
+        _ if prepared.aligned.is_some() => 0,
         Some(difficulty) if difficulty.scope == Scope::Pool => prepared.prompts.len() as u64,
         _ => 0,
     };
@@ -125,7 +153,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let rounds: u64 = selected.iter().sum();
     // Each prompt is completed in every way in which it is put.
     let variants = rendered.len().div_ceil(prepared.prompts.len().clamp(1, PROBES)).max(1) as u64;
-    let completions = match prepared.given.is_empty() {
+    let completions = match prepared.given.is_empty() && prepared.aligned.is_none() {
         true => (pool + rounds - reused) * variants,
         false => 0,
     };
@@ -133,6 +161,11 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let evaluations = u64::from(set.run.rounds) + 1;
     let mut forward =
         completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
+    for search in (1..=set.run.rounds).filter_map(|round| set.extrapolate(round)?.search()) {
+        let answers =
+            candidates(search) * (prepared.held_out.len() as u64).min(search.prompts.into());
+        forward += answers * (plain + u64::from(search.decoding.max_new_tokens.unwrap_or(0)));
+    }
     let mut trained = 0;
     for (round, &count) in (1..).zip(&selected) {
         let [learnt, scored] = set.train(round).map_or([0, 0], sequences);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use super::aligned;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::memory::SAMPLE;
 use super::plan::rendered;
@@ -17,7 +18,7 @@ use crate::plugin::{Interface, Plugin, Runtime};
 use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Text};
-use crate::round::{GRAMMAR, Need, Opened, RunError, given_variants};
+use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -33,6 +34,8 @@ pub struct Prepared {
     pub given: BTreeMap<String, GivenPair>,
     /// Prompts with trusted answers.
     pub held_out: Vec<HeldOut>,
+    /// What stands in for all that rounds would train, where it is given.
+    pub aligned: Option<Aligned>,
     /// What the run is.
     pub manifest: Manifest,
     /// The models' files, tokenizers and templates; weights are not loaded yet. The policy is under
@@ -65,12 +68,12 @@ pub fn prepare(
 ) -> Result<Prepared, RunError> {
     let builtin = |name: &str| aligner_embed::data(name);
     let limit = set.data.limit.map_or(usize::MAX, |limit| limit as usize);
-    let pool = pool(&set, limit, &builtin)?;
-    let (prompts, given) = (pool.prompts, pool.given);
     let held_out = match &set.data.held_out {
         Some(source) => data::read_held_out(source, &builtin)?,
         None => Vec::new(),
     };
+    let pool = pool(&set, limit, &held_out, &builtin)?;
+    let (prompts, given) = (pool.prompts, pool.given);
     let plugins = Plugins::load(runtime, &set)?;
     check_writing(&set, &plugins, &prompts)?;
     check_needs(&plugins)?;
@@ -87,6 +90,10 @@ pub fn prepare(
         let opened = Opened::open(model, chat.clone(), report)?;
         models.insert(name.to_owned(), opened);
     }
+    let aligned = match &set.models.aligned {
+        Some(name) => Some(aligned::open(name, &models["policy"], chat, report)?),
+        None => None,
+    };
     let layers = models["policy"].model.spec.layers;
     let trained = (1..=set.run.rounds).filter_map(|round| set.train(round));
     for lora in trained.filter_map(|train| train.lora.as_ref()) {
@@ -121,7 +128,13 @@ pub fn prepare(
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
         engine: device.class(set.run.dtype),
-        models: models.iter().map(|(name, opened)| (name.clone(), id(opened))).collect(),
+        models: models
+            .iter()
+            .map(|(name, opened)| (name.clone(), id(opened)))
+            .chain(aligned.as_ref().zip(set.models.aligned.as_ref()).map(|(aligned, name)| {
+                ("aligned".to_owned(), ModelId { name: name.clone(), digest: aligned.digest() })
+            }))
+            .collect(),
         prompts: rows(
             set.data.pairs.as_ref().unwrap_or(&set.data.prompts),
             &bytes,
@@ -144,6 +157,7 @@ pub fn prepare(
         prompts,
         given,
         held_out,
+        aligned,
         manifest,
         models,
         device,
@@ -186,7 +200,9 @@ fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Resul
         .filter(|evaluate| evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity));
     let answers = answers.map(|_| ("policy", set.generate.max_new_tokens));
     let generated = rounds.map(|generate| (generate.model.as_str(), generate.max_new_tokens));
-    for (name, new) in generated.chain(answers) {
+    let searches = (1..=set.run.rounds).filter_map(|round| set.extrapolate(round)?.search());
+    let tried = searches.filter_map(|search| Some(("policy", search.decoding.max_new_tokens?)));
+    for (name, new) in generated.chain(answers).chain(tried) {
         let model = &models.get(name).unwrap_or(&models["policy"]).model;
         let limit = model.spec.context_length;
         if new as usize >= limit {
@@ -210,12 +226,18 @@ struct Pooled {
     duplicates: usize,
 }
 
-/// Reads at most `limit` prompts, alone or with the pairs that are given for them.
+/// Reads at most `limit` prompts, alone or with the pairs that are given for them; those that are held
+/// out where a run with an aligned model has no others.
 fn pool<'a>(
     set: &PluginSet,
     limit: usize,
+    held_out: &[HeldOut],
     builtin: &dyn Fn(&str) -> Option<&'a str>,
 ) -> Result<Pooled, RunError> {
+    if set.models.aligned.is_some() && set.data.held_out.as_ref() == Some(&set.data.prompts) {
+        let prompts = held_out.iter().map(|row| row.prompt.clone()).take(limit).collect();
+        return Ok(Pooled { prompts, given: BTreeMap::new(), duplicates: 0 });
+    }
     let Some(pairs) = &set.data.pairs else {
         let data::Prompts { mut prompts, duplicates } =
             data::read_prompts(&set.data.prompts, builtin)?;

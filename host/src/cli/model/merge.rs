@@ -271,7 +271,7 @@ fn card(
 }
 
 /// Returns a path as a model's name: one without a folder could be taken for an alias.
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     let mut components = path.components();
     match (components.next(), components.next()) {
         (Some(std::path::Component::Normal(_)), None) => {

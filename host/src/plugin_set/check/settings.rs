@@ -17,6 +17,7 @@ use crate::{
         section::Section,
         typed::{Node, Place},
     },
+    record::Decoding,
 };
 
 pub(super) fn generate(table: &Section<'_>, base: Generate, models: &Models) -> Checked<Generate> {
@@ -54,6 +55,20 @@ pub(super) fn generate(table: &Section<'_>, base: Generate, models: &Models) -> 
         stop,
         batch: table.integer("batch", 1, 1 << 16)?.or(base.batch),
     })
+}
+
+/// Reads how one completion is drawn; what is not given is as in `base`.
+pub(super) fn decoding(table: &Section<'_>, base: Decoding, models: &Models) -> Checked<Decoding> {
+    let base = Generate {
+        temperature: base.temperature.unwrap_or(0.0),
+        top_p: base.top_p.unwrap_or(1.0),
+        top_k: base.top_k.unwrap_or(0),
+        repetition_penalty: base.repetition_penalty.unwrap_or(1.0),
+        max_new_tokens: base.max_new_tokens.unwrap_or(1),
+        stop: base.stop.unwrap_or_default(),
+        ..Generate::default()
+    };
+    Ok(generate(table, base, models)?.decoding())
 }
 
 /// `base` are the user's settings under these, where there are some.
