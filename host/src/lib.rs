@@ -12,6 +12,7 @@ pub mod date;
 pub mod digest;
 pub mod generate;
 pub mod logprob;
+pub mod measure;
 pub mod memory;
 pub mod model;
 pub mod objective;

@@ -2,6 +2,7 @@
 //!
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
+mod measures;
 mod plan;
 mod table;
 
@@ -10,6 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use measures::measures;
 pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin, PlanTime};
 use table::{Align, Table};
