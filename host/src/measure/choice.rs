@@ -91,14 +91,16 @@ pub fn question(
         found.mc1 = found.add(targets(row, "mc1_targets")?);
         found.mc2 = found.add(targets(row, "mc2_targets")?);
     } else if present(row, "Best Answer") {
-        let wrong = listed(row, "Incorrect Answers")?;
-        let with_wrong = |mut right: Vec<(String, bool)>| {
-            right.extend(wrong.iter().map(|text| (text.clone(), false)));
-            right
-        };
         let best = filled_text(&row["Best Answer"], "Best Answer")?.trim().to_owned();
-        let right = listed(row, "Correct Answers")?.into_iter().map(|text| (text, true)).collect();
-        found.mc1 = found.add(with_wrong(vec![(best, true)]));
+        let right = listed(row, "Correct Answers")?;
+        // TruthfulQA has an answer that it calls both; it is right.
+        let mut wrong = listed(row, "Incorrect Answers")?;
+        wrong.retain(|text| *text != best && !right.contains(text));
+        let with_wrong = |right: Vec<String>| {
+            let right = right.into_iter().map(|text| (text, true));
+            right.chain(wrong.iter().map(|text| (text.clone(), false))).collect()
+        };
+        found.mc1 = found.add(with_wrong(vec![best]));
         found.mc2 = found.add(with_wrong(right));
     } else if present(row, "chosen") || present(row, "rejected") {
         let answer = |key: &'static str| {

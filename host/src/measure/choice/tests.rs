@@ -43,7 +43,7 @@ fn questions_of_all_forms_are_read() {
     );
     check(
         r#"{"Question": "q", "Best Answer": "a", "Correct Answers": "c; a; c",
-            "Incorrect Answers": "x; y", "Source": "s"}"#,
+            "Incorrect Answers": "x; c; y", "Source": "s"}"#,
         "line-3: +a -x -y | +c +a -x -y",
     );
     check(r#"{"id": 0, "query": "q", "chosen": "a", "rejected": "b"}"#, "0: +a -b");
