@@ -4,6 +4,7 @@
 //! known here are left alone. A file with one bad row is refused with that row's line, before any
 //! model loads, because a run over most of a file is not the run that was asked for.
 
+mod csv;
 mod error;
 mod pairs;
 
@@ -14,6 +15,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader},
+    path::Path,
 };
 
 use serde_json::{Map, Value};
@@ -155,6 +157,19 @@ impl Seen {
     }
 }
 
+/// Gives each row of a file to `each`, with its line: JSON objects of JSONL, or records of CSV under the
+/// names of its first line, as texts.
+pub(crate) fn file_rows(
+    path: &Path,
+    each: impl FnMut(usize, &Map<String, Value>) -> Result<(), RowProblem>,
+) -> Result<(), DataError> {
+    let is_csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+    match is_csv {
+        true => csv::rows(path, each),
+        false => rows(&Source::File(path.to_owned()), &|_| None, each),
+    }
+}
+
 fn rows<'a>(
     source: &Source,
     builtin: &dyn Fn(&str) -> Option<&'a str>,
@@ -255,7 +270,7 @@ fn prompt(row: &Map<String, Value>, line: usize) -> Result<Prompt, RowProblem> {
     Ok(Prompt { id: id(row, line)?, text, tags: tags(row)? })
 }
 
-fn id(row: &Map<String, Value>, line: usize) -> Result<String, RowProblem> {
+pub(crate) fn id(row: &Map<String, Value>, line: usize) -> Result<String, RowProblem> {
     let id = match row.get("id") {
         None | Some(Value::Null) => return Ok(format!("line-{line}")),
         Some(Value::String(id)) => id.clone(),
@@ -323,22 +338,26 @@ fn split_answer(mut messages: Vec<Message>) -> Result<(Text, String), RowProblem
 }
 
 /// Columns that other tools fill with null are absent.
-fn present(row: &Map<String, Value>, key: &str) -> bool {
+pub(crate) fn present(row: &Map<String, Value>, key: &str) -> bool {
     row.get(key).is_some_and(|value| !value.is_null())
 }
 
-fn text<'a>(value: &'a Value, column: &str, expected: &'static str) -> Result<&'a str, RowProblem> {
+pub(crate) fn text<'a>(
+    value: &'a Value,
+    column: &str,
+    expected: &'static str,
+) -> Result<&'a str, RowProblem> {
     value.as_str().ok_or_else(|| wrong_type(column, expected))
 }
 
-fn filled_text<'a>(value: &'a Value, column: &str) -> Result<&'a str, RowProblem> {
+pub(crate) fn filled_text<'a>(value: &'a Value, column: &str) -> Result<&'a str, RowProblem> {
     match text(value, column, "a text")? {
         text if text.trim().is_empty() => Err(RowProblem::Empty(column.to_owned())),
         text => Ok(text),
     }
 }
 
-fn wrong_type(column: &str, expected: &'static str) -> RowProblem {
+pub(crate) fn wrong_type(column: &str, expected: &'static str) -> RowProblem {
     RowProblem::Type { column: column.to_owned(), expected }
 }
 

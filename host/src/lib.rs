@@ -14,6 +14,7 @@ pub mod embedding;
 pub mod extrapolate;
 pub mod generate;
 pub mod logprob;
+pub mod measure;
 pub mod memory;
 pub mod model;
 pub mod objective;

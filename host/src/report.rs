@@ -3,6 +3,7 @@
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
 mod extrapolation;
+mod measures;
 mod plan;
 mod table;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use extrapolation::{Candidate, Extrapolation, Found};
+pub use measures::measures;
 pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin, PlanTime};
 use table::{Align, Table};

@@ -1,5 +1,6 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
+mod eval;
 mod export;
 mod extrapolate;
 mod extrapolated;

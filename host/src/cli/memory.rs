@@ -80,9 +80,10 @@ pub fn check_model(
     let stage = model.to(stage);
     let stage = stage.with(Part::Reading, model.reading).with(Part::Adapters, adapter);
     let way_out = |part| match part {
-        Part::Weights if weight_type == WeightType::F32 => {
-            Some("`--dtype bf16` halves the weights of `model chat` and `model score`".to_owned())
-        }
+        Part::Weights if weight_type == WeightType::F32 => Some(
+            "`--dtype bf16` halves the weights of `model chat`, `model score` and `model eval`"
+                .to_owned(),
+        ),
         _ => None,
     };
     check(&Estimate { stages: vec![stage] }, available(device)?, way_out)

@@ -57,7 +57,7 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Say what became of a record, or what was dropped and why
     Show(show::ShowArgs),
-    /// Fetch a model, talk to it, score with it, or merge an adapter into it
+    /// Fetch a model, talk to it, score with it, measure it, or merge an adapter into it
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List the embedded plugin sets, or print one
@@ -112,6 +112,7 @@ mod tests {
         check("aligner model pull", Ok("smollm2-135m-instruct"));
         check("aligner model chat --adapter a --temperature 0.5", Ok("temperature: 0.5"));
         check("aligner model score --model m --data d.jsonl", Ok(r#"data: "d.jsonl""#));
+        check("aligner model eval --suite s.toml --limit 3", Ok("limit: Some(3)"));
         check("aligner model merge --adapter a --out o --dtype bf16", Ok("dtype: Some(Bf16)"));
         check("aligner model merge --adapter a --out o", Ok("max_shard_size: 5000000000"));
         for (size, bytes) in [
@@ -150,6 +151,8 @@ mod tests {
         check("aligner show d p --dropped", Err("cannot be used with"));
         check("aligner model", Err("Usage:"));
         check("aligner model score", Err("--data"));
+        check("aligner model eval", Err("--suite"));
+        check("aligner model eval --suite s --limit 0", Err("0 is not in 1.."));
         check("aligner model chat --temperature nan", Err("expected a number from 0 to 10"));
         check("aligner model chat --top-p 0", Err("expected a number over 0"));
         check("aligner model chat --top-p -1", Err("expected a number over 0"));

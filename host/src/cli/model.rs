@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 mod chat;
+mod eval;
 mod extrapolate;
 mod merge;
 mod pull;
@@ -22,6 +23,8 @@ pub enum ModelCommand {
     Chat(ChatArgs),
     /// Score completions: JSONL in, JSONL with logprobs out
     Score(ScoreArgs),
+    /// Take held-out measures of a model, by a suite
+    Eval(EvalArgs),
     /// Write a model with an adapter in its weights, as a folder that other tools read
     Merge(MergeArgs),
     /// Go beyond an aligned model, away from the one it was trained from (ExPO)
@@ -34,6 +37,7 @@ pub fn main(command: &ModelCommand) -> Result<(), CliError> {
         ModelCommand::Pull(args) => pull::main(args),
         ModelCommand::Chat(args) => chat::main(args),
         ModelCommand::Score(args) => score::main(args),
+        ModelCommand::Eval(args) => eval::main(args),
         ModelCommand::Merge(args) => merge::main(args),
         ModelCommand::Extrapolate(args) => extrapolate::main(args),
     }
@@ -103,6 +107,36 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: WeightType,
     /// Where the model runs: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
+}
+
+/// Arguments of `model eval`.
+#[derive(Clone, Debug, Args)]
+pub struct EvalArgs {
+    /// Alias, folder, FILE.gguf or hf:owner/name@revision [default: the adapter's model, or
+    /// smollm2-135m-instruct]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// PEFT adapter folder
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Which measures are taken, on which data
+    #[arg(long, value_name = "FILE.toml")]
+    pub suite: PathBuf,
+    /// Where every number and every row goes; nothing may be there yet
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where every number goes, as one JSON object; a file that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Read so many rows of each file, from its top
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub limit: Option<u32>,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: WeightType,
+    /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
 }

@@ -127,4 +127,7 @@ pub enum RowProblem {
     /// An id that would not fit into tables and messages.
     #[error("`id` has more than 200 bytes or a control character")]
     Id,
+    /// What a measure says of a row that it cannot read.
+    #[error("{0}")]
+    Wrong(String),
 }

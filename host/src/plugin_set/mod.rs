@@ -10,11 +10,11 @@ mod keys;
 mod load;
 mod plugin;
 pub(crate) mod problem;
-mod section;
+pub(crate) mod section;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod typed;
+pub(crate) mod typed;
 
 use std::collections::BTreeMap;
 

@@ -96,7 +96,7 @@ impl fmt::Display for Invalid {
 
 /// What is wrong, before it is known how to draw the place.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     pub message: String,
     place: Place,
     label: String,

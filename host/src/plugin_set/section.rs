@@ -11,7 +11,7 @@ use super::{
 type Checked<T> = Result<T, Problem>;
 
 /// Which keys a table may have.
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Those that are read.
     pub keys: &'static [&'static str],
     /// Those that a later version will read: they get a sentence of their own.
@@ -20,7 +20,7 @@ pub(super) struct Shape {
 
 /// A table with its name, for messages.
 #[derive(Debug)]
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     entries: &'a [Entry],
     place: &'a Place,
     /// With its backticks, for example `` `[generate]` ``.

@@ -13,7 +13,7 @@ use super::problem::Problem;
 
 /// Where something was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Bytes of the file.
     File(Range<usize>),
     /// The argument of the command line with this index.
@@ -22,14 +22,14 @@ pub(super) enum Place {
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub kind: Kind,
     pub place: Place,
 }
 
 /// What a value is.
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     String(String),
     /// `None` where it does not fit into 64 bits.
     Integer(Option<i64>),
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 
 /// A key with its value; no key stands twice in a table.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub key: String,
     pub place: Place,
     pub value: Node,
@@ -101,7 +101,7 @@ impl Node {
 }
 
 /// Reads a file's text into a table.
-pub(super) fn parse(text: &str) -> Result<Node, Problem> {
+pub(crate) fn parse(text: &str) -> Result<Node, Problem> {
     match DeTable::parse(text) {
         Ok(table) => {
             let place = Place::File(table.span());

@@ -2,16 +2,21 @@
 
 use std::collections::HashSet;
 
-/// Returns distinct-2: distinct pairs of neighbouring words over all such pairs, in [0, 1]
-/// (Li et al. 2016, <https://arxiv.org/abs/1510.03055>). Words are split at white space and compared
-/// in lower case. 0 where no text has two words.
+/// Returns distinct-2, see [`distinct`].
 pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
+    distinct(2, texts)
+}
+
+/// Returns distinct-n: distinct runs of `n` neighbouring words over all such runs, in [0, 1]
+/// (Li et al. 2016, <https://arxiv.org/abs/1510.03055>). Words are split at white space and compared
+/// in lower case. 0 where no text has so many words; `n` is at least 1.
+pub fn distinct<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> f64 {
     let (mut all, mut distinct) = (0usize, HashSet::new());
     for text in texts {
         let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-        for pair in words.windows(2) {
+        for run in words.windows(n) {
             all += 1;
-            distinct.insert((pair[0].clone(), pair[1].clone()));
+            distinct.insert(run.to_vec());
         }
     }
     if all == 0 { 0.0 } else { distinct.len() as f64 / all as f64 }
@@ -66,6 +71,16 @@ mod tests {
         check(&["a b c d a B c d"], 1.0 / 5.0);
         check(&["x x x x x x"], 2.0 / 3.0);
         check(&["a b c d", "a b c d"], 0.0);
+    }
+
+    #[test]
+    fn runs_are_of_the_length_that_is_asked_for() {
+        let texts = ["a b a b", "a b"];
+        // a, b of six words; ab, ba of four pairs; aba, bab.
+        assert_eq!(distinct(1, texts), 2.0 / 6.0);
+        assert_eq!(distinct(2, texts), 2.0 / 4.0);
+        assert_eq!(distinct(3, texts), 1.0);
+        assert_eq!(distinct(5, texts), 0.0);
     }
 
     #[test]

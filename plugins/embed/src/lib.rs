@@ -140,7 +140,7 @@ mod tests {
         for (name, text) in PLUGIN_SETS {
             let set: toml::Table = text.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(set["method"]["name"].as_str(), Some(*name));
-            let filters = set["filter"].as_array().unwrap().iter();
+            let filters = set.get("filter").and_then(|filters| filters.as_array()).into_iter().flatten();
             for user in filters
                 .chain(["principle", "sampler", "difficulty"].iter().filter_map(|it| set.get(*it)))
             {
@@ -153,7 +153,19 @@ mod tests {
             }
         }
         let names: Vec<_> = PLUGIN_SETS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["rlcd", "soft", "soft-plus", "sso"]);
+        assert_eq!(
+            names,
+            [
+                "dromedary",
+                "i-sheep",
+                "rlcd",
+                "self-instruct",
+                "soft",
+                "soft-plus",
+                "sso",
+                "sso-v2"
+            ]
+        );
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! A model that is asked for answers and for the logprobs of answers: text in, text out.
+
+use std::ops::ControlFlow;
+
+use crate::{
+    cli::{CliError, cancel, exit},
+    generate::{self, Hooks, Job, Sampling, SequenceError, Settings},
+    logprob,
+    measure::suite::Decoding,
+    model::{ModelError, backend::AnyDevice, weights::LoadedAdapter},
+    progress::{Progress, go_on},
+    record::{Finish, Text},
+    round::{Loaded, RunError},
+};
+
+/// A model, with an adapter or without.
+#[derive(Clone, Copy)]
+pub(super) struct Respondent<'a> {
+    pub loaded: &'a Loaded,
+    pub adapter: Option<&'a LoadedAdapter<AnyDevice>>,
+    pub progress: &'a Progress,
+}
+
+/// An answer.
+pub(super) struct Answered {
+    /// Without the end of the turn.
+    pub text: String,
+    /// With it.
+    pub tokens: usize,
+    /// Whether the model ended its turn.
+    pub ended: bool,
+}
+
+/// What is scored: a completion after a prompt, and whether the end of its turn is a part of it.
+pub(super) struct Asked<'a> {
+    /// The row's id, for messages.
+    pub row: &'a str,
+    pub prompt: &'a Text,
+    pub completion: &'a str,
+    pub finish: Finish,
+}
+
+/// The logprob of a completion in nats, and its tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    pub logprob: f64,
+    pub tokens: usize,
+}
+
+impl Respondent<'_> {
+    /// Answers prompts, each with the id of its row and the seed of its draws. `None` where a prompt
+    /// with its longest answer does not fit into the model's context.
+    pub fn answers(
+        &self,
+        what: &str,
+        prompts: &[(&str, Text, u64)],
+        decoding: &Decoding,
+    ) -> Result<Vec<Option<Answered>>, CliError> {
+        let model = &*self.loaded.model;
+        let mut answers: Vec<Option<Answered>> = Vec::new();
+        answers.resize_with(prompts.len(), || None);
+        let (mut jobs, mut places) = (Vec::new(), Vec::new());
+        for (place, (row, prompt, seed)) in prompts.iter().enumerate() {
+            let Some(prompt) = fitting(row, model.encode_prompt(prompt))? else { continue };
+            if prompt.len() + decoding.max_new_tokens > model.spec.context_length {
+                continue;
+            }
+            let sampling = Sampling {
+                temperature: decoding.temperature,
+                top_p: decoding.top_p,
+                top_k: 0,
+                repetition_penalty: 1.0,
+                max_new_tokens: decoding.max_new_tokens,
+            };
+            jobs.push(Job { prompt, sampling, seed: *seed });
+            places.push(place);
+        }
+        let end_tokens = model.tokenizer.stop_tokens();
+        let settings = Settings { end_tokens: end_tokens.clone(), ..Settings::default() };
+        let bar = self.progress.stage(what, jobs.len() as u64, "answers");
+        let mut failed = None;
+        let hooks = Hooks {
+            stop: &|_, _| false,
+            on_done: &mut |job, output| {
+                bar.note_tokens(output.tokens.len() as u64);
+                bar.inc(1);
+                let text = match output.tokens.split_last() {
+                    Some((last, before)) if end_tokens.contains(last) => before,
+                    _ => &output.tokens,
+                };
+                match model.tokenizer.decode(text) {
+                    Ok(text) => {
+                        let (tokens, ended) = (output.tokens.len(), output.ended);
+                        answers[places[job]] = Some(Answered { text, tokens, ended });
+                        ControlFlow::Continue(())
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            },
+            progress: &mut |_| go_on(cancel::flag()),
+        };
+        let result = generate::generate(&self.loaded.engine, self.adapter, &jobs, &settings, hooks);
+        bar.finish();
+        match failed {
+            Some(error) => Err(error.into()),
+            None => result.map_err(stopped).map(|()| answers),
+        }
+    }
+
+    /// Scores completions. `None` where prompt and completion do not fit into the model's context.
+    pub fn scores(&self, what: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Said>>, CliError> {
+        let model = &*self.loaded.model;
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        for (place, Asked { row, prompt, completion, finish }) in asked.iter().enumerate() {
+            let example = model.encode_example(prompt, completion, *finish);
+            let Some(example) = fitting(row, example)? else { continue };
+            let from = example.trained.iter().take_while(|trained| !**trained).count();
+            rows.push(logprob::Row { tokens: example.tokens, from });
+            places.push(place);
+        }
+        let bar = self.progress.stage(what, rows.len() as u64, "scores");
+        let mut before = 0;
+        let scores = logprob::score(
+            &self.loaded.engine,
+            self.adapter,
+            &rows,
+            &Settings::default(),
+            &mut |state| {
+                bar.inc((state.done - before) as u64);
+                before = state.done;
+                go_on(cancel::flag())
+            },
+        );
+        bar.finish();
+        let mut said = vec![None; asked.len()];
+        for (place, score) in places.into_iter().zip(scores.map_err(stopped)?) {
+            let tokens = score.token_logprobs.len();
+            said[place] = Some(Said { logprob: score.logprob, tokens });
+        }
+        Ok(said)
+    }
+}
+
+/// What is too long is counted; whatever else is wrong with a row ends the command.
+fn fitting<T>(row: &str, encoded: Result<T, ModelError>) -> Result<Option<T>, CliError> {
+    match encoded {
+        Ok(encoded) => Ok(Some(encoded)),
+        Err(ModelError::TooLong { .. }) => Ok(None),
+        Err(error) => Err(CliError::from(error).context(&format!("row `{row}`"))),
+    }
+}
+
+fn stopped(error: SequenceError) -> CliError {
+    match error {
+        SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),
+        error => RunError::from(error).into(),
+    }
+}
