@@ -17,9 +17,8 @@ use aligner_sdk::{Ask, Context, Error, Filter, Plugin, Record, Verdict, export_f
 use serde::Deserialize;
 
 /// What stands under `config` of the filter; it is the whole plugin.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[derive(Default)]
 pub struct Threshold {
     /// For each reward's name what it must be over, for every completion that has it.
     rewards: BTreeMap<String, f64>,

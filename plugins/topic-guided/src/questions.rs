@@ -2,8 +2,8 @@
 
 use crate::Triple;
 
-/// Writes a request for questions: the examples, then the line of each question wanted as far as
-/// the question. It ends where the first of these begins.
+/// Writes a request for questions: the examples, then type and topic of each question wanted. It
+/// ends where the first of these begins.
 pub(crate) fn prompt(examples: &[&Triple], wanted: &[(&str, &str)]) -> String {
     let mut text = String::from(
         "Each line has a number, a type of question, a topic, and a question of that type about that \
@@ -16,7 +16,7 @@ pub(crate) fn prompt(examples: &[&Triple], wanted: &[(&str, &str)]) -> String {
     if wanted.len() > 1 {
         text.push_str("\nNow the same for:\n\n");
         for (number, (kind, topic)) in (examples.len() + 1..).zip(wanted) {
-            text.push_str(&format!("{}\n", hint(number, kind, topic)));
+            text.push_str(&format!("{}\n", pair(number, kind, topic)));
         }
         text.push_str("\nThe questions:\n\n");
     }
@@ -55,8 +55,12 @@ pub(crate) fn read(
     hints.iter().map(question).collect()
 }
 
+fn pair(number: usize, kind: &str, topic: &str) -> String {
+    format!("{number}. type: {kind}, topic: {topic}")
+}
+
 fn hint(number: usize, kind: &str, topic: &str) -> String {
-    format!("{number}. type: {kind}, topic: {topic}, question:")
+    format!("{}, question:", pair(number, kind, topic))
 }
 
 #[cfg(test)]
@@ -79,8 +83,8 @@ mod tests {
         };
         let text = prompt(&[&example], &WANTED);
         let end = "\n\n1. type: a taste, topic: Tea, question: Green or black?\n\nNow the same \
-                   for:\n\n2. type: a price, topic: Bread, question:\n3. type: a place, topic: \
-                   Lakes, question:\n\nThe questions:\n\n2. type: a price, topic: Bread, question:";
+                   for:\n\n2. type: a price, topic: Bread\n3. type: a place, topic: \
+                   Lakes\n\nThe questions:\n\n2. type: a price, topic: Bread, question:";
         assert!(text.ends_with(end), "{text}");
         let one = prompt(&[&example], &WANTED[..1]);
         let end = "Green or black?\n2. type: a price, topic: Bread, question:";

@@ -25,11 +25,12 @@ fn obliging(request: &Request) -> Answer {
     if of_topics {
         return completion(" Old boats\n- Wild geese");
     }
-    let lines = match text.split_once("\nThe questions:\n\n") {
+    let pairs = match text.split_once("\nThe questions:\n\n") {
         Some((before, _)) => before.rsplit_once("for:\n\n").unwrap().1,
-        None => text.lines().last().unwrap(),
+        None => text.lines().last().unwrap().strip_suffix(", question:").unwrap(),
     };
-    let lines: Vec<_> = lines.trim().lines().map(|hint| format!("{hint} Why so?")).collect();
+    let line = |pair: &str| format!("{pair}, question: Why so?");
+    let lines: Vec<_> = pairs.trim().lines().map(line).collect();
     completion(lines.join("\n"))
 }
 
@@ -184,4 +185,20 @@ fn awkward_answers_are_read() {
             assert!(prompt.tags.iter().all(|tag| tag.len() <= 200));
         }
     }
+}
+
+#[test]
+fn questions_end_where_the_next_line_would_be() {
+    let stops = |config: &str| {
+        let mut stops = None;
+        let model = |request: &Request| {
+            let Request::Generate(generate) = request else { panic!("asked for a score") };
+            stops = generate.decoding.stop.clone();
+            obliging(request)
+        };
+        testing::write(&plugin(config), &[], model).unwrap();
+        stops.unwrap()
+    };
+    assert_eq!(stops(r#"{"targets": 1}"#), ["\n"]);
+    assert_eq!(stops(r#"{"targets": 3, "examples": 2}"#), ["\n6.", "\n\n"]);
 }
