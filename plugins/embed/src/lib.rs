@@ -142,7 +142,7 @@ mod tests {
             }
         }
         let names: Vec<_> = PLUGIN_SETS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["rlcd", "soft", "soft-plus", "sso"]);
+        assert_eq!(names, ["rlcd", "soft", "soft-plus", "sso", "sso-v2"]);
     }
 
     #[test]
