@@ -261,21 +261,20 @@ fn sso_v2_trains_a_generator_and_then_the_policy_from_where_it_began() {
     assert_ne!(texts(&files), texts(&other));
 }
 
-/// Trains a model that answers every prompt with `words`, and returns its folder. It sees the end of the
-/// prompt alone, so it does not matter what is asked.
-fn actor(place: &Place, name: &str, words: &str) -> String {
+/// Trains a model that goes on with `words` after raw text that ends with `ending`, and returns its folder.
+/// It sees the end of a prompt alone, so it does not matter what is asked.
+fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
     let base = model(place, &format!("{name}-base"), &|config| {
         config["architectures"] = json!(["MistralForCausalLM"]);
         config["model_type"] = json!("mistral");
         config["sliding_window"] = json!(24);
     });
-    let rows = (0..8).map(|i| {
-        let question = ["Write some.", "Go on:", "How good is it?", "What now?"][i % 4];
-        let ending = ["", "\n", " \n\n", ":"][i / 4];
-        let chat = json!([{ "role": "user", "content": format!("{question}{ending}") }]);
-        json!({ "prompt": chat, "chosen": words, "rejected": "?" }).to_string() + "\n"
+    let questions = ["Write some.", "Go on", "How good is it?", "1. What now?", "Good", "So: ", "x", "."];
+    let rows = questions.map(|question| {
+        let prompt = format!("{question}{question}{ending}");
+        json!({ "prompt": prompt, "chosen": words, "rejected": "?" }).to_string() + "\n"
     });
-    std::fs::write(place.path("actor.jsonl"), rows.collect::<String>()).unwrap();
+    std::fs::write(place.path("actor.jsonl"), rows.concat()).unwrap();
     let set = format!(
         "[method]\nname = 'actor'\ncontract = '0.1'\n[models]\npolicy = '{}'\n\
          [data]\npairs = 'actor.jsonl'\n[run]\nrounds = 1\n[train]\nmethod = 'full'\n\
@@ -288,12 +287,14 @@ fn actor(place: &Place, name: &str, words: &str) -> String {
     place.path(&out).join("final/model").display().to_string()
 }
 
+/// What a model writes that was asked to go on with number 9.
+const TASKS: &str = " Name a small bird.\n10. Say what rain is.\n11. Count slowly to four.\n12. Ask for some tea.\n";
+
 #[test]
 fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
     let place = Place::new();
-    let tasks = "6. Name a small bird.\n7. Say what rain is.\n8. Count slowly to four.\n9. Ask for some tea.\n";
-    let writer = format!("models.writer='{}'", actor(&place, "writer", tasks));
-    let scorer = format!("models.scorer='{}'", actor(&place, "scorer", "9||good"));
+    let writer = format!("models.writer='{}'", actor(&place, "writer", "\n\n9.", TASKS));
+    let scorer = format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
     let more = [
         "--rounds",
         "2",
@@ -313,8 +314,6 @@ fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
         "judge.ask={ models = ['scorer'] }",
         "--set",
         "judge.config.model='scorer'",
-        "--set",
-        "judge.config.render_as='chat'",
         "--set",
         "judge.config.temperature=0",
     ];
@@ -343,8 +342,7 @@ fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
 #[test]
 fn self_instruct_learns_all_that_it_answered() {
     let place = Place::new();
-    let tasks = "6. Name a small bird.\n7. Say what rain is.\n8. Count slowly to four.\n9. Ask for some tea.\n";
-    let writer = format!("models.writer='{}'", actor(&place, "writer", tasks));
+    let writer = format!("models.writer='{}'", actor(&place, "writer", "\n\n9.", TASKS));
     let more = [
         "--set",
         &writer,

@@ -122,7 +122,8 @@ impl Judge for Pairwise {
             .map(|&(a, b)| self.question(&message, &compared[a].1.text, &compared[b].1.text));
         let answers = ask.all(questions.flat_map(|question| self.requests(question)))?;
 
-        let shares = answers.chunks(self.each()).map(|answers| self.share(answers));
+        let each = answers.len() / orders.len();
+        let shares = answers.chunks(each).map(Self::share);
         Ok(match shares.collect::<Result<Vec<f64>, String>>() {
             Err(why) => Opinion::Unparsable(why),
             Ok(shares) if self.config.rewards => self.rewards(&compared, &orders, &shares),
@@ -193,17 +194,9 @@ impl Pairwise {
         }
     }
 
-    /// Returns how many requests are made for one comparison.
-    fn each(&self) -> usize {
-        match self.config.read {
-            Read::Answer => 1,
-            Read::Logprob => 2,
-        }
-    }
-
     /// Reads the answers of one comparison: how much of a win it is for the answer shown first, in
     /// [0, 1].
-    fn share(&self, answers: &[Answer]) -> Result<f64, String> {
+    fn share(answers: &[Answer]) -> Result<f64, String> {
         match answers {
             [Answer::Completion(answer)] => match letter(&answer.text) {
                 Some(Side::A) => Ok(1.0),
