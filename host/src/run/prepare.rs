@@ -198,21 +198,23 @@ fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Resul
         .evaluate
         .as_ref()
         .filter(|evaluate| evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity));
-    let answers = answers.map(|_| ("policy", set.generate.max_new_tokens));
-    let generated = rounds.map(|generate| (generate.model.as_str(), generate.max_new_tokens));
+    let answers = answers.map(|_| ("generate", "policy", set.generate.max_new_tokens));
+    let generated =
+        rounds.map(|generate| ("generate", generate.model.as_str(), generate.max_new_tokens));
     let searches = (1..=set.run.rounds).filter_map(|round| set.extrapolate(round)?.search());
-    let tried = searches.filter_map(|search| Some(("policy", search.decoding.max_new_tokens?)));
-    for (name, new) in generated.chain(answers).chain(tried) {
+    let tried = searches.filter_map(|search| search.decoding.max_new_tokens);
+    let tried = tried.map(|new| ("extrapolate.decoding", "policy", new));
+    for (table, name, new) in generated.chain(answers).chain(tried) {
         let model = &models.get(name).unwrap_or(&models["policy"]).model;
         let limit = model.spec.context_length;
         if new as usize >= limit {
             return Err(RunError::Settings {
                 what: format!(
-                    "`max_new_tokens` of `[generate]` is {new}, and the context of `{}` is {limit} \
+                    "`max_new_tokens` of `[{table}]` is {new}, and the context of `{}` is {limit} \
                      tokens, prompt and completion together",
                     model.name
                 ),
-                hint: "a smaller `generate.max_new_tokens` leaves room for the prompt".into(),
+                hint: format!("a smaller `{table}.max_new_tokens` leaves room for the prompt"),
             });
         }
     }
