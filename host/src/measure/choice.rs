@@ -207,7 +207,7 @@ pub fn figures(outcomes: &[(&Question, Outcome)]) -> Vec<Figure> {
     let mc2: Vec<f64> = outcomes.iter().map(|(_, outcome)| outcome.mc2).collect();
     vec![
         Figure::share("mc1", right, outcomes.len()),
-        Figure::mean("mc2", &mc2),
+        Figure::mean_share("mc2", &mc2),
         chance(outcomes.iter().map(|(question, _)| *question)),
     ]
 }
@@ -221,7 +221,7 @@ pub fn letter_figures(outcomes: &[(&Question, BothOrders)]) -> Vec<Figure> {
     vec![
         Figure::share("accuracy", count(&|both| both.margin() > 0.0), n),
         Figure::share("both-orders", count(&|both| both.agreed() > 0), n),
-        Figure::mean("prefers-a", &prefers_a),
+        Figure::mean_share("prefers-a", &prefers_a),
         chance(outcomes.iter().map(|(question, _)| *question)),
     ]
 }

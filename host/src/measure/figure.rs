@@ -39,6 +39,16 @@ impl Figure {
         Figure { name: name.to_owned(), value, n: values.len(), interval: normal(values) }
     }
 
+    /// Returns the mean of cases that are shares themselves; the interval stays within [0, 1].
+    pub fn mean_share(name: &str, values: &[f64]) -> Figure {
+        let mut figure = Figure::mean(name, values);
+        if let Some(Interval { low, high }) = &mut figure.interval {
+            *low = low.max(0.0);
+            *high = high.min(1.0);
+        }
+        figure
+    }
+
     /// Returns a number that has no interval.
     pub fn plain(name: &str, value: Option<f64>, n: usize) -> Figure {
         Figure { name: name.to_owned(), value, n, interval: None }
@@ -137,6 +147,9 @@ mod tests {
         // Variance 1, so 1.96 / sqrt(3) around 2.
         near(normal(&[1.0, 2.0, 3.0]), 2.0 - 1.1316, 2.0 + 1.1316);
         assert_eq!(normal(&[1.0]), None);
+        // Variance 1/4, so 0.49 around 1/4 and 3/4.
+        near(Figure::mean_share("x", &[0.0, 1.0, 0.0, 0.0]).interval, 0.0, 0.74);
+        near(Figure::mean_share("x", &[1.0, 0.0, 1.0, 1.0]).interval, 0.26, 1.0);
         assert_eq!(mean(&[]), None);
         assert_eq!(Figure::mean("x", &[1.0, 3.0]).value, Some(2.0));
     }

@@ -38,7 +38,7 @@ pub fn figures(answers: &[Answer<'_>], pairs: usize, seed: u64) -> Vec<Figure> {
         Figure::plain("distinct-3", variety(3), n),
         Figure::plain("self-bleu-4", super::figure::mean(&bleu), bleu.len()),
         Figure::share("ended", ended, n),
-        Figure::mean("repeated-4-grams", &each(&|answer| repeated(answer.text, 4))),
+        Figure::mean_share("repeated-4-grams", &each(&|answer| repeated(answer.text, 4))),
     ]
 }
 

@@ -67,9 +67,9 @@ pub fn figures(compared: &[Compared], ratio: f64) -> Vec<Figure> {
         Figure::share("win", count(1), n),
         Figure::share("tie", count(0), n),
         Figure::share("loss", count(-1), n),
-        Figure::mean("win-rate", &scores(&|_| true)),
-        Figure::mean("length-matched", &scores(&|one| one.matched(ratio))),
-        Figure::mean("prefers-a", &prefers_a),
+        Figure::mean_share("win-rate", &scores(&|_| true)),
+        Figure::mean_share("length-matched", &scores(&|one| one.matched(ratio))),
+        Figure::mean_share("prefers-a", &prefers_a),
         Figure::share("longer-wins", decided.iter().filter(longer).count(), decided.len()),
     ]
 }

@@ -175,7 +175,10 @@ fn known(section: &Section<'_>, name: &str, keys: &[&[&str]]) -> Checked<()> {
     };
     let key = entry.key.as_str();
     let problem = Problem::new(format!("unknown key `{key}` in {name}"), &entry.place)
-        .label(format!("expected one of {}", list(&keys)))
+        .label(match keys[..] {
+            [only] => format!("expected `{only}`"),
+            _ => format!("expected one of {}", list(&keys)),
+        })
         .suggest(key, keys.iter().copied());
     let homes: Vec<&str> = KINDS
         .iter()

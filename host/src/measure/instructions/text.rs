@@ -15,7 +15,7 @@ pub(super) fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back().is_some_and(is_word);
         let after = text[at + word.len()..].chars().next().is_some_and(is_word);
-        !(ends.0 && before) && !(ends.1 && after)
+        !(ends.0 && before || ends.1 && after)
     })
 }
 
