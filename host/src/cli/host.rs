@@ -1,7 +1,7 @@
 //! What several verbs need: the plugin runtime, models with their weights, and errors with their
 //! exit codes.
 
-use std::{path::Path, sync::OnceLock};
+use std::{io::Write as _, path::Path, sync::OnceLock};
 
 use super::{CliError, exit, memory};
 use crate::{
@@ -104,8 +104,11 @@ pub fn load(
 /// The model that is used where none is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
+/// What other tools call it.
+const DEFAULT_BASE: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+
 /// Returns the name of the model to open: the one that is named, or that of the run in whose
-/// directory the adapter lies, or the default.
+/// directory the adapter lies, or the one that the adapter names as its base, or the default.
 ///
 /// Fails where the adapter is none, which is better known before a model is fetched for it.
 pub fn model_name(named: Option<&str>, adapter: Option<&Path>) -> Result<String, CliError> {
@@ -116,8 +119,42 @@ pub fn model_name(named: Option<&str>, adapter: Option<&Path>) -> Result<String,
         (None, Some(adapter)) => base_of(adapter)?,
         _ => None,
     };
-    let named = named.map(str::to_owned);
-    Ok(named.or(of_run).unwrap_or_else(|| DEFAULT_MODEL.to_owned()))
+    let named = named.map(str::to_owned).or(of_run);
+    let base = || adapter.and_then(peft::base_of).map(|base| source_of(&base));
+    Ok(named.or_else(base).unwrap_or_else(|| DEFAULT_MODEL.to_owned()))
+}
+
+/// Returns how a model is opened that other tools call so: by its path where it is there, else from the
+/// hub.
+fn source_of(base: &str) -> String {
+    match base {
+        DEFAULT_BASE => DEFAULT_MODEL.to_owned(),
+        base if is_hub_name(base) => format!("hf:{base}"),
+        base => base.to_owned(),
+    }
+}
+
+/// Returns whether a name is one of the Hugging Face hub, `OWNER/NAME`, and nothing that is here.
+fn is_hub_name(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    matches!(parts[..], [owner, name] if !owner.is_empty() && !name.is_empty() && owner != ".")
+        && !Path::new(name).exists()
+}
+
+/// Says where an adapter was made for a model of another name; of the same shape, it would go beside
+/// the weights without a word.
+fn note_another_base(folder: &Path, opened: &Opened) {
+    let (name, _) = opened.model.base_name();
+    let Some(base) = peft::base_of(folder).filter(|base| *base != name) else { return };
+    // A folder that has moved keeps its last name.
+    let last = |name: &str| name.rsplit('/').next().map(str::to_owned);
+    if !is_hub_name(&base) && !Path::new(&base).exists() && last(&base) == last(&name) {
+        return;
+    }
+    let _ = writeln!(
+        std::io::stderr(),
+        "note: the adapter names `{base}` as its base, and goes beside `{name}`"
+    );
 }
 
 /// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
@@ -165,7 +202,11 @@ pub fn adapter(folder: Option<&Path>, opened: &Opened) -> Result<Option<Adapter>
 /// Reads an adapter folder for a model. Where it does not fit, the way out is the model that it names as
 /// its base.
 pub fn read_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
-    peft::read(folder, &opened.model.spec).map_err(|error| {
+    let read = peft::read(folder, &opened.model.spec);
+    if read.is_ok() {
+        note_another_base(folder, opened);
+    }
+    read.map_err(|error| {
         let fits_not = matches!(error, PeftError::Tensor { .. } | PeftError::Adapter { .. });
         let error = CliError::from(RunError::from(error));
         let (base, name) = (peft::base_of(folder), &opened.model.name);

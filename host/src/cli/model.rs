@@ -97,7 +97,8 @@ pub struct ScoreArgs {
     /// PEFT adapter folder
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Rows of prompt and completion (raw text), or of messages
+    /// Rows of prompt and completion (raw text, in which names of special tokens are plain text), or of
+    /// messages
     #[arg(long, value_name = "FILE.jsonl")]
     pub data: PathBuf,
     /// Add the token ids and the logprob of each scored token

@@ -191,6 +191,12 @@ fn rope(fields: &Fields) -> Result<Rope, ModelError> {
     let Some(part) = part else {
         return Ok(Rope { theta: outer.unwrap_or(10000.0), scaling: RopeScaling::None });
     };
+    if let Some((name, _)) = part.map.iter().find(|(_, value)| value.is_object()) {
+        return Err(part.unsupported(
+            format!("rotary embeddings of their own for `{name}`"),
+            "all blocks have the same here",
+        ));
+    }
     let theta = part.number("rope_theta")?.or(outer).unwrap_or(10000.0);
     for holder in [fields, &part] {
         if let Some(share) = holder.number("partial_rotary_factor")?

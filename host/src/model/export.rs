@@ -71,6 +71,15 @@ impl Dtype {
         }
     }
 
+    /// Returns a number as this type holds it.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Dtype::F32 => value,
+            Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
+            Dtype::F16 => half::f16::from_f32(value).to_f32(),
+        }
+    }
+
     /// Returns how many bytes a number takes.
     pub fn size(self) -> usize {
         match self {

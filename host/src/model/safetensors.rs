@@ -58,7 +58,29 @@ impl Safetensors {
                 Some(other) => return Err(shard.unread(&name, other)),
             }
         }
-        Ok(Safetensors { spec, shards, places })
+        let opened = Safetensors { spec, shards, places };
+        opened.check_tied_head()?;
+        Ok(opened)
+    }
+
+    /// Fails where the head is the embedding, says the configuration, and the file holds another one.
+    fn check_tied_head(&self) -> Result<(), CheckpointError> {
+        let bytes = |name: &str| {
+            let shard = &self.shards[*self.places.get(name)?];
+            let info = shard.metadata.info(name)?;
+            let (from, to) = info.data_offsets;
+            Some((shard, info.dtype, &shard.map[shard.start + from..shard.start + to]))
+        };
+        let (Some((shard, dtype, head)), true) = (bytes(HEAD), self.spec.tied_embeddings) else {
+            return Ok(());
+        };
+        match bytes(EMBEDDING) {
+            Some((_, same, embedding)) if same == dtype && embedding == head => Ok(()),
+            _ => Err(shard.error(format!(
+                "holds a `{HEAD}` that is not `{EMBEDDING}`, and the configuration says \
+                 `tie_word_embeddings = true`; say false to use it, or take it out of the file"
+            ))),
+        }
     }
 
     /// Opens the weights of a folder in Hugging Face layout for a model of a known shape.
@@ -67,14 +89,20 @@ impl Safetensors {
     }
 }
 
-/// Returns the weight files of a folder: those that the index names, or `model.safetensors`.
+/// The head, where a file has one.
+const HEAD: &str = "lm_head.weight";
+/// The embedding.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Returns the weight files of a folder: `model.safetensors`, or those that the index names. Where both
+/// are there the single file counts, as in transformers.
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let index = folder.join("model.safetensors.index.json");
     let single = folder.join("model.safetensors");
+    if single.exists() {
+        return Ok(vec![single]);
+    }
     if !index.exists() {
-        if single.exists() {
-            return Ok(vec![single]);
-        }
         let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
             .iter()
             .any(|name| folder.join(name).exists());

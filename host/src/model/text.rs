@@ -106,9 +106,10 @@ impl Model {
 
     /// Returns a prompt with a completion, as it is trained on and scored.
     ///
-    /// After a chat, a completion that is whole ([`Finish::Stop`]) is followed by the end-of-turn
-    /// token, which is trained like the rest; after raw text nothing is added. Fails where nothing
-    /// is left to train on, and where the example is longer than the model's context.
+    /// A completion that is whole ([`Finish::Stop`]) is followed by the token that ends a turn, which
+    /// is trained like the rest; after raw text, as in TRL, by the one that ends a text, where the
+    /// model has one. Fails where nothing is left to train on, and where the example is longer than the
+    /// model's context.
     pub fn encode_example(
         &self,
         prompt: &Text,
@@ -118,8 +119,13 @@ impl Model {
         let mut tokens = self.prompt_tokens(prompt)?;
         let prompt_length = tokens.len();
         tokens.extend(self.tokenizer.encode_plain(completion)?);
-        if let (Text::Chat(_), Finish::Stop) = (prompt, finish) {
-            tokens.push(self.required_end_of_turn()?);
+        if tokens.len() == prompt_length && matches!(prompt, Text::Raw(_)) {
+            return Err(ModelError::NothingToTrain);
+        }
+        match (prompt, finish) {
+            (Text::Chat(_), Finish::Stop) => tokens.push(self.required_end_of_turn()?),
+            (Text::Raw(_), Finish::Stop) => tokens.extend(self.tokenizer.eos()),
+            (_, Finish::Length) => {}
         }
         if tokens.len() == prompt_length {
             return Err(ModelError::NothingToTrain);

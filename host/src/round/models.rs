@@ -432,9 +432,14 @@ fn load(
     Ok(Engine::new(device.clone(), weights))
 }
 
-/// Returns the row that scores a completion after a prompt.
+/// Returns the row that scores a completion after a prompt: as it stands after raw text, as the
+/// assistant's message after a chat.
 pub fn row(model: &Model, prompt: &Text, completion: &str) -> Result<logprob::Row, ModelError> {
-    let example = model.encode_example(prompt, completion, Finish::Stop)?;
+    let finish = match prompt {
+        Text::Raw(_) => Finish::Length,
+        Text::Chat(_) => Finish::Stop,
+    };
+    let example = model.encode_example(prompt, completion, finish)?;
     let from = example.trained.iter().position(|&trained| trained).unwrap_or(example.tokens.len());
     Ok(logprob::Row { tokens: example.tokens, from })
 }

@@ -106,6 +106,7 @@ pub fn prepare(
         })?;
     }
     check_new_tokens(&set, &models)?;
+    check_steered(&set, &given)?;
     readable(&models["policy"].model, &prompts, &given, &held_out)?;
     let id = |opened: &Opened| ModelId {
         name: opened.model.name.clone(),
@@ -187,6 +188,29 @@ fn readable(
         }
     }
     Ok(())
+}
+
+/// Fails where an objective tells completions apart by role, and pairs that are given have no roles.
+fn check_steered(set: &PluginSet, given: &BTreeMap<String, GivenPair>) -> Result<(), RunError> {
+    let trains = (1..=set.run.rounds).filter_map(|round| set.train(round));
+    let preference = trains.filter_map(|train| train.preference());
+    let Some(objective) = preference.into_iter().find(|preference| preference.tells_by_role())
+    else {
+        return Ok(());
+    };
+    match given.values().find(|pair| pair.steered.is_none()) {
+        None => Ok(()),
+        Some(pair) => Err(RunError::Settings {
+            what: format!(
+                "objective `{}` learns from answers under principles, and the pair `{}` has none",
+                objective.name(),
+                pair.prompt.id
+            ),
+            hint: "give each row `raw`, `p_system` and `n_system`, or take another objective, such as \
+                   `dpo`"
+                .into(),
+        }),
+    }
 }
 
 /// Fails where completions may be so long that no prompt fits into the model's context with them: every

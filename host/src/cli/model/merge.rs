@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write,
-    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -12,11 +11,14 @@ use crate::{
     model::{
         adapter::Adapter,
         backend::{AnyDevice, WeightType},
+        checkpoint::Checkpoint,
         export::{self, Dtype, NewFolder},
+        forward::Engine,
+        layout,
         merge::{self, Difference, Merged},
         peft,
         text::Model,
-        weights::{LoadedAdapter, WeightsError},
+        weights::{LoadedAdapter, Weights, WeightsError},
     },
     progress::{Progress, Style, go_on},
     record::Text,
@@ -34,7 +36,6 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let opened = host::open(&name, &progress)?;
     let model = &*opened.model;
     let adapter = host::read_adapter(&args.adapter, &opened)?;
-    note_another_base(&args.adapter, model);
     let settings = export::Settings {
         dtype: args.dtype.map_or_else(|| Dtype::of(model), Dtype::from),
         max_shard_size: args.max_shard_size,
@@ -56,7 +57,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let check = match &before {
         Some(before) => {
             let folder = folder.unfinished();
-            Some(before.compare(folder, settings.dtype, &device, &progress)?)
+            Some(before.compare(folder, &merged, settings.dtype, &device, &progress)?)
         }
         None => None,
     };
@@ -70,27 +71,6 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     }
     output::print(&format!("{} model in {out}\n", settings.dtype.torch_name()))?;
     output::print(&format!("talk to it:   aligner model chat --model {}\n", shown(&args.out)))
-}
-
-/// Says where an adapter was made for a model of another name; of the same shape, it would go in
-/// without a word.
-fn note_another_base(folder: &Path, model: &Model) {
-    let (name, _) = model.base_name();
-    let is_hub_name = |name: &str| {
-        let parts: Vec<&str> = name.split('/').collect();
-        matches!(parts[..], [owner, name] if !owner.is_empty() && !name.is_empty() && owner != ".")
-            && !Path::new(name).exists()
-    };
-    if let Some(base) = peft::base_of(folder)
-        && base != name
-        && is_hub_name(&base)
-        && is_hub_name(&name)
-    {
-        let _ = writeln!(
-            std::io::stderr(),
-            "note: the adapter names `{base}` as its base, and goes into `{name}`"
-        );
-    }
 }
 
 /// What is compared: short, in several languages and forms, and always the same.
@@ -128,11 +108,13 @@ impl Before {
         Ok(Before { sequences, adapted, effect })
     }
 
-    /// Opens the folder as any user would, and fails where it reads other tokens or says something
-    /// else than rounding explains.
+    /// Opens the folder as any user would, and fails where it reads other tokens, holds other numbers
+    /// than the merged ones as `dtype` rounds them, or where these, in f32, say something else than
+    /// model and adapter apart.
     fn compare(
         &self,
         folder: &Path,
+        merged: &Merged<'_>,
         dtype: Dtype,
         device: &AnyDevice,
         progress: &Progress,
@@ -144,28 +126,72 @@ impl Before {
                 "the merged folder's tokenizer gives other tokens than the model's",
             ));
         }
+        same_numbers(&*opened.checkpoint, merged, dtype, progress)?;
+        let vocab = opened.model.spec.vocab;
+        let exact = match dtype {
+            Dtype::F32 => None,
+            Dtype::Bf16 | Dtype::F16 => {
+                let mut hear = progress.counter("loading the merged weights", "tensors");
+                let weights = Weights::load_as(device, merged, WeightType::F32, &mut hear);
+                let engine = Engine::new(device.clone(), weights.map_err(RunError::from)?);
+                let loaded = Loaded { model: opened.model.clone(), engine };
+                Some(logits(&loaded, None, &self.sequences)?)
+            }
+        };
         let (loaded, _) = host::load_adapted(&opened, None, device, WeightType::F32, progress)?;
         let after = logits(&loaded, None, &self.sequences)?;
-        let vocab = opened.model.spec.vocab;
-        let check = Check {
-            dtype,
+        let exact = Difference::of(&self.adapted, exact.as_ref().unwrap_or(&after), vocab);
+        let most = SUMS * exact.magnitude;
+        if exact.largest > most {
+            let message = format!(
+                "the merged model is not the model with its adapter: in f32 a logit differs by {:.3e}, \
+                 and the order of sums explains {most:.3e}",
+                exact.largest
+            );
+            return Err(CliError::new(exit::MODEL_OR_DATA, message)
+                .hint("`--no-check` writes the folder all the same"));
+        }
+        Ok(Check {
             prompts: self.sequences.len(),
             rounding: Difference::of(&self.adapted, &after, vocab),
             effect: self.effect,
-        };
-        if check.rounding.largest <= check.bound() {
-            return Ok(check);
-        }
-        let message = format!(
-            "the merged model is not the model with its adapter: a logit differs by {:.3e}, and \
-             rounding to {} explains {:.3e}",
-            check.rounding.largest,
-            dtype.torch_name(),
-            check.bound()
-        );
-        Err(CliError::new(exit::MODEL_OR_DATA, message)
-            .hint("`--dtype f32` rounds least; `--no-check` writes the folder all the same"))
+        })
     }
+}
+
+/// The largest difference of a logit that sums in another order explain, as a part of the largest logit.
+///
+/// A weight is off by up to half a unit in its last place, and the errors of all blocks add up like a
+/// random walk. A model of 30 blocks showed 1e-5. A wrong scale, order of rows or tensor is off by a good
+/// part of the magnitude itself.
+const SUMS: f32 = 1e-4;
+
+/// Fails where a checkpoint holds other numbers than the merged ones in this type.
+fn same_numbers(
+    written: &dyn Checkpoint,
+    merged: &Merged<'_>,
+    dtype: Dtype,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let tensors = layout::tensors(merged.spec());
+    let mut count = progress.counter("comparing", "tensors");
+    for (i, (name, shape)) in tensors.iter().enumerate() {
+        let read = |checkpoint: &dyn Checkpoint| {
+            checkpoint.tensor(name, shape).map_err(|e| RunError::from(WeightsError::from(e)))
+        };
+        let (found, wanted) = (read(written)?, read(merged)?);
+        let wrong = found.iter().zip(&wanted).position(|(found, &wanted)| *found != dtype.round(wanted));
+        if let Some(at) = wrong {
+            let message = format!(
+                "the folder holds {} in `{name}` at position {at}, and not {}",
+                found[at],
+                dtype.round(wanted[at])
+            );
+            return Err(CliError::new(exit::INTERNAL, message));
+        }
+        count(i + 1, tensors.len());
+    }
+    Ok(())
 }
 
 fn logits(
@@ -193,7 +219,6 @@ fn sequences(model: &Model) -> Result<Vec<Vec<u32>>, CliError> {
 
 /// How a merged model compares.
 struct Check {
-    dtype: Dtype,
     prompts: usize,
     /// Between model and adapter apart, and the merged folder.
     rounding: Difference,
@@ -202,21 +227,6 @@ struct Check {
 }
 
 impl Check {
-    /// The largest difference that rounding explains, as a part of the largest logit.
-    ///
-    /// Each weight is off by up to half a unit in its last place (6e-8, 2e-4 and 2e-3 of itself), and
-    /// the errors of all blocks add up like a random walk. A model of 30 blocks showed 1e-5, 5e-3 and
-    /// 1.4e-2; the bounds leave four to eight times as much, for deeper ones. A wrong scale, order of
-    /// rows or tensor is off by a good part of the magnitude itself.
-    fn bound(&self) -> f32 {
-        let share = match self.dtype {
-            Dtype::F32 => 1e-4,
-            Dtype::F16 => 2e-2,
-            Dtype::Bf16 => 6e-2,
-        };
-        share * self.rounding.magnitude
-    }
-
     fn sentences(&self) -> String {
         let Check { prompts, rounding, effect, .. } = self;
         format!(
