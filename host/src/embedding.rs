@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::generate::batch::Start;
-use crate::generate::{Progress, SequenceError, Settings, check_tokens, new_batch};
+use crate::generate::batch::{Batch, Start};
+use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
 use crate::logprob::Row;
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
@@ -22,7 +22,7 @@ pub fn embed<B: Backend>(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f32>>, SequenceError> {
     for (index, row) in rows.iter().enumerate() {
-        check_tokens(engine, index, &row.tokens, 0)?;
+        check_tokens(engine, &row.tokens, 0).map_err(SequenceError::of(index))?;
     }
     let places: Vec<usize> =
         (0..rows.len()).filter(|&i| rows[i].from < rows[i].tokens.len()).collect();
@@ -33,7 +33,7 @@ pub fn embed<B: Backend>(
     let starts: Vec<Start> = places.iter().map(start).collect();
     let width = engine.weights.spec.hidden;
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
-    let mut batch = new_batch(engine, adapter, &starts, settings)?;
+    let mut batch = Batch::new(engine, adapter, &starts, settings)?;
     let done = rows.len() - places.len();
     let mut state = Progress { done, total: rows.len(), tokens: 0 };
     let mut waiting = 0..starts.len();
@@ -52,7 +52,7 @@ pub fn embed<B: Backend>(
         for (made, hidden) in made.into_iter().zip(hidden.chunks(width)) {
             let index = places[made.index];
             if hidden.iter().any(|value| !value.is_finite()) {
-                return Err(SequenceError::NotFinite { index, position: made.position });
+                return Err(SequenceError::of(index)(Unfit::NotFinite { position: made.position }));
             }
             let sum = &mut sums[index];
             sum.resize(width, 0.0);

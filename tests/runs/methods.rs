@@ -46,7 +46,7 @@ fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
         "train.warmup_ratio=0",
         "evaluate.measures=['perplexity']",
     ];
-    let sets = small.iter().chain([&held_out.as_str()]).flat_map(|set| ["--set", set]);
+    let sets = small.iter().copied().chain([held_out.as_str()]).flat_map(|set| ["--set", set]);
     let fixed = ["--plugins", method, "--out", out, "--model", &tiny];
     let arguments: Vec<&str> = fixed.into_iter().chain(sets).chain(more.iter().copied()).collect();
     place.aligner(&arguments)
@@ -269,7 +269,8 @@ fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
         config["model_type"] = json!("mistral");
         config["sliding_window"] = json!(24);
     });
-    let questions = ["Write some.", "Go on", "How good is it?", "1. What now?", "Good", "So: ", "x", "."];
+    let questions =
+        ["Write some.", "Go on", "How good is it?", "1. What now?", "Good", "So: ", "x", "."];
     let rows = questions.map(|question| {
         let prompt = format!("{question}{question}{ending}");
         json!({ "prompt": prompt, "chosen": words, "rejected": "?" }).to_string() + "\n"
@@ -294,7 +295,8 @@ const TASKS: &str = " Name a small bird.\n10. Say what rain is.\n11. Count slowl
 fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
     let place = Place::new();
     let writer = format!("models.writer='{}'", actor(&place, "writer", "\n\n9.", TASKS));
-    let scorer = format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
+    let scorer =
+        format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
     let more = [
         "--rounds",
         "2",

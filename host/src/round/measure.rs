@@ -170,13 +170,14 @@ fn numbers(
     let (engine, adapter) = shop.models.scorer(asker.policy())?;
     let bar = shop.progress.stage(&label(place), rows.len() as u64, "completions");
     let mut points = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(AT_ONCE) {
+    for (rows, places) in rows.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
         let mut go_on = |_| go_on(shop.cancel);
         let found = embed(&engine, adapter, rows, &Settings::default(), &mut go_on);
         if let Err(SequenceError::Cancelled) = found {
             asker.check_cancel()?;
         }
-        points.extend(found?);
+        let id = |row: usize| records[places[row]].id();
+        points.extend(found.map_err(|error| RunError::of_engine(error, id))?);
         bar.inc(rows.len() as u64);
     }
     bar.finish();

@@ -78,6 +78,7 @@ pub fn of_given(
 ) -> RoundSummary {
     RoundSummary {
         round,
+        written: None,
         prompts: 0,
         completions: 0,
         kept: 0,

@@ -140,7 +140,8 @@ mod tests {
         for (name, text) in PLUGIN_SETS {
             let set: toml::Table = text.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(set["method"]["name"].as_str(), Some(*name));
-            let filters = set.get("filter").and_then(|filters| filters.as_array()).into_iter().flatten();
+            let filters =
+                set.get("filter").and_then(|filters| filters.as_array()).into_iter().flatten();
             for user in filters
                 .chain(["principle", "sampler", "difficulty"].iter().filter_map(|it| set.get(*it)))
             {
@@ -155,16 +156,7 @@ mod tests {
         let names: Vec<_> = PLUGIN_SETS.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
-            [
-                "dromedary",
-                "i-sheep",
-                "rlcd",
-                "self-instruct",
-                "soft",
-                "soft-plus",
-                "sso",
-                "sso-v2"
-            ]
+            ["dromedary", "i-sheep", "rlcd", "self-instruct", "soft", "soft-plus", "sso", "sso-v2"]
         );
     }
 

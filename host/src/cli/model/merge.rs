@@ -180,7 +180,8 @@ fn same_numbers(
             checkpoint.tensor(name, shape).map_err(|e| RunError::from(WeightsError::from(e)))
         };
         let (found, wanted) = (read(written)?, read(merged)?);
-        let wrong = found.iter().zip(&wanted).position(|(found, &wanted)| *found != dtype.round(wanted));
+        let wrong =
+            found.iter().zip(&wanted).position(|(found, &wanted)| *found != dtype.round(wanted));
         if let Some(at) = wrong {
             let message = format!(
                 "the folder holds {} in `{name}` at position {at}, and not {}",

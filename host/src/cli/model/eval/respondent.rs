@@ -106,7 +106,10 @@ impl Respondent<'_> {
         bar.finish();
         match failed {
             Some(error) => Err(error.into()),
-            None => result.map_err(stopped).map(|()| answers),
+            None => {
+                result.map_err(|error| stopped(error, |job| prompts[places[job]].0))?;
+                Ok(answers)
+            }
         }
     }
 
@@ -115,7 +118,12 @@ impl Respondent<'_> {
         let model = &*self.loaded.model;
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         for (place, Asked { row, prompt, completion, finish }) in asked.iter().enumerate() {
-            let example = model.encode_example(prompt, completion, *finish);
+            // Raw text is scored as it stands.
+            let finish = match prompt {
+                Text::Raw(_) => Finish::Length,
+                Text::Chat(_) => *finish,
+            };
+            let example = model.encode_example(prompt, completion, finish);
             let Some(example) = fitting(row, example)? else { continue };
             let from = example.trained.iter().take_while(|trained| !**trained).count();
             rows.push(logprob::Row { tokens: example.tokens, from });
@@ -136,7 +144,8 @@ impl Respondent<'_> {
         );
         bar.finish();
         let mut said = vec![None; asked.len()];
-        for (place, score) in places.into_iter().zip(scores.map_err(stopped)?) {
+        let scores = scores.map_err(|error| stopped(error, |row| asked[places[row]].row))?;
+        for (place, score) in places.into_iter().zip(scores) {
             let tokens = score.token_logprobs.len();
             said[place] = Some(Said { logprob: score.logprob, tokens });
         }
@@ -153,9 +162,9 @@ fn fitting<T>(row: &str, encoded: Result<T, ModelError>) -> Result<Option<T>, Cl
     }
 }
 
-fn stopped(error: SequenceError) -> CliError {
+fn stopped<'a>(error: SequenceError, row: impl FnOnce(usize) -> &'a str) -> CliError {
     match error {
         SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),
-        error => RunError::from(error).into(),
+        error => RunError::of_engine(error, row).into(),
     }
 }
