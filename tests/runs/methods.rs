@@ -200,7 +200,7 @@ fn check_contrast(files: &Files, round: u32, variants: usize) {
             let written = variant["completion"]["text"].as_str().unwrap();
             let learnt = row[column][0]["content"].as_str().unwrap();
             // The clean-up adds no more than a full stop.
-            assert!(learnt.starts_with(written.trim()), "{learnt:?} of {written:?}");
+            assert!(learnt.trim().starts_with(written.trim()), "{learnt:?} of {written:?}");
             let system = &variant["prompt"]["chat"][0];
             assert_eq!(system["role"], "system", "{variant}");
             assert_eq!(asked(&variant["prompt"]), row["prompt"][0]["content"].as_str().unwrap());

@@ -240,7 +240,11 @@ fn pairs_from_a_file_are_learnt_from_as_they_stand() {
             let completion = &record["variants"][variant]["completion"];
             let [a, b] = [&completion["logprob"], &referred["logprobs"][logprob]]
                 .map(|number| number.as_f64().unwrap());
-            assert!((a - b).abs() < 1e-9 * a.abs(), "{record} {referred}");
+            // After raw text the end is learnt, and not measured: a whole text may go on.
+            match record["variants"][variant]["prompt"].get("raw") {
+                Some(_) => assert!(b < a, "{record} {referred}"),
+                None => assert!((a - b).abs() < 1e-9 * a.abs(), "{record} {referred}"),
+            }
             assert!(completion["tokens"].as_u64().unwrap() > 1);
         }
     }
