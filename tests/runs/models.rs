@@ -1,5 +1,5 @@
 //! Models and adapters that cannot be used: each is refused in one sentence that names file, tensor or
-//! field, and what was expected.
+//! field, and what was expected. And a GGUF file that another writer made, which can.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -212,4 +212,31 @@ fn an_adapter_of_another_model_is_named() {
     of(&["model", "chat", "--prompt", "x"]);
     of(&["model", "merge", "--out", "merged"]);
     assert!(!place.path("merged").exists());
+}
+
+#[test]
+fn a_gguf_file_with_a_sentencepiece_tokenizer_is_scored() {
+    let place = Place::new();
+    let bytes = std::fs::read(tests().join("fixtures/sentencepiece.json")).unwrap();
+    let expected = &serde_json::from_slice::<Value>(&bytes).unwrap()["row"];
+    let row = json!({
+        "id": expected["id"], "prompt": expected["prompt"], "completion": expected["completion"],
+    });
+    std::fs::write(place.path("rows.jsonl"), format!("{row}\n")).unwrap();
+    let model = tests().join("fixtures/sentencepiece.gguf").display().to_string();
+    let arguments =
+        ["model", "score", "--model", &model, "--data", "rows.jsonl", "--per-token", "--device"];
+    let said = place.aligner(&[&arguments[..], &["cpu"]].concat()).expect(0);
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    for key in ["id", "token_ids", "first_scored"] {
+        assert_eq!(found[key], expected[key]);
+    }
+    let list = |value: &Value| -> Vec<f64> {
+        serde_json::from_value(value["token_logprobs"].clone()).unwrap()
+    };
+    let (found, expected) = (list(&found), list(expected));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Tokenizers: text to token ids and back, with special tokens kept apart from plain text.
 
+mod stream;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,6 +12,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
 use super::error::ModelError;
+pub use stream::TextStream;
 
 /// A tokenizer, with what the model's files say about its special tokens.
 pub struct Tokenizer {
@@ -297,7 +300,7 @@ impl Tokenizer {
 
     /// Begins to decode a text token by token.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), start: 0, told: 0 }
+        TextStream::new(self)
     }
 
     /// Returns the id that ends the turn in `text`, a rendered chat cut off just after the words
@@ -441,46 +444,6 @@ impl Escapes {
         self.pairs.iter().fold(text.to_owned(), |text, (letter, stand_in)| {
             text.replace(*stand_in, letter.encode_utf8(&mut [0; 4]))
         })
-    }
-}
-
-/// Text that arrives token by token.
-///
-/// A token may hold a part of a character; [`TextStream::push`] keeps it back until the rest is
-/// there, so that what it returns is always whole.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    /// From here on ids are decoded together.
-    start: usize,
-    /// How many ids have been told.
-    told: usize,
-}
-
-impl TextStream<'_> {
-    /// Takes a token; returns the text that became whole with it, which may be empty.
-    pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
-        self.ids.push(id);
-        let (told, all) = self.texts()?;
-        if all.ends_with('\u{FFFD}') || all.len() <= told.len() {
-            return Ok(String::new());
-        }
-        let new = all.get(told.len()..).unwrap_or_default().to_owned();
-        self.start = self.told;
-        self.told = self.ids.len();
-        Ok(new)
-    }
-
-    /// Returns what was kept back; a part of a character becomes U+FFFD.
-    pub fn finish(self) -> Result<String, ModelError> {
-        let (told, all) = self.texts()?;
-        Ok(all.get(told.len()..).unwrap_or_default().to_owned())
-    }
-
-    /// The text told already of the last ids, and with those kept back.
-    fn texts(&self) -> Result<(String, String), ModelError> {
-        let told = self.tokenizer.decode(&self.ids[self.start..self.told])?;
-        Ok((told, self.tokenizer.decode(&self.ids[self.start..])?))
     }
 }
 

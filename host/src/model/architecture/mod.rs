@@ -68,8 +68,8 @@ pub(super) fn from_gguf(
         "qwen3" => Ok((qwen3::from_gguf(&settings)?, RowOrder::Halves)),
         other => Err(settings.unsupported(
             format!("the architecture `{other}`"),
-            "supported in GGUF files are `llama` (Llama 2 and 3, SmolLM2, Mistral), `qwen2` (also \
-             Qwen2.5) and `qwen3`",
+            "supported in GGUF files are `llama` (Llama 2 and 3, TinyLlama, SmolLM2, Mistral), \
+             `qwen2` (also Qwen2.5) and `qwen3`, with the tokenizers `gpt2` and `llama`",
         )),
     }
 }

@@ -67,6 +67,7 @@ enum Value {
     Text(String),
     Texts(Vec<String>),
     Integers(Vec<i64>),
+    Floats(Vec<f32>),
     Other,
 }
 
@@ -209,6 +210,15 @@ impl Header {
             Some(other) => Err(wrong(name, other, "a list of whole numbers")),
         }
     }
+
+    /// Returns a list of numbers; empty where the setting is not there.
+    pub fn numbers(&self, name: &str) -> Result<&[f32], String> {
+        match self.values.get(name) {
+            None => Ok(&[]),
+            Some(Value::Floats(value)) => Ok(value),
+            Some(other) => Err(wrong(name, other, "a list of numbers")),
+        }
+    }
 }
 
 fn wrong(name: &str, found: &Value, expected: &str) -> String {
@@ -217,7 +227,9 @@ fn wrong(name: &str, found: &Value, expected: &str) -> String {
         Value::Float(value) => value.to_string(),
         Value::Bool(value) => value.to_string(),
         Value::Text(_) => "a text".to_owned(),
-        Value::Texts(_) | Value::Integers(_) | Value::Other => "a list".to_owned(),
+        Value::Texts(_) | Value::Integers(_) | Value::Floats(_) | Value::Other => {
+            "a list".to_owned()
+        }
     };
     format!("has `{name}` = {found}, expected {expected}")
 }
@@ -345,6 +357,7 @@ impl<'a> Reader<'a> {
         Ok(match kind {
             4 => Value::Integers(numbers().map(|&word| u32::from_le_bytes(word).into()).collect()),
             5 => Value::Integers(numbers().map(|&word| i32::from_le_bytes(word).into()).collect()),
+            6 => Value::Floats(numbers().map(|&word| f32::from_le_bytes(word)).collect()),
             _ => Value::Other,
         })
     }

@@ -15,19 +15,19 @@ use crate::model::spec::{Rope, RopeScaling};
 use crate::model::tokenizer::optional_json;
 use crate::model::{export, source};
 
-fn fixtures() -> PathBuf {
+pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 /// What goes into a file.
-struct Parts {
+pub struct Parts {
     settings: Vec<(String, Value)>,
     tensors: Vec<(String, QTensor)>,
 }
 
 impl Parts {
     /// The tiny model, its matrices in the given type.
-    fn tiny(dtype: GgmlDType) -> Parts {
+    pub fn tiny(dtype: GgmlDType) -> Parts {
         let folder = fixtures().join("tiny-llama");
         let (model, checkpoint) = source::open(folder.to_str().unwrap(), &mut |_| ()).unwrap();
         let spec = &model.spec;
@@ -88,7 +88,7 @@ impl Parts {
         Parts { settings, tensors }
     }
 
-    fn set(mut self, name: &str, value: Option<Value>) -> Parts {
+    pub fn set(mut self, name: &str, value: Option<Value>) -> Parts {
         self.settings.retain(|(other, _)| other != name);
         self.settings.extend(value.map(|value| (name.to_owned(), value)));
         self
@@ -102,7 +102,7 @@ impl Parts {
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());
         let settings: Vec<_> = self.settings.iter().map(|(name, v)| (name.as_str(), v)).collect();
         let tensors: Vec<_> = self.tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
@@ -234,7 +234,7 @@ fn gguf_name(name: &str) -> String {
 }
 
 /// Writes a file and opens it.
-fn open(bytes: &[u8]) -> Result<(crate::model::text::Model, Box<dyn Checkpoint>), String> {
+pub fn open(bytes: &[u8]) -> Result<(crate::model::text::Model, Box<dyn Checkpoint>), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, bytes).unwrap();
@@ -372,6 +372,7 @@ fn settings_of_llama_3() {
 
     for (pre, bos, ids) in [
         ("llama-bpe", true, "in 1234 'S"),
+        ("tekken", true, "in 1234 'S"),
         ("qwen2", false, "in 1234 'S"),
         ("gpt-2", false, "in 1234 'S"),
     ] {
@@ -430,18 +431,19 @@ fn what_is_wrong_is_named() {
     check("general.alignment", Some(Value::U32(0)), "`m.gguf` has `general.alignment` = 0");
     check(
         "tokenizer.ggml.model",
-        text("llama"),
-        "the tokenizer in `m.gguf` is of the kind `llama`, and only byte-level BPE (`gpt2`) is \
-         read from GGUF files; use the model's folder in Hugging Face layout",
+        text("bert"),
+        "the tokenizer in `m.gguf` is of the kind `bert`, and only byte-level BPE (`gpt2`) and \
+         SentencePiece BPE (`llama`) are read from GGUF files; use the model's folder in Hugging \
+         Face layout",
     );
     let unknown = |name: &str| {
         format!(
             "the tokenizer in `m.gguf` cuts text in a way that is not known: `tokenizer.ggml.pre` \
-             is {name}, expected `smollm`, `llama-bpe`, `qwen2` or `gpt-2`; use the model's \
-             folder in Hugging Face layout"
+             is {name}, expected `smollm`, `llama-bpe`, `llama3`, `llama-v3`, `qwen2`, `tekken` or \
+             `gpt-2`; use the model's folder in Hugging Face layout"
         )
     };
-    check("tokenizer.ggml.pre", text("tekken"), &unknown("`tekken`"));
+    check("tokenizer.ggml.pre", text("default"), &unknown("`default`"));
     check("tokenizer.ggml.pre", None, &unknown("absent"));
     check(
         "tokenizer.ggml.eos_token_id",
