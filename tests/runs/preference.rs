@@ -263,6 +263,11 @@ fn pairs_from_a_file_are_learnt_from_as_they_stand() {
         6
     );
 
+    let bare = given(&place, false);
+    let sso = ["--rounds", "1", "--from-data", &bare, "--set", "train.objective='sso'"];
+    place.set("tiny-dpo", "bare", &sso).expect(2).says(&["objective `sso`", "`p_system`"]);
+    assert!(!place.path("bare").exists());
+
     std::fs::write(place.path("broken.jsonl"), "{\"prompt\": \"a\", \"chosen\": \"b\"}\n").unwrap();
     run(&place, "broken", &["--from-data", "broken.jsonl"])
         .expect(4)

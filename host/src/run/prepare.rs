@@ -190,24 +190,22 @@ fn readable(
     Ok(())
 }
 
-/// Fails where an objective tells completions apart by role, and pairs that are given have no roles.
+/// Fails where an objective tells completions apart by role, and no pair that is given has roles.
 fn check_steered(set: &PluginSet, given: &BTreeMap<String, GivenPair>) -> Result<(), RunError> {
-    let trains = (1..=set.run.rounds).filter_map(|round| set.train(round));
-    let preference = trains.filter_map(|train| train.preference());
-    let Some(objective) = preference.into_iter().find(|preference| preference.tells_by_role())
-    else {
+    if given.is_empty() || given.values().any(|pair| pair.steered.is_some()) {
         return Ok(());
-    };
-    match given.values().find(|pair| pair.steered.is_none()) {
+    }
+    let trains = (1..=set.run.rounds).filter_map(|round| set.train(round));
+    let mut preferences = trains.filter_map(|train| train.preference());
+    match preferences.find(|preference| preference.tells_by_role()) {
         None => Ok(()),
-        Some(pair) => Err(RunError::Settings {
+        Some(objective) => Err(RunError::Settings {
             what: format!(
-                "objective `{}` learns from answers under principles, and the pair `{}` has none",
-                objective.name(),
-                pair.prompt.id
+                "objective `{}` learns from answers under principles, and the pairs that are given have \
+                 none",
+                objective.name()
             ),
-            hint: "give each row `raw`, `p_system` and `n_system`, or take another objective, such as \
-                   `dpo`"
+            hint: "give rows `raw`, `p_system` and `n_system`, or take another objective, such as `dpo`"
                 .into(),
         }),
     }
