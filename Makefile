@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -25,6 +25,14 @@ build: setup
 # SOFT+ on SmolLM2-135M-Instruct: three rounds on the CPU. A second call finds the work done.
 demo: build
 	$(ALIGNER) --plugins soft-plus.toml --out $(DEMO) --resume
+
+# Every method's plugin set on SmolLM2-135M-Instruct, one after the other; a second call finds the work
+# done. What they came to stands in docs/methods.
+METHODS := self-instruct dromedary soft soft-plus i-sheep rlcd sso sso-v2 expo
+methods: build
+	for method in $(METHODS); do \
+	  $(ALIGNER) --plugins $$method.toml --out runs/methods/$$method --resume || [ $$? = 6 ] || exit 1; \
+	done
 
 # The demo's first round on a few prompts, for CI.
 smoke: build
