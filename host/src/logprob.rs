@@ -50,7 +50,7 @@ pub fn score<B: Backend>(
 ) -> Result<Vec<Score>, SequenceError> {
     for (index, row) in rows.iter().enumerate() {
         check_tokens(engine, &row.tokens, 0)
-            .and_then(|()| if row.from == 0 { Err(Unfit::Empty) } else { Ok(()) })
+            .and(if row.from == 0 { Err(Unfit::Empty) } else { Ok(()) })
             .map_err(SequenceError::of(index))?;
     }
     // Rows with nothing to score need no pass.
