@@ -1,9 +1,9 @@
 //! Byte-level BPE, as of GPT-2, Llama 3, Qwen and Mistral Nemo.
 //!
 //! A file gives vocabulary and merges, and of the rest only a name: `tokenizer.ggml.pre`. What it
-//! stands for is written down here, with the patterns of the models' own `tokenizer.json`. `default`
-//! is not among them: llama.cpp writes it where it knows no name, and cuts text in a way of its own,
-//! which was no model's.
+//! stands for is written down here, with the patterns of the models' own `tokenizer.json`.
+//! `default` is not among them: llama.cpp cuts such text in a way of its own and warns of it, and
+//! transformers in another.
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -19,7 +19,7 @@ use crate::model::gguf::header::Header;
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// How Qwen 2 cuts text before merging: as Llama 3, with single digits.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// How Mistral Nemo cuts text before merging: also where a word goes from small letters to capitals.
+/// How Mistral Nemo cuts text before merging: also before a capital after small letters.
 pub(super) const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 pub(super) fn build(header: &Header, tokens: &Tokens) -> Result<Bare, String> {

@@ -1,15 +1,15 @@
 //! SentencePiece BPE, as of Llama 2, TinyLlama and Mistral.
 //!
-//! A file gives tokens with scores, and merges follow from them: whatever two tokens make a third may
-//! be merged, and of two merges that with the better score is made first. Bytes stand for letters
-//! that are not in the vocabulary.
+//! A file gives tokens with scores, and merges follow from them: whatever two tokens make a third
+//! may be merged, and of two merges that with the better score is made first. Some files list the
+//! merges besides. Bytes stand for letters that are not in the vocabulary.
 //!
 //! Spaces are those of the `tokenizer.json` of these models (`legacy=True` in transformers), of
-//! llama.cpp, and of SentencePiece itself: one more is put before every piece of text, the first and
-//! those after special tokens, also where it begins with a space already. `legacy=False` puts one
-//! before the first piece only, and none before a space; a GGUF file does not say so of its model.
+//! llama.cpp, and of SentencePiece: one more is put before every piece of text, the first and those
+//! after special tokens, also where it begins with a space already. `legacy=False` puts one before
+//! the first piece only, and none before a space; a GGUF file does not say so of its model.
 //!
-//! What differs from both: no merge makes a control token. llama.cpp and transformers make `</s>` of
+//! One thing differs: no merge makes a control token. llama.cpp and transformers make `</s>` of
 //! `</` and `s>` where both are tokens, so that a text could end a turn; SentencePiece does not.
 
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ pub(super) fn build(header: &Header, tokens: &Tokens) -> Result<Bare, String> {
             "is missing its token types: the file has no `tokenizer.ggml.token_type`".into()
         );
     }
-    // As llama.cpp has it where a file names none.
+    // Where a file names no such tokens, llama.cpp takes these.
     let (bos, eos, unknown) = (Some(1), Some(2), 0);
     let key = "tokenizer.ggml.unknown_token_id";
     let unknown = header.token(key)?.unwrap_or(unknown);
@@ -78,8 +78,8 @@ fn plain<'a>(tokens: &Tokens<'a>) -> HashMap<&'a str, usize> {
         .collect()
 }
 
-/// The merges that follow from scores: the best first, and among equals that of the smallest ids, as
-/// in the `tokenizer.json` of these models.
+/// The merges that follow from scores: the best first, and among equals that of the smallest ids,
+/// as in the `tokenizer.json` of these models.
 fn merges_by_score(header: &Header, tokens: &Tokens) -> Result<Vec<(String, String)>, String> {
     let scores = header.numbers("tokenizer.ggml.scores")?;
     if scores.len() != tokens.texts.len() {
