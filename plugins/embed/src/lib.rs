@@ -156,7 +156,17 @@ mod tests {
         let names: Vec<_> = PLUGIN_SETS.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
-            ["dromedary", "expo", "i-sheep", "rlcd", "self-instruct", "soft", "soft-plus", "sso", "sso-v2"]
+            [
+                "dromedary",
+                "expo",
+                "i-sheep",
+                "rlcd",
+                "self-instruct",
+                "soft",
+                "soft-plus",
+                "sso",
+                "sso-v2"
+            ]
         );
     }
 
