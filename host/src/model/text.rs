@@ -360,7 +360,7 @@ mod tests {
             &format!("the prompt has 512 tokens, and `{name}` reads at most 511"),
         );
         check(
-            model.encode_example(&full, "aa", Finish::Stop),
+            model.encode_example(&full, "aa", Finish::Length),
             &format!("the example has 513 tokens, and `{name}` reads at most 512"),
         );
         let twice = "{{ bos_token }}<|im_start|>{{ messages[0].content }}";
