@@ -247,6 +247,28 @@ fn a_kill_or_a_full_disk_leaves_no_half_folder() {
 }
 
 #[test]
+fn an_adapter_that_has_left_its_run_is_opened_with_its_base() {
+    let place = trained(&[]);
+    std::fs::rename(place.path("run/final/adapter"), place.path("moved")).unwrap();
+    std::fs::remove_dir_all(place.path("run")).unwrap();
+    std::fs::write(place.path("rows.jsonl"), "{\"prompt\":\"a\",\"completion\":\"b\"}\n").unwrap();
+    let score = |more: &[&str]| {
+        let fixed = ["model", "score", "--adapter", "moved", "--data", "rows.jsonl"];
+        place.aligner(&[&fixed, more].concat())
+    };
+    let own = score(&[]).expect(0);
+    assert!(!own.stderr.contains("note:"), "{}", own.stderr);
+    // Of another name and the same shape, it is said so.
+    let config = place.path("moved/adapter_config.json");
+    let mut named = read_json(&config);
+    named["base_model_name_or_path"] = json!("somebody/else");
+    std::fs::write(&config, named.to_string()).unwrap();
+    let other = score(&["--model", &base()]).expect(0);
+    assert_eq!(other.stdout, own.stdout);
+    other.says(&["note: the adapter names `somebody/else` as its base, and goes beside"]);
+}
+
+#[test]
 fn an_adapter_for_another_model_or_of_another_kind_is_named() {
     let place = trained(&[]);
     let arguments = merge("merged");

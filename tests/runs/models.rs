@@ -112,6 +112,18 @@ fn models_that_cannot_be_used_are_named() {
         &["tensor `model.norm.weight` holds NaN at position 3; a weight must be finite"],
     );
 
+    weights(
+        "head",
+        &|t| {
+            let head = (Dtype::F32, vec![400, 32], vec![0; 4 * 400 * 32]);
+            t.insert("lm_head.weight".into(), head);
+        },
+        &[
+            "holds a `lm_head.weight` that is not `model.embed_tokens.weight`",
+            "tie_word_embeddings",
+        ],
+    );
+
     let fields = |name: &str, change: &dyn Fn(&mut Value), parts: &[&str]| {
         let folder = copy(&place, name);
         change_json(&folder.join("config.json"), change);
@@ -131,6 +143,12 @@ fn models_that_cannot_be_used_are_named() {
         "rope",
         &|c| c["rope_parameters"]["rope_type"] = json!("yarn"),
         &["the rope scaling `yarn`, which is not supported", "`linear` and `llama3`"],
+    );
+
+    fields(
+        "nested",
+        &|c| c["rope_parameters"] = json!({"full_attention": {"rope_theta": 1e6}}),
+        &["rotary embeddings of their own for `full_attention`, which is not supported"],
     );
 
     // A vocabulary that is larger than the embedding.
