@@ -8,10 +8,10 @@ use super::memory::{spread, trained_bytes};
 use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
-use crate::plugin::{Candidate, NoAnswers, Outcome, Place};
+use crate::plugin::{Answerer, Ask, Candidate, NoAnswers, Outcome, Place};
 use crate::plugin_set::{Alpha, Scope, Search, Train};
 use crate::progress::counted;
-use crate::record::{Exemplar, Prompt, Record, Text};
+use crate::record::{Answer, Exemplar, Prompt, Record, Text};
 use crate::report::{Plan, PlanPlugin, PlanTime};
 use crate::round::RunError;
 
@@ -190,15 +190,12 @@ fn sequences(train: &Train) -> [u64; 2] {
     [learnt, all - learnt + referred]
 }
 
-/// Renders at most `count` prompts as round 1 would, where the principle plugin need not ask for that.
+/// Renders at most `count` prompts as round 1 would; a principle plugin that asks gets no answers.
 pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, RunError> {
     let set = &prepared.set;
     let prompts: Vec<Prompt> = spread(&prepared.prompts, count);
     let plain = || prompts.iter().map(|prompt| prompt.text.clone()).collect();
     let Some(principle) = &prepared.plugins.principle else { return Ok(plain()) };
-    if set.principle.as_ref().is_some_and(|principle| principle.ask.is_some()) {
-        return Ok(plain());
-    }
     let place = place(prepared, 1, "sample");
     let mut records: Vec<Record> = prompts.iter().cloned().map(Record::new).collect();
     if let Some(sampler) = &prepared.plugins.sampler {
@@ -210,12 +207,32 @@ pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, R
             }
         }
     }
-    let stage = principle.render(&place, &records, &mut NoAnswers)?;
+    let asks = set.principle.as_ref().is_some_and(|principle| principle.ask.is_some());
+    let stage = match asks {
+        false => principle.render(&place, &records, &mut NoAnswers)?,
+        // What it puts where a model has nothing to say is about as long as what it will put.
+        true => match principle.render(&place, &records, &mut Silence) {
+            Ok(stage) => stage,
+            Err(_) => return Ok(plain()),
+        },
+    };
     let variants = stage.outcomes.into_iter().filter_map(|outcome| match outcome {
         Outcome::Done(variants) => Some(variants),
         Outcome::Failed(_) => None,
     });
     Ok(variants.flatten().map(|variant| variant.prompt).collect())
+}
+
+/// Answers nothing: no model is there yet.
+struct Silence;
+
+impl Answerer for Silence {
+    fn answer(
+        &mut self,
+        asks: &[Ask<'_>],
+    ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(asks.iter().map(|_| Answer::Unanswered("this is an estimate".into())).collect())
+    }
 }
 
 /// Returns how many prompts each round would select from the pool in the order of the file. Where they
