@@ -92,7 +92,7 @@ pub mod testing;
 pub use ask::Ask;
 pub use error::Error;
 pub use kinds::{Difficulty, Filter, Judge, Plugin, Principle, PromptWriter, Sampler, SetFilter};
-pub use prompt::System;
+pub use prompt::{RenderAs, System};
 pub use random::Rng;
 pub use types::{
     Answer, Candidate, Card, Completion, Context, Decoding, Equipment, Exemplar, Finish,

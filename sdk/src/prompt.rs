@@ -18,6 +18,27 @@ pub enum System {
     User,
 }
 
+/// How a question is put to a model: what `render_as` says in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RenderAs {
+    /// `raw`: as raw text that ends where the model goes on, for base models and for small ones that
+    /// answer something else in a conversation.
+    Raw,
+    /// `chat`: as a message of the user.
+    Chat,
+}
+
+impl RenderAs {
+    /// Returns the question as a model reads it.
+    pub fn put(self, question: String) -> Text {
+        match self {
+            RenderAs::Raw => Text::Raw(question),
+            RenderAs::Chat => Text::user(question),
+        }
+    }
+}
+
 impl System {
     /// Returns the prompt under instructions. The rest of a conversation stays as it is.
     ///

@@ -5,7 +5,7 @@
 
 use aligner_sdk::{
     Answer, Ask, Completion, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Plugin,
-    Record, Request, Reward, ScoreRequest, Text, Variant, export_judge,
+    Record, RenderAs, Request, Reward, ScoreRequest, Text, Variant, export_judge,
 };
 use serde::Deserialize;
 
@@ -51,16 +51,6 @@ enum Read {
     Logprob,
     /// From what the model writes, without chance.
     Answer,
-}
-
-/// How the question is put.
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RenderAs {
-    /// As a message of the user.
-    Chat,
-    /// As raw text that ends where the grade begins, for models without a chat template.
-    Raw,
 }
 
 /// The highest grade; the lowest is 1.

@@ -14,7 +14,8 @@ mod letter;
 
 use aligner_sdk::{
     Answer, Ask, Completion, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Pair,
-    Plugin, Record, Request, Reward, Score, ScoreRequest, Text, Variant, VariantRole, export_judge,
+    Plugin, Record, RenderAs, Request, Reward, Score, ScoreRequest, Text, Variant, VariantRole,
+    export_judge,
 };
 use serde::Deserialize;
 
@@ -67,16 +68,6 @@ enum Read {
     /// From the logprobs of the two letters. Always readable; with `rewards`, a letter's probability
     /// counts as that part of a win.
     Logprob,
-}
-
-/// How the question is put.
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RenderAs {
-    /// As a message of the user.
-    Chat,
-    /// As raw text that ends where the letter begins, for models without a chat template.
-    Raw,
 }
 
 /// The plugin.

@@ -12,8 +12,8 @@ mod prompts;
 mod score;
 
 use aligner_sdk::{
-    Answer, Ask, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Plugin, Record, Reward,
-    Text, export_judge,
+    Answer, Ask, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Plugin, Record,
+    RenderAs, Reward, export_judge,
 };
 use serde::Deserialize;
 
@@ -54,16 +54,6 @@ impl Default for SelfAssessment {
             seed: 0,
         }
     }
-}
-
-/// How the question is put to the model.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RenderAs {
-    /// As raw text that goes on with the score, as published.
-    Raw,
-    /// As a message of the user.
-    Chat,
 }
 
 impl Plugin for SelfAssessment {
@@ -137,10 +127,7 @@ export_judge!(SelfAssessment);
 
 impl SelfAssessment {
     fn request(&self, question: String) -> GenerateRequest {
-        let prompt = match self.render_as {
-            RenderAs::Raw => Text::Raw(question),
-            RenderAs::Chat => Text::user(question),
-        };
+        let prompt = self.render_as.put(question);
         let decoding = Decoding {
             temperature: Some(self.temperature),
             top_p: Some(self.top_p),
@@ -167,7 +154,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aligner_sdk::{Request, VariantRole, testing};
+    use aligner_sdk::{Request, Text, VariantRole, testing};
 
     use super::*;
 

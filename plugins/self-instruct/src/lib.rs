@@ -27,7 +27,7 @@ mod list;
 
 use aligner_sdk::{
     Ask, Candidate, Card, Context, Decoding, Equipment, Error, GenerateRequest, Plugin, Prompt,
-    PromptWriter, Rng, Sampler, Slot, Speaker, Text, export_prompt_writer, log,
+    PromptWriter, RenderAs, Rng, Sampler, Slot, Speaker, Text, export_prompt_writer, log,
 };
 use serde::Deserialize;
 
@@ -88,16 +88,6 @@ enum Style {
     Classic,
     /// A short request for a list of instructions.
     Brief,
-}
-
-/// How the request is put to the model.
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RenderAs {
-    /// As raw text that the model goes on with, for base models.
-    Raw,
-    /// As a message of the user.
-    Chat,
 }
 
 impl Plugin for SelfInstruct {
@@ -232,7 +222,7 @@ impl SelfInstruct {
             stop: Some(self.stop.clone().unwrap_or_else(beyond)),
             ..Decoding::default()
         };
-        let prompt = if raw { Text::Raw(text) } else { Text::user(text) };
+        let prompt = self.render_as.put(text);
         GenerateRequest { decoding, ..GenerateRequest::of(&self.model, prompt) }
     }
 }

@@ -19,8 +19,8 @@ mod features;
 mod written;
 
 use aligner_sdk::{
-    Ask, Context, Decoding, Error, GenerateRequest, Plugin, Principle, Record, System, Text,
-    Variant, VariantRole, export_principle,
+    Ask, Context, Decoding, Error, GenerateRequest, Plugin, Principle, Record, RenderAs, System,
+    Text, Variant, VariantRole, export_principle,
 };
 use serde::Deserialize;
 
@@ -78,17 +78,6 @@ enum Mode {
     Features,
     /// The paper's second version: a model writes them.
     Guidelines,
-}
-
-/// How guidelines are asked for.
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum RenderAs {
-    /// As a message of the user.
-    Chat,
-    /// As raw text that ends where the guideline begins. In a conversation small models answer the
-    /// query instead.
-    Raw,
 }
 
 /// Who writes guidelines, and how long they become.

@@ -1,8 +1,8 @@
 //! The second version's principles: a bad and a good guideline that a model writes for each query.
 
-use aligner_sdk::{Ask, Error, Finish, Text};
+use aligner_sdk::{Ask, Error, Finish, RenderAs, Text};
 
-use crate::{Guidelines, RenderAs, Writer};
+use crate::{Guidelines, Writer};
 
 /// Asks for a bad guideline and, in view of it, for the good one. Where either comes to nothing,
 /// `fallback` (good, bad) stands in for both.
@@ -14,15 +14,11 @@ pub(crate) fn write(
     ask: &mut Ask,
 ) -> Result<Guidelines, Error> {
     let begun = question(query);
-    let put = |text: String| match render_as {
-        RenderAs::Chat => Text::user(text),
-        RenderAs::Raw => Text::Raw(text),
-    };
-    let bad = guideline(writer, put(begun.clone()), ask)?;
+    let bad = guideline(writer, render_as.put(begun.clone()), ask)?;
     let pair = if bad.is_empty() {
         None
     } else {
-        let good = guideline(writer, put(format!("{begun}\n{bad}\n\n{GOOD}")), ask)?;
+        let good = guideline(writer, render_as.put(format!("{begun}\n{bad}\n\n{GOOD}")), ask)?;
         (!good.is_empty() && good != bad).then_some((good, bad))
     };
     let (good, bad) = match &pair {

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use aligner_sdk::{
     Answer, Ask, Candidate, Card, Context, Decoding, Equipment, Error, Finish, GenerateRequest,
-    Plugin, Prompt, PromptWriter, Sampler, Slot, Text, export_prompt_writer, log,
+    Plugin, Prompt, PromptWriter, RenderAs, Sampler, Slot, Text, export_prompt_writer, log,
 };
 use serde::Deserialize;
 
@@ -90,16 +90,6 @@ impl Default for Config {
             exemplars: 5,
         }
     }
-}
-
-/// How a request is put to the model.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RenderAs {
-    /// As raw text that the model goes on with, for base models.
-    Raw,
-    /// As a message of the user.
-    Chat,
 }
 
 /// The plugin.
@@ -287,10 +277,7 @@ impl TopicGuided {
         max_new_tokens: u32,
         stop: Vec<String>,
     ) -> GenerateRequest {
-        let prompt = match self.config.render_as {
-            RenderAs::Raw => Text::Raw(text),
-            RenderAs::Chat => Text::user(text),
-        };
+        let prompt = self.config.render_as.put(text);
         let decoding = Decoding {
             temperature: Some(self.config.temperature),
             top_p: Some(top_p),
