@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::models::{change_json, copy};
 use super::{Place, Said, lines, tests};
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -16,17 +17,11 @@ type Files = BTreeMap<String, Vec<u8>>;
 /// A copy of the tiny model that reads prompts as long as the methods', under another architecture where
 /// `change` says so.
 fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf {
-    let folder = place.path(name);
-    std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
-    let file = folder.join("config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    config["max_position_embeddings"] = json!(8192);
-    change(&mut config);
-    std::fs::write(file, config.to_string()).unwrap();
+    let folder = copy(place, name);
+    change_json(&folder.join("config.json"), &|config| {
+        config["max_position_embeddings"] = json!(8192);
+        change(config);
+    });
     folder
 }
 
@@ -148,23 +143,23 @@ fn dromedary_shows_the_same_five_examples_and_engraves_the_initial_model() {
     let files = place.files("run");
     assert_eq!(check_supervised(&files, 1), check_supervised(&files, 2));
     for round in [1, 2] {
+        let sampled = of(&files, round, "sample");
         let shown: BTreeSet<String> =
-            of(&files, round, "sample").iter().map(|row| row["exemplars"].to_string()).collect();
+            sampled.iter().map(|row| row["exemplars"].to_string()).collect();
         assert_eq!(shown.len(), 1, "{shown:?}");
-        assert_eq!(shown.first().unwrap().matches("ex-").count().max(5), 5, "{shown:?}");
+        assert_eq!(sampled[0]["exemplars"].as_array().unwrap().len(), 5, "{shown:?}");
     }
-    started_from_the_initial_model(&place, "dromedary", &more, true);
+    started_from_the_initial_model(&place, "dromedary", &more);
 }
 
 /// Checks where round 2 began: with the other `start` its first loss is another on the same rows.
-fn started_from_the_initial_model(place: &Place, method: &str, more: &[&str], is: bool) {
-    let [own, other] = if is { ["initial", "previous"] } else { ["previous", "initial"] };
+fn started_from_the_initial_model(place: &Place, method: &str, more: &[&str]) {
     let start = |start: &str| {
         let start = format!("train.start='{start}'");
         run(place, method, &start, &[more, &["--set", &start]].concat()).expect(0);
         place.files(&start)
     };
-    let (own, other, run) = (start(own), start(other), place.files("run"));
+    let (own, other, run) = (start("initial"), start("previous"), place.files("run"));
     let loss = |files: &Files, round| of(files, round, "metrics")[0]["loss"].clone();
     assert_eq!(run["rounds/02/train.jsonl"], other["rounds/02/train.jsonl"]);
     assert_eq!(loss(&run, 1), loss(&other, 1));
@@ -291,27 +286,38 @@ fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
 /// What a model writes that was asked to go on with number 9.
 const TASKS: &str = " Name a small bird.\n10. Say what rain is.\n11. Count slowly to four.\n12. Ask for some tea.\n";
 
-#[test]
-fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
-    let place = Place::new();
-    let writer = format!("models.writer='{}'", actor(&place, "writer", "\n\n9.", TASKS));
-    let scorer =
-        format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
-    let more = [
-        "--rounds",
-        "2",
+/// Trains the model that writes, and returns the setting that names it.
+fn writer(place: &Place) -> String {
+    format!("models.writer='{}'", actor(place, "writer", "\n\n9.", TASKS))
+}
+
+/// Lets the model of that setting write the prompts, always the same.
+fn written_by(writer: &str) -> [&str; 8] {
+    [
         "--set",
-        &writer,
-        "--set",
-        &scorer,
+        writer,
         "--set",
         "sampler.ask={ models = ['writer'] }",
         "--set",
         "sampler.config.model='writer'",
         "--set",
         "sampler.config.temperature=0",
+    ]
+}
+
+#[test]
+fn i_sheep_writes_answers_and_scores() {
+    let place = Place::new();
+    let writer = writer(&place);
+    let scorer =
+        format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
+    let scored = [
+        "--rounds",
+        "2",
         "--set",
         "sampler.write={ prompts = 4, slots = 6 }",
+        "--set",
+        &scorer,
         "--set",
         "judge.ask={ models = ['scorer'] }",
         "--set",
@@ -319,6 +325,7 @@ fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
         "--set",
         "judge.config.temperature=0",
     ];
+    let more = [&written_by(&writer)[..], &scored].concat();
     let said = run(&place, "i-sheep", "run", &more);
     // The second round's tasks are those of the first, and nearly the same is not kept.
     let said = said.expect(6);
@@ -344,20 +351,9 @@ fn i_sheep_writes_answers_scores_and_learns_from_the_initial_model() {
 #[test]
 fn self_instruct_learns_all_that_it_answered() {
     let place = Place::new();
-    let writer = format!("models.writer='{}'", actor(&place, "writer", "\n\n9.", TASKS));
-    let more = [
-        "--set",
-        &writer,
-        "--set",
-        "sampler.ask={ models = ['writer'] }",
-        "--set",
-        "sampler.config.model='writer'",
-        "--set",
-        "sampler.config.temperature=0",
-        "--set",
-        "sampler.write={ prompts = 3, slots = 6 }",
-    ];
-    run(&place, "self-instruct", "run", &more).expect(0);
+    let writer = writer(&place);
+    let three = ["--set", "sampler.write={ prompts = 3, slots = 6 }"];
+    run(&place, "self-instruct", "run", &[&written_by(&writer)[..], &three].concat()).expect(0);
     let files = place.files("run");
     let answered = check_supervised(&files, 1);
     assert_eq!(answered.len(), 3);

@@ -26,13 +26,14 @@ fn change_tensors(file: &Path, change: &dyn Fn(&mut Tensors)) {
     safetensors::serialize_to_file(views, None, file).unwrap();
 }
 
-fn change_json(file: &Path, change: &dyn Fn(&mut Value)) {
+pub fn change_json(file: &Path, change: &dyn Fn(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     change(&mut value);
     std::fs::write(file, value.to_string()).unwrap();
 }
 
-fn copy(place: &Place, name: &str) -> PathBuf {
+/// Copies the tiny model.
+pub fn copy(place: &Place, name: &str) -> PathBuf {
     let folder = place.path(name);
     std::fs::create_dir(&folder).unwrap();
     for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
