@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::generate::batch::{Batch, Start};
+use crate::generate::batch::{Batch, Made, Start};
+use crate::generate::read::read;
 use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
 use crate::logprob::Row;
 use crate::model::backend::Backend;
@@ -33,40 +34,21 @@ pub fn embed<B: Backend>(
     let starts: Vec<Start> = places.iter().map(start).collect();
     let width = engine.weights.spec.hidden;
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
-    let mut batch = Batch::new(engine, adapter, &starts, settings)?;
-    let done = rows.len() - places.len();
-    let mut state = Progress { done, total: rows.len(), tokens: 0 };
-    let mut waiting = 0..starts.len();
-    loop {
-        while batch.len() < settings.max_batch.max(1)
-            && waiting.start < waiting.end
-            && batch.start(waiting.start, &starts[waiting.start])
-        {
-            waiting.start += 1;
-        }
-        if batch.len() == 0 {
-            break;
-        }
-        let made = batch.pass()?;
-        let hidden = engine.backend.view(batch.hidden(), 0..made.len() * width)?.into_owned();
-        for (made, hidden) in made.into_iter().zip(hidden.chunks(width)) {
-            let index = places[made.index];
+    let mut note = |batch: &Batch<'_, B>, made: &[Made]| {
+        let hidden = engine.backend.view(batch.hidden(), 0..made.len() * width)?;
+        for (&Made { index, position }, hidden) in made.iter().zip(hidden.chunks(width)) {
+            let index = places[index];
             if hidden.iter().any(|value| !value.is_finite()) {
-                return Err(SequenceError::of(index)(Unfit::NotFinite { position: made.position }));
+                return Err(SequenceError::of(index)(Unfit::NotFinite { position }));
             }
             let sum = &mut sums[index];
             sum.resize(width, 0.0);
             sum.iter_mut().zip(hidden).for_each(|(sum, &value)| *sum += f64::from(value));
-            state.tokens += 1;
-            if made.position + 1 == rows[index].tokens.len() {
-                batch.end(made.index);
-                state.done += 1;
-            }
         }
-        if progress(state).is_break() {
-            return Err(SequenceError::Cancelled);
-        }
-    }
+        Ok(())
+    };
+    let done = rows.len() - places.len();
+    read(engine, adapter, &starts, settings, done, &mut note, progress)?;
     let mean = |(sum, row): (Vec<f64>, &Row)| {
         let tokens = row.tokens.len().saturating_sub(row.from) as f64;
         sum.into_iter().map(|sum| (sum / tokens) as f32).collect()

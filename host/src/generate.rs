@@ -20,6 +20,7 @@ pub(crate) mod batch;
 mod check;
 mod memory;
 pub(crate) mod prefix;
+pub(crate) mod read;
 mod sample;
 
 pub(crate) use check::check_tokens;
@@ -143,12 +144,7 @@ pub fn generate<B: Backend>(
     let mut progress = Progress { total: jobs.len(), ..Progress::default() };
     let mut waiting = 0..jobs.len();
     loop {
-        while batch.len() < settings.max_batch.max(1)
-            && waiting.start < waiting.end
-            && batch.start(waiting.start, &starts[waiting.start])
-        {
-            waiting.start += 1;
-        }
+        batch.fill(&mut waiting, &starts, settings.max_batch);
         if batch.len() == 0 {
             return Ok(());
         }

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::generate::batch::{Batch, Start};
+use crate::generate::batch::{Batch, Made, Start};
+use crate::generate::read::read;
 use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
@@ -67,41 +68,23 @@ pub fn score<B: Backend>(
         .collect();
     let (backend, head) = (&*engine.backend, engine.weights.head());
     let mut scores = vec![Score::default(); rows.len()];
-    let mut batch = Batch::new(engine, adapter, &starts, settings)?;
-    let done = rows.len() - places.len();
-    let mut state = Progress { done, total: rows.len(), tokens: 0 };
-    let mut waiting = 0..starts.len();
-    loop {
-        while batch.len() < settings.max_batch.max(1)
-            && waiting.start < waiting.end
-            && batch.start(waiting.start, &starts[waiting.start])
-        {
-            waiting.start += 1;
-        }
-        if batch.len() == 0 {
-            return Ok(scores);
-        }
-        let made = batch.pass()?;
+    let mut note = |batch: &Batch<'_, B>, made: &[Made]| {
         let targets: Vec<u32> =
             made.iter().map(|m| rows[places[m.index]].tokens[m.position + 1]).collect();
         let said = backend.enter(|| backend.logprobs(batch.hidden(), head, &targets))?;
-        for (made, said) in made.into_iter().zip(said) {
-            let index = places[made.index];
+        for (&Made { index, position }, said) in made.iter().zip(said) {
+            let index = places[index];
             if !said.logprob.is_finite() {
-                return Err(SequenceError::of(index)(Unfit::NotFinite { position: made.position }));
+                return Err(SequenceError::of(index)(Unfit::NotFinite { position }));
             }
             let score = &mut scores[index];
             score.logprob += said.logprob as f64;
             score.entropy += said.entropy as f64;
             score.token_logprobs.push(said.logprob);
-            state.tokens += 1;
-            if made.position + 2 == rows[index].tokens.len() {
-                batch.end(made.index);
-                state.done += 1;
-            }
         }
-        if progress(state).is_break() {
-            return Err(SequenceError::Cancelled);
-        }
-    }
+        Ok(())
+    };
+    let done = rows.len() - places.len();
+    read(engine, adapter, &starts, settings, done, &mut note, progress)?;
+    Ok(scores)
 }

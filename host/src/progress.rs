@@ -117,6 +117,15 @@ impl Stage {
         }
     }
 
+    /// Returns what hears how many units of a part are done in all, and notes those that are new.
+    pub fn follow(&self) -> impl FnMut(u64) + '_ {
+        let mut before = 0;
+        move |done| {
+            self.inc(done - before);
+            before = done;
+        }
+    }
+
     /// Notes that `count` more tokens went through a model; they are shown as a rate.
     pub fn note_tokens(&self, count: u64) {
         self.tokens.fetch_add(count, Ordering::Relaxed);

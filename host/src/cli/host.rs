@@ -11,7 +11,7 @@ use crate::{
         backend::{AnyDevice, WeightType},
         export::ExportError,
         peft::{self, PeftError},
-        source,
+        source::{self, alias::ALIASES},
         template::ChatSettings,
         weights::LoadedAdapter,
     },
@@ -104,9 +104,6 @@ pub fn load(
 /// The model that is used where none is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
-/// What other tools call it.
-const DEFAULT_BASE: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
-
 /// Returns the name of the model to open: the one that is named, or that of the run in whose
 /// directory the adapter lies, or the one that the adapter names as its base, or the default.
 ///
@@ -124,13 +121,13 @@ pub fn model_name(named: Option<&str>, adapter: Option<&Path>) -> Result<String,
     Ok(named.or_else(base).unwrap_or_else(|| DEFAULT_MODEL.to_owned()))
 }
 
-/// Returns how a model is opened that other tools call so: by its path where it is there, else from the
-/// hub.
+/// Returns how a model is opened that other tools call so: by its alias or path where it has one, else from
+/// the hub.
 fn source_of(base: &str) -> String {
-    match base {
-        DEFAULT_BASE => DEFAULT_MODEL.to_owned(),
-        base if is_hub_name(base) => format!("hf:{base}"),
-        base => base.to_owned(),
+    match ALIASES.iter().find(|alias| alias.repository == base) {
+        Some(alias) => alias.name.to_owned(),
+        None if is_hub_name(base) => format!("hf:{base}"),
+        None => base.to_owned(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Running sequences, and the passes that move them on.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::Settings;
 use super::prefix::{Lease, Pages};
@@ -116,6 +117,17 @@ impl<'e, B: Backend> Batch<'e, B> {
         let computed = lease.found * PAGE;
         self.running.push(Sequence { index, tokens, wanted_from, computed, lease });
         true
+    }
+
+    /// Starts sequences in their order, as far as `most` may run at a time and pages are free. `waiting`
+    /// has those that have not started.
+    pub(crate) fn fill(&mut self, waiting: &mut Range<usize>, starts: &[Start<'_>], most: usize) {
+        while self.len() < most.max(1)
+            && waiting.start < waiting.end
+            && self.start(waiting.start, &starts[waiting.start])
+        {
+            waiting.start += 1;
+        }
     }
 
     /// Returns a running sequence's tokens.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::figure::Figure;
 use super::letters::BothOrders;
 use crate::data::{RowProblem, filled_text, id, present, wrong_type};
+use crate::round::diversity::mean;
 
 /// A question with its answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,7 +229,7 @@ pub fn letter_figures(outcomes: &[(&Question, BothOrders)]) -> Vec<Figure> {
 
 fn chance<'a>(questions: impl Iterator<Item = &'a Question>) -> Figure {
     let chances: Vec<f64> = questions.map(Question::chance).collect();
-    Figure::plain("chance", super::figure::mean(&chances), chances.len())
+    Figure::plain("chance", mean(chances.iter().copied()), chances.len())
 }
 
 /// Returns a figure for each group, in the order of their names: the share of right answers.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::round::diversity::mean;
 use crate::run::seed;
 
 /// A 95 % confidence interval.
@@ -35,7 +36,7 @@ impl Figure {
 
     /// Returns the mean of the cases, with the interval of the normal distribution.
     pub fn mean(name: &str, values: &[f64]) -> Figure {
-        let value = mean(values);
+        let value = mean(values.iter().copied());
         Figure { name: name.to_owned(), value, n: values.len(), interval: normal(values) }
     }
 
@@ -77,14 +78,9 @@ pub fn wilson(hits: usize, n: usize) -> Option<Interval> {
     Some(Interval { low: (centre - half).max(0.0), high: (centre + half).min(1.0) })
 }
 
-/// Returns the mean; `None` where there is no value.
-pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
 /// Returns the normal distribution's interval around a mean; `None` for fewer than two values.
 pub fn normal(values: &[f64]) -> Option<Interval> {
-    let mean = mean(values)?;
+    let mean = mean(values.iter().copied())?;
     if values.len() < 2 {
         return None;
     }
@@ -150,7 +146,7 @@ mod tests {
         // Variance 1/4, so 0.49 around 1/4 and 3/4.
         near(Figure::mean_share("x", &[0.0, 1.0, 0.0, 0.0]).interval, 0.0, 0.74);
         near(Figure::mean_share("x", &[1.0, 0.0, 1.0, 1.0]).interval, 0.26, 1.0);
-        assert_eq!(mean(&[]), None);
+        assert_eq!(mean([]), None);
         assert_eq!(Figure::mean("x", &[1.0, 3.0]).value, Some(2.0));
     }
 

@@ -1,9 +1,9 @@
 //! What answers look like, whatever they say: length, variety, loops.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::figure::{Figure, below};
-use crate::round::diversity::distinct;
+use crate::round::diversity::{distinct, mean, repeated, words};
 use crate::run::seed;
 
 /// An answer to one prompt.
@@ -36,23 +36,10 @@ pub fn figures(answers: &[Answer<'_>], pairs: usize, seed: u64) -> Vec<Figure> {
         Figure::plain("distinct-1", variety(1), n),
         Figure::plain("distinct-2", variety(2), n),
         Figure::plain("distinct-3", variety(3), n),
-        Figure::plain("self-bleu-4", super::figure::mean(&bleu), bleu.len()),
+        Figure::plain("self-bleu-4", mean(bleu.iter().copied()), bleu.len()),
         Figure::share("ended", ended, n),
-        Figure::mean_share("repeated-4-grams", &each(&|answer| repeated(answer.text, 4))),
+        Figure::mean_share("repeated-4-grams", &each(&|answer| repeated(4, [answer.text]))),
     ]
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_lowercase).collect()
-}
-
-/// Returns the share of an answer's runs of `n` words that stood in it before, in [0, 1]; 0 where it has
-/// fewer words.
-pub fn repeated(text: &str, n: usize) -> f64 {
-    let words = words(text);
-    let runs = words.windows(n).count();
-    let distinct: HashSet<&[String]> = words.windows(n).collect();
-    if runs == 0 { 0.0 } else { (runs - distinct.len()) as f64 / runs as f64 }
 }
 
 /// Returns pairs of two different places below `n`: all ordered ones, or `most` that are drawn.
@@ -124,10 +111,10 @@ mod tests {
 
     #[test]
     fn loops_are_runs_that_stood_before() {
-        assert_eq!(repeated("a b c d", 4), 0.0);
-        assert_eq!(repeated("a b c", 4), 0.0);
+        assert_eq!(repeated(4, ["a b c d"]), 0.0);
+        assert_eq!(repeated(4, ["a b c"]), 0.0);
         // abab, baba, abab, baba, abab: three of five stood before.
-        assert_eq!(repeated("a b A b a b a b", 4), 3.0 / 5.0);
+        assert_eq!(repeated(4, ["a b A b a b a b"]), 3.0 / 5.0);
     }
 
     #[test]

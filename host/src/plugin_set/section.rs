@@ -102,6 +102,17 @@ impl<'a> Section<'a> {
         self.node(key).map_or(self.place, |node| &node.place)
     }
 
+    /// Returns the first of `keys` that is given although the value of `decides` leaves it without effect.
+    /// Whoever tries another value of that from the command line leaves the file as it is.
+    pub fn idle<'k>(&self, decides: &str, keys: &[&'k str]) -> Option<&'k str> {
+        let tried = matches!(self.place_of(decides), Place::Argument(_));
+        let counts = |key: &&str| match self.place_of(key) {
+            Place::File(_) => !tried,
+            Place::Argument(_) => true,
+        };
+        keys.iter().copied().filter(|key| self.has(key)).find(counts)
+    }
+
     /// Begins a problem: the value of `key` `is` something.
     pub fn wrong(&self, key: &str, is: &str) -> Problem {
         Problem::new(format!("`{key}` in {} {is}", self.name), self.place_of(key))

@@ -211,8 +211,8 @@ impl<'a> Asker<'a> {
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {
             let models = self.shop.models;
-            let scores = models
-                .score(model, self.policy, jobs, self.shop.cancel, &mut |done| bar.inc(done))?;
+            let scores =
+                models.score(model, self.policy, jobs, self.shop.cancel, &mut bar.follow())?;
             self.check_cancel()?;
             for (key, score) in keys.iter().zip(scores) {
                 let answer = match score {

@@ -13,7 +13,7 @@ pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
 pub fn distinct<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> f64 {
     let (mut all, mut distinct) = (0usize, HashSet::new());
     for text in texts {
-        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let words = words(text);
         for run in words.windows(n) {
             all += 1;
             distinct.insert(run.to_vec());
@@ -22,19 +22,24 @@ pub fn distinct<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> f64 {
     if all == 0 { 0.0 } else { distinct.len() as f64 / all as f64 }
 }
 
-/// Returns the share of the sequences of four neighbouring words that stand in the same text before, over
-/// all texts, in [0, 1]. Words are split as for [`distinct_2`]. 0 where no text has four words.
-pub fn repeated_4<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
+/// Returns the share of the runs of `n` neighbouring words that stand in the same text before, over all
+/// texts, in [0, 1]. Words are split as for [`distinct`]. 0 where no text has so many words.
+pub fn repeated<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> f64 {
     let (mut all, mut repeated) = (0usize, 0);
     for text in texts {
-        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let words = words(text);
         let mut seen = HashSet::new();
-        for sequence in words.windows(4) {
+        for run in words.windows(n) {
             all += 1;
-            repeated += usize::from(!seen.insert(sequence));
+            repeated += usize::from(!seen.insert(run));
         }
     }
     if all == 0 { 0.0 } else { repeated as f64 / all as f64 }
+}
+
+/// Returns the words of a text, in lower case.
+pub fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_lowercase).collect()
 }
 
 /// Returns the mean of some numbers, or `None` where there are none.
@@ -63,7 +68,7 @@ mod tests {
     #[test]
     fn repetition_counts_within_a_text() {
         let check = |texts: &[&str], expected: f64| {
-            assert_eq!(repeated_4(texts.iter().copied()), expected, "{texts:?}");
+            assert_eq!(repeated(4, texts.iter().copied()), expected, "{texts:?}");
         };
         check(&[], 0.0);
         check(&["a b c"], 0.0);

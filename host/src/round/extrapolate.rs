@@ -136,11 +136,7 @@ fn leave(
 ) -> Result<(), RunError> {
     let own = shop.models.policy();
     let written = book.directory.write_folder(name, |folder| match &policy.adapter {
-        Some(adapter) => {
-            let (name, revision) = own.base_name();
-            let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
-            Ok(peft::write(folder, adapter, base)?)
-        }
+        Some(adapter) => method::leave_adapter(own, adapter, folder),
         None => {
             let model = shop.aligned.and_then(Aligned::model).unwrap_or(own);
             let mut count = shop.progress.counter("extrapolating", "tensors");

@@ -137,16 +137,19 @@ pub fn leave(
 ) -> Result<(), RunError> {
     let model = models.policy();
     directory.write_folder(name, |folder| match settings.lora {
-        Some(_) => {
-            let (name, revision) = model.base_name();
-            let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
-            Ok(peft::write(folder, &trainer.adapter()?, base)?)
-        }
+        Some(_) => leave_adapter(model, &trainer.adapter()?, folder),
         None => {
             let go_on = &mut |_, _| ControlFlow::Continue(());
             leave_model(model, &trainer.checkpoint(), folder, go_on)
         }
     })
+}
+
+/// Writes an adapter of `model` into a folder of a run.
+pub fn leave_adapter(model: &Model, adapter: &Adapter, folder: &Path) -> Result<(), RunError> {
+    let (name, revision) = model.base_name();
+    let base = peft::Base { name_or_path: &name, revision: revision.as_deref() };
+    Ok(peft::write(folder, adapter, base)?)
 }
 
 /// Writes a whole model in f32 into a folder of a run. `model` has what stands beside the weights.

@@ -29,7 +29,7 @@ pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
 pub use method::{ADAPTER, MODEL, result_name};
-pub use models::{Aligned, Loaded, Models, Opened, Policy, row};
+pub use models::{Aligned, Loaded, Models, Opened, Policy, row, row_ending};
 pub use needs::{GRAMMAR, Need};
 pub use pool::Pool;
 

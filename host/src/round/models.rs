@@ -339,7 +339,7 @@ impl Models {
     }
 
     /// Scores jobs, in their order; one that cannot be put to the model has the reason. Returns early,
-    /// with fewer scores, where `cancel` is set.
+    /// with fewer scores, where `cancel` is set. `progress` hears how many are done.
     pub fn score(
         &self,
         name: &str,
@@ -366,10 +366,8 @@ impl Models {
         }
         let (engine, adapter) = self.find(name, policy)?;
         let settings = generate::Settings::default();
-        let mut before = 0;
         let mut heard = |state: generate::Progress| {
-            progress((state.done - before) as u64);
-            before = state.done;
+            progress(state.done as u64);
             go_on(cancel)
         };
         match logprob::score(&engine, adapter.as_deref(), &rows, &settings, &mut heard) {
@@ -415,9 +413,20 @@ impl Loaded {
         weight_type: WeightType,
         progress: &Progress,
     ) -> Result<Loaded, RunError> {
+        Loaded::with(opened, &*opened.checkpoint, device, weight_type, progress)
+    }
+
+    /// The same with other weights than those of its files.
+    pub fn with(
+        opened: &Opened,
+        weights: &dyn Checkpoint,
+        device: &AnyDevice,
+        weight_type: WeightType,
+        progress: &Progress,
+    ) -> Result<Loaded, RunError> {
         let name = format!("loading {}", opened.model.name);
         let mut hear = progress.counter(&name, "tensors");
-        let engine = load(device, &*opened.checkpoint, weight_type, &mut hear)?;
+        let engine = load(device, weights, weight_type, &mut hear)?;
         Ok(Loaded { model: opened.model.clone(), engine })
     }
 }
@@ -435,9 +444,19 @@ fn load(
 /// Returns the row that scores a completion after a prompt: as it stands after raw text, as the
 /// assistant's message after a chat.
 pub fn row(model: &Model, prompt: &Text, completion: &str) -> Result<logprob::Row, ModelError> {
+    row_ending(model, prompt, completion, Finish::Stop)
+}
+
+/// The same, where the end of the assistant's message may be left out ([`Finish::Length`]).
+pub fn row_ending(
+    model: &Model,
+    prompt: &Text,
+    completion: &str,
+    finish: Finish,
+) -> Result<logprob::Row, ModelError> {
     let finish = match prompt {
         Text::Raw(_) => Finish::Length,
-        Text::Chat(_) => Finish::Stop,
+        Text::Chat(_) => finish,
     };
     let example = model.encode_example(prompt, completion, finish)?;
     let from = example.trained.iter().position(|&trained| trained).unwrap_or(example.tokens.len());

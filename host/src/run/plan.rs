@@ -8,7 +8,7 @@ use super::memory::{spread, trained_bytes};
 use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
-use crate::plugin::{Answerer, Ask, Candidate, NoAnswers, Outcome, Place};
+use crate::plugin::{Answerer, Ask, Candidate, Outcome, Place};
 use crate::plugin_set::{Alpha, Scope, Search, Train};
 use crate::progress::counted;
 use crate::record::{Answer, Exemplar, Prompt, Record, Text};
@@ -208,13 +208,10 @@ pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, R
         }
     }
     let asks = set.principle.as_ref().is_some_and(|principle| principle.ask.is_some());
-    let stage = match asks {
-        false => principle.render(&place, &records, &mut NoAnswers)?,
-        // What it puts where a model has nothing to say is about as long as what it will put.
-        true => match principle.render(&place, &records, &mut Silence) {
-            Ok(stage) => stage,
-            Err(_) => return Ok(plain()),
-        },
+    // What it puts where a model has nothing to say is about as long as what it will put.
+    let stage = match principle.render(&place, &records, &mut Silence) {
+        Err(_) if asks => return Ok(plain()),
+        stage => stage?,
     };
     let variants = stage.outcomes.into_iter().filter_map(|outcome| match outcome {
         Outcome::Done(variants) => Some(variants),

@@ -13,12 +13,11 @@ use crate::{
         backend::{AnyDevice, WeightType},
         checkpoint::Checkpoint,
         export::{self, Dtype, NewFolder},
-        forward::Engine,
         layout,
         merge::{self, Difference, Merged},
         peft,
         text::Model,
-        weights::{LoadedAdapter, Weights, WeightsError},
+        weights::{LoadedAdapter, WeightsError},
     },
     progress::{Progress, Style, go_on},
     record::Text,
@@ -131,10 +130,7 @@ impl Before {
         let exact = match dtype {
             Dtype::F32 => None,
             Dtype::Bf16 | Dtype::F16 => {
-                let mut hear = progress.counter("loading the merged weights", "tensors");
-                let weights = Weights::load_as(device, merged, WeightType::F32, &mut hear);
-                let engine = Engine::new(device.clone(), weights.map_err(RunError::from)?);
-                let loaded = Loaded { model: opened.model.clone(), engine };
+                let loaded = Loaded::with(&opened, merged, device, WeightType::F32, progress)?;
                 Some(logits(&loaded, None, &self.sequences)?)
             }
         };
@@ -229,7 +225,7 @@ struct Check {
 
 impl Check {
     fn sentences(&self) -> String {
-        let Check { prompts, rounding, effect, .. } = self;
+        let Check { prompts, rounding, effect } = self;
         format!(
             "Over {prompts} prompts, {} tokens: the adapter moves a logit by up to {:.3}, merging \
              by up to {:.2e};\nthe same next token after {} of {}",

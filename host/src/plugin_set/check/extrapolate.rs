@@ -8,7 +8,7 @@ use crate::{
         keys::{DECODING, EXTRAPOLATE, GUARD, ROUNDS, RUN},
         problem::Problem,
         section::Section,
-        typed::{Kind, Place},
+        typed::Kind,
     },
     record::Decoding,
 };
@@ -104,13 +104,7 @@ fn extrapolate(
 /// Refuses settings of the search where alpha is given.
 fn no_search(table: &Section<'_>) -> Checked<()> {
     let keys = ["grid", "refine", "prompts", "objective", "reward", "decoding", "guard"];
-    // Whoever tries an alpha from the command line leaves the file as it is.
-    let tried = matches!(table.place_of("alpha"), Place::Argument(_));
-    let counts = |key: &&&str| match table.place_of(key) {
-        Place::File(_) => !tried,
-        Place::Argument(_) => true,
-    };
-    match keys.iter().filter(|key| table.has(key)).find(counts) {
+    match table.idle("alpha", &keys) {
         None => Ok(()),
         Some(key) => Err(table
             .wrong(key, "sets a search, and `alpha` is given")

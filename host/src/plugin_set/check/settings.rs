@@ -166,13 +166,7 @@ enum Method {
 /// Refuses settings of an adapter where there is none.
 fn no_lora(table: &Section<'_>) -> Checked<()> {
     let keys = ["lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"];
-    // Whoever tries the other method from the command line leaves the file as it is.
-    let tried = matches!(table.place_of("method"), Place::Argument(_));
-    let counts = |key: &&&str| match table.place_of(key) {
-        Place::File(_) => !tried,
-        Place::Argument(_) => true,
-    };
-    match keys.iter().filter(|key| table.has(key)).find(counts) {
+    match table.idle("method", &keys) {
         None => Ok(()),
         Some(key) => Err(table
             .wrong(key, "sets an adapter, and every weight is trained")

@@ -13,7 +13,7 @@ use crate::record::{Answer, Completion, Finish, Opinion, Record, Request, Varian
 use crate::report::{Candidate, Found};
 use crate::round::ask::Asker;
 use crate::round::assess::done;
-use crate::round::diversity::{mean, repeated_4};
+use crate::round::diversity::{mean, repeated};
 use crate::round::stage::{Made, Notebook, Place};
 use crate::round::{Policy, RunError, Workshop};
 use crate::run::seed;
@@ -128,7 +128,7 @@ impl Trial<'_> {
             answers: answers.len() as u64,
             length: of(|completion| f64::from(completion.tokens)),
             ended: of(|completion| f64::from(u8::from(completion.finish == Finish::Stop))),
-            repeated: repeated_4(completions().map(|completion| completion.text.as_str())),
+            repeated: repeated(4, completions().map(|completion| completion.text.as_str())),
         })
     }
 

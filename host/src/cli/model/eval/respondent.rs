@@ -10,7 +10,7 @@ use crate::{
     model::{ModelError, backend::AnyDevice, weights::LoadedAdapter},
     progress::{Progress, go_on},
     record::{Finish, Text},
-    round::{Loaded, RunError},
+    round::{Loaded, RunError, row_ending},
 };
 
 /// A model, with an adapter or without.
@@ -118,30 +118,24 @@ impl Respondent<'_> {
         let model = &*self.loaded.model;
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         for (place, Asked { row, prompt, completion, finish }) in asked.iter().enumerate() {
-            // Raw text is scored as it stands.
-            let finish = match prompt {
-                Text::Raw(_) => Finish::Length,
-                Text::Chat(_) => *finish,
-            };
-            let example = model.encode_example(prompt, completion, finish);
-            let Some(example) = fitting(row, example)? else { continue };
-            let from = example.trained.iter().take_while(|trained| !**trained).count();
-            rows.push(logprob::Row { tokens: example.tokens, from });
+            let encoded = row_ending(model, prompt, completion, *finish);
+            let Some(encoded) = fitting(row, encoded)? else { continue };
+            rows.push(encoded);
             places.push(place);
         }
         let bar = self.progress.stage(what, rows.len() as u64, "scores");
-        let mut before = 0;
+        let mut heard = bar.follow();
         let scores = logprob::score(
             &self.loaded.engine,
             self.adapter,
             &rows,
             &Settings::default(),
             &mut |state| {
-                bar.inc((state.done - before) as u64);
-                before = state.done;
+                heard(state.done as u64);
                 go_on(cancel::flag())
             },
         );
+        drop(heard);
         bar.finish();
         let mut said = vec![None; asked.len()];
         let scores = scores.map_err(|error| stopped(error, |row| asked[places[row]].row))?;

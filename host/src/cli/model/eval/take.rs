@@ -18,6 +18,7 @@ use crate::{
         suite::{By, Decoding, Format, Kind, Measure},
     },
     record::{Finish, Prompt, Text},
+    round::diversity::repeated,
     run::seed,
 };
 
@@ -235,7 +236,7 @@ fn generation(
     let (mut looked_at, mut lines) = (Vec::new(), Vec::new());
     for (place, (row, answer)) in rows.iter().zip(&answers).enumerate() {
         let Some(Answered { text, tokens, ended }) = answer else { continue };
-        let repeated = generation::repeated(text, 4);
+        let repeated = repeated(4, [text.as_str()]);
         let line = json!({
             "id": row.id, "prompt": row.text, "answer": text, "tokens": tokens, "ended": ended,
             "repeated-4-grams": repeated,

@@ -7,6 +7,7 @@ use super::*;
 /// A model of three bytes.
 const ABC: Alias = Alias {
     name: "abc",
+    repository: "somebody/abc",
     package: ("pkg", "1.0"),
     wheel_bytes: 1000,
     entry: "pkg/abc.gguf",
