@@ -121,7 +121,11 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
         );
     }
     let policy = loaded.remove("policy").expect("every run has a policy");
-    Ok(Models::new(&prepared.models["policy"], policy, loaded, *progress))
+    let models = Models::new(&prepared.models["policy"], policy, loaded, *progress);
+    for (name, adapter) in &prepared.adapters {
+        models.save(name, &models.adapted(adapter.clone())?);
+    }
+    Ok(models)
 }
 
 /// Reads and checks all that a run on a device needs before its weights.

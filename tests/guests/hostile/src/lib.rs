@@ -146,6 +146,7 @@ fn text_of(answer: &Answer) -> String {
     match answer {
         Answer::Completion(completion) => completion.text.clone(),
         Answer::Score(score) => score.tokens.to_string(),
+        Answer::Reward(reward) => reward.to_string(),
         Answer::Unanswered(why) => why.clone(),
     }
 }
