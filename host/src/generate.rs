@@ -23,8 +23,8 @@ pub(crate) mod prefix;
 pub(crate) mod read;
 mod sample;
 
-pub(crate) use check::check_tokens;
 pub use check::{SequenceError, Unfit};
+pub(crate) use check::{check_policy, check_tokens};
 pub use memory::DecodeMemory;
 
 use batch::{Batch, Made, Start};
@@ -128,6 +128,7 @@ pub fn generate<B: Backend>(
             .and_then(|()| check_tokens(engine, &job.prompt, job.sampling.max_new_tokens))
             .map_err(SequenceError::of(index))?;
     }
+    check_policy(adapter)?;
     let starts: Vec<Start> = jobs
         .iter()
         .map(|job| Start::completing(&job.prompt, job.sampling.max_new_tokens))

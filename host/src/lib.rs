@@ -23,6 +23,7 @@ pub mod plugin_set;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod reward;
 pub mod round;
 pub mod run;
 pub mod train;

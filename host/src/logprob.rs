@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::generate::batch::{Batch, Made, Start};
 use crate::generate::read::read;
-use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
+use crate::generate::{Progress, SequenceError, Settings, Unfit, check_policy, check_tokens};
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
 use crate::model::weights::LoadedAdapter;
@@ -49,6 +49,7 @@ pub fn score<B: Backend>(
     settings: &Settings,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Score>, SequenceError> {
+    check_policy(adapter)?;
     for (index, row) in rows.iter().enumerate() {
         check_tokens(engine, &row.tokens, 0)
             .and(if row.from == 0 { Err(Unfit::Empty) } else { Ok(()) })

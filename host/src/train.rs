@@ -101,7 +101,8 @@ pub struct Trainer<B: TrainingBackend> {
 
 impl<B: TrainingBackend> Trainer<B> {
     /// Starts training from an adapter, which may be fresh ([`Adapter::init`]) or that of the round
-    /// before. `data` are [`Data`], or examples for supervised fine-tuning.
+    /// before, and has a head ([`Adapter::with_score`]) where a reward model is trained and only there. `data`
+    /// are [`Data`], or examples for supervised fine-tuning.
     ///
     /// Where there is a reference, everything is scored under it here, once.
     pub fn new(
@@ -112,7 +113,9 @@ impl<B: TrainingBackend> Trainer<B> {
     ) -> Result<Trainer<B>, TrainError> {
         settings.check()?;
         start.check(&engine.weights.spec)?;
-        let task = Task::new(&engine, data.into())?;
+        let data = data.into();
+        data.check_head(Some(start))?;
+        let task = Task::new(&engine, data)?;
         let Engine { backend, weights } = engine;
         let subject = Subject::adapter(&*backend, weights, start)?;
         Trainer::begin(backend, subject, task, settings)
@@ -134,8 +137,10 @@ impl<B: TrainingBackend> Trainer<B> {
         if weight_type != WeightType::F32 {
             return Err(TrainError::WeightType { weight_type });
         }
+        let data = data.into();
+        data.check_head(None)?;
         let engine = Engine { backend, weights: Arc::new(weights) };
-        let task = Task::new(&engine, data.into())?;
+        let task = Task::new(&engine, data)?;
         let Engine { backend, weights } = engine;
         let Some(weights) = Arc::into_inner(weights) else {
             unreachable!("scoring is over, so nobody else has the weights")
@@ -293,11 +298,9 @@ impl<B: TrainingBackend> Trainer<B> {
         let moments = |which: usize| -> Result<Adapter, TrainError> {
             let mut shaped = adapter.clone();
             let mut moments = self.moments.iter().map(|pair| &pair[which]);
-            for pair in shaped.pairs.values_mut() {
-                for values in [&mut pair.a, &mut pair.b] {
-                    let moment = moments.next().expect("a moment for each matrix");
-                    *values = backend.view(moment, 0..values.len())?.into_owned();
-                }
+            for values in shaped.values_mut() {
+                let moment = moments.next().expect("a moment for each matrix");
+                *values = backend.view(moment, 0..values.len())?.into_owned();
             }
             Ok(shaped)
         };
@@ -352,7 +355,8 @@ impl<B: TrainingBackend> Trainer<B> {
             grad_norm,
             learning_rate,
             epoch: self.batches.epochs_after(self.step),
-            entropy: entropy / trained_tokens as f64,
+            entropy: (!self.objective.makes_reward_model())
+                .then(|| entropy / trained_tokens as f64),
             trained_tokens,
             tokens,
             preference,

@@ -198,10 +198,10 @@ pub fn writing_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliErr
         None => Ok(adapter),
         Some(_) => {
             let shown = folder.display();
-            let message = format!("`{shown}` is a reward model: it gives rewards, and writes nothing");
-            Err(CliError::new(exit::MODEL_OR_DATA, message).hint(
-                "`aligner model score` gives its rewards, `aligner model eval` its accuracy",
-            ))
+            let message =
+                format!("`{shown}` is a reward model: it gives rewards, and writes nothing");
+            Err(CliError::new(exit::MODEL_OR_DATA, message)
+                .hint("`aligner model score` gives its rewards, `aligner model eval` its accuracy"))
         }
     }
 }

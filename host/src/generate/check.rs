@@ -3,6 +3,7 @@
 use super::Sampling;
 use crate::model::backend::{Backend, BackendError};
 use crate::model::forward::Engine;
+use crate::model::weights::LoadedAdapter;
 
 /// Why sequences could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -18,9 +19,25 @@ pub enum SequenceError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The adapter is a reward model's.
+    #[error(
+        "a reward model says nothing: its adapter moves the model towards rewards, and not towards words\n\n\
+         hint: take the adapter of a policy"
+    )]
+    RewardModel,
     /// A callback asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Fails where an adapter has the head of a reward model: what the model says beside it means nothing.
+pub(crate) fn check_policy<B: Backend>(
+    adapter: Option<&LoadedAdapter<B>>,
+) -> Result<(), SequenceError> {
+    match adapter.and_then(LoadedAdapter::score) {
+        Some(_) => Err(SequenceError::RewardModel),
+        None => Ok(()),
+    }
 }
 
 impl SequenceError {

@@ -33,7 +33,16 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// Keyed by block and layer, so every walk over it has the same order.
     pub pairs: BTreeMap<(usize, Linear), LoraPair>,
+    /// The head of a reward model, `[1, hidden]`: the reward of a sequence is its product with the hidden
+    /// row of the last token, after the last norm. An adapter that has one is no policy.
+    pub score: Option<Vec<f32>>,
 }
+
+/// The name of a reward model's head, as transformers calls that of a sequence classifier.
+pub const SCORE: &str = "score.weight";
+
+/// Spread of a fresh head: `initializer_range` of transformers.
+const SCORE_SPREAD: f64 = 0.02;
 
 impl Adapter {
     /// Returns an adapter whose matrices are all zero, with the pairs that `config` asks for in a
@@ -45,7 +54,7 @@ impl Adapter {
             let pair = LoraPair { r, scale, a: vec![0.0; r * inputs], b: vec![0.0; outputs * r] };
             pairs.insert((layer, linear), pair);
         }
-        Ok(Adapter { config, pairs })
+        Ok(Adapter { config, pairs, score: None })
     }
 
     /// Returns a fresh adapter as PEFT starts one: it changes nothing yet, because every `B` is zero,
@@ -67,6 +76,15 @@ impl Adapter {
         Ok(adapter)
     }
 
+    /// Returns the same with a fresh head in the place of what it had, as transformers starts one: normal,
+    /// with a standard deviation of 0.02. It draws from `seed` and its own name.
+    pub fn with_score(mut self, spec: &Spec, seed: u64) -> Adapter {
+        let key = seed::of([seed.into(), "adapter".into(), SCORE.into()]);
+        let draw = |i| (SCORE_SPREAD * seed::normal(key, i)) as f32;
+        self.score = Some((0..spec.hidden as u64).map(draw).collect());
+        self
+    }
+
     /// Returns the same matrices under `config`; none where it asks for other pairs, ranks or scales
     /// in a model of so many blocks. Dropout may differ, and so may the words in which targets are
     /// named.
@@ -74,14 +92,18 @@ impl Adapter {
         let wanted = config.pairs(layers).ok()?;
         let own = self.pairs.iter().map(|(&key, pair)| (key, pair.config()));
         match wanted.into_iter().eq(own) {
-            true => Some(Adapter { config, pairs: self.pairs.clone() }),
+            true => Some(Adapter { config, ..self.clone() }),
             false => None,
         }
     }
 
     /// Returns the adapter whose effect is `factor` times as large: every `B` is multiplied, in f64, and
-    /// rounded to f32 once. A factor of 1 changes no bit. Fails where a number becomes too large.
+    /// rounded to f32 once. A factor of 1 changes no bit. Fails where a number becomes too large, and of a
+    /// reward model, whose head was trained for one strength.
     pub fn scaled(&self, factor: f64) -> Result<Adapter, AdapterError> {
+        if self.score.is_some() {
+            return Err(AdapterError::Scaled);
+        }
         let mut adapter = self.clone();
         for (&(layer, linear), pair) in &mut adapter.pairs {
             if let Some(position) = scale(&mut pair.b, factor) {
@@ -97,9 +119,14 @@ impl Adapter {
         self.pairs.values().map(|pair| pair.r).max().unwrap_or(0)
     }
 
-    /// Walks over the matrices in the order of their keys, `A` before `B`.
+    /// Walks over the matrices in the order of their keys, `A` before `B`, and the head last.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
-        self.pairs.iter().flat_map(|(&(layer, linear), LoraPair { r, a, b, .. })| {
+        let score = self.score.iter().map(|values| Tensor {
+            name: SCORE.to_owned(),
+            shape: [1, values.len()],
+            values,
+        });
+        let pairs = self.pairs.iter().flat_map(|(&(layer, linear), LoraPair { r, a, b, .. })| {
             let tensor = |matrix, shape, values| Tensor {
                 name: tensor_name(layer, linear, matrix),
                 shape,
@@ -109,7 +136,14 @@ impl Adapter {
                 tensor(Matrix::A, [*r, a.len() / r.max(&1)], &a[..]),
                 tensor(Matrix::B, [b.len() / r.max(&1), *r], &b[..]),
             ]
-        })
+        });
+        pairs.chain(score)
+    }
+
+    /// Walks over the numbers of the matrices in the same order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        let pairs = self.pairs.values_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
+        pairs.chain(&mut self.score)
     }
 
     /// Returns a digest of all that decides what the adapter does: dropout, names, shapes, scales
@@ -131,7 +165,7 @@ impl Adapter {
     }
 
     /// Checks that the adapter has the pairs that its configuration asks for in a model of this
-    /// shape, and none besides, with their ranks and scales, all of the right size.
+    /// shape, and none besides, with their ranks and scales, all of the right size, as the head is.
     pub fn check(&self, spec: &Spec) -> Result<(), AdapterError> {
         let dropout = self.config.dropout;
         if !(0.0..1.0).contains(&dropout) {
@@ -157,6 +191,10 @@ impl Adapter {
                 }
             }
         }
+        if let Some(score) = self.score.as_ref().filter(|score| score.len() != spec.hidden) {
+            let (name, found, expected) = (SCORE.to_owned(), score.len(), spec.hidden);
+            return Err(AdapterError::Length { name, found, expected });
+        }
         match self.pairs.keys().find(|key| !wanted.contains_key(key)) {
             Some(&(layer, linear)) => {
                 Err(AdapterError::Stray { name: tensor_name(layer, linear, Matrix::A) })
@@ -176,9 +214,9 @@ impl LoraPair {
 /// One matrix of an adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<'a> {
-    /// For example `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// For example `model.layers.0.self_attn.q_proj.lora_A.weight`, or [`SCORE`].
     pub name: String,
-    /// `[r, in]` or `[out, r]`.
+    /// `[r, in]`, `[out, r]`, or `[1, hidden]` of the head.
     pub shape: [usize; 2],
     /// Row-major.
     pub values: &'a [f32],
@@ -295,6 +333,19 @@ pub enum AdapterError {
         /// How many it should have.
         expected: usize,
     },
+    /// A reward model, which was to become a model.
+    #[error(
+        "an adapter with the head of a reward model is no part of a model that writes: merged it would be a \
+         sequence classifier\n\nhint: use it as it is, or merge it with PEFT under \
+         `AutoModelForSequenceClassification`"
+    )]
+    Merged,
+    /// A reward model, whose effect was to be another.
+    #[error(
+        "an adapter with the head of a reward model has one strength: its head was trained for that\n\n\
+         hint: extrapolate the policy, or train the reward model for longer"
+    )]
+    Scaled,
     /// A number is too large once it is scaled.
     #[error("adapter tensor `{name}` times {factor:?} is no finite number at position {position}")]
     Overflow {
@@ -365,6 +416,27 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_head_is_normal_and_one_for_a_seed() {
+        let adapter = init(&[Linear::V], 17).with_score(&spec(), 17);
+        assert_eq!(adapter.check(&spec()), Ok(()));
+        let last = adapter.tensors().last().unwrap();
+        assert_eq!((last.name.as_str(), last.shape), (SCORE, [1, 64]));
+        let wide = Spec { hidden: 10_000, ..spec() };
+        let score = init(&[Linear::V], 17).with_score(&wide, 17).score.unwrap();
+        let moment = |power| score.iter().map(|x| (x / 0.02).powi(power)).sum::<f32>() / 1e4;
+        for (power, expected) in [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)] {
+            assert!((moment(power) - expected).abs() < 0.2, "{power}: {}", moment(power));
+        }
+        assert_eq!(&score[..64], adapter.score.as_deref().unwrap());
+        assert_ne!(adapter.score, init(&[Linear::V], 17).with_score(&spec(), 18).score);
+        // It is no part of how a pair starts, and goes along under other words.
+        assert_eq!(adapter.pairs, init(&[Linear::V], 17).pairs);
+        let again = adapter.under(LoraConfig::new(4, 8.0, &[Linear::V]), 2);
+        assert_eq!(again.as_ref(), Some(&adapter));
+        assert_eq!(adapter.scaled(1.0), Err(AdapterError::Scaled));
+    }
+
+    #[test]
     fn the_digest_sees_every_part() {
         let adapter = init(&[Linear::Q], 1);
         let changed = |change: fn(&mut Adapter)| {
@@ -374,6 +446,7 @@ mod tests {
         };
         changed(|a| a.pairs.get_mut(&(0, Linear::Q)).unwrap().scale = 3.0);
         changed(|a| a.config.dropout = 0.1);
+        changed(|a| a.score = Some(vec![0.0; 64]));
         // Minus zero equals zero as a number, but not as bits.
         changed(|a| a.pairs.get_mut(&(1, Linear::Q)).unwrap().b[3] = -0.0);
         assert_eq!(adapter.digest(), adapter.clone().digest());
@@ -421,6 +494,10 @@ mod tests {
             },
             "adapter tensor `model.layers.2.self_attn.q_proj.lora_A.weight` belongs to no target \
              module of the model",
+        );
+        check(
+            |a| a.score = Some(vec![0.0; 63]),
+            "adapter tensor `score.weight` has 63 numbers, the model needs 64",
         );
         check(
             |a| a.config.use_rslora = true,

@@ -11,8 +11,9 @@ use super::adapter::LoraConfig;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
 use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::Linear;
-use super::trainable::{Pair, TrainableAdapter, Trained};
+use super::trainable::{Pair, Parameter, TrainableAdapter, Trained};
 use super::weights::{BlockWeight, WeightName, Weights};
+use crate::reward::product;
 use crate::run::seed;
 
 /// Sequences that go through the model together, without padding.
@@ -22,9 +23,9 @@ pub struct Sequences {
     pub tokens: Vec<u32>,
     /// Number of tokens in each sequence.
     pub lengths: Vec<usize>,
-    /// Rows whose next token is scored, ascending.
+    /// Rows whose next token is scored, ascending; of a reward model, the last row of each sequence.
     pub rows: Vec<usize>,
-    /// That next token, for each of `rows`.
+    /// That next token, for each of `rows`; none of a reward model.
     pub targets: Vec<u32>,
     /// Each sequence's seed for dropout.
     pub seeds: Vec<u64>,
@@ -38,6 +39,16 @@ impl Sequences {
             self.rows.push(first + t - 1);
             self.targets.push(tokens[t]);
         }
+        self.add(tokens, seed);
+    }
+
+    /// Adds a sequence of at least one token, whose last row a reward model's head reads.
+    pub fn push_rewarded(&mut self, tokens: &[u32], seed: u64) {
+        self.rows.push(self.tokens.len() + tokens.len() - 1);
+        self.add(tokens, seed);
+    }
+
+    fn add(&mut self, tokens: &[u32], seed: u64) {
         self.tokens.extend_from_slice(tokens);
         self.lengths.push(tokens.len());
         self.seeds.push(seed);
@@ -157,6 +168,51 @@ impl<B: TrainingBackend> Pass<'_, B> {
         Ok(logprobs)
     }
 
+    /// Returns what the head of a reward model makes of each sequence after [`forward`](Pass::forward): the
+    /// product with its last row, in f64 on the host, as [`crate::reward::rewards`] has it. Sequences have come
+    /// by [`push_rewarded`](Sequences::push_rewarded), and the adapter has a head.
+    pub fn rewards(&mut self, sequences: &Sequences) -> Result<Vec<f64>, BackendError> {
+        let (rows, score) = self.scored_rows(sequences)?;
+        Ok(rows.chunks_exact(score.len()).map(|row| product(&score, row)).collect())
+    }
+
+    /// Adds to the gradients of what is trained those of the sum of `slopes[i] * reward[i]` over the sequences,
+    /// after [`forward`](Pass::forward) of the same.
+    ///
+    /// The gradient of the head is a sum over the sequences in their order, in f64, and is rounded to f32 once
+    /// for each pass.
+    pub fn backward_rewards(
+        &mut self,
+        sequences: &Sequences,
+        slopes: &[f64],
+    ) -> Result<(), BackendError> {
+        let (rows, score) = self.scored_rows(sequences)?;
+        let Pass { backend, trained, activations, .. } = self;
+        let Parameter { gradient, .. } = head_of(trained);
+        let mut sums: Vec<f64> =
+            backend.view(gradient, 0..score.len())?.iter().copied().map(f64::from).collect();
+        for (row, slope) in rows.chunks_exact(score.len()).zip(slopes) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += slope * f64::from(x));
+        }
+        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        backend.write(&sums, gradient, 0);
+
+        let of_row = |&slope: &f64| score.iter().map(move |&x| (slope * f64::from(x)) as f32);
+        let of_rows: Vec<f32> = slopes.iter().flat_map(of_row).collect();
+        let [.., dafter] = &mut activations.scored;
+        backend.write(&of_rows, dafter, 0);
+        self.backward_blocks(sequences)
+    }
+
+    /// Returns the rows that a reward model's head reads, `[sequences, hidden]`, and the head, `[hidden]`.
+    fn scored_rows(&mut self, sequences: &Sequences) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
+        let Pass { backend, weights, trained, activations } = self;
+        let (hidden, [_, after, ..]) = (weights.spec.hidden, &activations.scored);
+        let rows = backend.view(after, 0..sequences.rows.len() * hidden)?.into_owned();
+        let score = backend.view(&head_of(trained).values, 0..hidden)?.into_owned();
+        Ok((rows, score))
+    }
+
     /// Returns the name of the weight that is the head.
     fn head(&self) -> WeightName {
         match self.weights.spec.tied_embeddings {
@@ -205,6 +261,12 @@ impl<B: TrainingBackend> Pass<'_, B> {
         }
         Ok(())
     }
+}
+
+/// Returns the head of the reward model that is trained.
+fn head_of<'a, B: TrainingBackend>(trained: &'a mut Trained<'_, B>) -> &'a mut Parameter<B> {
+    let adapter = trained.adapter.as_deref_mut();
+    adapter.and_then(TrainableAdapter::score_mut).expect("a trainer of rewards has a head")
 }
 
 /// What stays the same throughout a pass.

@@ -4,6 +4,9 @@
 //! the linear layers of the blocks, no bias, no saved modules. Ranks and scales by pattern are
 //! PEFT's alone, see [`readers`]. Reading refuses whatever would mean something else.
 //!
+//! A reward model is the adapter of a sequence classifier with one label (`SEQ_CLS`), and its head is
+//! the one module that is saved, `score`: PEFT and TRL's `RewardTrainer` read and write the same.
+//!
 //! <https://huggingface.co/docs/peft/developer_guides/checkpoint>
 
 pub mod scaled;
@@ -20,8 +23,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::adapter::{
-    Adapter, AdapterError, LoraConfig, LoraPair, Matrix, PairConfig, TargetModules, module_path,
-    names_a_linear, tensor_name,
+    Adapter, AdapterError, LoraConfig, LoraPair, Matrix, PairConfig, SCORE, TargetModules,
+    module_path, names_a_linear, tensor_name,
 };
 use super::spec::{Linear, Spec};
 
@@ -83,7 +86,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let path = folder.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(io(&path))?;
-    let config =
+    let Parsed { config, score } =
         parse_config(&text).map_err(|message| PeftError::Config { path: path.clone(), message })?;
     // Before any matrix is read: what is wanted of the model is the file's word, and may be anything.
     let fits = |source| PeftError::Adapter { path: path.clone(), source };
@@ -109,6 +112,10 @@ pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
         let b = tensor(tensor_name(layer, linear, Matrix::B), [outputs, r])?;
         pairs.insert((layer, linear), LoraPair { r, scale, a, b });
     }
+    let score = match score {
+        true => Some(tensor(SCORE.to_owned(), [1, spec.hidden])?),
+        false => None,
+    };
     if let Some(name) = left.into_keys().next() {
         let message = format!(
             "belongs to no target module of `{CONFIG_FILE}` in this model of {} blocks",
@@ -116,7 +123,7 @@ pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
         );
         return Err(PeftError::Tensor { path: weights, name, message });
     }
-    let adapter = Adapter { config, pairs };
+    let adapter = Adapter { config, pairs, score };
     adapter.check(spec).map_err(fits)?;
     Ok(adapter)
 }
@@ -178,6 +185,10 @@ fn config_json(adapter: &Adapter, base: Base<'_>) -> Value {
         TargetModules::Names(names) => names.clone(),
         TargetModules::Regex(_) => paths(),
     };
+    let (modules_to_save, task_type) = match adapter.score {
+        Some(_) => (json!([SCORE_MODULE]), "SEQ_CLS"),
+        None => (Value::Null, "CAUSAL_LM"),
+    };
     json!({
         "alpha_pattern": alphas.collect::<Map<_, _>>(),
         "base_model_name_or_path": base.name_or_path,
@@ -188,17 +199,23 @@ fn config_json(adapter: &Adapter, base: Base<'_>) -> Value {
         "layers_to_transform": null,
         "lora_alpha": number(config.alpha),
         "lora_dropout": config.dropout,
-        "modules_to_save": null,
+        "modules_to_save": modules_to_save,
         "peft_type": "LORA",
         "r": config.r,
         "rank_pattern": ranks.collect::<Map<_, _>>(),
         "revision": base.revision,
         "target_modules": target_modules,
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type,
         "use_dora": false,
         "use_rslora": config.use_rslora,
     })
 }
+
+/// The head of a sequence classifier, as transformers calls it.
+const SCORE_MODULE: &str = "score";
+
+/// What PEFT always adds to the modules that it saves of a sequence classifier; a model has one of both.
+const CLASSIFIER_MODULES: [&str; 2] = ["classifier", SCORE_MODULE];
 
 #[derive(Deserialize)]
 struct ConfigFile {
@@ -216,6 +233,8 @@ struct ConfigFile {
     alpha_pattern: Map<String, Value>,
     #[serde(default = "Value::default")]
     init_lora_weights: Value,
+    #[serde(default = "Value::default")]
+    modules_to_save: Value,
     /// Everything else. What is not in [`IRRELEVANT`] must be off.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -239,8 +258,15 @@ const IRRELEVANT: [&str; 13] = [
     "task_type",
 ];
 
+/// What `adapter_config.json` says.
+struct Parsed {
+    config: LoraConfig,
+    /// Whether there is the head of a reward model.
+    score: bool,
+}
+
 /// Reads the hyper-parameters; an error says which setting is at fault, and why.
-fn parse_config(text: &str) -> Result<LoraConfig, String> {
+fn parse_config(text: &str) -> Result<Parsed, String> {
     let file: ConfigFile = serde_json::from_str(text).map_err(|e| e.to_string())?;
     if file.peft_type != "LORA" {
         return Err(format!("`peft_type` is `{}`, only `LORA` can be used", file.peft_type));
@@ -280,7 +306,7 @@ fn parse_config(text: &str) -> Result<LoraConfig, String> {
         Some(alpha) => Ok((key, finite("alpha_pattern", alpha)?)),
         None => Err(format!("`alpha_pattern` gives `{key}` {value}, expected a number")),
     };
-    Ok(LoraConfig {
+    let config = LoraConfig {
         r: file.r,
         alpha: finite("lora_alpha", file.lora_alpha)?,
         dropout: file.lora_dropout,
@@ -288,7 +314,25 @@ fn parse_config(text: &str) -> Result<LoraConfig, String> {
         use_rslora: file.use_rslora,
         rank_pattern: file.rank_pattern.into_iter().map(rank).collect::<Result<_, _>>()?,
         alpha_pattern: file.alpha_pattern.into_iter().map(alpha).collect::<Result<_, _>>()?,
-    })
+    };
+    Ok(Parsed { config, score: saves_score(&file.modules_to_save)? })
+}
+
+/// Returns whether the saved modules are the head of a sequence classifier; fails where there are others.
+fn saves_score(modules: &Value) -> Result<bool, String> {
+    let names = match modules {
+        Value::Null => &[][..],
+        Value::Array(names) => &names[..],
+        _ => return Err(format!("`modules_to_save` is {modules}, expected a list")),
+    };
+    let known = |name: &Value| name.as_str().is_some_and(|name| CLASSIFIER_MODULES.contains(&name));
+    match names.iter().all(known) && (names.is_empty() || names.contains(&json!(SCORE_MODULE))) {
+        true => Ok(!names.is_empty()),
+        false => Err(format!(
+            "`modules_to_save` is {modules}, which cannot be used; expected none, or `{SCORE_MODULE}` of a \
+             reward model"
+        )),
+    }
 }
 
 /// Reads a list of names, an expression, or `all-linear`.
@@ -473,6 +517,37 @@ mod tests {
     }
 
     #[test]
+    fn a_reward_model_comes_back_as_a_sequence_classifier() {
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = adapter().with_score(&spec(), 3);
+        write(folder.path(), &adapter, BASE).unwrap();
+        let back = read(folder.path(), &spec()).unwrap();
+        assert_eq!((&back, back.digest()), (&adapter, adapter.digest()));
+        let path = folder.path().join(CONFIG_FILE);
+        let config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(config["task_type"], "SEQ_CLS");
+        assert_eq!(config["modules_to_save"], json!(["score"]));
+        let weights = fs::read(folder.path().join(WEIGHTS_FILE)).unwrap();
+        let file = SafeTensors::deserialize(&weights).unwrap();
+        assert_eq!(file.tensor("base_model.model.score.weight").unwrap().shape(), [1, 8]);
+
+        // As PEFT 0.21 writes it, and without the head.
+        let with = |modules: Value| {
+            let mut config = config.clone();
+            config["modules_to_save"] = modules;
+            fs::write(&path, config.to_string()).unwrap();
+            read(folder.path(), &spec())
+        };
+        assert_eq!(with(json!(["score", "classifier", "score"])).unwrap(), adapter);
+        let error = with(Value::Null).unwrap_err().to_string();
+        assert!(error.contains("`base_model.model.score.weight`"), "{error}");
+        assert!(error.contains("belongs to no target module"), "{error}");
+        write(folder.path(), &Adapter { score: None, ..adapter }, BASE).unwrap();
+        let error = with(json!(["score"])).unwrap_err().to_string();
+        assert!(error.contains("is missing; expected [1, 8]"), "{error}");
+    }
+
+    #[test]
     fn patterns_come_back_and_expressions_are_written_out() {
         let folder = tempfile::tempdir().unwrap();
         let config = LoraConfig {
@@ -582,6 +657,13 @@ mod tests {
         check(json!({"use_dora": true}), "`use_dora` is true, which cannot be used");
         check(json!({"bias": "all"}), "`bias` is \"all\"");
         check(json!({"modules_to_save": ["lm_head"]}), "`modules_to_save` is [\"lm_head\"]");
+        check(json!({"modules_to_save": ["score", "lm_head"]}), "`modules_to_save` is [\"score\",");
+        check(json!({"modules_to_save": ["classifier"]}), "`modules_to_save` is [\"classifier\"]");
+        check(
+            json!({"modules_to_save": "score"}),
+            "`modules_to_save` is \"score\", expected a list",
+        );
+        check(json!({"modules_to_save": ["classifier", "score"]}), "");
         check(json!({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 0.5}}), "");
         check(json!({"rank_pattern": {"q_proj": -4}}), "`rank_pattern` gives `q_proj` -4");
         check(json!({"alpha_pattern": {"q_proj": "4"}}), "`alpha_pattern` gives `q_proj` \"4\"");

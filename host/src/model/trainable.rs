@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, PairConfig, tensor_name};
+use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, PairConfig, SCORE, tensor_name};
 use super::backend::WeightType::F32;
 use super::backend::{BackendError, TrainingBackend};
 use super::spec::{Linear, Spec};
@@ -76,9 +76,9 @@ pub struct AdapterLen {
 
 /// A matrix of the adapter on the device, with its gradient.
 pub struct Parameter<B: TrainingBackend> {
-    /// For example `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// For example `model.layers.0.self_attn.q_proj.lora_A.weight`, or [`SCORE`].
     pub name: String,
-    /// `[r, in]` or `[out, r]`.
+    /// `[r, in]`, `[out, r]`, or `[1, hidden]` of the head.
     pub shape: [usize; 2],
     /// Row-major.
     pub values: B::Buffer,
@@ -124,6 +124,8 @@ pub struct TrainableAdapter<B: TrainingBackend> {
     config: LoraConfig,
     /// For each block, in the order of [`Linear::ALL`].
     blocks: Vec<[Option<Pair<B>>; 7]>,
+    /// The head of a reward model.
+    score: Option<Parameter<B>>,
 }
 
 impl<B: TrainingBackend> TrainableAdapter<B> {
@@ -146,7 +148,11 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
             backend.repack(&b.values, scale as f32, &mut packed_b);
             blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b, scale });
         }
-        Ok(TrainableAdapter { config, blocks })
+        let score = |values: &Vec<f32>| {
+            Parameter::new(backend, SCORE.to_owned(), [1, values.len()], values)
+        };
+        let score = adapter.score.as_ref().map(score).transpose()?;
+        Ok(TrainableAdapter { config, blocks, score })
     }
 
     /// Returns its hyper-parameters.
@@ -164,6 +170,11 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         self.blocks[layer][linear as usize].as_mut()
     }
 
+    /// Returns the head of a reward model, where it has one.
+    pub(super) fn score_mut(&mut self) -> Option<&mut Parameter<B>> {
+        self.score.as_mut()
+    }
+
     /// Returns rank and scale of every pair.
     pub fn pairs(&self) -> BTreeMap<(usize, Linear), PairConfig> {
         let mut pairs = BTreeMap::new();
@@ -177,13 +188,15 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         pairs
     }
 
-    /// Returns how many numbers an adapter with these pairs takes on the device.
+    /// Returns how many numbers an adapter with these pairs takes on the device; with a reward model's head
+    /// where `scores`.
     pub fn len(
         backend: &B,
         spec: &Spec,
         pairs: &BTreeMap<(usize, Linear), PairConfig>,
+        scores: bool,
     ) -> AdapterLen {
-        let mut len = AdapterLen { values: 0, packed: 0 };
+        let mut len = AdapterLen { values: if scores { spec.hidden } else { 0 }, packed: 0 };
         for (&(_, linear), &PairConfig { r, .. }) in pairs {
             let (outputs, inputs) = spec.linear_shape(linear);
             len.values += r * (outputs + inputs);
@@ -195,7 +208,9 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
     /// Returns a copy on the host.
     pub fn download(&self, backend: &B) -> Result<Adapter, BackendError> {
         let values = |p: &Parameter<B>| Ok(backend.view(&p.values, 0..p.len())?.into_owned());
-        let mut adapter = Adapter { config: self.config.clone(), pairs: Default::default() };
+        let (config, pairs) = (self.config.clone(), Default::default());
+        let score = self.score.as_ref().map(values).transpose()?;
+        let mut adapter = Adapter { config, pairs, score };
         for (layer, block) in self.blocks.iter().enumerate() {
             for (linear, pair) in Linear::ALL.into_iter().zip(block) {
                 if let Some(Pair { a, b, scale, .. }) = pair {
@@ -210,12 +225,14 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 
     /// Walks over all matrices in the order of [`Adapter::tensors`].
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter<B>> {
-        self.blocks.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b])
+        let pairs = self.blocks.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b]);
+        pairs.chain(&self.score)
     }
 
     /// Walks over all matrices in the order of [`Adapter::tensors`].
     pub fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter<B>> {
-        self.blocks.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b])
+        let pairs = self.blocks.iter_mut().flatten().flatten();
+        pairs.flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.score)
     }
 
     /// Sets every gradient to zero.

@@ -183,6 +183,8 @@ pub struct LoadedAdapter<B: Backend> {
     pub rank: usize,
     /// For each block, in the order of [`Linear::ALL`].
     blocks: Vec<[Option<LoadedPair<B>>; 7]>,
+    /// The head of a reward model, `[hidden]`; rewards are summed on the host ([`crate::reward`]).
+    score: Option<Vec<f32>>,
 }
 
 /// The two matrices beside one linear layer: `y = W·x + B·(A·x)`.
@@ -195,7 +197,7 @@ pub struct LoadedPair<B: Backend> {
 
 impl<B: Backend> LoadedAdapter<B> {
     /// Packs an adapter, its effect multiplied by `factor` on top of its own scale: 1 is as
-    /// trained, 0 is off, beyond 1 extrapolates.
+    /// trained, 0 is off, beyond 1 extrapolates. The head of a reward model stays as it is.
     pub fn load(
         backend: &B,
         spec: &Spec,
@@ -229,7 +231,16 @@ impl<B: Backend> LoadedAdapter<B> {
                 b: backend.pack(&b, outputs, r, WeightType::F32)?,
             });
         }
-        Ok(LoadedAdapter { rank: adapter.rank(), blocks })
+        let wanted = spec.hidden;
+        if let Some(score) = adapter.score.as_ref().filter(|score| score.len() != wanted) {
+            return Err(WeightsError::Score { found: score.len(), wanted });
+        }
+        Ok(LoadedAdapter { rank: adapter.rank(), blocks, score: adapter.score.clone() })
+    }
+
+    /// Returns the head of a reward model, `[hidden]`; none where the adapter is that of a policy.
+    pub fn score(&self) -> Option<&[f32]> {
+        self.score.as_deref()
     }
 
     /// Returns the pair beside a linear layer, where it has one.
@@ -258,6 +269,14 @@ pub enum WeightsError {
         linear: &'static str,
         /// `A` or `B`.
         side: char,
+        /// How many numbers it has.
+        found: usize,
+        /// How many the model needs.
+        wanted: usize,
+    },
+    /// The head of a reward model does not fit the model.
+    #[error("`score.weight` of the adapter has {found} numbers, but this model needs {wanted}")]
+    Score {
         /// How many numbers it has.
         found: usize,
         /// How many the model needs.

@@ -4,8 +4,9 @@
 //! are compared with each other. Either way a batch that is worked on in parts is the same as the
 //! whole: each part gives its share of the loss, and the shares add up.
 //!
-//! Every preference loss depends on a sequence through the sum of its logprobs alone, so its gradient
-//! is one number for each sequence, and each of the sequence's tokens gets that number.
+//! Every preference loss depends on a sequence through one number alone, the sum of its logprobs or its
+//! reward, so its gradient is one number for each sequence, and each of the sequence's tokens gets that
+//! number, or the row that the reward is read from.
 
 pub mod dpo;
 pub mod hinge;
@@ -13,6 +14,7 @@ pub mod ipo;
 pub mod kto;
 pub mod orpo;
 mod preference;
+pub mod reward;
 pub mod sft;
 pub mod simpo;
 pub mod sso;
@@ -22,7 +24,8 @@ pub use preference::{Outcome, Preference};
 /// What is known of a completion when a preference loss is formed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// Sum of the logprobs of its tokens under the policy, in nats.
+    /// Sum of the logprobs of its tokens under the policy, in nats; its reward where a reward model is
+    /// trained.
     pub policy: f64,
     /// The same under the reference; 0 where the objective has none.
     pub reference: f64,
@@ -47,7 +50,8 @@ impl Scored {
 pub struct PairLoss {
     /// Its value.
     pub loss: f64,
-    /// Its derivatives with respect to the policy's summed logprobs of chosen and rejected.
+    /// Its derivatives with respect to the policy's summed logprobs of chosen and rejected, or to their
+    /// rewards.
     pub slopes: [f64; 2],
 }
 

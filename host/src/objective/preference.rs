@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::sso::{Sso, SsoGenerator, sso, sso_generator};
-use super::{ObjectiveError, PairLoss, Scored, dpo, hinge, ipo, kto, orpo, simpo};
+use super::{ObjectiveError, PairLoss, Scored, dpo, hinge, ipo, kto, orpo, reward, simpo};
 
 /// An objective over items of several sequences, with its hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,11 @@ pub enum Preference {
         /// The same of an undesirable one; the paper's λ_U.
         undesirable_weight: f64,
     },
+    /// [`reward::reward`](super::reward::reward)
+    Reward {
+        /// How strongly the sum of a pair's rewards is held to 0; 0 or more.
+        center_rewards_coefficient: f64,
+    },
     /// [`sso::sso`](super::sso::sso)
     Sso(Sso),
     /// [`sso::sso_generator`](super::sso::sso_generator)
@@ -62,10 +67,10 @@ pub struct Outcome {
     /// Its loss.
     pub loss: f64,
     /// The derivative of the loss with respect to the policy's summed logprob of each sequence that
-    /// is learnt from.
+    /// is learnt from, or to its reward.
     pub slopes: Vec<f64>,
-    /// Implicit rewards of what is preferred and what is not, as TRL reports them. Without pairs an
-    /// item has one of the two.
+    /// Implicit rewards of what is preferred and what is not, as TRL reports them, or those that a reward
+    /// model gives. Without pairs an item has one of the two.
     pub rewards: [Option<f64>; 2],
 }
 
@@ -79,6 +84,7 @@ impl Preference {
             Preference::SimPo { .. } => "simpo",
             Preference::Orpo { .. } => "orpo",
             Preference::Kto { .. } => "kto",
+            Preference::Reward { .. } => "reward",
             Preference::Sso(_) => "sso",
             Preference::SsoGenerator(_) => "sso-generator",
         }
@@ -122,6 +128,12 @@ impl Preference {
         if self.is_paired() { 1 } else { 2 }
     }
 
+    /// Returns whether it trains the head of a reward model and what it reads, and no policy: the loss is one
+    /// of rewards, and of no logprobs.
+    pub fn makes_reward_model(&self) -> bool {
+        matches!(self, Preference::Reward { .. })
+    }
+
     /// Returns whether its items have completions of the prompt as it is, under good principles and
     /// under bad ones, each of which has its place in the loss.
     pub fn tells_by_role(&self) -> bool {
@@ -135,7 +147,10 @@ impl Preference {
 
     /// Returns whether the loss compares the policy with a reference.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self, Preference::SimPo { .. } | Preference::Orpo { .. })
+        !matches!(
+            self,
+            Preference::SimPo { .. } | Preference::Orpo { .. } | Preference::Reward { .. }
+        )
     }
 
     /// Checks that every hyper-parameter is in its range.
@@ -162,6 +177,9 @@ impl Preference {
             Preference::SsoGenerator(SsoGenerator { gamma, .. }) => {
                 vec![beta, not_negative("gamma", gamma)]
             }
+            Preference::Reward { center_rewards_coefficient: value } => {
+                vec![not_negative("center_rewards_coefficient", value)]
+            }
             Preference::Ipo { .. } | Preference::Hinge { .. } | Preference::Orpo { .. } => {
                 vec![beta]
             }
@@ -172,8 +190,8 @@ impl Preference {
         }
     }
 
-    /// Returns what scales its rewards.
-    pub fn beta(&self) -> f64 {
+    /// Returns what scales its rewards; 1 for those of a reward model.
+    fn beta(&self) -> f64 {
         match *self {
             Preference::Dpo { beta, .. }
             | Preference::Ipo { beta, .. }
@@ -183,6 +201,7 @@ impl Preference {
             | Preference::Kto { beta, .. }
             | Preference::Sso(Sso { beta, .. })
             | Preference::SsoGenerator(SsoGenerator { beta, .. }) => beta,
+            Preference::Reward { .. } => 1.0,
         }
     }
 
@@ -209,6 +228,9 @@ impl Preference {
                 let (loss, slope) = kto::kto(item[0], desirable, weight, beta, reference_point);
                 (loss, vec![slope])
             }
+            Preference::Reward { center_rewards_coefficient } => {
+                of_pair(reward::reward(item[0].policy, item[1].policy, center_rewards_coefficient))
+            }
             Preference::Sso(settings) => {
                 let item = [item[0], item[1], item[2], item[3], item[4], item[5]];
                 let (loss, slopes) = sso(&item, &settings);
@@ -228,11 +250,12 @@ impl Preference {
         Outcome { loss, slopes, rewards }
     }
 
-    /// Returns the reward that the objective implies for a completion.
+    /// Returns the reward that the objective implies for a completion, or gives it.
     fn reward(&self, scored: Scored) -> f64 {
-        match self.needs_reference() {
-            true => self.beta() * scored.log_ratio(),
-            false => self.beta() * scored.mean(),
+        match self {
+            Preference::Reward { .. } => scored.policy,
+            _ if self.needs_reference() => self.beta() * scored.log_ratio(),
+            _ => self.beta() * scored.mean(),
         }
     }
 }

@@ -265,7 +265,9 @@ fn rounds(
         if let (Some(before), Some(now)) = (&previous, &train) {
             goes_on(before, now, index + 1, table.place())?;
         }
-        previous = train.clone().or(previous);
+        // After a reward model the next round goes on from the policy before it.
+        let policy = train.clone().filter(|train| !train.makes_reward_model());
+        previous = policy.or(previous);
         generates_with(&generate.model, index + 1, models, table, root)?;
         settings.push(RoundSettings { generate, train, extrapolate: None });
     }
@@ -297,6 +299,15 @@ fn rounds(
         return Err(last
             .wrong("save_as", &format!("saves what round {rounds} makes, the last one"))
             .label("expected a round after this one: it could use what is saved"));
+    }
+    let round = |round: u32| settings.get(round as usize - 1);
+    let trains = |number| round(number).map_or(base_train, |settings| settings.train.as_ref());
+    let generates = |number| round(number).map_or(base_generate, |settings| &settings.generate);
+    for number in 1..=rounds {
+        let entry = tables.get(number as usize - 1);
+        let place = entry.map_or(root.place_of("train"), |entry| entry.place());
+        let makes = |round| trains(round).is_some_and(Train::makes_reward_model);
+        reward_models(number, rounds, &makes, &generates(number).model, models, place)?;
     }
     if let Some(run) = &run {
         let without_own = if rounds as usize > settings.len() { base_train } else { None };
@@ -343,6 +354,34 @@ fn goes_on(before: &Train, now: &Train, round: usize, place: &Place) -> Checked<
     };
     Err(Problem::new(format!("round {round} {message}"), place)
         .label(format!("expected the same `{same}`, or `start = \"initial\"`")))
+}
+
+/// A reward model is no policy: it is the run's result, or a tool with a name for the rounds after it. No round
+/// writes with one.
+fn reward_models(
+    round: u32,
+    rounds: u32,
+    makes: &dyn Fn(u32) -> bool,
+    writer: &str,
+    models: &Models,
+    place: &Place,
+) -> Checked<()> {
+    let saved = models.saved.values().any(|saved| *saved == round);
+    if makes(round) && round < rounds && !saved {
+        let message =
+            format!("round {round} makes a reward model, and round {} needs a policy", round + 1);
+        return Err(Problem::new(message, place)
+            .label("expected `save_as = \"NAME\"`, or `objective = \"reward\"` in the last round alone")
+            .hint("what is saved under a name can be asked for rewards; the next round goes on from the policy before"));
+    }
+    match models.saved.get(writer) {
+        Some(&saving) if makes(saving) => Err(Problem::new(
+            format!("round {round} generates with `{writer}`, which is a reward model"),
+            place,
+        )
+        .label("expected a model that writes")),
+        _ => Ok(()),
+    }
 }
 
 fn is_argument(place: &Place) -> bool {

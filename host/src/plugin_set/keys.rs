@@ -86,7 +86,7 @@ pub(super) const EXTRAPOLATE: Shape = Shape {
 pub(super) const GUARD: Shape = Shape { keys: &["length", "ended", "repetition"], later: &[] };
 pub(super) const PAIR: Shape = Shape { keys: &["by", "reward"], later: &[] };
 /// The hyper-parameters of each objective.
-pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
+pub(super) const OBJECTIVES: [(&str, &[&str]); 10] = [
     ("sft", &[]),
     ("dpo", &["beta", "label_smoothing"]),
     ("ipo", &["beta", "length_averaged"]),
@@ -94,6 +94,7 @@ pub(super) const OBJECTIVES: [(&str, &[&str]); 9] = [
     ("simpo", &["beta", "gamma"]),
     ("orpo", &["beta"]),
     ("kto", &["beta", "desirable_weight", "undesirable_weight"]),
+    ("reward", &["center_rewards_coefficient"]),
     ("sso", &["base_loss", "beta", "gamma", "alpha", "w_scope", "w_detach"]),
     ("sso-generator", &["base_loss", "beta", "gamma"]),
 ];
@@ -107,6 +108,7 @@ pub(super) const TRAIN: Shape = Shape {
         "gamma",
         "desirable_weight",
         "undesirable_weight",
+        "center_rewards_coefficient",
         "base_loss",
         "alpha",
         "w_scope",

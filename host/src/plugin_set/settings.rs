@@ -82,8 +82,8 @@ pub struct Train {
     pub start: Start,
     /// What each round trains on. Default: `round`.
     pub data: TrainData,
-    /// The peak of the schedule; over 0. Default: 1e-4 for `sft` and 1e-5 for what compares
-    /// completions; where every weight is trained 2e-5 and 1e-6.
+    /// The peak of the schedule; over 0. Default: 1e-4 for `sft` and `reward`, and 1e-5 for what else
+    /// compares completions; where every weight is trained 2e-5 and 1e-6.
     pub learning_rate: f64,
     /// Over 0; a part of an epoch ends early. Default: 1.
     pub num_train_epochs: f64,
@@ -152,12 +152,18 @@ impl Train {
         Train { learning_rate: 2e-5, save_steps: 50, lora: None, ..Train::default() }
     }
 
-    /// Returns the same for an objective: what compares completions takes smaller steps, as TRL does.
+    /// Returns the same for an objective: what compares completions takes smaller steps, but for a reward
+    /// model, as TRL does.
     pub fn under(self, objective: Objective) -> Train {
         let (learning_rate, reference) = match objective {
             Objective::Sft => (self.learning_rate, None),
             Objective::Preference(preference) => {
-                let rate = if self.lora.is_some() { 1e-5 } else { 1e-6 };
+                let rate = match self.lora {
+                    // It is the head that has to learn most.
+                    Some(_) if preference.makes_reward_model() => 1e-4,
+                    Some(_) => 1e-5,
+                    None => 1e-6,
+                };
                 (rate, preference.needs_reference().then_some(Reference::Initial))
             }
         };
@@ -170,6 +176,11 @@ impl Train {
             Objective::Sft => None,
             Objective::Preference(preference) => Some(preference),
         }
+    }
+
+    /// Returns whether it makes a reward model, which is no policy.
+    pub fn makes_reward_model(&self) -> bool {
+        self.preference().is_some_and(|preference| preference.makes_reward_model())
     }
 }
 
@@ -193,6 +204,7 @@ impl Objective {
             "hinge" => Preference::Hinge { beta: 0.1 },
             "simpo" => Preference::SimPo { beta: 2.0, gamma: 0.5 },
             "orpo" => Preference::Orpo { beta: 0.1 },
+            "reward" => Preference::Reward { center_rewards_coefficient: 0.0 },
             "kto" => Preference::Kto { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 },
             "sso" => Preference::Sso(Sso {
                 base_loss: BaseLoss::Ipo,

@@ -13,7 +13,8 @@ use crate::record::{Answer, Completion, Decoding, Request};
 use crate::report::Measured;
 use crate::run::seed;
 
-/// Measures a policy. Round 0 is the initial model. Without `[evaluate]` there is nothing to do.
+/// Measures a policy. Round 0 is the initial model. Without `[evaluate]` there is nothing to do, and a reward
+/// model, which is no policy, has no measures.
 pub fn held_out(
     shop: &Workshop<'_>,
     book: &mut Notebook,
@@ -21,6 +22,9 @@ pub fn held_out(
     policy: &Policy,
 ) -> Result<Vec<Measured>, RunError> {
     let Some(evaluate) = &shop.set.evaluate else { return Ok(Vec::new()) };
+    if policy.is_reward_model() {
+        return Ok(Vec::new());
+    }
     shop.check_cancel(book)?;
     let place = Place { round, stage: "evaluate" };
     let answers = answer_decoding(shop);

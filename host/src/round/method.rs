@@ -56,10 +56,14 @@ pub fn begin(
         (None, Some(_)) => Err(refuse("an adapter: it trains every weight".into(), "method")),
         (Some(lora), adapter) => {
             let start = start_adapter(models, lora.config(), adapter.as_deref(), seed)?;
-            let start = start.ok_or_else(|| {
+            let mut start = start.ok_or_else(|| {
                 let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank());
                 refuse(format!("an adapter of rank {rank}: its settings differ"), "lora")
             })?;
+            if settings.makes_reward_model() {
+                start =
+                    start.with_score(&models.policy().spec, seed::of([seed.into(), "lora".into()]));
+            }
             Ok(Trainer::new(models.engine_of(&from)?, &start, data, wanted)?)
         }
         (None, None) => {

@@ -73,7 +73,7 @@ pub struct Workshop<'a> {
 
 /// What a round leaves to the next.
 pub struct Outcome {
-    /// The trained policy.
+    /// The trained policy, or the reward model.
     pub policy: Policy,
     /// The row of the report.
     pub summary: RoundSummary,

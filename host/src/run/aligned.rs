@@ -17,7 +17,14 @@ pub fn open(
 ) -> Result<Aligned, RunError> {
     let folder = Path::new(name);
     if peft::is_adapter(folder) {
-        return Ok(Aligned::Adapter(peft::read(folder, &initial.model.spec)?));
+        let adapter = peft::read(folder, &initial.model.spec)?;
+        if adapter.score.is_some() {
+            return Err(RunError::Settings {
+                what: format!("`aligned` of `[models]` is a reward model, and no policy: `{name}`"),
+                hint: "name the adapter of a policy".into(),
+            });
+        }
+        return Ok(Aligned::Adapter(adapter));
     }
     let opened = Opened::open(name, chat, report)?;
     let (first, second) = (&*initial.model, &*opened.model);

@@ -6,7 +6,7 @@ use super::Prepared;
 use crate::model::adapter::LoraConfig;
 use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
-use crate::plugin_set::Lora;
+use crate::plugin_set::{Lora, Train};
 use crate::report::Report;
 use crate::round::Aligned;
 
@@ -27,14 +27,17 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
             train.and_then(|train| train.lora.as_ref()).map(Lora::config)
         }
     };
+    let rewards = prepared.set.train(report.best_round).is_some_and(Train::makes_reward_model);
     let (library, what) = match (&lora, &prepared.aligned) {
+        (Some(_), _) if rewards => ("peft", "A reward model, a LoRA adapter with a head,"),
         (Some(_), _) => ("peft", "A LoRA adapter"),
         (None, None) => ("transformers", "A model of which every weight was trained,"),
         (None, Some(_)) => ("transformers", "A model"),
     };
+    let task = if rewards { "text-classification" } else { "text-generation" };
     let _ = write!(
         card,
-        "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: {tags}\n---\n\n\
+        "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: {task}\ntags: {tags}\n---\n\n\
          # {} on {}\n\n",
         method.name, model.name
     );
@@ -75,6 +78,14 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
     }
     card.push_str("\n## Where it loads\n\n");
     let trained = match &lora {
+        Some(_) if rewards => {
+            card.push_str(
+                "PEFT and TRL read this folder beside `AutoModelForSequenceClassification` with \
+                 `num_labels=1`. A reward is read at the last token that is not the padding's: where the \
+                 end of a turn is also what the tokenizer pads with, set another `pad_token_id`.\n",
+            );
+            "The adapter was trained over these weights in f32"
+        }
         Some(lora) => {
             card.push_str(&where_an_adapter_loads(lora, model.spec.layers));
             "The adapter was trained over these weights in f32"

@@ -59,7 +59,9 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         .map(|train| adapter(device, &policy.spec, train))
         .collect::<Result<Vec<_>, _>>()?;
     let given = match &prepared.aligned {
-        Some(Aligned::Adapter(adapter)) => Some(in_use(device, &policy.spec, &adapter.config)?),
+        Some(Aligned::Adapter(adapter)) => {
+            Some(in_use(device, &policy.spec, &adapter.config, false)?)
+        }
         _ => None,
     };
     let adapter =
@@ -220,12 +222,17 @@ struct InUse {
 fn adapter(device: &AnyDevice, spec: &Spec, train: &Train) -> Result<InUse, RunError> {
     // In full training there is none.
     let Some(lora) = &train.lora else { return Ok(InUse::default()) };
-    in_use(device, spec, &lora.config())
+    in_use(device, spec, &lora.config(), train.makes_reward_model())
 }
 
-fn in_use(device: &AnyDevice, spec: &Spec, config: &LoraConfig) -> Result<InUse, RunError> {
+fn in_use(
+    device: &AnyDevice,
+    spec: &Spec,
+    config: &LoraConfig,
+    scores: bool,
+) -> Result<InUse, RunError> {
     let pairs = config.pairs(spec.layers).map_err(TrainError::from)?;
-    let len = TrainableAdapter::len(device, spec, &pairs);
+    let len = TrainableAdapter::len(device, spec, &pairs, scores);
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(0);
     Ok(InUse { rank, bytes: size_of::<f32>() * (len.values + len.packed) })
 }
@@ -356,6 +363,7 @@ fn training(
         &prepared.device,
         &policy.spec,
         lora.as_ref(),
+        train.makes_reward_model(),
         dtype,
         rows,
         train.gradient_checkpointing,

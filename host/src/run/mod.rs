@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::{Keep, Measure, PluginSet};
+use crate::plugin_set::{Keep, Measure, PluginSet, Train};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::rows::Trained;
@@ -188,9 +188,12 @@ pub fn execute(
             }
             outcome => outcome?,
         };
-        policy = outcome.policy;
         if let Some(name) = set.save_as(number) {
-            models.save(name, &policy);
+            models.save(name, &outcome.policy);
+        }
+        // A reward model is no policy: the next round goes on from the one that entered this.
+        if !outcome.policy.is_reward_model() {
+            policy = outcome.policy;
         }
         earlier.extend(outcome.trained);
         report.rounds.push(outcome.summary);
@@ -240,12 +243,13 @@ fn stop_measure(prepared: &Prepared) -> Option<Measure> {
     }
 }
 
-/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured. A
-/// round that saves its policy for later ones makes a tool and no result, so it is the best only as long
+/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured, or
+/// where that makes a reward model, for whose sake the rounds before it were. A round that saves its policy for later ones makes a tool and no result, so it is the best only as long
 /// as there is no other.
 fn best_round(report: &Report, set: &PluginSet, measure: Option<Measure>) -> u32 {
     let last = report.rounds.last().map_or(0, |row| row.round);
-    let Some(measure) = measure else { return last };
+    let makes_reward_model = |round| set.train(round).is_some_and(Train::makes_reward_model);
+    let Some(measure) = measure.filter(|_| !makes_reward_model(last)) else { return last };
     let value = |row: &RoundSummary| find(&row.held_out, measure);
     let mut best: Option<&RoundSummary> = None;
     let results = report.rounds.iter().filter(|row| set.save_as(row.round).is_none());

@@ -189,11 +189,14 @@ pub fn prepare(
 /// Fails where a round generates with a reward model, which writes nothing.
 fn check_writers(set: &PluginSet, adapters: &BTreeMap<String, Adapter>) -> Result<(), RunError> {
     let mut writers = (1..=set.run.rounds).map(|round| &set.generate(round).model);
-    let rewards = |name: &&String| adapters.get(*name).is_some_and(|adapter| adapter.score.is_some());
+    let rewards =
+        |name: &&String| adapters.get(*name).is_some_and(|adapter| adapter.score.is_some());
     match writers.find(rewards) {
         None => Ok(()),
         Some(name) => Err(RunError::Settings {
-            what: format!("`model` of `[generate]` is `{name}`, a reward model, which writes nothing"),
+            what: format!(
+                "`model` of `[generate]` is `{name}`, a reward model, which writes nothing"
+            ),
             hint: "a judge such as `builtin:reward-model` asks it for rewards".into(),
         }),
     }

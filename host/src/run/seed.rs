@@ -67,6 +67,15 @@ pub fn uniform(seed: u64, index: u64) -> f64 {
     (bits(seed, index) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
+/// Returns a number of the standard normal distribution (Box and Muller: of two uniform ones, so numbers of
+/// different indices share none).
+pub fn normal(seed: u64, index: u64) -> f64 {
+    let index = 2 * index;
+    // The logarithm of 0 would be none.
+    let length = (-2.0 * (1.0 - uniform(seed, index)).ln()).sqrt();
+    length * (std::f64::consts::TAU * uniform(seed, index + 1)).cos()
+}
+
 /// Puts `items` in a random order (Fisher–Yates, from the end).
 pub fn shuffle<T>(seed: u64, items: &mut [T]) {
     for i in (1..items.len()).rev() {

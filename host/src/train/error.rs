@@ -38,6 +38,9 @@ pub enum TrainError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// What is trained and the objective do not go together.
+    #[error("{0}")]
+    Head(&'static str),
     /// A state cannot be written.
     #[error(transparent)]
     Save(#[from] SaveError),

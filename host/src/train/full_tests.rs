@@ -586,7 +586,7 @@ fn memory_is_what_was_predicted() {
         let spec = &trainer.weights().spec;
         let predict = TrainMemory::predict;
         let (cpu, f32) = (Cpu::new(), WeightType::F32);
-        let want = predict(&cpu, spec, None, f32, 49, gradient_checkpointing).unwrap();
+        let want = predict(&cpu, spec, None, false, f32, 49, gradient_checkpointing).unwrap();
         assert_eq!(held(&trainer, &want), want);
 
         // Ranks by pattern, and blocks without some pairs.
@@ -602,7 +602,7 @@ fn memory_is_what_was_predicted() {
             let trainer = Trainer::new(engine, &start, examples(), settings.clone()).unwrap();
             let spec = &trainer.weights().spec;
             let lora = Some(&start.config);
-            let want = predict(&cpu, spec, lora, f32, 49, gradient_checkpointing).unwrap();
+            let want = predict(&cpu, spec, lora, false, f32, 49, gradient_checkpointing).unwrap();
             assert_eq!(held(&trainer, &want), want);
         }
     }
@@ -614,7 +614,7 @@ fn gradient_checkpointing_takes_less_memory() {
     let spec = Spec { intermediate: 1536, vocab: 49152, ..spec };
     let of = |checkpointing| {
         let f32 = WeightType::F32;
-        TrainMemory::predict(&Cpu::new(), &spec, None, f32, 1024, checkpointing).unwrap()
+        TrainMemory::predict(&Cpu::new(), &spec, None, false, f32, 1024, checkpointing).unwrap()
     };
     let (all, inputs) = (of(false), of(true));
     assert!(4 * inputs.activations < all.activations, "{all:?} {inputs:?}");

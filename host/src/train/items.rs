@@ -209,6 +209,14 @@ impl Objective {
         }
     }
 
+    /// Returns whether what is trained is a reward model.
+    pub(super) fn makes_reward_model(&self) -> bool {
+        match self {
+            Objective::Sft => false,
+            Objective::Preference { objective, .. } => objective.makes_reward_model(),
+        }
+    }
+
     /// Returns which are only looked at.
     pub(super) fn looked_at(&self) -> Range<usize> {
         match self {
@@ -335,6 +343,27 @@ impl Data {
                 Data::Preference { items, objective, reference: Reference::Logprobs(known) }
             }
             (data, _) => data,
+        }
+    }
+
+    /// Fails where what is trained and the objective do not go together: a reward model is an adapter with
+    /// a head, and a policy has none. `start` is none in full training.
+    pub(super) fn check_head(&self, start: Option<&Adapter>) -> Result<(), TrainError> {
+        let rewards = match self {
+            Data::Supervised(_) => false,
+            Data::Preference { objective, .. } => objective.makes_reward_model(),
+        };
+        match (rewards, start.map(|adapter| adapter.score.is_some())) {
+            (true, None) => Err(TrainError::Head(
+                "a reward model is an adapter with a head, and every weight was to be trained",
+            )),
+            (true, Some(false)) => {
+                Err(TrainError::Head("the adapter has no head, and a reward model needs one"))
+            }
+            (false, Some(true)) => Err(TrainError::Head(
+                "the adapter has the head of a reward model, and a policy was to be trained",
+            )),
+            (true, Some(true)) | (false, Some(false) | None) => Ok(()),
         }
     }
 

@@ -42,6 +42,7 @@ impl TrainMemory {
     /// Predicts what a trainer takes. Fails where the adapter cannot be ([`LoraConfig::pairs`]).
     ///
     /// - `lora`: the adapter that is trained; without one every weight is.
+    /// - `scores`: whether it is a reward model, which has a head of its own and no logits.
     /// - `weight_type`: how the weights beside an adapter are kept; those that are trained are f32.
     /// - `rows`: most tokens in one micro-batch ([`rows`](TrainMemory::rows)). All of them count as
     ///   trained for the logits, of which only a few rows are held.
@@ -49,6 +50,7 @@ impl TrainMemory {
         backend: &B,
         spec: &Spec,
         lora: Option<&LoraConfig>,
+        scores: bool,
         weight_type: WeightType,
         rows: usize,
         gradient_checkpointing: bool,
@@ -57,7 +59,7 @@ impl TrainMemory {
             Some(lora) => lora.pairs(spec.layers)?,
             None => BTreeMap::new(),
         };
-        let len = TrainableAdapter::len(backend, spec, &pairs);
+        let len = TrainableAdapter::len(backend, spec, &pairs, scores);
         let names = WeightName::all(spec);
         let lens = names.iter().map(|name| name.len(backend, spec));
         let (gradients, weight_type, copies) = match lora {
@@ -68,7 +70,7 @@ impl TrainMemory {
         let dropout = lora.is_some_and(|lora| lora.dropout > 0.0);
         let shape = PassShape { spec, pairs: &pairs, dropout, rows, gradient_checkpointing };
         let bytes = |numbers: usize| numbers * size_of::<f32>();
-        let held_logits = backend.held_logits(rows, spec.vocab);
+        let held_logits = if scores { 0 } else { backend.held_logits(rows, spec.vocab) };
         let head = backend.product_bytes(held_logits / spec.vocab, spec.vocab, spec.hidden);
         Ok(TrainMemory {
             weights: Weights::bytes(backend, spec, weight_type),

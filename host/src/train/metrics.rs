@@ -21,9 +21,11 @@ pub struct StepMetrics {
     pub learning_rate: f64,
     /// How many times the data have been seen, this step included.
     pub epoch: f64,
-    /// Mean over the trained tokens of the entropy of the policy's distribution, in nats.
-    pub entropy: f64,
-    /// Tokens that were trained.
+    /// Mean over the trained tokens of the entropy of the policy's distribution, in nats; absent of a reward
+    /// model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
+    /// Tokens that were trained; of a reward model, those of the completions that it gave rewards.
     pub trained_tokens: usize,
     /// Tokens that went through the model.
     pub tokens: usize,
@@ -37,7 +39,7 @@ pub struct StepMetrics {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
     /// Implicit reward of what is preferred: `beta` times its log ratio to the reference, or without
-    /// a reference times its mean logprob.
+    /// a reference times its mean logprob; or the reward that a reward model gives.
     #[serde(rename = "rewards/chosen", default, skip_serializing_if = "Option::is_none")]
     pub rewards_chosen: Option<f64>,
     /// The same of what is not.
@@ -49,7 +51,7 @@ pub struct PreferenceMetrics {
     /// Difference of both rewards.
     #[serde(rename = "rewards/margins", default, skip_serializing_if = "Option::is_none")]
     pub rewards_margins: Option<f64>,
-    /// Summed logprob of what is preferred under the policy, in nats.
+    /// Summed logprob of what is preferred under the policy, in nats; absent of a reward model.
     #[serde(rename = "logps/chosen", default, skip_serializing_if = "Option::is_none")]
     pub logps_chosen: Option<f64>,
     /// The same of what is not.
@@ -82,14 +84,15 @@ pub(super) struct Share {
 struct Side {
     count: usize,
     rewards: f64,
-    logps: f64,
+    /// None where nothing has logprobs.
+    logps: Option<f64>,
 }
 
 impl Side {
-    fn add(&mut self, reward: f64, logp: f64) {
+    fn add(&mut self, reward: f64, logp: Option<f64>) {
         self.count += 1;
         self.rewards += reward;
-        self.logps += logp;
+        self.logps = logp.map(|logp| self.logps.unwrap_or(0.0) + logp);
     }
 
     fn mean(&self, sum: f64) -> Option<f64> {
@@ -105,7 +108,7 @@ impl Share {
     }
 
     /// Adds an item's part of a mean over `items`, and returns the slope of that mean along each of
-    /// the item's logprobs.
+    /// the item's logprobs or rewards.
     pub(super) fn compare(
         &mut self,
         objective: &Preference,
@@ -117,15 +120,16 @@ impl Share {
         let point = self.kl.unwrap_or(0.0);
         let Outcome { loss, slopes, rewards } = objective.outcome(item, desirable, point);
         self.loss += part * loss;
+        let logp = |i: usize| (!objective.makes_reward_model()).then_some(item[i].policy);
         match rewards {
             [Some(chosen), Some(rejected)] => {
-                self.chosen.add(chosen, item[0].policy);
-                self.rejected.add(rejected, item[1].policy);
+                self.chosen.add(chosen, logp(0));
+                self.rejected.add(rejected, logp(1));
                 self.pairs += 1;
                 self.right += usize::from(chosen > rejected);
             }
-            [Some(reward), None] => self.chosen.add(reward, item[0].policy),
-            [None, Some(reward)] => self.rejected.add(reward, item[0].policy),
+            [Some(reward), None] => self.chosen.add(reward, logp(0)),
+            [None, Some(reward)] => self.rejected.add(reward, logp(0)),
             [None, None] => {}
         }
         slopes.into_iter().map(|slope| part * slope).collect()
@@ -140,8 +144,8 @@ impl Share {
             rewards_rejected: of_rejected,
             rewards_accuracies: (*pairs > 0).then(|| *right as f64 / *pairs as f64),
             rewards_margins: of_chosen.zip(of_rejected).map(|(chosen, rejected)| chosen - rejected),
-            logps_chosen: chosen.mean(chosen.logps),
-            logps_rejected: rejected.mean(rejected.logps),
+            logps_chosen: chosen.logps.and_then(|sum| chosen.mean(sum)),
+            logps_rejected: rejected.logps.and_then(|sum| rejected.mean(sum)),
             kl: *kl,
         }
     }

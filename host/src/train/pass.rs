@@ -23,7 +23,8 @@ impl<B: TrainingBackend> Trainer<B> {
         let (lengths, learnt) = (&self.lengths[0], objective.learnt());
         subject.clear_gradients(backend);
         for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, &learnt, settings.seed, epoch);
+            let rewards = objective.makes_reward_model();
+            let sequences = sequences(items, &micro_batch, &learnt, rewards, settings.seed, epoch);
             let mut pass = subject.pass(backend, activations);
             share.tokens += sequences.tokens.len();
             match objective {
@@ -39,6 +40,17 @@ impl<B: TrainingBackend> Trainer<B> {
                     share.loss += sft::sft_loss(&logprobs, &weights, all_trained as f64);
                     share.see(&said);
                 }
+                Objective::Preference { objective, .. } if rewards => backend.enter(|| {
+                    pass.forward(&sequences)?;
+                    let given = pass.rewards(&sequences)?;
+                    let mut slopes = Vec::with_capacity(given.len());
+                    for (&i, given) in micro_batch.iter().zip(given.chunks_exact(learnt.len())) {
+                        let scored: Vec<Scored> = rewarded(&items[i], given);
+                        share.trained_tokens += items[i].trained_tokens();
+                        slopes.extend(share.compare(objective, &scored, true, indices.len()));
+                    }
+                    pass.backward_rewards(&sequences, &slopes)
+                })?,
                 Objective::Preference { objective, reference } => backend.enter(|| {
                     pass.forward(&sequences)?;
                     let said = pass.logprobs(&sequences)?;
@@ -75,7 +87,7 @@ impl<B: TrainingBackend> Trainer<B> {
         let (lengths, looked_at) = (&self.lengths[1], objective.looked_at());
         let mut mismatched = Vec::new();
         for micro_batch in micro_batches(indices, lengths, settings.micro_batch_tokens) {
-            let sequences = sequences(items, &micro_batch, &looked_at, settings.seed, epoch);
+            let sequences = sequences(items, &micro_batch, &looked_at, false, settings.seed, epoch);
             let mut pass = subject.pass(backend, activations);
             share.tokens += sequences.tokens.len();
             let said = backend.enter(|| {
@@ -92,11 +104,12 @@ impl<B: TrainingBackend> Trainer<B> {
     }
 }
 
-/// Puts some sequences of items into a pass.
+/// Puts some sequences of items into a pass, for their logprobs or, where `rewards`, for these.
 fn sequences(
     items: &[Item],
     indices: &[usize],
     which: &Range<usize>,
+    rewards: bool,
     seed: u64,
     epoch: u64,
 ) -> Sequences {
@@ -107,10 +120,24 @@ fn sequences(
             let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
             // The only sequence of an example needs no number.
             let nth = (nth > 0).then(|| (nth as u64).into());
-            sequences.push(tokens, trained, seed::of(place.into_iter().chain(nth)));
+            let seed = seed::of(place.into_iter().chain(nth));
+            match rewards {
+                true => sequences.push_rewarded(tokens, seed),
+                false => sequences.push(tokens, trained, seed),
+            }
         }
     }
     sequences
+}
+
+/// Returns what is known of an item's sequences, given their rewards.
+fn rewarded(item: &Item, rewards: &[f64]) -> Vec<Scored> {
+    let of = |(sequence, &reward): (&Sequence, &f64)| Scored {
+        policy: reward,
+        reference: 0.0,
+        tokens: sequence.trained_tokens(),
+    };
+    item.sequences.iter().zip(rewards).map(of).collect()
 }
 
 /// Returns what is known of some sequences of an item, and takes what the head said of them from

@@ -7,7 +7,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::startup::Startup;
-use crate::model::adapter::{Adapter, LoraConfig, LoraPair, Matrix, PairConfig, tensor_name};
+use crate::model::adapter::{
+    Adapter, LoraConfig, LoraPair, Matrix, PairConfig, SCORE, tensor_name,
+};
 
 /// Version of the format; a newer one is refused.
 const FORMAT: u32 = 2;
@@ -103,11 +105,16 @@ impl TrainState {
             Ok(numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         };
         let part = |prefix: &str| -> Result<Adapter, StateError> {
-            let mut adapter = Adapter { config: header.lora.clone(), pairs: Default::default() };
+            let mut adapter =
+                Adapter { config: header.lora.clone(), pairs: Default::default(), score: None };
             for (&(layer, linear), &PairConfig { r, scale }) in &pairs {
                 let name = |matrix| format!("{prefix}{}", tensor_name(layer, linear, matrix));
                 let (a, b) = (tensor(name(Matrix::A))?, tensor(name(Matrix::B))?);
                 adapter.pairs.insert((layer, linear), LoraPair { r, scale, a, b });
+            }
+            // Only a reward model has one, and then all three parts have.
+            if file.tensor(SCORE).is_ok() {
+                adapter.score = Some(tensor(format!("{prefix}{SCORE}"))?);
             }
             Ok(adapter)
         };

@@ -143,7 +143,9 @@ fn update_adapter<B: TrainingBackend>(
     adapter.repack(backend);
     let mut seen = Vec::new();
     let Some(before) = before else { return Ok(seen) };
+    // A head has none.
     let partners = before.pairs.values().flat_map(|pair| [zero(&pair.b), zero(&pair.a)]);
+    let partners = partners.chain(before.score.iter().map(|_| false));
     for ((parameter, old), partner_is_zero) in
         adapter.parameters().zip(before.tensors()).zip(partners)
     {

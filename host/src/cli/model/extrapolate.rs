@@ -20,7 +20,8 @@ use crate::{
 pub fn main(args: &ExtrapolateArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let progress = Progress::new(Style::Fancy);
-    if let Some(initial) = args.initial.as_deref().filter(|name| peft::is_adapter(Path::new(name))) {
+    if let Some(initial) = args.initial.as_deref().filter(|name| peft::is_adapter(Path::new(name)))
+    {
         let message = format!("`--initial` names `{initial}`, which is an adapter");
         return Err(CliError::usage(message).hint("name the model that training began with"));
     }

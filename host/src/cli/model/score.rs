@@ -39,6 +39,12 @@ struct Rewarded<'a> {
     reward: f64,
 }
 
+/// What a model says of all rows.
+enum Said {
+    Scores(Vec<logprob::Score>),
+    Rewards(Vec<f64>),
+}
+
 /// Scores every row of the file, in its order: with logprobs, or with the rewards of a reward model.
 pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let device = args.device.resolve(args.dtype)?;
@@ -57,29 +63,37 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     }
     let (loaded, adapter) =
         host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
+    let judge = adapter.as_ref().and_then(RewardModel::of);
     let bar = progress.stage("scoring", rows.len() as u64, "rows");
-    let mut heard = bar.follow();
+    let mut follow = bar.follow();
     let mut heard = |state: generate::Progress| {
-        heard(state.done as u64);
+        follow(state.done as u64);
         go_on(cancel::flag())
     };
     let (engine, settings) = (&loaded.engine, Settings::default());
-    let failed = |error| match error {
+    let said = match &judge {
+        Some(judge) => {
+            let sequences: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens.clone()).collect();
+            reward::rewards(engine, judge, &sequences, &settings, &mut heard).map(Said::Rewards)
+        }
+        None => {
+            logprob::score(engine, adapter.as_ref(), &rows, &settings, &mut heard).map(Said::Scores)
+        }
+    };
+    drop(follow);
+    bar.finish();
+    let said = said.map_err(|error| match error {
         SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),
         error => RunError::of_engine(error, |index| &data[index].id).into(),
-    };
-    if let Some(model) = adapter.as_ref().and_then(RewardModel::of) {
-        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|row| row.tokens).collect();
-        let rewards = reward::rewards(engine, &model, &sequences, &settings, &mut heard);
-        bar.finish();
-        for (data, reward) in data.iter().zip(rewards.map_err(failed)?) {
-            print(&Rewarded { id: &data.id, reward })?;
+    })?;
+    let scores = match said {
+        Said::Scores(scores) => scores,
+        Said::Rewards(rewards) => {
+            let mut rewards = data.iter().zip(rewards);
+            return rewards
+                .try_for_each(|(data, reward)| print(&Rewarded { id: &data.id, reward }));
         }
-        return Ok(());
-    }
-    let scores = logprob::score(engine, adapter.as_ref(), &rows, &settings, &mut heard);
-    bar.finish();
-    let scores = scores.map_err(failed)?;
+    };
     for ((data, row), score) in data.iter().zip(&rows).zip(&scores) {
         let scored = Scored {
             id: &data.id,

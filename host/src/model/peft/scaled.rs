@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{CONFIG_FILE, PeftError, WEIGHTS_FILE, file_of, floats, io, parse_config};
-use crate::model::adapter::scale;
+use crate::model::adapter::{AdapterError, scale};
 
 /// What may stand beside an adapter and goes with it.
 const BESIDE: [&str; 4] =
@@ -26,7 +26,12 @@ pub fn files(folder: &Path, factor: f64) -> Result<Vec<(&'static str, Vec<u8>)>,
     let (config, weights) = (read(CONFIG_FILE)?, read(WEIGHTS_FILE)?);
     let path = folder.join(CONFIG_FILE);
     let text = std::str::from_utf8(&config).map_err(|error| error.to_string());
-    text.and_then(parse_config).map_err(|message| PeftError::Config { path, message })?;
+    let parsed = text.and_then(parse_config);
+    let parsed = parsed.and_then(|parsed| match parsed.score {
+        true => Err(AdapterError::Scaled.to_string()),
+        false => Ok(parsed),
+    });
+    parsed.map_err(|message| PeftError::Config { path, message })?;
     let scaled = matrices(&folder.join(WEIGHTS_FILE), &weights, factor)?;
     let weights = if factor == 1.0 { weights } else { scaled };
     let mut files = vec![(CONFIG_FILE, config), (WEIGHTS_FILE, weights)];
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_scaled_is_named() {
-        let (folder, _, mut adapter) = written();
+        let (folder, spec, mut adapter) = written();
         let check = |factor: f64, parts: &[&str]| {
             let error = files(folder.path(), factor).unwrap_err().to_string();
             for part in parts {
@@ -125,6 +130,10 @@ mod tests {
         adapter.pairs.values_mut().for_each(|pair| pair.b[1] = f32::NAN);
         peft::write(folder.path(), &adapter, Base { name_or_path: "x", revision: None }).unwrap();
         check(1.0, &["lora_B.weight` of `", "holds NaN at number 1, expected finite numbers"]);
+        let head = adapter.clone().with_score(&spec, 1);
+        peft::write(folder.path(), &head, Base { name_or_path: "x", revision: None }).unwrap();
+        check(1.3, &["is not a usable adapter configuration", "the head of a reward model"]);
+        peft::write(folder.path(), &adapter, Base { name_or_path: "x", revision: None }).unwrap();
 
         let with = |name: &str| {
             let bytes = 1f32.to_le_bytes();

@@ -217,6 +217,11 @@ fn fits(
         return Err(Problem::new(message, table.place())
             .label("expected `[train]`, or `aligned` in `[models]`"));
     };
+    if train.makes_reward_model() {
+        let message = format!("round {round} extrapolates, and trains a reward model");
+        return Err(Problem::new(message, table.place())
+            .label("expected the round of a policy: the head of a reward model has one strength"));
+    }
     let goes_on = train.start == Start::Previous && round > 1;
     if extrapolate.from == Origin::Previous && train.lora.is_some() && goes_on {
         let is = format!("is `previous`, and round {round} trains on from an adapter");

@@ -43,7 +43,9 @@ fn hyper_parameters(table: &Section<'_>, preference: &mut Preference) -> Checked
                 table.number(key, "a number from 0 to under 0.5", |x| (0.0..0.5).contains(&x))
             }
             "alpha" => table.number(key, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x)),
-            "gamma" => table.number(key, "a number, 0 or more", |x| x >= 0.0),
+            "gamma" | "center_rewards_coefficient" => {
+                table.number(key, "a number, 0 or more", |x| x >= 0.0)
+            }
             _ => table.number(key, "a number over 0", |x| x > 0.0),
         };
         *value = given?.unwrap_or(*value);
@@ -80,6 +82,9 @@ fn hyper_parameters(table: &Section<'_>, preference: &mut Preference) -> Checked
             number("beta", beta)?;
             number("desirable_weight", desirable_weight)?;
             number("undesirable_weight", undesirable_weight)
+        }
+        Preference::Reward { center_rewards_coefficient } => {
+            number("center_rewards_coefficient", center_rewards_coefficient)
         }
         Preference::Sso(Sso { base_loss: base, beta, gamma, alpha, w_scope, w_detach }) => {
             base_loss(base, beta)?;

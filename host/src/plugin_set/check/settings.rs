@@ -11,7 +11,8 @@ use crate::{
         spec::Linear,
     },
     plugin_set::{
-        EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Start, Train, TrainData,
+        EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Models, Objective, Start, Train,
+        TrainData,
         keys::{EARLY_STOP, LORA},
         problem::{Problem, list},
         section::Section,
@@ -88,6 +89,7 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
         }
     };
     let objective = objective(table, base.map(|base| base.objective))?;
+    no_full_reward_model(table, objective, lora.is_some())?;
     let base = match (base, method) {
         (Some(base), _) => base.clone(),
         (None, Method::Lora) => Train::default().under(objective),
@@ -153,6 +155,16 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
             .wrong("per_device_train_batch_size", "is 1, and an update compares completions")
             .label("expected 2 or more: the reference point of `kto` is a mean over an update")),
         _ => Ok(train),
+    }
+}
+
+/// A reward model is an adapter with a head.
+fn no_full_reward_model(table: &Section<'_>, objective: Objective, lora: bool) -> Checked<()> {
+    match objective {
+        Objective::Preference(preference) if preference.makes_reward_model() && !lora => Err(table
+            .wrong("objective", "is `reward`, and `method = \"full\"` trains every weight")
+            .label("expected `method = \"lora\"`: a reward model is an adapter with a head")),
+        _ => Ok(()),
     }
 }
 

@@ -94,6 +94,12 @@ impl Models {
 }
 
 impl Policy {
+    /// Returns whether it is none: its adapter has the head of a reward model, which can be asked for rewards
+    /// and for nothing else.
+    pub fn is_reward_model(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.score.is_some())
+    }
+
     /// Returns the weights, as they are read.
     pub fn checkpoint(&self) -> &dyn crate::model::checkpoint::Checkpoint {
         &*self.weights.checkpoint
