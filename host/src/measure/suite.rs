@@ -297,6 +297,7 @@ mod tests {
              limit = 3\ngroup = 'subset'\n\
              [[measure]]\nkind = 'perplexity'\ndata = 'c'\nformat = 'raw'\n\
              [[measure]]\nkind = 'generation'\ndata = 'd'\ntemperature = 1\nseed = 5\n\
+             [[measure]]\nkind = 'preferences'\ndata = 'p'\n\
              [[measure]]\nkind = 'pairwise'\ndata = 'e'\njudge = 'm'\nmax_new_tokens = 9\n",
         )
         .unwrap();
@@ -318,6 +319,7 @@ mod tests {
                 },
                 Kind::Perplexity,
                 Kind::Generation { decoding: decoding(1.0, 256, 5), pairs: 1000 },
+                Kind::Preferences { score: Score::Mean },
                 Kind::Pairwise {
                     decoding: decoding(0.0, 9, 0),
                     judge: "m".into(),
@@ -329,7 +331,7 @@ mod tests {
         let names: Vec<&str> = suite.measures.iter().map(|measure| measure.name.as_str()).collect();
         assert_eq!(
             names,
-            ["verifiable-instructions", "hhh", "perplexity", "generation", "pairwise"]
+            ["verifiable-instructions", "hhh", "perplexity", "generation", "preferences", "pairwise"]
         );
         assert_eq!(suite.measures[0].data, Path::new("/d/a.jsonl"));
         assert_eq!(suite.measures[1].data, Path::new("/b.csv"));
