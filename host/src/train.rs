@@ -421,4 +421,6 @@ mod full_tests;
 #[cfg(test)]
 mod preference_tests;
 #[cfg(test)]
+mod reward_tests;
+#[cfg(test)]
 mod tests;

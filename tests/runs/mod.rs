@@ -12,6 +12,7 @@ mod methods;
 mod models;
 mod preference;
 mod refusals;
+mod reward;
 mod saved;
 mod write;
 

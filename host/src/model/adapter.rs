@@ -421,9 +421,9 @@ mod tests {
         assert_eq!(adapter.check(&spec()), Ok(()));
         let last = adapter.tensors().last().unwrap();
         assert_eq!((last.name.as_str(), last.shape), (SCORE, [1, 64]));
-        let wide = Spec { hidden: 10_000, ..spec() };
+        let wide = Spec { hidden: 40_000, ..spec() };
         let score = init(&[Linear::V], 17).with_score(&wide, 17).score.unwrap();
-        let moment = |power| score.iter().map(|x| (x / 0.02).powi(power)).sum::<f32>() / 1e4;
+        let moment = |power| score.iter().map(|x| (x / 0.02).powi(power)).sum::<f32>() / 4e4;
         for (power, expected) in [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)] {
             assert!((moment(power) - expected).abs() < 0.2, "{power}: {}", moment(power));
         }

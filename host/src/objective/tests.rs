@@ -49,6 +49,24 @@ fn losses_are_those_worked_out_by_hand() {
 }
 
 #[test]
+fn rewards_are_worked_out_by_hand() {
+    let check = |rewards: [f64; 2], center_rewards_coefficient: f64, expected: f64| {
+        let pair = rewards.map(|reward| scored(reward, 0.0, 3));
+        let objective = Preference::Reward { center_rewards_coefficient };
+        let outcome = outcome(objective, &pair);
+        assert!((outcome.loss - expected).abs() < 5e-7, "{rewards:?} {}", outcome.loss);
+        assert_eq!(outcome.rewards, rewards.map(Some));
+    };
+    check([0.0, 0.0], 0.0, std::f64::consts::LN_2);
+    // -log σ(2) is 0.126928, -log σ(-2) the same and 2 more.
+    check([1.5, -0.5], 0.0, 0.126928);
+    check([-0.5, 1.5], 0.0, 2.126928);
+    // The sum of both is 1, whichever is the larger.
+    check([1.5, -0.5], 0.25, 0.126928 + 0.25);
+    check([-0.5, 1.5], 0.25, 2.126928 + 0.25);
+}
+
+#[test]
 fn what_is_not_paired_is_worked_out_by_hand() {
     let kto = Preference::Kto { beta: 0.1, desirable_weight: 1.5, undesirable_weight: 0.5 };
     let completion = scored(-10.0, -14.0, 7);
@@ -125,6 +143,8 @@ fn objectives() -> Vec<Preference> {
         Preference::SimPo { beta: 2.0, gamma: 0.5 },
         Preference::Orpo { beta: 0.3 },
         Preference::Kto { beta: 0.2, desirable_weight: 1.0, undesirable_weight: 1.3 },
+        Preference::Reward { center_rewards_coefficient: 0.0 },
+        Preference::Reward { center_rewards_coefficient: 0.01 },
         Preference::Sso(SSO),
         Preference::Sso(Sso { w_scope: WeightScope::GOnly, gamma: 0.6, ..SSO }),
         Preference::Sso(Sso { base_loss: BaseLoss::Dpo, alpha: 0.2, ..SSO }),
@@ -280,6 +300,35 @@ fn losses_and_gradients_are_those_of_torch() {
         }
     }
     println!("losses and slopes differ from torch by {worst:e} of their size");
+}
+
+#[test]
+fn losses_of_rewards_are_those_of_torch() {
+    #[derive(Deserialize)]
+    struct Fixture {
+        losses: Vec<OfRewards>,
+    }
+    #[derive(Deserialize)]
+    struct OfRewards {
+        center: f64,
+        rewards: Vec<[f64; 2]>,
+        loss: Vec<f64>,
+        slopes: Vec<[f64; 2]>,
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/reward/expected.json");
+    let Fixture { losses } = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(losses.len(), 3);
+    for OfRewards { center, rewards, loss, slopes } in losses {
+        assert_eq!(rewards.len(), 5);
+        for ((rewards, loss), slopes) in rewards.into_iter().zip(loss).zip(slopes) {
+            let got = reward::reward(rewards[0], rewards[1], center);
+            let got = [got.loss, got.slopes[0], got.slopes[1]];
+            for (got, want) in got.into_iter().zip([loss, slopes[0], slopes[1]]) {
+                let distance = (got - want).abs() / want.abs().max(1e-6);
+                assert!(distance < 1e-9, "{center} {rewards:?}: {got} {want}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::tests::*;
 use super::*;
-use crate::model::adapter::TargetModules;
+use crate::model::adapter::{SCORE, TargetModules};
 use crate::model::backend::Backend;
 use crate::model::backend::cpu::{Buffer, Cpu};
 use crate::model::backward::Pass;
@@ -561,7 +561,11 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
     let adapter: usize = match &trainer.subject {
         Subject::Adapter { adapter, .. } => adapter
             .parameters()
-            .map(|p| p.values.len() + backend.packed_len(p.shape[0], p.shape[1]))
+            .map(|p| match p.name.as_str() {
+                // A head is used as it is.
+                SCORE => p.values.len(),
+                _ => p.values.len() + backend.packed_len(p.shape[0], p.shape[1]),
+            })
             .sum(),
         Subject::Weights { .. } => 0,
     };
@@ -605,6 +609,18 @@ fn memory_is_what_was_predicted() {
             let want = predict(&cpu, spec, lora, false, f32, 49, gradient_checkpointing).unwrap();
             assert_eq!(held(&trainer, &want), want);
         }
+
+        // A reward model has a head and forms no logits.
+        let spec = Tiny::new(true).spec;
+        let start = Adapter::init(&spec, lora(), 3).unwrap().with_score(&spec, 3);
+        let objective = Preference::Reward { center_rewards_coefficient: 0.0 };
+        let items = vec![Item::pair("pair", &[7; 9], &[8; 20], &[9; 11])];
+        let data = Data::Preference { items, objective, reference: Reference::Initial };
+        let engine = Tiny::new(true).engine();
+        let trainer = Trainer::new(engine, &start, data, settings.clone()).unwrap();
+        let want = predict(&cpu, &spec, Some(&lora()), true, f32, 49, gradient_checkpointing);
+        let want = want.unwrap();
+        assert_eq!(TrainMemory { logits: 0, ..held(&trainer, &want) }, want);
     }
 }
 

@@ -102,7 +102,7 @@ fn expected() -> Expected {
     serde_json::from_slice(&super::tests::fixture(&folder("expected.json"))).unwrap()
 }
 
-fn items() -> Vec<Item> {
+pub(super) fn items() -> Vec<Item> {
     let batch = expected().batch.into_iter().enumerate();
     batch.map(|(i, p)| Item::pair(format!("pair-{i}"), &p.prompt, &p.chosen, &p.rejected)).collect()
 }
@@ -171,7 +171,7 @@ fn reference(name: Option<&str>) -> Reference {
     }
 }
 
-fn close(got: f64, want: f64, tolerance: f64) -> bool {
+pub(super) fn close(got: f64, want: f64, tolerance: f64) -> bool {
     (got - want).abs() <= tolerance * want.abs().max(1.0)
 }
 
