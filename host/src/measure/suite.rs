@@ -331,7 +331,14 @@ mod tests {
         let names: Vec<&str> = suite.measures.iter().map(|measure| measure.name.as_str()).collect();
         assert_eq!(
             names,
-            ["verifiable-instructions", "hhh", "perplexity", "generation", "preferences", "pairwise"]
+            [
+                "verifiable-instructions",
+                "hhh",
+                "perplexity",
+                "generation",
+                "preferences",
+                "pairwise"
+            ]
         );
         assert_eq!(suite.measures[0].data, Path::new("/d/a.jsonl"));
         assert_eq!(suite.measures[1].data, Path::new("/b.csv"));
