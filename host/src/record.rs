@@ -293,13 +293,24 @@ pub enum Request {
         /// What is scored.
         completion: String,
     },
+    /// What a reward model gives a completion.
+    Reward {
+        /// A reward model: a name from `[models]`, or what a round saved.
+        model: String,
+        /// What comes before the completion.
+        prompt: Text,
+        /// What is judged.
+        completion: String,
+    },
 }
 
 impl Request {
     /// Returns the name of the model that is asked.
     pub fn model(&self) -> &str {
         match self {
-            Request::Generate { model, .. } | Request::Score { model, .. } => model,
+            Request::Generate { model, .. }
+            | Request::Score { model, .. }
+            | Request::Reward { model, .. } => model,
         }
     }
 }
@@ -328,6 +339,13 @@ pub enum Answer {
     Completion(Completion),
     /// To a score request.
     Score(Score),
+    /// To a reward request.
+    Reward {
+        /// Finite; higher is better.
+        value: f64,
+        /// How many tokens were read, prompt included.
+        tokens: u32,
+    },
     /// The request could not be carried out; says why.
     Unanswered(String),
 }

@@ -1,4 +1,6 @@
-use crate::{Answer, Completion, Error, GenerateRequest, Request, Rng, Score, ScoreRequest};
+use crate::{
+    Answer, Completion, Error, GenerateRequest, Request, RewardRequest, Rng, Score, ScoreRequest,
+};
 
 /// A record's conversation with the models, replayed from the answers it has had so far.
 ///
@@ -32,24 +34,17 @@ impl Ask {
 
     /// Asks for a completion.
     pub fn generate(&mut self, request: GenerateRequest) -> Result<Completion, Error> {
-        match self.one(Request::Generate(request))? {
-            Answer::Completion(completion) => Ok(completion),
-            Answer::Unanswered(why) => Err(Error::Unanswered(why)),
-            Answer::Score(_) => {
-                Err(Error::Internal("a completion was asked and a score came".into()))
-            }
-        }
+        self.one(Request::Generate(request))?.completion()
     }
 
     /// Asks how likely a completion is.
     pub fn score(&mut self, request: ScoreRequest) -> Result<Score, Error> {
-        match self.one(Request::Score(request))? {
-            Answer::Score(score) => Ok(score),
-            Answer::Unanswered(why) => Err(Error::Unanswered(why)),
-            Answer::Completion(_) => {
-                Err(Error::Internal("a score was asked and a completion came".into()))
-            }
-        }
+        self.one(Request::Score(request))?.score()
+    }
+
+    /// Asks what a reward model gives a completion.
+    pub fn reward(&mut self, request: RewardRequest) -> Result<f64, Error> {
+        self.one(Request::Reward(request))?.reward()
     }
 
     /// Makes several requests at once. Returns one answer for each, in the same order; what could
@@ -145,5 +140,11 @@ mod tests {
         let score = || ScoreRequest::of("initial", Text::user("a"), "b");
         assert!(matches!(ask.score(score()), Err(Error::Internal(_))));
         assert_eq!(ask.score(score()), Err(Error::Unanswered("no room".into())));
+        let reward = || RewardRequest::of("judge", Text::user("a"), "b");
+        let mut ask = Ask::new(1, vec![Answer::Reward(-0.5), completion("x")]);
+        assert_eq!(ask.reward(reward()), Ok(-0.5));
+        assert!(matches!(ask.reward(reward()), Err(Error::Internal(_))));
+        assert_eq!(ask.reward(reward()), Err(Error::Pending));
+        assert_eq!(ask.into_pending(), [Request::Reward(reward())]);
     }
 }

@@ -97,5 +97,6 @@ pub use random::Rng;
 pub use types::{
     Answer, Candidate, Card, Completion, Context, Decoding, Equipment, Exemplar, Finish,
     GenerateRequest, Measurement, Message, Opinion, Pair, Prompt, Record, Request, Revision,
-    Reward, Score, ScoreRequest, Slot, Speaker, Text, Turn, Variant, VariantRole, Verdict,
+    Reward, RewardRequest, Score, ScoreRequest, Slot, Speaker, Text, Turn, Variant, VariantRole,
+    Verdict,
 };

@@ -1,9 +1,10 @@
 //! The contract's types, with what makes them handy.
 
+use crate::Error;
 pub use crate::bindings::common::aligner::plugin::types::{
     Answer, Completion, Context, Decoding, Exemplar, Finish, GenerateRequest, Measurement, Message,
-    Pair, Prompt, Record, Request, Reward, Score, ScoreRequest, Speaker, Text, Turn, Variant,
-    VariantRole,
+    Pair, Prompt, Record, Request, Reward, RewardRequest, Score, ScoreRequest, Speaker, Text, Turn,
+    Variant, VariantRole,
 };
 pub use crate::bindings::common::aligner::plugin::verdicts::{Revision, Verdict};
 pub use crate::bindings::judge::exports::aligner::plugin::judge::Opinion;
@@ -124,6 +125,55 @@ impl ScoreRequest {
     }
 }
 
+impl RewardRequest {
+    /// Asks a reward model (a name from `[models]`, or what a round saved) what it gives a completion of
+    /// a prompt.
+    pub fn of(
+        model: impl Into<String>,
+        prompt: Text,
+        completion: impl Into<String>,
+    ) -> RewardRequest {
+        RewardRequest { model: model.into(), prompt, completion: completion.into() }
+    }
+}
+
+impl Answer {
+    /// Returns the completion, where one was asked for; [`Error::Unanswered`] where the host could not
+    /// carry out the request.
+    pub fn completion(self) -> Result<Completion, Error> {
+        match self {
+            Answer::Completion(completion) => Ok(completion),
+            other => Err(other.unasked()),
+        }
+    }
+
+    /// Returns the score, where one was asked for; otherwise as [`Answer::completion`].
+    pub fn score(self) -> Result<Score, Error> {
+        match self {
+            Answer::Score(score) => Ok(score),
+            other => Err(other.unasked()),
+        }
+    }
+
+    /// Returns the reward, where one was asked for; otherwise as [`Answer::completion`].
+    pub fn reward(self) -> Result<f64, Error> {
+        match self {
+            Answer::Reward(reward) => Ok(reward),
+            other => Err(other.unasked()),
+        }
+    }
+
+    fn unasked(self) -> Error {
+        let came = match self {
+            Answer::Unanswered(why) => return Error::Unanswered(why),
+            Answer::Completion(_) => "a completion",
+            Answer::Score(_) => "a score",
+            Answer::Reward(_) => "a reward",
+        };
+        Error::Internal(format!("{came} came for another request"))
+    }
+}
+
 impl Score {
     /// Returns `exp(-logprob / tokens)`, at least 1.
     pub fn perplexity(&self) -> f64 {
@@ -140,6 +190,12 @@ impl From<GenerateRequest> for Request {
 impl From<ScoreRequest> for Request {
     fn from(request: ScoreRequest) -> Request {
         Request::Score(request)
+    }
+}
+
+impl From<RewardRequest> for Request {
+    fn from(request: RewardRequest) -> Request {
+        Request::Reward(request)
     }
 }
 

@@ -13,6 +13,7 @@ mod models;
 mod preference;
 mod refusals;
 mod reward;
+mod reward_judge;
 mod saved;
 mod write;
 

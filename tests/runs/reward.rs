@@ -7,7 +7,7 @@ use super::preference::contrast;
 use super::{Place, Said, lines, tests};
 
 /// Pairs that any reward model can tell apart: what is good says so.
-fn pairs(place: &Place) -> String {
+pub fn pairs(place: &Place) -> String {
     let row = |i: u32| {
         let (chosen, rejected) = (format!("Yes, {i} is good"), format!("No, {i} is bad"));
         json!({
@@ -25,12 +25,12 @@ fn pairs(place: &Place) -> String {
 
 const REWARD: [&str; 4] = ["--rounds", "1", "--set", "train.objective='reward'"];
 
-fn given(place: &Place, run: &str, more: &[&str]) -> Said {
+pub fn given(place: &Place, run: &str, more: &[&str]) -> Said {
     let pairs = pairs(place);
     place.set("tiny-dpo", run, &[&REWARD[..], &["--from-data", &pairs], more].concat())
 }
 
-fn config(bytes: &[u8]) -> Value {
+pub fn config(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
@@ -65,12 +65,12 @@ fn a_reward_model_learns_to_tell_pairs_apart() {
     let model = tests().join("fixtures/tiny-llama").display().to_string();
     let with = ["--model", &model, "--adapter", adapter];
     let chat = [&["model", "chat", "--prompt", "x"], &with[..]].concat();
-    place
-        .aligner(&chat)
-        .expect(1)
-        .says(&["a reward model says nothing", "hint: take the adapter of"]);
+    place.aligner(&chat).expect(4).says(&[
+        "is a reward model: it gives rewards, and writes nothing",
+        "hint: `aligner model score`",
+    ]);
     let merge = [&["model", "merge", "--out", "merged"], &with[..]].concat();
-    place.aligner(&merge).expect(4).says(&["the head of a reward model", "hint: "]);
+    place.aligner(&merge).expect(4).says(&["is a reward model", "hint: "]);
     assert!(!place.path("merged").exists());
     let aligned = format!("models.aligned='{}'", place.path(adapter).display());
     let alpha = ["--rounds", "1", "--set", &aligned, "--set", "extrapolate.alpha=0.5"];
@@ -81,11 +81,10 @@ fn a_reward_model_learns_to_tell_pairs_apart() {
 fn rounds_after_a_reward_model_go_on_from_the_policy_before_it() {
     let place = Place::new();
     let set = std::fs::read_to_string(tests().join("sets/tiny-dpo.toml")).unwrap();
-    let set = set.replace("\"tiny-", &format!("\"{}/sets/tiny-", tests().display()));
+    let set = set.replace("\"tiny-p", &format!("\"{}/sets/tiny-p", tests().display()));
+    let set = set.replace("\"tiny-h", &format!("\"{}/sets/tiny-h", tests().display()));
     let set = set.replace("../fixtures", &tests().join("fixtures").display().to_string());
-    let set = set.replace("method]\nname = \"/", "method]\nname = \"").replace("rounds = 2\n", "");
-    let set =
-        set.replace(&format!("name = \"{}/sets/tiny-dpo\"", tests().display()), "name = \"three\"");
+    let set = set.replace("rounds = 2\n", "");
     let write = |name: &str, second: &str| {
         let round = "\n[[rounds]]\n";
         std::fs::write(place.path(name), [&set, round, round, second, round].concat()).unwrap();

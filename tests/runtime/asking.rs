@@ -34,6 +34,7 @@ impl Answerer for Model {
                 finish: Finish::Stop,
             }),
             Request::Score { .. } => Answer::Score(Score { logprob: -3.0, tokens: 6 }),
+            Request::Reward { .. } => Answer::Reward { value: -0.25, tokens: 9 },
         };
         Ok(asks.iter().map(answer).collect())
     }
@@ -45,6 +46,17 @@ fn granted(setup: &mut Setup) {
         tokens: 10_000,
         default_max_new_tokens: 128,
     });
+}
+
+#[test]
+fn a_reward_comes_as_a_number_and_counts_the_tokens_that_were_read() {
+    let plugin = hostile(Kind::Filter, "ask-reward", granted);
+    let mut model = Model::default();
+    let stage = plugin.filter(&PLACE, &records(&["p-1".to_owned()]), &mut model).unwrap();
+    assert_eq!(stage.outcomes, [Outcome::Done(Verdict::Drop("-0.25".into()))]);
+    assert_eq!((stage.spent.requests, stage.spent.tokens), (1, 9));
+    let request = &model.waves[0][0].3;
+    assert!(matches!(request, Request::Reward { completion, .. } if completion == "fine"));
 }
 
 #[test]

@@ -191,14 +191,24 @@ fn plugin_code(error: &PluginError) -> u8 {
     }
 }
 
-/// Reads an adapter folder for a model, where one is named.
-pub fn adapter(folder: Option<&Path>, opened: &Opened) -> Result<Option<Adapter>, CliError> {
-    folder.map(|folder| read_adapter(folder, opened)).transpose()
+/// Reads an adapter folder for a model that is to write. A reward model writes nothing.
+pub fn writing_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
+    let adapter = adapter(folder, opened)?;
+    match adapter.score {
+        None => Ok(adapter),
+        Some(_) => {
+            let shown = folder.display();
+            let message =
+                format!("`{shown}` is a reward model: it gives rewards, and writes nothing");
+            Err(CliError::new(exit::MODEL_OR_DATA, message)
+                .hint("`aligner model score` gives its rewards, `aligner model eval` its accuracy"))
+        }
+    }
 }
 
 /// Reads an adapter folder for a model. Where it does not fit, the way out is the model that it names as
 /// its base.
-pub fn read_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
+pub fn adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
     let read = peft::read(folder, &opened.model.spec);
     if read.is_ok() {
         note_another_base(folder, opened);

@@ -121,7 +121,11 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
         );
     }
     let policy = loaded.remove("policy").expect("every run has a policy");
-    Ok(Models::new(&prepared.models["policy"], policy, loaded, *progress))
+    let models = Models::new(&prepared.models["policy"], policy, loaded, *progress);
+    for (name, adapter) in &prepared.adapters {
+        models.save(name, &models.adapted(adapter.clone())?);
+    }
+    Ok(models)
 }
 
 /// Reads and checks all that a run on a device needs before its weights.
@@ -149,7 +153,7 @@ pub fn work(
     let available = &|| memory::available(&prepared.device).ok().flatten();
     let budget = Budget { estimate, available };
     let report = run::execute(prepared, models, directory, &budget, progress, cancel::flag())?;
-    result(&path, &report, prepared.set.models.policy.as_str())
+    result(prepared, &path, &report)
 }
 
 /// Prints the table of a run that has ended before; a result that is gone is put back.
@@ -157,11 +161,14 @@ pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliErr
     let report: Report = directory.read_json(report::FILE)?;
     run::put_result(prepared, directory, &report)?;
     tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
-    result(directory.path(), &report, &report.model)
+    result(prepared, directory.path(), &report)
 }
 
 /// Prints what a run has come to, and fails where it ended with nothing to train on.
-fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
+fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliError> {
+    let model = &report.model;
+    let made = prepared.set.train(report.best_round);
+    let rewards = made.is_some_and(plugin_set::Train::makes_reward_model);
     let mut text = match report.rounds.is_empty() {
         true => String::new(),
         false => format!("\n{}", report.table()),
@@ -173,6 +180,15 @@ fn result(path: &Path, report: &Report, model: &str) -> Result<(), CliError> {
             "\nmodel of round {}: {whole}\n\
              talk to it:   aligner model chat --model {whole}\n\
              elsewhere:    a whole model in Hugging Face layout, in f32; its README says who reads it\n",
+            report.best_round
+        ));
+    } else if adapter.is_dir() && rewards {
+        let adapter = adapter.display();
+        text.push_str(&format!(
+            "\nreward model of round {}: {adapter}\n\
+             its rewards:  aligner model score --model {model} --adapter {adapter} --data FILE.jsonl\n\
+             to judge:     name the folder in `[models]`, and let `builtin:reward-model` ask it\n\
+             elsewhere:    a PEFT folder, its README says who reads it\n",
             report.best_round
         ));
     } else if adapter.is_dir() {

@@ -11,4 +11,5 @@ pub mod instructions;
 pub mod letters;
 pub mod pairwise;
 pub mod perplexity;
+pub mod preferences;
 pub mod suite;

@@ -65,6 +65,11 @@ pub enum Kind {
         /// Pairs that self-BLEU is the mean of, at most.
         pairs: usize,
     },
+    /// How often the chosen answer of a pair is worth more: by a reward model, or by its logprob.
+    Preferences {
+        /// What counts of an answer's logprobs, where the model is no reward model.
+        score: Score,
+    },
     /// Answers against other answers, before a judge.
     Pairwise {
         /// How answers are made.
@@ -109,6 +114,7 @@ impl Kind {
             Kind::MultipleChoice { .. } => "multiple-choice",
             Kind::Perplexity => "perplexity",
             Kind::Generation { .. } => "generation",
+            Kind::Preferences { .. } => "preferences",
             Kind::Pairwise { .. } => "pairwise",
         }
     }
@@ -120,11 +126,12 @@ const COMMON: [&str; 5] = ["kind", "name", "data", "limit", "format"];
 const DECODING: [&str; 4] = ["temperature", "top_p", "max_new_tokens", "seed"];
 
 /// The kinds with the keys that each has besides the common ones.
-const KINDS: [(&str, &[&[&str]]); 5] = [
+const KINDS: [(&str, &[&[&str]]); 6] = [
     ("verifiable-instructions", &[&DECODING]),
     ("multiple-choice", &[&["by", "score", "group"]]),
     ("perplexity", &[]),
     ("generation", &[&DECODING, &["pairs"]]),
+    ("preferences", &[&["score"]]),
     ("pairwise", &[&DECODING, &["judge", "against", "length_ratio"]]),
 ];
 
@@ -229,15 +236,15 @@ fn settings(section: &Section<'_>, kind: &str) -> Checked<Kind> {
                     .wrong("score", "has no meaning with `by = \"letters\"`")
                     .label("expected only with `by = \"completion\"`"));
             }
-            let score = section.choice("score", &[("sum", Score::Sum), ("mean", Score::Mean)])?;
             let group = section.text("group")?;
-            Kind::MultipleChoice { by, score: score.unwrap_or_default(), group }
+            Kind::MultipleChoice { by, score: score(section)?.unwrap_or_default(), group }
         }
         "perplexity" => Kind::Perplexity,
         "generation" => Kind::Generation {
             decoding: decoding(section, 256)?,
             pairs: section.integer("pairs", 1, 1_000_000)?.unwrap_or(1000) as usize,
         },
+        "preferences" => Kind::Preferences { score: score(section)?.unwrap_or(Score::Mean) },
         _ => Kind::Pairwise {
             decoding: decoding(section, 512)?,
             judge: section.required_text(
@@ -250,6 +257,10 @@ fn settings(section: &Section<'_>, kind: &str) -> Checked<Kind> {
                 .unwrap_or(1.25),
         },
     })
+}
+
+fn score(section: &Section<'_>) -> Checked<Option<Score>> {
+    section.choice("score", &[("sum", Score::Sum), ("mean", Score::Mean)])
 }
 
 fn decoding(section: &Section<'_>, max_new_tokens: usize) -> Checked<Decoding> {
@@ -286,6 +297,7 @@ mod tests {
              limit = 3\ngroup = 'subset'\n\
              [[measure]]\nkind = 'perplexity'\ndata = 'c'\nformat = 'raw'\n\
              [[measure]]\nkind = 'generation'\ndata = 'd'\ntemperature = 1\nseed = 5\n\
+             [[measure]]\nkind = 'preferences'\ndata = 'p'\n\
              [[measure]]\nkind = 'pairwise'\ndata = 'e'\njudge = 'm'\nmax_new_tokens = 9\n",
         )
         .unwrap();
@@ -307,6 +319,7 @@ mod tests {
                 },
                 Kind::Perplexity,
                 Kind::Generation { decoding: decoding(1.0, 256, 5), pairs: 1000 },
+                Kind::Preferences { score: Score::Mean },
                 Kind::Pairwise {
                     decoding: decoding(0.0, 9, 0),
                     judge: "m".into(),
@@ -318,7 +331,14 @@ mod tests {
         let names: Vec<&str> = suite.measures.iter().map(|measure| measure.name.as_str()).collect();
         assert_eq!(
             names,
-            ["verifiable-instructions", "hhh", "perplexity", "generation", "pairwise"]
+            [
+                "verifiable-instructions",
+                "hhh",
+                "perplexity",
+                "generation",
+                "preferences",
+                "pairwise"
+            ]
         );
         assert_eq!(suite.measures[0].data, Path::new("/d/a.jsonl"));
         assert_eq!(suite.measures[1].data, Path::new("/b.csv"));

@@ -77,6 +77,11 @@ fn file_of<'a>(views: impl Iterator<Item = (&'a str, TensorView<'a>)>) -> Vec<u8
         .expect("names and shapes that fit in memory fit in a header")
 }
 
+/// Returns whether a folder holds an adapter, and no whole model.
+pub fn is_adapter(folder: &Path) -> bool {
+    folder.join(CONFIG_FILE).exists() && !folder.join("config.json").exists()
+}
+
 /// Reads an adapter for a model of this shape; matrices in f16 or bf16 become f32.
 pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let path = folder.join(CONFIG_FILE);

@@ -173,18 +173,22 @@ pub(super) fn request(request: &Request) -> Check {
             prompt_text(prompt)?;
             self::decoding(decoding)
         }
-        Request::Score { prompt, completion, .. } => {
-            // An empty raw prompt is fine here: the completion is then scored by itself.
-            if !matches!(prompt, Text::Raw(raw) if raw.is_empty()) {
-                prompt_text(prompt)?;
-            }
-            ensure!(
-                !completion.is_empty() || matches!(prompt, Text::Chat(_)),
-                "asks for the score of an empty completion"
-            );
-            length("a completion", completion)
-        }
+        Request::Score { prompt, completion, .. } => judged("score", prompt, completion),
+        Request::Reward { prompt, completion, .. } => judged("reward", prompt, completion),
     }
+}
+
+/// A completion that is there already, after its prompt.
+fn judged(what: &str, prompt: &Text, completion: &str) -> Check {
+    // An empty raw prompt is fine here: the completion is then read by itself.
+    if !matches!(prompt, Text::Raw(raw) if raw.is_empty()) {
+        prompt_text(prompt)?;
+    }
+    ensure!(
+        !completion.is_empty() || matches!(prompt, Text::Chat(_)),
+        "asks for the {what} of an empty completion"
+    );
+    length("a completion", completion)
 }
 
 /// The variants of a record, as the principle plugin renders them.

@@ -375,7 +375,7 @@ fn answer_all(
             }
             let own = match request {
                 Request::Generate { seed, .. } => *seed,
-                Request::Score { .. } => 0,
+                Request::Score { .. } | Request::Reward { .. } => 0,
             };
             asks.push(Ask {
                 record: id,
@@ -393,15 +393,15 @@ fn answer_all(
         let left = grant.tokens.saturating_sub(spent.tokens);
         Fault::Tokens { wanted, left, budget: grant.tokens }
     };
-    // Before anything is generated: what the requests may cost at most. What scores cost is known
-    // only after tokenising.
+    // Before anything is generated: what the requests may cost at most. What scores and rewards cost is
+    // known only after tokenising.
     let wanted: u64 = asks
         .iter()
         .map(|ask| match ask.request {
             Request::Generate { decoding, .. } => {
                 u64::from(decoding.max_new_tokens.unwrap_or(grant.default_max_new_tokens))
             }
-            Request::Score { .. } => 0,
+            Request::Score { .. } | Request::Reward { .. } => 0,
         })
         .sum();
     if spent.tokens.saturating_add(wanted) > grant.tokens {
@@ -428,6 +428,7 @@ fn answer_all(
             (_, Answer::Unanswered(_))
                 | (Request::Generate { .. }, Answer::Completion(_))
                 | (Request::Score { .. }, Answer::Score(_))
+                | (Request::Reward { .. }, Answer::Reward { .. })
         )
     });
     if !fits {
@@ -444,6 +445,7 @@ fn answer_tokens(answer: &Answer) -> u64 {
     match answer {
         Answer::Completion(completion) => completion.tokens.into(),
         Answer::Score(score) => score.tokens.into(),
+        Answer::Reward { tokens, .. } => (*tokens).into(),
         Answer::Unanswered(_) => 0,
     }
 }

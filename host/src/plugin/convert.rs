@@ -144,6 +144,7 @@ pub(super) fn answer(answer: &record::Answer) -> wit::Answer {
         record::Answer::Score(score) => {
             wit::Answer::Score(wit::Score { logprob: score.logprob, tokens: score.tokens })
         }
+        record::Answer::Reward { value, .. } => wit::Answer::Reward(*value),
         record::Answer::Unanswered(why) => wit::Answer::Unanswered(why.clone()),
     }
 }
@@ -168,6 +169,11 @@ pub(super) fn request_back(request: wit::Request) -> record::Request {
             seed: request.seed,
         },
         wit::Request::Score(request) => record::Request::Score {
+            model: request.model,
+            prompt: text_back(request.prompt),
+            completion: request.completion,
+        },
+        wit::Request::Reward(request) => record::Request::Reward {
             model: request.model,
             prompt: text_back(request.prompt),
             completion: request.completion,
@@ -228,7 +234,7 @@ pub(super) fn record_bytes(record: &record::Record) -> usize {
 pub(super) fn answer_bytes(answer: &record::Answer) -> usize {
     32 + match answer {
         record::Answer::Completion(completion) => completion.text.len(),
-        record::Answer::Score(_) => 0,
+        record::Answer::Score(_) | record::Answer::Reward { .. } => 0,
         record::Answer::Unanswered(why) => why.len(),
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::models::{Job, ScoreJob};
+use super::models::{Job, Kind, ScoreJob};
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
+use crate::model::ModelError;
 use crate::plugin::{Answerer, Ask};
 use crate::record::{Answer, Request};
 use crate::run::directory::Ledger;
@@ -88,7 +89,7 @@ impl<'a> Asker<'a> {
             .map(|(key, job)| (key.clone(), job.clone()))
             .collect();
         if !open.is_empty() {
-            self.score(model, open)?;
+            self.read(model, Kind::Writes, open)?;
         }
         self.check_cancel()?;
         Ok(keys.iter().map(|key| self.known[key].clone()).collect())
@@ -98,12 +99,13 @@ impl<'a> Asker<'a> {
     pub fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RunError> {
         let defaults = self.shop.set.generate(self.place.seed_round()).decoding();
         let mut jobs: BTreeMap<&str, Vec<Job>> = BTreeMap::new();
-        let mut scores: BTreeMap<&str, Vec<(String, ScoreJob)>> = BTreeMap::new();
+        let mut read: BTreeMap<(&str, Kind), Vec<(String, ScoreJob)>> = BTreeMap::new();
         let mut keys = Vec::with_capacity(asks.len());
         // Equal requests are answered once.
         let mut queued = HashSet::new();
         for ask in asks {
             self.check_saved(ask)?;
+            self.check_kind(ask)?;
             let state = self.shop.models.state(ask.request.model(), self.policy);
             let key = match ask.request {
                 Request::Generate { model, prompt, decoding, .. } => {
@@ -121,7 +123,9 @@ impl<'a> Asker<'a> {
                     }
                     key
                 }
-                Request::Score { model, prompt, completion } => {
+                Request::Score { model, prompt, completion }
+                | Request::Reward { model, prompt, completion } => {
+                    // A model does one of the two, so its state tells them apart.
                     let key = journal::key(&json!([state, prompt, completion]));
                     if !self.known.contains_key(&key) && queued.insert(key.clone()) {
                         let job = ScoreJob {
@@ -129,7 +133,8 @@ impl<'a> Asker<'a> {
                             prompt: prompt.clone(),
                             completion: completion.clone(),
                         };
-                        scores.entry(model).or_default().push((key.clone(), job));
+                        let kind = Kind::of(ask.request);
+                        read.entry((model, kind)).or_default().push((key.clone(), job));
                     }
                     key
                 }
@@ -139,8 +144,8 @@ impl<'a> Asker<'a> {
         for (model, jobs) in jobs {
             self.generate(model, &jobs)?;
         }
-        for (model, jobs) in scores {
-            self.score(model, jobs)?;
+        for ((model, kind), jobs) in read {
+            self.read(model, kind, jobs)?;
         }
         self.check_cancel()?;
         let answers: Vec<Answer> = keys.iter().map(|key| self.known[key].clone()).collect();
@@ -170,6 +175,33 @@ impl<'a> Asker<'a> {
                     .into(),
             }),
         }
+    }
+
+    /// Fails where a plugin asks a reward model for text or logprobs, or another model for rewards.
+    fn check_kind(&self, ask: &Ask<'_>) -> Result<(), RunError> {
+        let model = ask.request.model();
+        let (kind, wanted) = (self.shop.models.kind(model, self.policy), Kind::of(ask.request));
+        if kind == wanted {
+            return Ok(());
+        }
+        let (what, hint) = match wanted {
+            Kind::Rewards => (
+                "a reward, and it is no reward model",
+                "a round with `objective = \"reward\"` makes one; name its adapter folder in `[models]`",
+            ),
+            Kind::Writes => (
+                "text or a logprob, and it is a reward model",
+                "a judge such as `builtin:reward-model` asks it for rewards",
+            ),
+        };
+        Err(RunError::Settings {
+            what: format!(
+                "a plugin asks `{model}` in {} about `{}` for {what}",
+                label(self.place),
+                ask.record
+            ),
+            hint: hint.into(),
+        })
     }
 
     fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
@@ -203,22 +235,36 @@ impl<'a> Asker<'a> {
         Ok(())
     }
 
-    /// Scores in groups, so that a kill loses one group at most.
-    fn score(&mut self, model: &str, jobs: Vec<(String, ScoreJob)>) -> Result<(), RunError> {
+    /// Reads completions that are there, in groups, so that a kill loses one group at most.
+    fn read(
+        &mut self,
+        model: &str,
+        kind: Kind,
+        jobs: Vec<(String, ScoreJob)>,
+    ) -> Result<(), RunError> {
         const GROUP: usize = 64;
         self.shop.models.make_ready(model, self.policy)?;
-        let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, "scores");
+        let what = match kind {
+            Kind::Writes => "scores",
+            Kind::Rewards => "rewards",
+        };
+        let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, what);
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {
-            let models = self.shop.models;
-            let scores =
-                models.score(model, self.policy, jobs, self.shop.cancel, &mut bar.follow())?;
+            let (shop, policy) = (self.shop, self.policy);
+            let (models, cancel) = (shop.models, shop.cancel);
+            let mut follow = bar.follow();
+            let answers: Vec<Result<Answer, ModelError>> = match kind {
+                Kind::Writes => models
+                    .score(model, policy, jobs, cancel, &mut follow)?
+                    .into_iter()
+                    .map(|score| score.map(Answer::Score))
+                    .collect(),
+                Kind::Rewards => models.reward(model, policy, jobs, cancel, &mut follow)?,
+            };
             self.check_cancel()?;
-            for (key, score) in keys.iter().zip(scores) {
-                let answer = match score {
-                    Ok(score) => Answer::Score(score),
-                    Err(error) => Answer::Unanswered(error.to_string()),
-                };
+            for (key, answer) in keys.iter().zip(answers) {
+                let answer = answer.unwrap_or_else(|error| Answer::Unanswered(error.to_string()));
                 let row = Answered { key: key.clone(), answer };
                 self.ledger.append(&row)?;
                 self.known.insert(row.key, row.answer);

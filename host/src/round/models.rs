@@ -1,5 +1,6 @@
 //! The models of a run: text in, text out. The one place where text and token ids meet.
 
+mod rewards;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use rewards::Kind;
 pub use versions::Aligned;
 
 use super::RunError;

@@ -16,7 +16,7 @@ pub fn open(
     report: &mut dyn FnMut(source::Progress),
 ) -> Result<Aligned, RunError> {
     let folder = Path::new(name);
-    if folder.join(peft::CONFIG_FILE).exists() && !folder.join("config.json").exists() {
+    if peft::is_adapter(folder) {
         let adapter = peft::read(folder, &initial.model.spec)?;
         if adapter.score.is_some() {
             return Err(RunError::Settings {

@@ -1,6 +1,7 @@
 //! Everything that is checked before weights load: data, plugins, tokenizer, digests.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use super::aligned;
@@ -10,10 +11,11 @@ use super::plan::rendered;
 use super::plugins::Plugins;
 use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
+use crate::model::adapter::Adapter;
 use crate::model::backend::AnyDevice;
 use crate::model::template::ChatSettings;
 use crate::model::text::Model;
-use crate::model::{ModelError, source};
+use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
 use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
@@ -41,6 +43,8 @@ pub struct Prepared {
     /// The models' files, tokenizers and templates; weights are not loaded yet. The policy is under
     /// `policy`.
     pub models: BTreeMap<String, Opened>,
+    /// Those of `[models]` that are adapters for the policy as it is before the first round.
+    pub adapters: BTreeMap<String, Adapter>,
     /// Where they will run.
     pub device: AnyDevice,
     /// See [`sample`](Prepared::sample).
@@ -85,11 +89,21 @@ pub fn prepare(
     let mut models = BTreeMap::new();
     let (date, variables) = (set.chat.date, set.chat.variables.clone());
     let chat = ChatSettings { date, variables };
-    let named = set.models.named.iter().map(|(name, model)| (name.as_str(), model));
-    for (name, model) in std::iter::once(("policy", &set.models.policy)).chain(named) {
-        let opened = Opened::open(model, chat.clone(), report)?;
-        models.insert(name.to_owned(), opened);
+    models.insert("policy".to_owned(), Opened::open(&set.models.policy, chat.clone(), report)?);
+    let mut adapters = BTreeMap::new();
+    for (name, model) in &set.models.named {
+        match Path::new(model) {
+            folder if peft::is_adapter(folder) => {
+                let adapter = peft::read(folder, &models["policy"].model.spec)?;
+                adapters.insert(name.clone(), adapter);
+            }
+            _ => {
+                let opened = Opened::open(model, chat.clone(), report)?;
+                models.insert(name.clone(), opened);
+            }
+        }
     }
+    check_writers(&set, &adapters)?;
     let aligned = match &set.models.aligned {
         Some(name) => Some(aligned::open(name, &models["policy"], chat, report)?),
         None => None,
@@ -112,6 +126,10 @@ pub fn prepare(
         name: opened.model.name.clone(),
         digest: opened.model.digest.clone(),
     };
+    let beside = adapters.iter().map(|(name, adapter)| {
+        let folder = set.models.named[name].clone();
+        (name.clone(), ModelId { name: folder, digest: adapter.digest() })
+    });
     let rows = |source: &Source, rows: &[u8], count: usize, duplicates: usize| DataId {
         source: source.to_string(),
         digest: sha256(rows),
@@ -132,6 +150,7 @@ pub fn prepare(
         models: models
             .iter()
             .map(|(name, opened)| (name.clone(), id(opened)))
+            .chain(beside)
             .chain(aligned.as_ref().zip(set.models.aligned.as_ref()).map(|(aligned, name)| {
                 ("aligned".to_owned(), ModelId { name: name.clone(), digest: aligned.digest() })
             }))
@@ -161,9 +180,26 @@ pub fn prepare(
         aligned,
         manifest,
         models,
+        adapters,
         device,
         sample,
     })
+}
+
+/// Fails where a round generates with a reward model, which writes nothing.
+fn check_writers(set: &PluginSet, adapters: &BTreeMap<String, Adapter>) -> Result<(), RunError> {
+    let mut writers = (1..=set.run.rounds).map(|round| &set.generate(round).model);
+    let rewards =
+        |name: &&String| adapters.get(*name).is_some_and(|adapter| adapter.score.is_some());
+    match writers.find(rewards) {
+        None => Ok(()),
+        Some(name) => Err(RunError::Settings {
+            what: format!(
+                "`model` of `[generate]` is `{name}`, a reward model, which writes nothing"
+            ),
+            hint: "a judge such as `builtin:reward-model` asks it for rewards".into(),
+        }),
+    }
 }
 
 /// Fails where the model cannot be prompted at all (without a chat template, say), or cannot read one of

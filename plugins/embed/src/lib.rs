@@ -91,6 +91,7 @@ mod tests {
         check("pairwise", &["judge"]);
         check("perplexity", &["difficulty"]);
         check("perplexity-filter", &["filter"]);
+        check("reward-model", &["judge"]);
         check("rouge-l", &["set-filter"]);
         check("self-align", &["principle"]);
         check("self-align-format", &["filter"]);
@@ -99,7 +100,7 @@ mod tests {
         check("sso", &["principle"]);
         check("threshold", &["filter"]);
         check("topic-guided", &["sampler", "prompt-writer"]);
-        assert_eq!(component_names().count(), 20);
+        assert_eq!(component_names().count(), 21);
     }
 
     #[test]

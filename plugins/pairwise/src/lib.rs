@@ -289,6 +289,7 @@ mod tests {
         let prompt = match request {
             Request::Generate(request) => &request.prompt,
             Request::Score(request) => &request.prompt,
+            Request::Reward(_) => panic!("asked for a reward"),
         };
         let between = |from: &str, to: &str| {
             let text = prompt.gist();

@@ -73,14 +73,12 @@ impl Filter for PerplexityFilter {
             }
         }
         for ((under, reason), answer) in bounds.into_iter().zip(ask.all(requests)?) {
-            match answer {
-                Answer::Score(score) if score.perplexity() < under => {}
-                Answer::Score(_) => return Ok(Verdict::Drop(reason.into())),
+            match answer.score() {
+                Ok(score) if score.perplexity() < under => {}
+                Ok(_) => return Ok(Verdict::Drop(reason.into())),
                 // A pair may be longer than what the model can read at once.
-                Answer::Unanswered(_) => return Ok(Verdict::Drop("not-scored".into())),
-                Answer::Completion(_) => {
-                    return Err(Error::Internal("asked for a score, text came".into()));
-                }
+                Err(Error::Unanswered(_)) => return Ok(Verdict::Drop("not-scored".into())),
+                Err(error) => return Err(error),
             }
         }
         Ok(Verdict::Keep)

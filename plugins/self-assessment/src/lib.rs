@@ -102,13 +102,13 @@ impl Judge for SelfAssessment {
         }
         let mut rewards = Vec::new();
         for ((variant, criterion), answer) in scored.into_iter().zip(ask.all(requests)?) {
-            let value = match answer {
-                Answer::Completion(completion) => score::score(&completion.text)
+            let value = match answer.completion() {
+                Ok(completion) => score::score(&completion.text)
                     .ok_or_else(|| format!("{}: {}", criterion.name(), shown(&completion.text))),
-                Answer::Unanswered(why) => Err(format!("{}: {}", criterion.name(), shown(&why))),
-                Answer::Score(_) => {
-                    return Err(Error::Internal("asked for text, a logprob came".into()));
+                Err(Error::Unanswered(why)) => {
+                    Err(format!("{}: {}", criterion.name(), shown(&why)))
                 }
+                Err(error) => return Err(error),
             };
             match value {
                 Ok(value) => rewards.push(Reward {
@@ -165,7 +165,7 @@ mod tests {
     fn request(request: &Request) -> &GenerateRequest {
         match request {
             Request::Generate(request) => request,
-            Request::Score(_) => panic!("asked for a score"),
+            other => panic!("asked for something else: {other:?}"),
         }
     }
 

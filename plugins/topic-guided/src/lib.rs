@@ -291,15 +291,13 @@ impl TopicGuided {
 
 /// Returns what a model wrote, and whether it was cut off; nothing where it could not write.
 fn written(answer: Answer, index: u32) -> Result<Option<(String, bool)>, Error> {
-    match answer {
-        Answer::Completion(completion) => {
-            Ok(Some((completion.text, completion.finish == Finish::Length)))
-        }
-        Answer::Unanswered(why) => {
+    match answer.completion() {
+        Ok(completion) => Ok(Some((completion.text, completion.finish == Finish::Length))),
+        Err(Error::Unanswered(why)) => {
             log::warn(&format!("slot {index} wrote less: {why}"));
             Ok(None)
         }
-        Answer::Score(_) => Err(Error::Internal("asked for text, a score came".into())),
+        Err(error) => Err(error),
     }
 }
 

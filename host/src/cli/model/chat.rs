@@ -22,7 +22,8 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
     let progress = Progress::new(Style::Fancy);
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
-    let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
+    let adapter =
+        args.adapter.as_deref().map(|it| host::writing_adapter(it, &opened)).transpose()?;
     let (loaded, adapter) =
         host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
 

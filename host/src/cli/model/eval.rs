@@ -23,6 +23,7 @@ use crate::{
         suite::{self, Decoding, Format, Kind, Measure, Suite},
     },
     model::{
+        adapter::Adapter,
         backend::{AnyDevice, WeightType},
         export::{self, ExportError, NewFolder},
     },
@@ -57,7 +58,8 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
 
     let progress = Progress::new(Style::Fancy);
     let opened = host::open(&name, &progress)?;
-    let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
+    let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
+    check_reward_model(&suite, adapter.as_ref())?;
     check_templates(&suite, &opened)?;
     let others = OtherModels { device: &device, weight_type: args.dtype, progress: &progress };
     others.check(&suite, &opened)?;
@@ -191,6 +193,21 @@ fn check_judges(suite: &Suite, name: &str) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// Fails where a reward model is to write, or to say how likely something is.
+fn check_reward_model(suite: &Suite, adapter: Option<&Adapter>) -> Result<(), CliError> {
+    let writes = |measure: &&Measure| !matches!(measure.kind, Kind::Preferences { .. });
+    let is_reward_model = adapter.is_some_and(|adapter| adapter.score.is_some());
+    match suite.measures.iter().find(writes).filter(|_| is_reward_model) {
+        None => Ok(()),
+        Some(measure) => Err(CliError::usage(format!(
+            "`--adapter` is a reward model, which measure `{}` of kind `{}` is not for",
+            measure.name,
+            measure.kind.name()
+        ))
+        .hint("a suite of kind `preferences` alone measures a reward model")),
+    }
 }
 
 /// Fails where a model without a chat template is to answer messages.

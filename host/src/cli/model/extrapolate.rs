@@ -20,11 +20,12 @@ use crate::{
 pub fn main(args: &ExtrapolateArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let progress = Progress::new(Style::Fancy);
-    if let Some(initial) = args.initial.as_deref().filter(|name| is_adapter(name)) {
+    if let Some(initial) = args.initial.as_deref().filter(|name| peft::is_adapter(Path::new(name)))
+    {
         let message = format!("`--initial` names `{initial}`, which is an adapter");
         return Err(CliError::usage(message).hint("name the model that training began with"));
     }
-    let (change, what, talk) = match is_adapter(&args.aligned) {
+    let (change, what, talk) = match peft::is_adapter(Path::new(&args.aligned)) {
         true => adapter(args, &progress)?,
         false => model(args, &progress)?,
     };
@@ -32,11 +33,6 @@ pub fn main(args: &ExtrapolateArgs) -> Result<(), CliError> {
         output::print(&format!("{}\n", sentence(change)))?;
     }
     output::print(&format!("{what} in {}\ntalk to it:   {talk}\n", args.out.display()))
-}
-
-fn is_adapter(name: &str) -> bool {
-    let folder = Path::new(name);
-    folder.join(peft::CONFIG_FILE).exists() && !folder.join("config.json").exists()
 }
 
 /// What is reported: how far the two were apart where that is known, what was written, and how to talk
@@ -115,7 +111,7 @@ fn adapter(args: &ExtrapolateArgs, progress: &Progress) -> Result<Written, CliEr
 
 /// Returns how far an adapter moves a model; fails where it does not fit.
 fn change(folder: &Path, opened: &Opened, progress: &Progress) -> Result<Change, CliError> {
-    let adapter = host::read_adapter(folder, opened)?;
+    let adapter = host::writing_adapter(folder, opened)?;
     let mut change = Change::default();
     for (name, pair) in &adapter.pairs {
         let name = crate::model::adapter::module_path(name.0, name.1);

@@ -34,7 +34,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     let progress = Progress::new(Style::Fancy);
     let opened = host::open(&name, &progress)?;
     let model = &*opened.model;
-    let adapter = host::read_adapter(&args.adapter, &opened)?;
+    let adapter = host::writing_adapter(&args.adapter, &opened)?;
     let settings = export::Settings {
         dtype: args.dtype.map_or_else(|| Dtype::of(model), Dtype::from),
         max_shard_size: args.max_shard_size,

@@ -1,4 +1,4 @@
-//! `aligner model score`: JSONL in, JSONL with logprobs out.
+//! `aligner model score`: JSONL in, JSONL with logprobs or rewards out.
 
 use serde::Serialize;
 
@@ -6,10 +6,11 @@ use super::ScoreArgs;
 use crate::{
     cli::{CliError, cancel, exit, host, output},
     data,
-    generate::{SequenceError, Settings},
+    generate::{self, SequenceError, Settings},
     logprob,
     plugin_set::Source,
     progress::{Progress, Style, go_on},
+    reward::{self, RewardModel},
     round::{self, RunError},
 };
 
@@ -31,7 +32,20 @@ struct Scored<'a> {
     token_logprobs: Option<&'a [f32]>,
 }
 
-/// Scores every row of the file, in its order.
+/// The same of a reward model.
+#[derive(Serialize)]
+struct Rewarded<'a> {
+    id: &'a str,
+    reward: f64,
+}
+
+/// What a model says of all rows.
+enum Said {
+    Scores(Vec<logprob::Score>),
+    Rewards(Vec<f64>),
+}
+
+/// Scores every row of the file, in its order: with logprobs, or with the rewards of a reward model.
 pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let device = args.device.resolve(args.dtype)?;
     cancel::listen()?;
@@ -39,7 +53,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let progress = Progress::new(Style::Fancy);
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
-    let adapter = host::adapter(args.adapter.as_deref(), &opened)?;
+    let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
     let mut rows = Vec::with_capacity(data.len());
     for row in &data {
         rows.push(round::row(&opened.model, &row.prompt, &row.completion).map_err(|error| {
@@ -49,24 +63,37 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     }
     let (loaded, adapter) =
         host::load_adapted(&opened, adapter.as_ref(), &device, args.dtype, &progress)?;
+    let judge = adapter.as_ref().and_then(RewardModel::of);
     let bar = progress.stage("scoring", rows.len() as u64, "rows");
-    let mut heard = bar.follow();
-    let scores = logprob::score(
-        &loaded.engine,
-        adapter.as_ref(),
-        &rows,
-        &Settings::default(),
-        &mut |state| {
-            heard(state.done as u64);
-            go_on(cancel::flag())
-        },
-    );
-    drop(heard);
+    let mut follow = bar.follow();
+    let mut heard = |state: generate::Progress| {
+        follow(state.done as u64);
+        go_on(cancel::flag())
+    };
+    let (engine, settings) = (&loaded.engine, Settings::default());
+    let said = match &judge {
+        Some(judge) => {
+            let sequences: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens.clone()).collect();
+            reward::rewards(engine, judge, &sequences, &settings, &mut heard).map(Said::Rewards)
+        }
+        None => {
+            logprob::score(engine, adapter.as_ref(), &rows, &settings, &mut heard).map(Said::Scores)
+        }
+    };
+    drop(follow);
     bar.finish();
-    let scores = scores.map_err(|error| match error {
+    let said = said.map_err(|error| match error {
         SequenceError::Cancelled => CliError::new(exit::INTERRUPTED, "interrupted"),
         error => RunError::of_engine(error, |index| &data[index].id).into(),
     })?;
+    let scores = match said {
+        Said::Scores(scores) => scores,
+        Said::Rewards(rewards) => {
+            let mut rewards = data.iter().zip(rewards);
+            return rewards
+                .try_for_each(|(data, reward)| print(&Rewarded { id: &data.id, reward }));
+        }
+    };
     for ((data, row), score) in data.iter().zip(&rows).zip(&scores) {
         let scored = Scored {
             id: &data.id,
@@ -77,8 +104,12 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
             first_scored: args.per_token.then_some(row.from),
             token_logprobs: args.per_token.then_some(&score.token_logprobs),
         };
-        let line = serde_json::to_string(&scored).map_err(anyhow::Error::from)?;
-        output::print(&format!("{line}\n"))?;
+        print(&scored)?;
     }
     Ok(())
+}
+
+fn print(row: &impl Serialize) -> Result<(), CliError> {
+    let line = serde_json::to_string(row).map_err(anyhow::Error::from)?;
+    output::print(&format!("{line}\n"))
 }

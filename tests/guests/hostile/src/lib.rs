@@ -30,7 +30,8 @@ use std::hint::black_box;
 use aligner::plugin::log::{self, Level};
 use aligner::plugin::types::{
     Answer, Completion, Context, Decoding, Error, Exemplar, Finish, GenerateRequest, Message, Pair,
-    Prompt, Record, Request, Reward, ScoreRequest, Speaker, Text, Turn, Variant, VariantRole,
+    Prompt, Record, Request, Reward, RewardRequest, ScoreRequest, Speaker, Text, Turn, Variant,
+    VariantRole,
 };
 use aligner::plugin::verdicts::{Revision, Verdict};
 use exports::aligner::plugin::{
@@ -146,6 +147,7 @@ fn text_of(answer: &Answer) -> String {
     match answer {
         Answer::Completion(completion) => completion.text.clone(),
         Answer::Score(score) => score.tokens.to_string(),
+        Answer::Reward(reward) => reward.to_string(),
         Answer::Unanswered(why) => why.clone(),
     }
 }
@@ -220,6 +222,14 @@ impl filter::Guest for Guest {
                     let words: Vec<_> = answers.iter().map(text_of).collect();
                     filter::Reply::Done(Verdict::Drop(words.join("+")))
                 }
+            },
+            "ask-reward" => match &turn.answers[..] {
+                [] => filter::Reply::Ask(vec![Request::Reward(RewardRequest {
+                    model: "policy".into(),
+                    prompt: turn.record.prompt.text.clone(),
+                    completion: "fine".into(),
+                })]),
+                answers => filter::Reply::Done(Verdict::Drop(text_of(&answers[0]))),
             },
             "seed" => filter::Reply::Done(Verdict::Drop(turn.seed.to_string())),
             "context" => filter::Reply::Done(Verdict::Drop(format!(

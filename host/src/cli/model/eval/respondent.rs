@@ -10,6 +10,7 @@ use crate::{
     model::{ModelError, backend::AnyDevice, weights::LoadedAdapter},
     progress::{Progress, go_on},
     record::{Finish, Text},
+    reward::{self, RewardModel},
     round::{Loaded, RunError, row_ending},
 };
 
@@ -113,16 +114,53 @@ impl Respondent<'_> {
         }
     }
 
-    /// Scores completions. `None` where prompt and completion do not fit into the model's context.
-    pub fn scores(&self, what: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Said>>, CliError> {
-        let model = &*self.loaded.model;
+    /// Returns the reward model that it is, if it is one.
+    pub fn reward_model(&self) -> Option<RewardModel<'_, AnyDevice>> {
+        self.adapter.and_then(RewardModel::of)
+    }
+
+    /// Asks a reward model for rewards. `None` where prompt and completion do not fit into the model's
+    /// context.
+    pub fn rewards(
+        &self,
+        model: &RewardModel<'_, AnyDevice>,
+        what: &str,
+        asked: &[Asked<'_>],
+    ) -> Result<Vec<Option<f64>>, CliError> {
+        let (rows, places) = self.encoded(asked)?;
+        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|row| row.tokens).collect();
+        let bar = self.progress.stage(what, sequences.len() as u64, "rewards");
+        let mut heard = bar.follow();
+        let (engine, settings) = (&self.loaded.engine, Settings::default());
+        let rewards = reward::rewards(engine, model, &sequences, &settings, &mut |state| {
+            heard(state.done as u64);
+            go_on(cancel::flag())
+        });
+        drop(heard);
+        bar.finish();
+        let mut said = vec![None; asked.len()];
+        let rewards = rewards.map_err(|error| stopped(error, |row| asked[places[row]].row))?;
+        for (place, reward) in places.into_iter().zip(rewards) {
+            said[place] = Some(reward);
+        }
+        Ok(said)
+    }
+
+    /// Returns what fits into the model's context as the model reads it, and which of `asked` each is.
+    fn encoded(&self, asked: &[Asked<'_>]) -> Result<(Vec<logprob::Row>, Vec<usize>), CliError> {
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         for (place, Asked { row, prompt, completion, finish }) in asked.iter().enumerate() {
-            let encoded = row_ending(model, prompt, completion, *finish);
+            let encoded = row_ending(&self.loaded.model, prompt, completion, *finish);
             let Some(encoded) = fitting(row, encoded)? else { continue };
             rows.push(encoded);
             places.push(place);
         }
+        Ok((rows, places))
+    }
+
+    /// Scores completions. `None` where prompt and completion do not fit into the model's context.
+    pub fn scores(&self, what: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Said>>, CliError> {
+        let (rows, places) = self.encoded(asked)?;
         let bar = self.progress.stage(what, rows.len() as u64, "scores");
         let mut heard = bar.follow();
         let scores = logprob::score(

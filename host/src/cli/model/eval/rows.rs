@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     cli::{CliError, exit},
-    data::{self, DataError, HeldOut},
+    data::{self, DataError, GivenPair, HeldOut},
     measure::{
         choice::{self, Question},
         instructions,
@@ -21,6 +21,7 @@ pub(super) enum Rows {
     /// With trusted answers, or with those of the other side.
     Answered(Vec<HeldOut>),
     Prompts(Vec<Prompt>),
+    Pairs(Vec<GivenPair>),
 }
 
 impl Rows {
@@ -38,6 +39,7 @@ impl Rows {
             Rows::Questions(rows) => rows.truncate(limit),
             Rows::Answered(rows) => rows.truncate(limit),
             Rows::Prompts(rows) => rows.truncate(limit),
+            Rows::Pairs(rows) => rows.truncate(limit),
         }
         Ok(rows)
     }
@@ -61,6 +63,7 @@ impl Rows {
             Kind::Generation { .. } | Kind::Pairwise { against: Some(_), .. } => {
                 data::read_prompts(&source, &none).map(|read| Rows::Prompts(read.prompts))
             }
+            Kind::Preferences { .. } => data::read_pairs(&source, &none).map(Rows::Pairs),
             Kind::Perplexity | Kind::Pairwise { against: None, .. } => {
                 data::read_held_out(&source, &none).map(Rows::Answered)
             }
@@ -72,6 +75,7 @@ impl Rows {
         let prompts: Vec<&Prompt> = match self {
             Rows::Prompts(prompts) => prompts.iter().collect(),
             Rows::Answered(rows) => rows.iter().map(|row| &row.prompt).collect(),
+            Rows::Pairs(rows) => rows.iter().map(|row| &row.prompt).collect(),
             Rows::Instructions(_) | Rows::Questions(_) => Vec::new(),
         };
         let is_long =
@@ -98,6 +102,7 @@ impl Rows {
             Rows::Questions(rows) => rows.len(),
             Rows::Answered(rows) => rows.len(),
             Rows::Prompts(rows) => rows.len(),
+            Rows::Pairs(rows) => rows.len(),
         }
     }
 }

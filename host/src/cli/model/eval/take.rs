@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::respondent::{Answered, Asked, Respondent};
+use super::respondent::{Answered, Asked, Respondent, Said};
 use super::rows::Rows;
 use crate::{
     cli::CliError,
-    data::HeldOut,
+    data::{GivenPair, HeldOut},
     measure::{
         choice::{self, Question, Score, Scored},
         figure::Figure,
@@ -14,7 +14,7 @@ use crate::{
         instructions::{self, Followed},
         letters::{BothOrders, Letters},
         pairwise::{self, Compared},
-        perplexity,
+        perplexity, preferences,
         suite::{By, Decoding, Format, Kind, Measure},
     },
     record::{Finish, Prompt, Text},
@@ -72,6 +72,9 @@ pub(super) fn take(
         (Kind::Perplexity, Rows::Answered(rows)) => perplexity(measure, rows, model),
         (Kind::Generation { decoding, pairs }, Rows::Prompts(rows)) => {
             generation(measure, decoding, *pairs, rows, model)
+        }
+        (Kind::Preferences { score }, Rows::Pairs(rows)) => {
+            preferences(measure, *score, rows, model)
         }
         (Kind::Pairwise { .. }, Rows::Answered(_) | Rows::Prompts(_)) => {
             pairwise(measure, rows, model, others)
@@ -222,6 +225,66 @@ fn perplexity(
         scored.push(perplexity::Scored { logprob: said.logprob, tokens: said.tokens });
     }
     Ok(Taken { figures: perplexity::figures(&scored), details: Vec::new(), rows: lines })
+}
+
+fn preferences(
+    measure: &Measure,
+    score: Score,
+    rows: &[GivenPair],
+    model: Respondent<'_>,
+) -> Result<Taken, CliError> {
+    let raw = measure.format == Format::Raw;
+    let prompts: Vec<Text> = rows
+        .iter()
+        .map(|row| match raw {
+            true => question(measure, row.prompt.text.gist()),
+            false => row.prompt.text.clone(),
+        })
+        .collect();
+    let answers: Vec<[String; 2]> = rows
+        .iter()
+        .map(|row| [&row.chosen, &row.rejected].map(|answer| completion(measure, answer)))
+        .collect();
+    let asked: Vec<Asked<'_>> = rows
+        .iter()
+        .zip(&prompts)
+        .zip(&answers)
+        .flat_map(|((row, prompt), answers)| {
+            answers.iter().map(|completion| {
+                let row = row.prompt.id.as_str();
+                Asked { row, prompt, completion, finish: Finish::Stop }
+            })
+        })
+        .collect();
+    let (what, values) = match model.reward_model() {
+        Some(judge) => ("rewards", model.rewards(&judge, &measure.name, &asked)?),
+        None => {
+            let said = model.scores(&measure.name, &asked)?;
+            let value = |said: Said| match score {
+                Score::Sum => said.logprob,
+                Score::Mean => said.logprob / said.tokens.max(1) as f64,
+            };
+            ("logprobs", said.into_iter().map(|said| said.map(value)).collect())
+        }
+    };
+    let (mut valued, mut lines) = (Vec::new(), Vec::new());
+    for (place, (row, values)) in rows.iter().zip(values.chunks(2)).enumerate() {
+        let &[Some(chosen), Some(rejected)] = values else { continue };
+        let words = |text: &str| text.split_whitespace().count();
+        let one = preferences::Valued {
+            chosen,
+            rejected,
+            chosen_words: words(&row.chosen),
+            rejected_words: words(&row.rejected),
+        };
+        let line = json!({
+            "id": row.prompt.id, "prompt": row.prompt.text, "chosen": row.chosen,
+            "rejected": row.rejected, what: [chosen, rejected], "right": one.margin() > 0.0,
+        });
+        lines.push((place, line));
+        valued.push(one);
+    }
+    Ok(Taken { figures: preferences::figures(&valued), details: Vec::new(), rows: lines })
 }
 
 fn generation(
