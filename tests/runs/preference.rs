@@ -55,7 +55,10 @@ fn good_completions_are_chosen_over_bad_ones() {
         let first = &steps[0];
         assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-5, "{first}");
         assert!(first["rewards/margins"].as_f64().unwrap().abs() < 1e-4, "{first}");
-        for name in ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen"] {
+        for name in ["rewards/chosen", "rewards/rejected", "rewards/accuracies"] {
+            assert!(first[name].is_f64(), "{name} in {first}");
+        }
+        for name in ["logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected"] {
             assert!(first[name].is_f64(), "{name} in {first}");
         }
     }

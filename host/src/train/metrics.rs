@@ -32,7 +32,7 @@ pub struct StepMetrics {
     pub preference: PreferenceMetrics,
 }
 
-/// Means over the items of a step, before the update. Of items with several pairs, the first counts.
+/// Means over the items of a step (of logits, over their tokens), before the update. Of items with several pairs, the first counts.
 /// What no item of the step has is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
@@ -55,6 +55,13 @@ pub struct PreferenceMetrics {
     /// The same of what is not.
     #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
     pub logps_rejected: Option<f64>,
+    /// Mean of the policy's logits over the vocabulary and over the trained tokens of what is
+    /// preferred, as TRL's `DPOTrainer` and `KTOTrainer` have it.
+    #[serde(rename = "logits/chosen", default, skip_serializing_if = "Option::is_none")]
+    pub logits_chosen: Option<f64>,
+    /// The same of what is not.
+    #[serde(rename = "logits/rejected", default, skip_serializing_if = "Option::is_none")]
+    pub logits_rejected: Option<f64>,
     /// The reference point of a loss without pairs, in nats; 0 or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
@@ -83,17 +90,26 @@ struct Side {
     count: usize,
     rewards: f64,
     logps: f64,
+    /// Sum over the tokens of the mean of each one's logits.
+    logits: f64,
+    tokens: usize,
 }
 
 impl Side {
-    fn add(&mut self, reward: f64, logp: f64) {
+    fn add(&mut self, reward: f64, logp: f64, said: &[TokenLogprob]) {
         self.count += 1;
         self.rewards += reward;
         self.logps += logp;
+        self.logits += said.iter().map(|token| f64::from(token.mean_logit)).sum::<f64>();
+        self.tokens += said.len();
     }
 
     fn mean(&self, sum: f64) -> Option<f64> {
         (self.count > 0).then(|| sum / self.count as f64)
+    }
+
+    fn mean_logit(&self) -> Option<f64> {
+        (self.tokens > 0).then(|| self.logits / self.tokens as f64)
     }
 }
 
@@ -105,11 +121,12 @@ impl Share {
     }
 
     /// Adds an item's part of a mean over `items`, and returns the slope of that mean along each of
-    /// the item's logprobs.
+    /// the item's logprobs. `said` is what the head said of the item's tokens.
     pub(super) fn compare(
         &mut self,
         objective: &Preference,
         item: &[Scored],
+        said: &[TokenLogprob],
         desirable: bool,
         items: usize,
     ) -> Vec<f64> {
@@ -117,15 +134,16 @@ impl Share {
         let point = self.kl.unwrap_or(0.0);
         let Outcome { loss, slopes, rewards } = objective.outcome(item, desirable, point);
         self.loss += part * loss;
+        let (first, others) = said.split_at(item[0].tokens);
         match rewards {
             [Some(chosen), Some(rejected)] => {
-                self.chosen.add(chosen, item[0].policy);
-                self.rejected.add(rejected, item[1].policy);
+                self.chosen.add(chosen, item[0].policy, first);
+                self.rejected.add(rejected, item[1].policy, &others[..item[1].tokens]);
                 self.pairs += 1;
                 self.right += usize::from(chosen > rejected);
             }
-            [Some(reward), None] => self.chosen.add(reward, item[0].policy),
-            [None, Some(reward)] => self.rejected.add(reward, item[0].policy),
+            [Some(reward), None] => self.chosen.add(reward, item[0].policy, first),
+            [None, Some(reward)] => self.rejected.add(reward, item[0].policy, first),
             [None, None] => {}
         }
         slopes.into_iter().map(|slope| part * slope).collect()
@@ -142,6 +160,8 @@ impl Share {
             rewards_margins: of_chosen.zip(of_rejected).map(|(chosen, rejected)| chosen - rejected),
             logps_chosen: chosen.mean(chosen.logps),
             logps_rejected: rejected.mean(rejected.logps),
+            logits_chosen: chosen.mean_logit(),
+            logits_rejected: rejected.mean_logit(),
             kl: *kl,
         }
     }
