@@ -184,7 +184,9 @@ fn a_judge_s_rewards_make_pairs() {
         assert!(made > 2, "{made}");
     }
     let other = ["--rounds", "1", "--set", &judge, "--set", "pair.reward='wit'"];
-    run(&place, "other", &other).expect(6).says(&["round 1 kept none of its 8 records: no-pair 8"]);
+    run(&place, "other", &other)
+        .expect(2)
+        .says(&["`reward` of `[pair]` is `wit`", "the judge gives are `length`"]);
 }
 
 /// Pairs as text and as messages, some with principles.

@@ -8,6 +8,7 @@ use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::memory::SAMPLE;
 use super::plan::rendered;
 use super::plugins::Plugins;
+use super::trial;
 use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
 use crate::model::backend::AnyDevice;
@@ -17,7 +18,7 @@ use crate::model::{ModelError, source};
 use crate::plugin::{Interface, Plugin, Runtime};
 use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
-use crate::record::{Exemplar, Prompt, Text};
+use crate::record::{Exemplar, Prompt, Variant};
 use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
@@ -44,13 +45,13 @@ pub struct Prepared {
     /// Where they will run.
     pub device: AnyDevice,
     /// See [`sample`](Prepared::sample).
-    sample: OnceLock<Vec<Text>>,
+    sample: OnceLock<Vec<Variant>>,
 }
 
 impl Prepared {
     /// Returns some prompts of the pool ([`SAMPLE`]) as round 1 puts them. They are rendered once, for
-    /// the plan and for the estimate of memory.
-    pub(super) fn sample(&self) -> Result<&[Text], RunError> {
+    /// the plan, for the estimate of memory and for what is tried before.
+    pub(super) fn sample(&self) -> Result<&[Variant], RunError> {
         if let Some(sample) = self.sample.get() {
             return Ok(sample);
         }
@@ -151,7 +152,7 @@ pub fn prepare(
         plugin_set: set.clone(),
     };
     let sample = OnceLock::new();
-    Ok(Prepared {
+    let prepared = Prepared {
         set,
         plugins,
         catalogue,
@@ -163,7 +164,9 @@ pub fn prepare(
         models,
         device,
         sample,
-    })
+    };
+    trial::check(&prepared)?;
+    Ok(prepared)
 }
 
 /// Fails where the model cannot be prompted at all (without a chat template, say), or cannot read one of
