@@ -139,7 +139,7 @@ fn tasks<'a>(
     seeds.flat_map(of).collect()
 }
 
-/// Returns all that is finished, of further seeds too.
+/// Returns all that is finished, of more seeds than are asked for too.
 fn finished<'a>(shop: &Workshop<'a>, seeds: u64) -> Finished<'a> {
     let experiments = shop.experiments;
     let known = experiments.seed..experiments.seed + 100;
@@ -151,10 +151,7 @@ fn finished<'a>(shop: &Workshop<'a>, seeds: u64) -> Finished<'a> {
         };
         question.rows.iter().map(of_row).collect()
     };
-    Finished {
-        experiments,
-        seeds: seeds as usize,
-        initial: shop.initial(),
-        rows: experiments.questions.iter().map(of).collect(),
-    }
+    let rows: Vec<Vec<Vec<_>>> = experiments.questions.iter().map(of).collect();
+    let most = rows.iter().flatten().map(Vec::len).max().unwrap_or_default();
+    Finished { experiments, seeds: most.max(seeds as usize), initial: shop.initial(), rows }
 }

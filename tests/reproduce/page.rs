@@ -26,7 +26,7 @@ impl Finished<'_> {
         for (question, rows) in self.experiments.questions.iter().zip(&self.rows) {
             text.push_str(&self.section(question, rows));
         }
-        text
+        text.lines().map(wrapped).collect::<String>().trim_end().to_owned() + "\n"
     }
 
     fn head(&self) -> String {
@@ -98,8 +98,8 @@ impl Finished<'_> {
         let [agree, disagree, small, noise, unfinished] = counts;
         let _ = writeln!(
             text,
-            "\nOf {} directions, {agree} agree with the paper and {disagree} do not; in {} the difference is \
-             too small or too noisy to tell, and {unfinished} are not finished.\n",
+            "\nOf {} directions that papers report: agree {agree}; do not agree {disagree}; too small or too \
+             noisy to tell {}; not finished {unfinished}.\n",
             counts.iter().sum::<i32>(),
             small + noise,
         );
@@ -179,9 +179,12 @@ impl Finished<'_> {
             1 => "one seed".to_owned(),
             n => format!("{n} seeds"),
         };
-        let best = if claim.rows.len() > 1 { ", the furthest of its kind" } else { "" };
+        let best = match claim.rows.len() {
+            1 => String::new(),
+            n => format!(", the furthest of {n},"),
+        };
         format!(
-            "- {}: **{said}**. {} of “{}”{best} is {side} than that of “{}” by {by} ({behind}).\n",
+            "- {}: **{said}**. By {}, “{}”{best} is {by} {side} than “{}” ({behind}).\n",
             claim.says, figure.name, row.title, than.title
         )
     }
@@ -259,6 +262,30 @@ fn verdict(verdict: Verdict) -> &'static str {
 /// A number of things, which a mean over seeds need not be.
 fn whole(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+/// Breaks a line of prose or of a list at 118 columns; tables and headings stay as they are.
+fn wrapped(line: &str) -> String {
+    const WIDTH: usize = 118;
+    if line.starts_with(['|', '#']) {
+        return format!("{line}\n");
+    }
+    let indent = line.len() - line.trim_start_matches([' ', '-']).len();
+    let (mut text, mut width) = (line[..indent].to_owned(), indent);
+    for (i, word) in line[indent..].split(' ').enumerate() {
+        let length = word.chars().count();
+        if i > 0 && width + 1 + length > WIDTH {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            width = indent;
+        } else if i > 0 {
+            text.push(' ');
+            width += 1;
+        }
+        text.push_str(word);
+        width += length;
+    }
+    text + "\n"
 }
 
 fn minutes(seconds: f64) -> String {

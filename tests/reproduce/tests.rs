@@ -192,7 +192,10 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
     let page = |seeds, rows| {
         Finished { experiments: &file, seeds, initial: Some(outcome(17.0)), rows }.page()
     };
-    let has = |page: &str, part: &str| assert!(page.contains(part), "{part}\n{page}");
+    let has = |page: &str, part: &str| {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(page).contains(&words(part)), "{part}\n{page}");
+    };
 
     let nothing =
         Finished { experiments: &file, seeds: 1, initial: None, rows: vec![vec![vec![]; 3]] }
@@ -214,14 +217,14 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
     has(&one, "| two rounds | 1 | 2 | 4 | 3 | 1 | 15.5 |\n");
     has(
         &one,
-        "- two are better: **agrees**. perplexity of “two rounds” is lower than that of “one round” by 0.5 (one seed).\n",
+        "- two are better: **agrees**. By perplexity, “two rounds” is 0.5 lower than “one round” (one seed).\n",
     );
     has(&one, "- Stopped: two rounds, seed 17: round 2 kept none.\n");
     has(&one, "- going on is better: not finished.\n");
     has(&one, "- **Not finished**: further.\n");
     has(
         &one,
-        "Of 2 directions, 1 agree with the paper and 0 do not; in 0 the difference is too small or too noisy to tell, and 1 are not finished.",
+        "Of 2 directions that papers report: agree 1; do not agree 0; too small or too noisy to tell 0; not finished 1.",
     );
 
     let seeds =
@@ -235,13 +238,21 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
     has(&three, "| one round | 3 | 2 | 4 | 3 | 1 | 17.0 ± 1.0 |\n");
     has(
         &three,
-        "- two are better: **does not agree**. perplexity of “two rounds” is higher than that of “one round” by 1.1 ± 0.1 (2 seeds).\n",
+        "- two are better: **does not agree**. By perplexity, “two rounds” is 1.1 ± 0.1 higher than “one round” (2 seeds).\n",
     );
     has(
         &three,
-        "- going on is better: **agrees**. perplexity of “further”, the furthest of its kind, is lower",
+        "- going on is better: **agrees**. By perplexity, “further”, the furthest of 2, is 1.0 ± 0.1 lower than “one round” (3 seeds).",
     );
     has(&three, "- **Not finished**: two rounds (1 of 3 seeds).\n");
+    for page in [nothing, one, three] {
+        let prose = page.lines().filter(|line| !line.starts_with('|'));
+        assert!(prose.clone().all(|line| line.chars().count() <= 118), "{page}");
+        assert!(
+            page.contains("\n  is in `runs/reproduce`") || page.contains("\n  made is"),
+            "{page}"
+        );
+    }
 }
 
 #[test]

@@ -235,12 +235,13 @@ fn cpu_of_children() -> f64 {
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
-/// Returns the folder's lock, so that two calls do not work on one folder. It lasts as long as the file.
+/// Waits for the folder's lock, so that two calls do not work on one folder. It lasts as long as the file.
 pub fn lock(folder: &Path) -> Result<std::fs::File> {
     std::fs::create_dir_all(folder).context(folder.display().to_string())?;
     let file = std::fs::File::create(folder.join(".lock"))?;
     if file.try_lock().is_err() {
-        bail!("another call works in `{}`", folder.display());
+        eprintln!("waiting for another call that works in `{}`", folder.display());
+        file.lock()?;
     }
     Ok(file)
 }
