@@ -183,18 +183,28 @@ impl Experiments {
     /// Returns all that the numbers of a row follow from, but for plugins and the engine. A result of
     /// anything else is not this row's.
     pub fn definition(&self, question: &Question, row: &Row, seed: u64, with: &With) -> Value {
-        let common = self.measuring(with);
+        json!({
+            "trained": self.training(question, row, seed, with),
+            "measured": self.measuring(with),
+        })
+    }
+
+    /// Returns what the weights of a row follow from.
+    pub fn training(&self, question: &Question, row: &Row, seed: u64, with: &With) -> Value {
         if let Some(Extrapolate { of, alpha }) = &row.extrapolate {
             let of = question.row(of).expect("the file was checked");
-            let of = self.definition(question, of, seed, with);
-            return json!({ "extrapolate": alpha, "of": of, "measured": common });
+            return json!({
+                "extrapolate": alpha,
+                "of": self.training(question, of, seed, with),
+            });
         }
         json!({
+            "model": self.model,
             "plugin_set": question.plugin_set,
             "plugin_set_sha256": with.plugin_sets.get(&question.plugin_set),
             "set": self.keys(question, row),
             "seed": seed,
-            "measured": common,
+            "aligner": with.aligner,
         })
     }
 

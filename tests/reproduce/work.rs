@@ -86,15 +86,16 @@ impl<'a> Workshop<'a> {
 
     /// Measures the initial model.
     pub fn measure_initial(&self) -> Result<()> {
-        let bench =
-            Bench::clear(self.folder.join("initial"), self.experiments.measuring(&self.with))?;
-        self.measure(&bench, Spent::default(), None, None)
+        let bench = Bench::open(self.folder.join("initial"), &Value::Null)?;
+        let definition = self.experiments.measuring(&self.with);
+        self.measure(&bench, definition, Spent::default(), None, None)
     }
 
     /// Does a row under a seed, from where it was interrupted.
     pub fn work(&self, question: &Question, row: &Row, seed: u64) -> Result<()> {
+        let training = self.experiments.training(question, row, seed, &self.with);
         let definition = self.experiments.definition(question, row, seed, &self.with);
-        let bench = Bench::clear(self.place(question, row, seed), definition)?;
+        let bench = Bench::open(self.place(question, row, seed), &training)?;
         if let Some(Extrapolate { of, alpha }) = &row.extrapolate {
             let of = question.row(of).context("the row that it goes beyond")?;
             let trained = self.finished(question, of, seed);
@@ -109,7 +110,7 @@ impl<'a> Workshop<'a> {
             command.args(["model", "extrapolate", "--aligned"]).arg(&adapter);
             command.arg(format!("--alpha={alpha}")).arg("--out").arg(&out);
             expect(bench.run(command)?, &[0])?;
-            return self.measure(&bench, trained.spent, trained.stopped, Some(out));
+            return self.measure(&bench, definition, trained.spent, trained.stopped, Some(out));
         }
         let run = bench.folder.join("run");
         let mut command = Command::new(&self.aligner);
@@ -127,13 +128,14 @@ impl<'a> Workshop<'a> {
         }
         expect(status, &[0, NOTHING_KEPT])?;
         let (spent, stopped, adapter) = of_run(&run)?;
-        self.measure(&bench, spent, stopped, adapter)
+        self.measure(&bench, definition, spent, stopped, adapter)
     }
 
     /// Measures a model and writes the result.
     fn measure(
         &self,
         bench: &Bench,
+        definition: Value,
         spent: Spent,
         stopped: Option<String>,
         adapter: Option<PathBuf>,
@@ -149,7 +151,6 @@ impl<'a> Workshop<'a> {
         expect(bench.run(command)?, &[0])?;
         let (figures, engine) = of_measures(&json)?;
         let (seconds, cpu_seconds) = bench.took()?;
-        let definition = bench.definition.clone();
         Outcome { definition, spent, stopped, adapter, figures, engine, seconds, cpu_seconds }
             .write(&bench.folder)
     }
@@ -158,14 +159,14 @@ impl<'a> Workshop<'a> {
 /// Where a row is worked on.
 struct Bench {
     folder: PathBuf,
-    definition: Value,
 }
 
 impl Bench {
-    /// Opens the folder; what is there of another definition goes.
-    fn clear(folder: PathBuf, definition: Value) -> Result<Bench> {
-        let file = folder.join("definition.json");
-        let text = serde_json::to_string_pretty(&definition)?;
+    /// Opens the folder. What is there of another training goes; where only measures have changed, the
+    /// run stays and is measured again.
+    fn open(folder: PathBuf, training: &Value) -> Result<Bench> {
+        let file = folder.join("training.json");
+        let text = serde_json::to_string_pretty(training)?;
         if std::fs::read_to_string(&file).ok().as_deref() != Some(&text) {
             if folder.exists() {
                 std::fs::remove_dir_all(&folder).context(folder.display().to_string())?;
@@ -173,7 +174,7 @@ impl Bench {
             std::fs::create_dir_all(&folder).context(folder.display().to_string())?;
             write_whole(&file, &text)?;
         }
-        Ok(Bench { folder, definition })
+        Ok(Bench { folder })
     }
 
     /// Runs a command, whose progress the user sees, and notes what it took.
