@@ -22,7 +22,7 @@ use experiment::{Experiments, Question, Row};
 use page::Finished;
 use work::{ASKED, INTERRUPTED, Workshop};
 
-/// Arguments.
+/// Runs what the papers compare, and writes docs/methods/comparison.md.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Seeds of each row
@@ -93,7 +93,7 @@ fn reproduce(arguments: &Arguments) -> Result<Vec<String>> {
             eprintln!("\n[{}/{}] {name}, after {minutes} min", i + 1, tasks.len());
             let result = shop.work(question, row, *seed);
             if ASKED.load(Ordering::SeqCst) {
-                break;
+                return Ok(failed);
             }
             if let Err(error) = result {
                 eprintln!("error: {name}: {error:#}");
