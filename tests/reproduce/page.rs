@@ -84,7 +84,7 @@ impl Finished<'_> {
     /// The directions, those that agree and those that do not.
     fn summary(&self) -> String {
         let mut text = String::from(
-            "## Directions\n\n| question | what the paper reports | here |\n|---|---|---|\n",
+            "## Directions\n\n| question | what the paper reports | here | seeds |\n|---|---|---|--:|\n",
         );
         let mut counts = [0; 5];
         for (question, rows) in self.experiments.questions.iter().zip(&self.rows) {
@@ -92,7 +92,9 @@ impl Finished<'_> {
                 let (_, told) = self.told(question, rows, claim);
                 counts[told.verdict as usize] += 1;
                 let said = verdict(told.verdict);
-                let _ = writeln!(text, "| {} | {} | {said} |", question.name, claim.says);
+                let seeds = told.difference.map_or(0, |difference| difference.seeds);
+                let (name, says) = (&question.name, &claim.says);
+                let _ = writeln!(text, "| {name} | {says} | {said} | {seeds} |");
             }
         }
         let [agree, disagree, small, noise, unfinished] = counts;
@@ -150,10 +152,13 @@ impl Finished<'_> {
                 }
             }
         }
-        let missing = |(row, done): (&Row, &Vec<_>)| match self.seeds.saturating_sub(done.len()) {
-            0 => None,
-            n if self.seeds == 1 => Some(row.title.clone()).filter(|_| n > 0),
-            n => Some(format!("{} ({n} of {} seeds)", row.title, self.seeds)),
+        let missing = |(row, done): (&Row, &Vec<_>)| match (
+            self.seeds.saturating_sub(done.len()),
+            self.seeds,
+        ) {
+            (0, _) => None,
+            (_, 1) => Some(row.title.clone()),
+            (n, seeds) => Some(format!("{} ({n} of {seeds} seeds)", row.title)),
         };
         let missing: Vec<String> = question.rows.iter().zip(rows).filter_map(missing).collect();
         if !missing.is_empty() {

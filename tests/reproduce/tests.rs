@@ -207,7 +207,7 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
         Finished { experiments: &file, seeds: 1, initial: None, rows: vec![vec![vec![]; 3]] }
             .page();
     has(&nothing, "Finished: 0 of 4 rows and seeds");
-    has(&nothing, "| soft | two are better | not finished |\n");
+    has(&nothing, "| soft | two are better | not finished | 0 |\n");
     has(&nothing, "- **Not finished**: one round; two rounds; further.\n");
     assert!(
         !nothing.contains("| one round |") && !nothing.contains("initial model |"),
@@ -226,6 +226,7 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
         "- two are better: **agrees**. By perplexity, “two rounds” is 0.5 lower than “one round” (one seed).\n",
     );
     has(&one, "- Stopped: two rounds, seed 17: round 2 kept none.\n");
+    has(&one, "| soft | two are better | agrees | 1 |\n");
     has(&one, "- going on is better: not finished.\n");
     has(&one, "- **Not finished**: further.\n");
     has(
