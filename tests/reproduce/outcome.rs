@@ -40,7 +40,7 @@ pub struct Outcome {
 pub struct Spent {
     /// Rounds that were done.
     pub rounds: u64,
-    /// Prompts that rounds worked on.
+    /// Prompts that rounds worked on, a round that kept nothing among them.
     pub prompts: u64,
     /// Records that rounds trained on.
     pub kept: u64,
@@ -78,7 +78,7 @@ pub fn write_whole(path: &Path, text: &str) -> Result<()> {
 pub fn of_run(run: &Path) -> Result<(Spent, Option<String>, Option<PathBuf>)> {
     let report = json_file(&run.join("report.json"))?;
     let rounds = report["rounds"].as_array().context("`rounds` of the report")?;
-    let sum = |name: &str| rounds.iter().filter_map(|round| round[name].as_u64()).sum();
+    let sum = |name: &str| -> u64 { rounds.iter().filter_map(|round| round[name].as_u64()).sum() };
     let (mut updates, mut adapter) = (0, None);
     for round in 1..=rounds.len() {
         let folder = run.join(format!("rounds/{round:02}"));
@@ -86,12 +86,16 @@ pub fn of_run(run: &Path) -> Result<(Spent, Option<String>, Option<PathBuf>)> {
         updates += metrics.lines().count() as u64;
         adapter = Some(folder.join("adapter")).filter(|path| path.is_dir()).or(adapter);
     }
-    let spent =
-        Spent { rounds: rounds.len() as u64, prompts: sum("prompts"), kept: sum("kept"), updates };
     let nothing = &report["nothing_kept"];
+    let in_vain = nothing["records"].as_u64().unwrap_or_default();
+    let spent = Spent {
+        rounds: rounds.len() as u64,
+        prompts: sum("prompts") + in_vain,
+        kept: sum("kept"),
+        updates,
+    };
     let stopped = nothing["round"].as_u64().map(|round| {
-        let records = nothing["records"].as_u64().unwrap_or_default();
-        format!("round {round} kept none of its {records} records, which ended the run")
+        format!("round {round} kept none of its {in_vain} records, which ended the run")
     });
     Ok((spent, stopped, adapter))
 }

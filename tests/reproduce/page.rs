@@ -86,7 +86,7 @@ impl Finished<'_> {
         let mut text = String::from(
             "## Directions\n\n| question | what the paper reports | here | seeds |\n|---|---|---|--:|\n",
         );
-        let mut counts = [0; 5];
+        let mut counts = [0; 6];
         for (question, rows) in self.experiments.questions.iter().zip(&self.rows) {
             for claim in &question.claims {
                 let (_, told) = self.told(question, rows, claim);
@@ -97,11 +97,11 @@ impl Finished<'_> {
                 let _ = writeln!(text, "| {name} | {says} | {said} | {seeds} |");
             }
         }
-        let [agree, disagree, small, noise, unfinished] = counts;
+        let [agree, disagree, small, noise, untrained, unfinished] = counts;
         let _ = writeln!(
             text,
             "\nOf {} directions that papers report: agree {agree}; do not agree {disagree}; too small or too \
-             noisy to tell {}; not finished {unfinished}.\n",
+             noisy to tell {}; without a trained row {untrained}; not finished {unfinished}.\n",
             counts.iter().sum::<i32>(),
             small + noise,
         );
@@ -184,10 +184,7 @@ impl Finished<'_> {
             1 => "one seed".to_owned(),
             n => format!("{n} seeds"),
         };
-        let best = match claim.rows.len() {
-            1 => String::new(),
-            n => format!(", the furthest of {n},"),
-        };
+        let best = if claim.rows.len() > 1 { ", the furthest," } else { "" };
         format!(
             "- {}: **{said}**. By {}, “{}”{best} is {by} {side} than “{}” ({behind}).\n",
             claim.says, figure.name, row.title, than.title
@@ -195,7 +192,7 @@ impl Finished<'_> {
     }
 
     /// Returns the row that counts, and what is to be said. Where several rows are named, the one that is
-    /// furthest in the paper's direction counts, as a search would find it.
+    /// furthest in the paper's direction counts, as a search would find it. What trained nothing does not.
     fn told<'q>(
         &self,
         question: &'q Question,
@@ -209,18 +206,25 @@ impl Finished<'_> {
         let mut best: Option<(&Row, Told)> = None;
         for name in &claim.rows {
             let row = place(name).expect("the file was checked");
-            let pairs: Vec<(f64, f64)> = rows[row]
+            let common: Vec<[&Outcome; 2]> = rows[row]
                 .iter()
                 .filter_map(|(seed, outcome)| {
                     let (_, other) = rows[than].iter().find(|(other, _)| other == seed)?;
-                    Some((*outcome.figures.get(&key)?, *other.figures.get(&key)?))
+                    Some([outcome, other])
                 })
                 .collect();
-            let told = compare(&pairs, claim.is, figure.tells);
-            let Some(difference) = told.difference else {
+            if common.is_empty() {
                 // The best of several is not known before all are there.
-                return (None, told);
-            };
+                return (None, Told { verdict: Verdict::Unfinished, difference: None });
+            }
+            let value = |outcome: &Outcome| outcome.figures.get(&key).copied();
+            let pairs: Vec<(f64, f64)> = common
+                .iter()
+                .filter(|pair| pair.iter().all(|outcome| outcome.spent.kept > 0))
+                .filter_map(|[outcome, other]| value(outcome).zip(value(other)))
+                .collect();
+            let told = compare(&pairs, claim.is, figure.tells);
+            let Some(difference) = told.difference else { continue };
             let further =
                 best.and_then(|(_, best)| best.difference).is_none_or(|old| match claim.is {
                     Side::Lower => difference.value < old.value,
@@ -230,8 +234,10 @@ impl Finished<'_> {
                 best = Some((&question.rows[row], told));
             }
         }
-        let (row, told) = best.expect("a claim names rows");
-        (Some(row), told)
+        match best {
+            Some((row, told)) => (Some(row), told),
+            None => (None, Told { verdict: Verdict::Untrained, difference: None }),
+        }
     }
 }
 
@@ -260,6 +266,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Disagrees => "does not agree",
         Verdict::TooSmall => "too small to tell",
         Verdict::Noise => "within the noise of the seeds",
+        Verdict::Untrained => "nothing was trained",
         Verdict::Unfinished => "not finished",
     }
 }

@@ -231,7 +231,17 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
     has(&one, "- **Not finished**: further.\n");
     has(
         &one,
-        "Of 2 directions that papers report: agree 1; do not agree 0; too small or too noisy to tell 0; not finished 1.",
+        "Of 2 directions that papers report: agree 1; do not agree 0; too small or too noisy to tell 0; without a trained row 0; not finished 1.",
+    );
+
+    // What trained nothing is the initial model, and no row to compare.
+    let untrained = Outcome { spent: Spent { kept: 0, ..outcome(15.0).spent }, ..outcome(15.0) };
+    let rows = [outcome(16.0), untrained, outcome(15.5)];
+    let without = page(1, vec![rows.into_iter().map(|outcome| vec![(17, outcome)]).collect()]);
+    has(&without, "- two are better: nothing was trained.\n");
+    has(
+        &without,
+        "By perplexity, “further”, the furthest, is 0.5 lower than “one round” (one seed).",
     );
 
     let seeds =
@@ -249,7 +259,7 @@ fn the_page_has_what_is_finished_and_names_the_rest() {
     );
     has(
         &three,
-        "- going on is better: **agrees**. By perplexity, “further”, the furthest of 2, is 1.0 ± 0.1 lower than “one round” (3 seeds).",
+        "- going on is better: **agrees**. By perplexity, “further”, the furthest, is 1.0 ± 0.1 lower than “one round” (3 seeds).",
     );
     has(&three, "- **Not finished**: two rounds (1 of 3 seeds).\n");
     for page in [nothing, one, three] {
@@ -275,7 +285,7 @@ fn budgets_and_figures_are_read_where_the_program_leaves_them() {
     put("rounds/02/metrics.jsonl", "{}\n");
     put("rounds/01/adapter/adapter_config.json", "{}");
     let (spent, stopped, adapter) = of_run(folder.path()).unwrap();
-    assert_eq!(spent, Spent { rounds: 2, prompts: 9, kept: 4, updates: 3 });
+    assert_eq!(spent, Spent { rounds: 2, prompts: 15, kept: 4, updates: 3 });
     assert_eq!(stopped.unwrap(), "round 3 kept none of its 6 records, which ended the run");
     // The second round left none, so the first one's is what the policy is.
     assert_eq!(adapter.unwrap(), folder.path().join("rounds/01/adapter"));

@@ -48,6 +48,8 @@ pub enum Verdict {
     TooSmall,
     /// The seeds differ too much among themselves.
     Noise,
+    /// A row of it trained nothing, and so is the initial model.
+    Untrained,
     /// A row of it is not finished.
     Unfinished,
 }
