@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::experiment::{Experiments, Extrapolate, Question, Row, With, digest, suite_digest};
-use super::outcome::{Outcome, Spent, of_measures, of_run, write_whole};
+use super::outcome::{FILE, Outcome, Spent, of_measures, of_run, write_whole};
 
 /// Whether the user wants to stop.
 pub static ASKED: AtomicBool = AtomicBool::new(false);
@@ -23,6 +23,11 @@ const NOTHING_KEPT: i32 = 6;
 const RUN_DIRECTORY: i32 = 5;
 /// Exit code of an interrupted program.
 pub const INTERRUPTED: i32 = 130;
+
+/// What each call for the weights took: seconds on the clock and on processors.
+const TRAINING: &str = "took-training.jsonl";
+/// What each call for the measures took.
+const MEASURING: &str = "took-measuring.jsonl";
 
 /// What is run, and where results go.
 pub struct Workshop<'a> {
@@ -109,7 +114,7 @@ impl<'a> Workshop<'a> {
             let mut command = Command::new(&self.aligner);
             command.args(["model", "extrapolate", "--aligned"]).arg(&adapter);
             command.arg(format!("--alpha={alpha}")).arg("--out").arg(&out);
-            expect(bench.run(command)?, &[0])?;
+            expect(bench.run(command, TRAINING)?, &[0])?;
             return self.measure(&bench, definition, trained.spent, trained.stopped, Some(out));
         }
         let run = bench.folder.join("run");
@@ -119,7 +124,7 @@ impl<'a> Workshop<'a> {
         for (key, value) in self.experiments.keys(question, row) {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        let status = bench.run(command)?;
+        let status = bench.run(command, TRAINING)?;
         if status.code() == Some(RUN_DIRECTORY) {
             bail!(
                 "the unfinished run cannot be gone on with; `rm -r {}` lets it begin anew",
@@ -141,6 +146,7 @@ impl<'a> Workshop<'a> {
         adapter: Option<PathBuf>,
     ) -> Result<()> {
         let Experiments { model, dtype, suite, .. } = self.experiments;
+        bench.forget_measures()?;
         let json = bench.folder.join("measures.json");
         let mut command = Command::new(&self.aligner);
         command.args(["model", "eval", "--model", model, "--dtype", dtype, "--suite"]).arg(suite);
@@ -148,9 +154,9 @@ impl<'a> Workshop<'a> {
         if let Some(adapter) = &adapter {
             command.arg("--adapter").arg(adapter);
         }
-        expect(bench.run(command)?, &[0])?;
+        expect(bench.run(command, MEASURING)?, &[0])?;
         let (figures, engine) = of_measures(&json)?;
-        let (seconds, cpu_seconds) = bench.took()?;
+        let (seconds, cpu_seconds) = bench.took();
         Outcome { definition, spent, stopped, adapter, figures, engine, seconds, cpu_seconds }
             .write(&bench.folder)
     }
@@ -178,7 +184,7 @@ impl Bench {
     }
 
     /// Runs a command, whose progress the user sees, and notes what it took.
-    fn run(&self, mut command: Command) -> Result<ExitStatus> {
+    fn run(&self, mut command: Command, file: &str) -> Result<ExitStatus> {
         let (start, before) = (Instant::now(), cpu_of_children());
         // Tables of runs are progress here: what this program prints is the page.
         let stdout = std::io::stderr().as_fd().try_clone_to_owned()?;
@@ -201,17 +207,36 @@ impl Bench {
             }
         };
         let took = (start.elapsed().as_secs_f64(), cpu_of_children() - before);
-        let path = self.folder.join("took.jsonl");
+        let path = self.folder.join(file);
         let mut file = std::fs::File::options().create(true).append(true).open(path)?;
         writeln!(file, "[{:.3},{:.3}]", took.0, took.1)?;
         Ok(status)
     }
 
-    /// Seconds on the clock and on processors that all calls took.
-    fn took(&self) -> Result<(f64, f64)> {
-        let text = std::fs::read_to_string(self.folder.join("took.jsonl"))?;
-        let calls = text.lines().filter_map(|line| serde_json::from_str::<(f64, f64)>(line).ok());
-        Ok(calls.fold((0.0, 0.0), |sum, call| (sum.0 + call.0, sum.1 + call.1)))
+    /// Removes a result that is no longer this row's, and what measuring for it took. Without a result,
+    /// what measuring took belongs to the one to come.
+    fn forget_measures(&self) -> Result<()> {
+        let [result, took] = [FILE, MEASURING].map(|name| self.folder.join(name));
+        if result.exists() {
+            // In this order, so that a kill in between leaves a number that is too large at most.
+            std::fs::remove_file(&result).with_context(|| result.display().to_string())?;
+            std::fs::remove_file(&took).with_context(|| took.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Seconds on the clock and on processors that the calls took, interrupted ones included.
+    fn took(&self) -> (f64, f64) {
+        let mut sum = (0.0, 0.0);
+        for file in [TRAINING, MEASURING] {
+            let text = std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
+            for line in text.lines() {
+                // A line that a kill left half written is of a call whose time is not known.
+                let (wall, cpu) = serde_json::from_str(line).unwrap_or((0.0, 0.0));
+                sum = (sum.0 + wall, sum.1 + cpu);
+            }
+        }
+        sum
     }
 }
 
