@@ -129,12 +129,12 @@ fn every_set_that_compares_learns_each_pair_once() {
 #[test]
 fn pairs_of_raw_text_need_no_place_for_principles() {
     let place = Place::new();
-    let rows = "{\"prompt\":\"After one comes\",\"chosen\":\" the number two.\",\"rejected\":\" nobody at all.\"}\n";
+    let rows = "{\"prompt\":\"After one comes\",\"chosen\":\" the number two, of course.\",\"rejected\":\" nobody, or so they say.\"}\n";
     std::fs::write(place.path("raw.jsonl"), rows).unwrap();
     run(&place, "rlcd", "run", &["--from-data", "raw.jsonl"]).expect(0);
     let trained = of(&place.files("run"), 1, "train");
     assert_eq!(trained[0]["prompt"], "After one comes");
-    assert_eq!(trained[0]["chosen"], " the number two.");
+    assert_eq!(trained[0]["chosen"], " the number two, of course.");
 }
 
 #[test]
