@@ -5,7 +5,6 @@
 use super::Prepared;
 use super::plan::{PROBES, place};
 use crate::model::ModelError;
-use crate::model::text::Model;
 use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError, Stage};
 use crate::plugin_set::{After, PairBy, Scope};
 use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole, Verdict};
@@ -25,27 +24,26 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
     }
 }
 
-/// Fails where the model's template refuses what the principle plugin puts, or leaves its system
-/// messages out.
+/// Fails where the model cannot read what the principle plugin puts, such as a system message that its
+/// template has no place for.
 fn check_readable(prepared: &Prepared, principle: &Plugin) -> Result<(), RunError> {
     let name = &prepared.set.generate(1).model;
     let model = &prepared.models.get(name).unwrap_or(&prepared.models["policy"]).model;
     for Variant { name, prompt, .. } in prepared.sample()? {
-        let (why, hint) = match model.encode_prompt(prompt) {
-            Ok(tokens) if leaves_system_out(model, prompt, &tokens) => {
-                let why = "has no place for: its chat template leaves system messages out";
-                (why.to_owned(), None)
-            }
+        let error = match model.encode_prompt(prompt) {
             Ok(_) | Err(ModelError::TooLong { .. }) => continue,
-            Err(error) => (format!("cannot read: {error}"), error.hint()),
+            Err(error) => error,
         };
-        let user = "plugins that steer put the text into the user's message where their \
-                    configuration says so (`system = \"user\"` in `[principle.config]` of \
-                    `builtin:contrast` and `builtin:sso`)";
-        let hint = if has_system(prompt) { user.to_owned() } else { hint.unwrap_or_default() };
+        let hint = if has_system(prompt) {
+            "plugins that steer put the text into the user's message where their configuration says so \
+             (`system = \"user\"` in `[principle.config]` of `builtin:contrast` and `builtin:sso`)"
+                .into()
+        } else {
+            error.hint().unwrap_or_else(|| "take another model, or another principle plugin".into())
+        };
         return Err(RunError::Settings {
             what: format!(
-                "{} puts variant `{name}` in a way that `{}` {why}",
+                "{} puts variant `{name}` in a way that `{}` cannot read: {error}",
                 principle.identity(),
                 model.name
             ),
@@ -58,14 +56,6 @@ fn check_readable(prepared: &Prepared, principle: &Plugin) -> Result<(), RunErro
 fn has_system(prompt: &Text) -> bool {
     let is_system = |speaker| speaker == Speaker::System;
     matches!(prompt, Text::Chat(messages) if messages.iter().any(|m| is_system(m.speaker)))
-}
-
-/// Returns whether a prompt is the same to the model without its system message.
-fn leaves_system_out(model: &Model, prompt: &Text, tokens: &[u32]) -> bool {
-    let Text::Chat(messages) = prompt else { return false };
-    let rest = messages.iter().filter(|message| message.speaker != Speaker::System);
-    let rest = Text::Chat(rest.cloned().collect());
-    has_system(prompt) && model.encode_prompt(&rest).is_ok_and(|rest| rest == tokens)
 }
 
 /// Fails where an objective compares completions of roles that the principle plugin does not give. One
