@@ -54,9 +54,17 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
+    let rewards = adapter.as_ref().is_some_and(|adapter| adapter.score.is_some());
     let mut rows = Vec::with_capacity(data.len());
     for row in &data {
-        rows.push(round::row(&opened.model, &row.prompt, &row.completion).map_err(|error| {
+        let read = match rewards {
+            true => opened.model.encode_judged(&row.prompt, &row.completion).map(|read| {
+                let from = read.trained.iter().position(|&trained| trained);
+                logprob::Row { from: from.unwrap_or(read.tokens.len()), tokens: read.tokens }
+            }),
+            false => round::row(&opened.model, &row.prompt, &row.completion),
+        };
+        rows.push(read.map_err(|error| {
             let name = args.data.display();
             CliError::from(error).context(&format!("row `{}` of `{name}`", row.id))
         })?);
