@@ -7,8 +7,8 @@ use super::plan::{PROBES, place};
 use crate::model::ModelError;
 use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError, Stage};
 use crate::plugin_set::{After, PairBy, Scope};
-use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole, Verdict};
-use crate::round::{Need, RunError, What, filter_stage, given_variants, variant_of};
+use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
+use crate::round::{Need, RunError, What, abide, filter_stage, given_variants, variant_of};
 
 /// Fails where round 1 would, on a sample of the pool.
 pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
@@ -107,17 +107,21 @@ fn check_given(prepared: &Prepared) -> Result<(), RunError> {
     });
     let all: Vec<Record> = given.take(PROBES).collect();
     let at = place(prepared, 1, filter_stage(After::Generate));
+    let filters = prepared.plugins.filters.iter().filter(|(after, _)| *after == After::Generate);
+    // A filter may look at what another one of the place needs.
+    let needs: Vec<Need> = filters.flat_map(|(_, plugin)| needs_of(plugin)).collect();
     let mut left = Some(all.clone());
     for (after, plugin) in &prepared.plugins.filters {
         let (After::Generate, Some(records)) = (after, &left) else { continue };
-        let records = measured(plugin, records);
+        let records = measured(&needs, records);
         let stage = match plugin.has(Interface::SetFilter) {
             true => plugin.filter_set(&at, &[], &records),
             false => plugin.filter(&at, &records, &mut NoAnswers),
         };
         left = heard(plugin, stage)?.map(|outcomes| {
-            let kept = records.into_iter().zip(outcomes).filter_map(|(record, outcome)| {
-                (!matches!(outcome, Outcome::Done(Verdict::Drop(_)))).then_some(record)
+            let kept = records.into_iter().zip(outcomes).filter_map(|(mut record, outcome)| {
+                let Outcome::Done(verdict) = outcome else { return None };
+                abide(&mut record, &verdict).then_some(record)
             });
             kept.collect()
         });
@@ -130,15 +134,20 @@ fn check_given(prepared: &Prepared) -> Result<(), RunError> {
         return Ok(());
     };
     let at = place(prepared, 1, "difficulty");
-    heard(plugin, plugin.score(&at, &measured(plugin, &records), &mut NoAnswers)).map(|_| ())
+    let records = measured(&needs_of(plugin).collect::<Vec<_>>(), &records);
+    heard(plugin, plugin.score(&at, &records, &mut NoAnswers)).map(|_| ())
 }
 
-/// Gives records some number for each measurement that could be made of them.
-fn measured(plugin: &Plugin, records: &[Record]) -> Vec<Record> {
-    let needs: Vec<Need> = plugin.needs().iter().filter_map(|need| Need::parse(need)).collect();
+fn needs_of(plugin: &Plugin) -> impl Iterator<Item = Need> + '_ {
+    plugin.needs().iter().filter_map(|need| Need::parse(need))
+}
+
+/// Gives records some number for each measurement that they lack and that could be made of them.
+fn measured(needs: &[Need], records: &[Record]) -> Vec<Record> {
     let of = |record: &Record| {
         let there = |name: &String| variant_of(record, name).is_some();
-        let made = needs.iter().filter_map(|Need { name, what }| {
+        let lacking = needs.iter().filter(|need| !need.is_met(record));
+        let made = lacking.filter_map(|Need { name, what }| {
             let (value, possible) = match what {
                 What::Likelihood { completion, prompt, perplexity, .. } => {
                     (if *perplexity { 3.0 } else { -1.0 }, there(completion) && there(prompt))
@@ -147,7 +156,8 @@ fn measured(plugin: &Plugin, records: &[Record]) -> Vec<Record> {
             };
             possible.then(|| Measurement { name: name.clone(), value })
         });
-        Record { measurements: made.collect(), ..record.clone() }
+        let made: Vec<Measurement> = made.collect();
+        Record { measurements: [&record.measurements[..], &made].concat(), ..record.clone() }
     };
     records.iter().map(of).collect()
 }

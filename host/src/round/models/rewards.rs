@@ -39,7 +39,7 @@ impl Models {
             _ => Some(saved.as_ref().unwrap_or(policy)),
         };
         match policy.and_then(|policy| policy.adapter.as_deref()) {
-            Some(adapter) if adapter.score.is_some() => Kind::Rewards,
+            Some(adapter) if adapter.is_reward_model() => Kind::Rewards,
             _ => Kind::Writes,
         }
     }
