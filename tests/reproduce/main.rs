@@ -72,8 +72,10 @@ fn reproduce(arguments: &Arguments) -> Result<Vec<String>> {
     let _lock = work::lock(&folder)?;
     ctrlc::set_handler(|| ASKED.store(true, Ordering::SeqCst)).context("listening for Ctrl-C")?;
     let shop = Workshop::open(aligner, folder, &experiments)?;
+    // What is half done stays beside the runs; the page of the documentation is whole.
+    let draft = Path::new("runs/reproduce/comparison.md");
     let page = Path::new("docs/methods/comparison.md");
-    let write = || outcome::write_whole(page, &finished(&shop, arguments.seeds).page());
+    let write = || outcome::write_whole(draft, &finished(&shop, arguments.seeds).page());
     write()?;
     let mut failed = Vec::new();
     if !arguments.page_only {
@@ -102,7 +104,17 @@ fn reproduce(arguments: &Arguments) -> Result<Vec<String>> {
             write()?;
         }
     }
-    println!("{}", page.display());
+    let questions: Vec<&Question> = experiments.questions.iter().collect();
+    let all = tasks(&experiments, &questions, arguments.seeds);
+    let whole =
+        all.iter().all(|(question, row, seed)| shop.finished(question, row, *seed).is_some());
+    match whole {
+        true => {
+            outcome::write_whole(page, &finished(&shop, arguments.seeds).page())?;
+            println!("{}", page.display());
+        }
+        false => println!("{}, not all of whose rows are finished", draft.display()),
+    }
     Ok(failed)
 }
 
@@ -110,6 +122,7 @@ fn reproduce(arguments: &Arguments) -> Result<Vec<String>> {
 fn chosen<'a>(experiments: &'a Experiments, only: &str) -> Result<Vec<&'a Question>> {
     let questions = &experiments.questions;
     let mut chosen = Vec::new();
+    ensure!(!only.trim().is_empty(), "`--only` names no question");
     for name in only.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         let before = chosen.len();
         chosen.extend(questions.iter().filter(|q| name == "all" || q.name == name));

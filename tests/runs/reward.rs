@@ -110,11 +110,11 @@ fn rounds_after_a_reward_model_go_on_from_the_policy_before_it_and_ask_it() {
         };
         assert!(of(&row["pair"]["chosen"]) > of(&row["pair"]["rejected"]), "{opinion} {row}");
     }
-    // Its policy is its reference, and writes as the one that round 1 trained: one that was hardly
-    // trained there writes otherwise.
+    // Its policy is its reference, and writes as the one that round 1 trained: one that was trained
+    // less there writes otherwise.
     let first = &lines(&files, "rounds/03/metrics.jsonl")[0];
     assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-5, "{first}");
-    three(&place, "idle", &["--set", "rounds.0.train={learning_rate=1e-9}"]).expect(0);
+    three(&place, "idle", &["--set", "rounds.0.train={learning_rate=1e-3}"]).expect(0);
     let idle = place.files("idle");
     let written = |files: &super::methods::Files| files["rounds/03/generate.jsonl"].clone();
     assert!(written(&files) != written(&idle));

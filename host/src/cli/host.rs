@@ -1,7 +1,11 @@
 //! What several verbs need: the plugin runtime, models with their weights, and errors with their
 //! exit codes.
 
-use std::{io::Write as _, path::Path, sync::OnceLock};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use super::{CliError, exit, memory};
 use crate::{
@@ -142,7 +146,10 @@ fn is_hub_name(name: &str) -> bool {
 /// the weights without a word.
 pub fn note_another_base(folder: &Path, opened: &Opened) {
     let (name, _) = opened.model.base_name();
-    let Some(base) = peft::base_of(folder).filter(|base| *base != name) else { return };
+    let same = |base: &String| {
+        *base == name || canonical(base).is_some_and(|it| Some(it) == canonical(&name))
+    };
+    let Some(base) = peft::base_of(folder).filter(|base| !same(base)) else { return };
     // A folder that has moved keeps its last name.
     let last = |name: &str| name.rsplit('/').next().map(str::to_owned);
     if !is_hub_name(&base) && !Path::new(&base).exists() && last(&base) == last(&name) {
@@ -150,9 +157,15 @@ pub fn note_another_base(folder: &Path, opened: &Opened) {
     }
     let _ = writeln!(
         std::io::stderr(),
-        "note: the adapter `{}` names `{base}` as its base, and goes beside `{name}`",
-        folder.display()
+        "note: the adapter `{}` names `{}` as its base, and goes beside `{name}`",
+        folder.display(),
+        base.escape_debug()
     );
+}
+
+/// Returns where a path leads, if anywhere.
+fn canonical(path: &str) -> Option<PathBuf> {
+    Path::new(path).canonicalize().ok()
 }
 
 /// Returns the model of the run that an adapter belongs to, where it lies in a run directory.
@@ -217,7 +230,8 @@ pub fn adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
         let (base, name) = (peft::base_of(folder), &opened.model.name);
         match base.filter(|base| fits_not && *base != opened.model.base_name().0) {
             Some(base) => error.hint(format!(
-                "the adapter names `{base}` as its base, and not `{name}`; choose the model with `--model`"
+                "the adapter names `{}` as its base, and not `{name}`: give it that model",
+                base.escape_debug()
             )),
             None => error,
         }

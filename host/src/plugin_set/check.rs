@@ -204,6 +204,11 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
             .wrong("pairs", "is given, and so is `prompts`")
             .label("expected one of them: pairs have prompts of their own"));
     }
+    if aligned && table.has("pairs") {
+        return Err(table
+            .wrong("pairs", "is given, and so is `aligned` in `[models]`")
+            .label("expected one of them: what is aligned already learns from no pairs"));
+    }
     let held_out = if table.has("held_out") { Some(source("held_out")?) } else { None };
     Ok(Data {
         prompts: match (&pairs, &held_out) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::assess::UNPARSABLE;
+use super::lessons::TOO_LONG;
 use super::pair::{IDENTICAL, NO_PAIR, TIE};
 use crate::data::DataError;
 use crate::generate::{SequenceError, Unfit};
@@ -211,9 +212,14 @@ fn way_out(nothing: &NothingKept) -> &'static str {
             "the judge could not read what its model answered (`judge.jsonl` has the words): take a \
              larger model for it, or ask it in another form in `[judge.config]`"
         }
+        TOO_LONG => {
+            "prompt and completion are longer than `train.max_length` or the model's context: shorten \
+             what the principle plugin puts before a prompt, lower `generate.max_new_tokens`, or take a \
+             model with a longer context"
+        }
         _ => {
-            "loosen the filter that dropped most, raise `generate.max_new_tokens`, or take a larger \
-             model"
+            "loosen the filter that dropped most; where the model wrote the completions, raise \
+             `generate.max_new_tokens` or take a larger model"
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::run::seed;
 use crate::train::{self, Data, Example, Item, ItemProblem, Rated, Reference, Sequence};
 
 /// Why a row is left out that is longer than what is trained on.
-const TOO_LONG: &str = "too-long";
+pub const TOO_LONG: &str = "too-long";
 /// Why a row is left out of which a completion has no token.
 const EMPTY: &str = "empty";
 

@@ -93,9 +93,8 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
         "measures": all,
     });
     let json = serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)? + "\n";
-    if let Some(path) = &args.json {
-        write_whole(path, &json)?;
-    }
+    // What cannot be written must not take the table with it.
+    let written = args.json.as_deref().map_or(Ok(()), |path| write_whole(path, &json));
     let tables = all.iter().map(|summary| (summary.name.as_str(), summary.figures.as_slice()));
     let mut text = report::measures(tables);
     for summary in &all {
@@ -106,7 +105,8 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
         folder.finish().map_err(ExportError::from)?;
         text.push_str(&format!("\nevery number and row: {}\n", out.display()));
     }
-    output::print(&text)
+    output::print(&text)?;
+    written
 }
 
 /// What a measure gave, as the JSON says it.
@@ -298,32 +298,55 @@ impl Others for OtherModels<'_> {
 /// Fails where a file cannot be put at `path`, before anything is computed for it.
 fn check_place(path: &Path) -> Result<(), CliError> {
     let shown = path.display();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if path.is_dir() {
         return Err(CliError::usage(format!("`--json {shown}` is a folder"))
             .hint("`--out` writes into a folder"));
     }
-    match folder {
-        Some(folder) if !folder.is_dir() => Err(CliError::usage(format!(
+    if is_special(path) {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(CliError::usage(format!(
             "`--json {shown}` cannot be written: `{}` is no folder",
             folder.display()
-        ))),
-        _ => Ok(()),
+        )));
     }
+    // Tried now, and gone again at once.
+    tempfile::tempfile_in(folder).map(|_| ()).map_err(|error| cannot_write(path, &error))
 }
 
-/// Writes a file that is whole or not there.
+/// Returns whether there is something at a path that is no file, such as a device or a pipe: it is written
+/// into, and never replaced.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
+}
+
+/// Writes a file that is whole or not there; behind a link, the file that it leads to.
 fn write_whole(path: &Path, text: &str) -> Result<(), CliError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
+    if is_special(path) {
+        return fs::write(path, text).map_err(|error| cannot_write(path, &error));
+    }
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
     let write = || {
-        let mut file = fs::File::create(&temporary)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        // A file of its own may be read by others, as those that are created otherwise.
+        file.as_file().set_permissions(permissions(&target))?;
+        file.as_file().sync_all()?;
+        file.persist(&target).map(|_| ()).map_err(|error| error.error)
     };
-    write().map_err(|error| {
-        CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
-    })
+    write().map_err(|error| cannot_write(path, &error))
+}
+
+/// Returns the permissions of the file that is replaced, or those of a new one.
+fn permissions(path: &Path) -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).map_or_else(|_| fs::Permissions::from_mode(0o644), |it| it.permissions())
 }
