@@ -1,5 +1,7 @@
 import { ConfigError } from './errors.js';
 
+const TYPES = ['string', 'integer', 'number', 'boolean', 'array', 'object'];
+
 /**
  * Reads a configuration: a JSON object. Refuses keys that `properties` does not have, and says at which key
  * a value is wrong. Knows `type`, `enum`, `minimum`, `maximum`, `exclusiveMinimum`, `items`, `minItems`,
@@ -79,6 +81,9 @@ function anyOf(words) {
 }
 
 function objectSchema({ properties, ...rest }) {
+  for (const [key, { type, enum: choices }] of Object.entries(properties)) {
+    if (!choices && !TYPES.includes(type)) throw new Error(`\`config.${key}\` has no type of JSON Schema: ${type}`);
+  }
   const required = Object.keys(properties).filter((key) => !Object.hasOwn(properties[key], 'default'));
   const nested = Object.entries(properties).map(([key, it]) => [
     key,

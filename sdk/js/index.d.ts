@@ -77,7 +77,8 @@ export type About = {
 
 /** A key of the configuration, as in JSON Schema. Without `default` it must be given. */
 export type Property = {
-  type?: 'string' | 'integer' | 'number' | 'boolean' | 'array' | 'object';
+  /** `string`, `integer`, `number`, `boolean`, `array` or `object`. */
+  type?: string;
   description?: string;
   enum?: (string | number | boolean)[];
   minimum?: number;

@@ -17,6 +17,6 @@ export function shut() {
   });
   Native.now = clock;
   Native.prototype.constructor = globalThis.Date;
-  if (globalThis.performance) globalThis.performance.now = clock;
+  Object.defineProperty(globalThis, 'performance', { value: { now: clock } });
   globalThis.console = { debug, log: info, info, warn, error };
 }

@@ -100,6 +100,7 @@ test('the schema is that of the keys', () => {
     properties: { a: { type: 'integer' }, b: { type: 'string' } },
     required: ['a'],
   });
+  assert.throws(() => schema({ a: { type: 'int' } }), /`config.a` has no type/u);
 });
 
 test('a chain asks one request at a time, and what is caught in between does not count', () => {
