@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo methods smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -33,6 +33,13 @@ methods: build
 	for method in $(METHODS); do \
 	  $(ALIGNER) --plugins $$method.toml --out runs/methods/$$method --resume || [ $$? = 6 ] || exit 1; \
 	done
+
+# What the papers compare, with tiny budgets, and the page of it, docs/methods/comparison.md: at most an hour
+# on two cores for each seed. A second call goes on with what is not finished; ONLY=soft,sso does some of it.
+SEEDS ?= 1
+ONLY ?= all
+reproduce: setup
+	$(CARGO) bench --locked -p aligner --bench reproduce -- --seeds $(SEEDS) --only $(ONLY)
 
 # The demo's first round on a few prompts, for CI.
 smoke: build

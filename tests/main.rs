@@ -6,5 +6,10 @@
 mod bench_table;
 #[path = "bench/table_tests.rs"]
 mod bench_table_tests;
+#[path = "reproduce/main.rs"]
+#[expect(dead_code, reason = "`make reproduce` uses all of it")]
+mod reproduce;
+#[path = "reproduce/tests.rs"]
+mod reproduce_tests;
 mod runs;
 mod runtime;

@@ -105,6 +105,17 @@ pub enum VariantRole {
     Bad,
 }
 
+impl VariantRole {
+    /// Returns its name, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VariantRole::Plain => "plain",
+            VariantRole::Good => "good",
+            VariantRole::Bad => "bad",
+        }
+    }
+}
+
 /// Why a completion ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use super::models::{change_json, copy};
 use super::{Place, Said, lines, tests};
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// A copy of the tiny model that reads prompts as long as the methods', under another architecture where
 /// `change` says so.
-fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf {
+pub fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf {
     let folder = copy(place, name);
     change_json(&folder.join("config.json"), &|config| {
         config["max_position_embeddings"] = json!(8192);
@@ -26,7 +26,7 @@ fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf {
 }
 
 /// Runs a shipped plugin set on a tiny model, in steps of all rows at once.
-fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
+pub fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
     let tiny = place.path("tiny");
     if !tiny.exists() {
         model(place, "tiny", &|_| ());
@@ -42,28 +42,30 @@ fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
         "evaluate.measures=['perplexity']",
     ];
     let sets = small.iter().copied().chain([held_out.as_str()]).flat_map(|set| ["--set", set]);
-    let fixed = ["--plugins", method, "--out", out, "--model", &tiny];
-    let arguments: Vec<&str> = fixed.into_iter().chain(sets).chain(more.iter().copied()).collect();
+    let fixed = ["--plugins", method, "--out", out];
+    let model = ["--model", tiny.as_str()].into_iter().filter(|_| !more.contains(&"--model"));
+    let arguments = fixed.into_iter().chain(model).chain(sets).chain(more.iter().copied());
+    let arguments: Vec<&str> = arguments.collect();
     place.aligner(&arguments)
 }
 
-fn prompts() -> String {
+pub fn prompts() -> String {
     tests().join("sets/tiny-prompts.jsonl").display().to_string()
 }
 
 /// Settings under which an answer of any form passes SELF-ALIGN's filter.
-const ANY_FORM: &str = "filter.0.config={ format = 'brief', opening = false, marker = false, \
+pub const ANY_FORM: &str = "filter.0.config={ format = 'brief', opening = false, marker = false, \
     loops = false, min_characters = 1, min_words = 0, format_leaks = false, leak_words = 0, \
     leak_run = 0, echo = false, refusals = false, min_distinct_words = 0, \
     min_distinct_trigrams = 0 }";
 /// The same for the clean-up of contrastive answers.
-const ANY_ANSWER: &str = "filter.0.config={ min_characters = 1 }";
+pub const ANY_ANSWER: &str = "filter.0.config={ min_characters = 1 }";
 
-fn of(files: &Files, round: u32, stage: &str) -> Vec<Value> {
+pub fn of(files: &Files, round: u32, stage: &str) -> Vec<Value> {
     lines(files, &format!("rounds/{round:02}/{stage}.jsonl"))
 }
 
-fn ids(rows: &[Value], key: &str) -> BTreeSet<String> {
+pub fn ids(rows: &[Value], key: &str) -> BTreeSet<String> {
     rows.iter().map(|row| row[key].as_str().unwrap().to_owned()).collect()
 }
 
@@ -230,6 +232,86 @@ fn sso_learns_six_sequences_from_where_the_round_before_ended() {
     assert!(worked_on[0].is_disjoint(&worked_on[1]));
 }
 
+/// The mean logprobs that `logprob-order` compares, as it names them.
+const ORDERED: [&str; 6] = [
+    "alogp(good | good)",
+    "alogp(good | plain)",
+    "alogp(good | bad)",
+    "alogp(bad | bad)",
+    "alogp(bad | plain)",
+    "alogp(bad | good)",
+];
+
+/// Which records of a round SSO's filter over pairs leaves: those in order, of these those that are on
+/// policy, of these those with contrast.
+fn in_order(files: &Files, stages: [bool; 3]) -> BTreeSet<String> {
+    let mut left: Vec<(String, [f64; 6])> = Vec::new();
+    for row in of(files, 1, "measure-pair") {
+        let measured = row["measurements"].as_array().unwrap();
+        let value = |name: &str| {
+            measured.iter().find(|m| m["name"] == name).unwrap()["value"].as_f64().unwrap()
+        };
+        left.push((row["id"].as_str().unwrap().to_owned(), ORDERED.map(value)));
+    }
+    if stages[0] {
+        left.retain(|(_, [a, b, c, d, e, f])| a > b && b > c && d > e && e > f);
+    }
+    let keep = |left: &mut Vec<(String, [f64; 6])>, of: &dyn Fn(&[f64; 6]) -> [f64; 2], least| {
+        let count = left.len() as f64;
+        let mean = |side: usize| left.iter().map(|(_, all)| of(all)[side]).sum::<f64>() / count;
+        let means = [0, 1].map(mean);
+        let over = |(value, mean): (f64, f64)| if least { value >= mean } else { value > mean };
+        left.retain(|(_, all)| of(all).into_iter().zip(means).all(over));
+    };
+    if stages[1] {
+        keep(&mut left, &|all| [all[1], all[4]], true);
+    }
+    if stages[2] {
+        keep(&mut left, &|all| [all[0] - all[2], all[3] - all[5]], false);
+    }
+    left.into_iter().map(|(id, _)| id).collect()
+}
+
+#[test]
+fn sso_keeps_pairs_that_the_policy_holds_likely_where_it_should() {
+    let place = Place::new();
+    let prompts = prompts();
+    let pairs = super::given::pairs(&place, 8, true);
+    let written = ["--prompts", &prompts, "--set", "data.limit=8"];
+    let given = ["--from-data", &pairs];
+    let mut kept = Vec::new();
+    for (from, source) in [("written", &written[..]), ("given", &given[..])] {
+        for stages in
+            [[true, true, true], [true, false, false], [false, true, false], [false, true, true]]
+        {
+            let [order, on_policy, contrast] = stages;
+            let filters = format!(
+                "filter=[{{ after = 'generate', plugin = 'builtin:contrast-cleanup' }}, \
+                 {{ after = 'pair', plugin = 'builtin:logprob-order', \
+                 config = {{ order = {order}, on_policy = {on_policy}, contrast = {contrast} }} }}]"
+            );
+            let out = format!("{from}-{order}-{on_policy}-{contrast}");
+            let fixed = ["--rounds", "1", "--set", &filters];
+            let said = run(&place, "sso", &out, &[source, &fixed].concat());
+            let files = place.files(&out);
+            let expected = in_order(&files, stages);
+            let verdicts = of(&files, 1, "filter-pair").into_iter();
+            let stay = verdicts.filter(|row| row["verdict"] == "keep").collect::<Vec<_>>();
+            assert_eq!(ids(&stay, "id"), expected, "{out}");
+            match expected.is_empty() {
+                true => drop(said.expect(6).says(&["round 1 kept none"])),
+                false => {
+                    said.expect(0);
+                    let trained = of(&files, 1, "train");
+                    assert_eq!(ids(&trained, "record_id"), expected, "{out}");
+                }
+            }
+            kept.push(expected.len());
+        }
+    }
+    assert!(kept.iter().any(|&count| count > 0), "{kept:?}");
+}
+
 #[test]
 fn sso_v2_trains_a_generator_and_then_the_policy_from_where_it_began() {
     let place = Place::new();
@@ -256,9 +338,9 @@ fn sso_v2_trains_a_generator_and_then_the_policy_from_where_it_began() {
     assert_ne!(texts(&files), texts(&other));
 }
 
-/// Trains a model that goes on with `words` after raw text that ends with `ending`, and returns its folder.
-/// It sees the end of a prompt alone, so it does not matter what is asked.
-fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
+/// Trains a model that goes on with one of `words` after raw text that ends with `ending`, and returns its
+/// folder. It sees the end of a prompt alone, so it does not matter what is asked.
+pub fn actor(place: &Place, name: &str, ending: &str, words: &[&str]) -> String {
     let base = model(place, &format!("{name}-base"), &|config| {
         config["architectures"] = json!(["MistralForCausalLM"]);
         config["model_type"] = json!("mistral");
@@ -266,15 +348,19 @@ fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
     });
     let questions =
         ["Write some.", "Go on", "How good is it?", "1. What now?", "Good", "So: ", "x", "."];
-    let rows = questions.map(|question| {
-        let prompt = format!("{question}{question}{ending}");
-        json!({ "prompt": prompt, "chosen": words, "rejected": "?" }).to_string() + "\n"
+    let rows = words.iter().flat_map(|words| {
+        questions.map(|question| {
+            let prompt = format!("{question}{question}{ending}");
+            json!({ "prompt": prompt, "chosen": words, "rejected": "?" }).to_string() + "\n"
+        })
     });
-    std::fs::write(place.path("actor.jsonl"), rows.concat()).unwrap();
+    std::fs::write(place.path("actor.jsonl"), rows.collect::<String>()).unwrap();
+    // What it has to tell apart it has to see more often.
+    let epochs = 100 + 50 * words.len();
     let set = format!(
         "[method]\nname = 'actor'\ncontract = '0.1'\n[models]\npolicy = '{}'\n\
          [data]\npairs = 'actor.jsonl'\n[run]\nrounds = 1\n[train]\nmethod = 'full'\n\
-         learning_rate = 1e-2\nnum_train_epochs = 150\nper_device_train_batch_size = 8\n",
+         learning_rate = 1e-2\nnum_train_epochs = {epochs}\nper_device_train_batch_size = 64\n",
         base.display()
     );
     std::fs::write(place.path("actor.toml"), set).unwrap();
@@ -283,12 +369,16 @@ fn actor(place: &Place, name: &str, ending: &str, words: &str) -> String {
     place.path(&out).join("final/model").display().to_string()
 }
 
-/// What a model writes that was asked to go on with number 9.
-const TASKS: &str = " Name a small bird.\n10. Say what rain is.\n11. Count slowly to four.\n12. Ask for some tea.\n";
+/// What models write that were asked to go on with number 9.
+const TASKS: [&str; 3] = [
+    " Name a small bird.\n10. Say what rain is.\n11. Count slowly to four.\n12. Ask for some tea.\n",
+    " Tell me about old trains.\n10. List three warm colours.\n11. Why do cats sleep?\n12. Sing a song.\n",
+    " Describe how bread smells.\n10. Give my dog orders.\n11. Explain a simple knot.\n12. Greet me.\n",
+];
 
-/// Trains the model that writes, and returns the setting that names it.
-fn writer(place: &Place) -> String {
-    format!("models.writer='{}'", actor(place, "writer", "\n\n9.", TASKS))
+/// Trains a model that writes such tasks, and returns the setting that names it.
+fn writer(place: &Place, tasks: &[&str]) -> String {
+    format!("models.writer='{}'", actor(place, "writer", "\n\n9.", tasks))
 }
 
 /// Lets the model of that setting write the prompts, always the same.
@@ -305,27 +395,25 @@ fn written_by(writer: &str) -> [&str; 8] {
     ]
 }
 
+/// Trains the model that scores, and returns the settings that let it judge.
+fn scored_by(place: &Place) -> [String; 4] {
+    let scorer = actor(place, "scorer", "your score is:", &[" 9||good"]);
+    [
+        format!("models.scorer='{scorer}'"),
+        "judge.ask={ models = ['scorer'] }".into(),
+        "judge.config.model='scorer'".into(),
+        "judge.config.temperature=0".into(),
+    ]
+}
+
 #[test]
 fn i_sheep_writes_answers_and_scores() {
     let place = Place::new();
-    let writer = writer(&place);
-    let scorer =
-        format!("models.scorer='{}'", actor(&place, "scorer", "your score is:", " 9||good"));
-    let scored = [
-        "--rounds",
-        "2",
-        "--set",
-        "sampler.write={ prompts = 4, slots = 6 }",
-        "--set",
-        &scorer,
-        "--set",
-        "judge.ask={ models = ['scorer'] }",
-        "--set",
-        "judge.config.model='scorer'",
-        "--set",
-        "judge.config.temperature=0",
-    ];
-    let more = [&written_by(&writer)[..], &scored].concat();
+    let writer = writer(&place, &TASKS[..1]);
+    let scored = scored_by(&place);
+    let mut more: Vec<&str> = scored.iter().flat_map(|set| ["--set", set]).collect();
+    more.extend(written_by(&writer));
+    more.extend(["--rounds", "2", "--set", "sampler.write={ prompts = 4, slots = 6 }"]);
     let said = run(&place, "i-sheep", "run", &more);
     // The second round's tasks are those of the first, and nearly the same is not kept.
     let said = said.expect(6);
@@ -348,10 +436,57 @@ fn i_sheep_writes_answers_and_scores() {
     run(&place, "i-sheep", "strict", &strict).expect(6).says(&["below-threshold"]);
 }
 
+/// "One_base", "One_last" and "Total_base" of the paper's table 3: which data a round learns, and from
+/// which weights on.
+#[test]
+fn i_sheep_goes_on_with_new_tasks_in_each_of_its_ways() {
+    let place = Place::new();
+    let writer = writer(&place, &TASKS);
+    let scored = scored_by(&place);
+    let mut more: Vec<&str> = scored.iter().flat_map(|set| ["--set", set]).collect();
+    // Other tasks in another draw.
+    more.extend(&written_by(&writer)[..6]);
+    more.extend(["--set", "sampler.config.temperature=0.7", "--rounds", "2"]);
+    more.extend(["--set", "sampler.write={ prompts = 3, slots = 40 }"]);
+    let way = |name: &str, settings: &[&str]| {
+        run(&place, "i-sheep", name, &[&more[..], settings].concat()).expect(0);
+        place.files(name)
+    };
+    let one_base = way("one-base", &[]);
+    let one_last = way("one-last", &["--set", "train.start='previous'"]);
+    let total_base = way("total-base", &["--set", "train.data='all'"]);
+
+    let mut known = BTreeSet::new();
+    for round in [1, 2] {
+        let rows = of(&one_base, round, "write").into_iter();
+        let rows: Vec<Value> = rows.filter(|row| row.get("dropped").is_none()).collect();
+        assert_eq!(rows.len(), 3, "{rows:?}");
+        let all_new = rows.iter().all(|row| known.insert(asked(&row["prompt"]).to_owned()));
+        assert!(all_new, "{known:?}");
+        let answered = check_supervised(&one_base, round);
+        assert_eq!(answered, ids(&rows, "id"));
+        assert!(answered.iter().all(|id| id.starts_with(&format!("w0{round}-"))), "{answered:?}");
+    }
+    let learnt = |files: &Files, round| {
+        let rows = of(files, round, "train").into_iter();
+        let id = |row: Value| row["record_id"].as_str().unwrap().to_owned();
+        rows.filter(|row| row.get("dropped").is_none()).map(id).collect::<BTreeSet<String>>()
+    };
+    let [first, second] = [1, 2].map(|round| learnt(&one_base, round));
+    assert!(!first.is_empty() && !second.is_empty() && first.is_disjoint(&second));
+    assert_eq!(learnt(&one_last, 2), second);
+    assert_eq!(learnt(&total_base, 2), &first | &second);
+    // The second round's loss on the same rows says which weights it began with.
+    let loss = |files: &Files, round| of(files, round, "metrics")[0]["loss"].clone();
+    assert_eq!(one_base["rounds/02/train.jsonl"], one_last["rounds/02/train.jsonl"]);
+    assert_eq!(loss(&one_base, 1), loss(&one_last, 1));
+    assert_ne!(loss(&one_base, 2), loss(&one_last, 2));
+}
+
 #[test]
 fn self_instruct_learns_all_that_it_answered() {
     let place = Place::new();
-    let writer = writer(&place);
+    let writer = writer(&place, &TASKS[..1]);
     let three = ["--set", "sampler.write={ prompts = 3, slots = 6 }"];
     run(&place, "self-instruct", "run", &[&written_by(&writer)[..], &three].concat()).expect(0);
     let files = place.files("run");

@@ -1,10 +1,12 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
+mod contradictions;
 mod eval;
 mod export;
 mod extrapolate;
 mod extrapolated;
 mod full;
+mod given;
 mod kill;
 mod measure;
 mod memory;

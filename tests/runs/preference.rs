@@ -55,7 +55,10 @@ fn good_completions_are_chosen_over_bad_ones() {
         let first = &steps[0];
         assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-5, "{first}");
         assert!(first["rewards/margins"].as_f64().unwrap().abs() < 1e-4, "{first}");
-        for name in ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen"] {
+        for name in ["rewards/chosen", "rewards/rejected", "rewards/accuracies"] {
+            assert!(first[name].is_f64(), "{name} in {first}");
+        }
+        for name in ["logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected"] {
             assert!(first[name].is_f64(), "{name} in {first}");
         }
     }
@@ -181,7 +184,9 @@ fn a_judge_s_rewards_make_pairs() {
         assert!(made > 2, "{made}");
     }
     let other = ["--rounds", "1", "--set", &judge, "--set", "pair.reward='wit'"];
-    run(&place, "other", &other).expect(6).says(&["round 1 kept none of its 8 records: no-pair 8"]);
+    run(&place, "other", &other)
+        .expect(2)
+        .says(&["`reward` of `[pair]` is `wit`", "the judge gives are `length`"]);
 }
 
 /// Pairs as text and as messages, some with principles.

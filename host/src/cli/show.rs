@@ -273,7 +273,7 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
             }
         }
         for row in rows::<Judged>(run, round, "judge")?.into_iter().filter(|r| r.id == record) {
-            let _ = writeln!(part, "  judge       {:?}", row.opinion);
+            let _ = writeln!(part, "  judge       {}", safe(&opinion(row.opinion.as_ref())));
         }
         for row in rows::<Paired>(run, round, "pair")?.into_iter().filter(|r| r.id == record) {
             let said = match (row.pair, row.dropped) {
@@ -326,13 +326,30 @@ fn shown(text: &Text) -> String {
     }
 }
 
-/// Adds text, indented; control characters that could move a terminal's cursor are shown as escapes.
+/// Adds text, indented.
 fn block(text: &mut String, content: &str) {
     for line in content.lines() {
-        let safe: String = line
-            .chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-            .collect();
-        let _ = writeln!(text, "      {safe}");
+        let _ = writeln!(text, "      {}", safe(line));
+    }
+}
+
+/// Returns a line in which control characters, which could move a terminal's cursor, are escapes.
+fn safe(line: &str) -> String {
+    line.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+/// Returns what a judge found, in words.
+fn opinion(opinion: Option<&Opinion>) -> String {
+    match opinion {
+        Some(Opinion::Rewards(rewards)) => {
+            let said = rewards.iter().map(|r| format!("{} {} {}", r.variant, r.name, r.value));
+            said.collect::<Vec<_>>().join(", ")
+        }
+        Some(Opinion::Preference(pair)) => format!("{} over {}", pair.chosen, pair.rejected),
+        Some(Opinion::Tie) => "a tie".into(),
+        Some(Opinion::Unparsable(what)) => format!("dropped: unparsable, {what}"),
+        None => format!("dropped: {PLUGIN_ERROR}"),
     }
 }

@@ -1,12 +1,15 @@
 //! Instructions whose following a program can check, in IFEval's format
 //! (Zhou et al. 2023, <https://arxiv.org/abs/2311.07911>).
 //!
-//! What counts is what IFEval's checker counts, with these deviations:
+//! What counts is what IFEval's checker counts, with these deviations (`docs/eval.md` has numbers):
 //!
 //! 1. Keywords are texts, not regular expressions.
-//! 2. Sentences and capital words are found by rules of our own (`text`), and languages by a detector of
-//!    our own (`language`), where IFEval uses NLTK and langdetect.
-//! 3. A setting that is absent or out of range is an error; IFEval draws one at random.
+//! 2. Sentences are found by the rules of NLTK's tokenizer with short lists of words in place of its
+//!    trained ones (`text::sentences`), and languages by a detector of our own (`language`), where IFEval
+//!    uses langdetect.
+//! 3. A setting that is absent or out of range is an error, and any letter is counted; IFEval draws
+//!    another at random.
+//! 4. `NaN` and `Infinity` are no JSON.
 
 mod language;
 mod parse;

@@ -6,14 +6,15 @@
 //! but its input. Attention weights are formed again from their log sums, and logits are held for a
 //! few rows at a time.
 
+mod rewards;
+
 use super::activations::{Activations, Kept, LowScratch, Scratch};
 use super::adapter::LoraConfig;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
 use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::Linear;
-use super::trainable::{Pair, Parameter, TrainableAdapter, Trained};
+use super::trainable::{Pair, TrainableAdapter, Trained};
 use super::weights::{BlockWeight, WeightName, Weights};
-use crate::reward::product;
 use crate::run::seed;
 
 /// Sequences that go through the model together, without padding.
@@ -168,51 +169,6 @@ impl<B: TrainingBackend> Pass<'_, B> {
         Ok(logprobs)
     }
 
-    /// Returns what the head of a reward model makes of each sequence after [`forward`](Pass::forward): the
-    /// product with its last row, in f64 on the host, as [`crate::reward::rewards`] has it. Sequences have come
-    /// by [`push_rewarded`](Sequences::push_rewarded), and the adapter has a head.
-    pub fn rewards(&mut self, sequences: &Sequences) -> Result<Vec<f64>, BackendError> {
-        let (rows, score) = self.scored_rows(sequences)?;
-        Ok(rows.chunks_exact(score.len()).map(|row| product(&score, row)).collect())
-    }
-
-    /// Adds to the gradients of what is trained those of the sum of `slopes[i] * reward[i]` over the sequences,
-    /// after [`forward`](Pass::forward) of the same.
-    ///
-    /// The gradient of the head is a sum over the sequences in their order, in f64, and is rounded to f32 once
-    /// for each pass.
-    pub fn backward_rewards(
-        &mut self,
-        sequences: &Sequences,
-        slopes: &[f64],
-    ) -> Result<(), BackendError> {
-        let (rows, score) = self.scored_rows(sequences)?;
-        let Pass { backend, trained, activations, .. } = self;
-        let Parameter { gradient, .. } = head_of(trained);
-        let mut sums: Vec<f64> =
-            backend.view(gradient, 0..score.len())?.iter().copied().map(f64::from).collect();
-        for (row, slope) in rows.chunks_exact(score.len()).zip(slopes) {
-            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += slope * f64::from(x));
-        }
-        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-        backend.write(&sums, gradient, 0);
-
-        let of_row = |&slope: &f64| score.iter().map(move |&x| (slope * f64::from(x)) as f32);
-        let of_rows: Vec<f32> = slopes.iter().flat_map(of_row).collect();
-        let [.., dafter] = &mut activations.scored;
-        backend.write(&of_rows, dafter, 0);
-        self.backward_blocks(sequences)
-    }
-
-    /// Returns the rows that a reward model's head reads, `[sequences, hidden]`, and the head, `[hidden]`.
-    fn scored_rows(&mut self, sequences: &Sequences) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
-        let Pass { backend, weights, trained, activations } = self;
-        let (hidden, [_, after, ..]) = (weights.spec.hidden, &activations.scored);
-        let rows = backend.view(after, 0..sequences.rows.len() * hidden)?.into_owned();
-        let score = backend.view(&head_of(trained).values, 0..hidden)?.into_owned();
-        Ok((rows, score))
-    }
-
     /// Returns the name of the weight that is the head.
     fn head(&self) -> WeightName {
         match self.weights.spec.tied_embeddings {
@@ -261,12 +217,6 @@ impl<B: TrainingBackend> Pass<'_, B> {
         }
         Ok(())
     }
-}
-
-/// Returns the head of the reward model that is trained.
-fn head_of<'a, B: TrainingBackend>(trained: &'a mut Trained<'_, B>) -> &'a mut Parameter<B> {
-    let adapter = trained.adapter.as_deref_mut();
-    adapter.and_then(TrainableAdapter::score_mut).expect("a trainer of rewards has a head")
 }
 
 /// What stays the same throughout a pass.

@@ -171,7 +171,7 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
     }
 
     /// Returns the head of a reward model, where it has one.
-    pub(super) fn score_mut(&mut self) -> Option<&mut Parameter<B>> {
+    pub(in crate::model) fn score_mut(&mut self) -> Option<&mut Parameter<B>> {
         self.score.as_mut()
     }
 

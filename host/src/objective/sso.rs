@@ -51,6 +51,8 @@ pub enum WeightScope {
     All,
     /// `γ·G` alone.
     GOnly,
+    /// Nothing: the paper's ablation without `W`.
+    None,
 }
 
 /// Hyper-parameters of [`sso`].
@@ -91,9 +93,12 @@ pub fn sso(item: &[Scored; 6], settings: &Sso) -> (f64, [f64; 6]) {
     let [plain, good, bad] = [0, 2, 4].map(|pair| base_loss.of(&item[pair..pair + 2], beta));
     let guided = gamma * (good.loss + bad.loss);
 
-    let (weight, slopes) = likelihood_weight(item[0], item[1], alpha);
+    let (weight, slopes) = match w_scope {
+        WeightScope::None => (1.0, [0.0; 2]),
+        WeightScope::All | WeightScope::GOnly => likelihood_weight(item[0], item[1], alpha),
+    };
     let (weighed, of_plain) = match w_scope {
-        WeightScope::All => (plain.loss + guided, weight),
+        WeightScope::All | WeightScope::None => (plain.loss + guided, weight),
         WeightScope::GOnly => (guided, 1.0),
     };
     let mut of = [0.0; 6];

@@ -127,6 +127,8 @@ fn both_methods_of_sso_are_worked_out_by_hand() {
     };
     check(dpo, 0.792490 * (first + 0.1 * guided));
     check(Sso { w_scope: WeightScope::GOnly, ..dpo }, first + 0.792490 * 0.1 * guided);
+    check(Sso { w_scope: WeightScope::None, ..dpo }, first + 0.1 * guided);
+    check(Sso { w_scope: WeightScope::None, gamma: 0.0, ..dpo }, first);
     check(Sso { w_detach: true, ..dpo }, 0.792490 * (first + 0.1 * guided));
     check(Sso { gamma: 0.0, ..dpo }, 0.792490 * first);
     let rewards = outcome(Preference::Sso(dpo), &item).rewards;
@@ -147,6 +149,7 @@ fn objectives() -> Vec<Preference> {
         Preference::Reward { center_rewards_coefficient: 0.01 },
         Preference::Sso(SSO),
         Preference::Sso(Sso { w_scope: WeightScope::GOnly, gamma: 0.6, ..SSO }),
+        Preference::Sso(Sso { w_scope: WeightScope::None, ..SSO }),
         Preference::Sso(Sso { base_loss: BaseLoss::Dpo, alpha: 0.2, ..SSO }),
         Preference::SsoGenerator(SsoGenerator { base_loss: BaseLoss::Dpo, beta: 0.1, gamma: 0.1 }),
         Preference::SsoGenerator(SsoGenerator { base_loss: BaseLoss::Ipo, beta: 0.3, gamma: 0.7 }),

@@ -76,7 +76,7 @@ pub trait Answerer {
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// An answerer for plugins without the right to ask: it is never called.
+/// An answerer where there is no model: a plugin that asks fails ([`PluginError::Answer`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoAnswers;
 

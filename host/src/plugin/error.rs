@@ -31,6 +31,14 @@ pub enum PluginError {
     Host(String),
 }
 
+impl PluginError {
+    /// Returns whether the plugin says that a record is not what it can work on.
+    pub fn is_of_input(&self) -> bool {
+        let PluginError::Call(error) = self else { return false };
+        matches!(error.fault, Fault::Reported { kind: Reported::Input, .. })
+    }
+}
+
 /// What is wrong with a plugin file.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFault {

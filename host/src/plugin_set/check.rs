@@ -356,8 +356,8 @@ fn goes_on(before: &Train, now: &Train, round: usize, place: &Place) -> Checked<
         .label(format!("expected the same `{same}`, or `start = \"initial\"`")))
 }
 
-/// A reward model is no policy: it is the run's result, or a tool with a name for the rounds after it. No round
-/// writes with one.
+/// A reward model is no policy: it is the run's result, or a tool with a name for the rounds after it.
+/// No round writes with one.
 fn reward_models(
     round: u32,
     rounds: u32,
@@ -371,8 +371,13 @@ fn reward_models(
         let message =
             format!("round {round} makes a reward model, and round {} needs a policy", round + 1);
         return Err(Problem::new(message, place)
-            .label("expected `save_as = \"NAME\"`, or `objective = \"reward\"` in the last round alone")
-            .hint("what is saved under a name can be asked for rewards; the next round goes on from the policy before"));
+            .label(
+                "expected `save_as = \"NAME\"`, or `objective = \"reward\"` in the last round alone",
+            )
+            .hint(
+                "what is saved under a name can be asked for rewards; the next round goes on from the \
+                 policy before",
+            ));
     }
     match models.saved.get(writer) {
         Some(&saving) if makes(saving) => Err(Problem::new(

@@ -169,6 +169,9 @@ fn follow(mut flow: Flow, rows: &[Filtered]) -> Flow {
     flow
 }
 
+/// Why a record is dropped of which the judge could not read what its model said.
+pub const UNPARSABLE: &str = "unparsable";
+
 /// Lets the judge form an opinion of each record. Unparsable ones are dropped and counted.
 pub fn judge(
     shop: &Workshop<'_>,
@@ -199,7 +202,7 @@ pub fn judge(
             Some(Opinion::Preference(pair)) => record.pair = Some(pair),
             Some(Opinion::Tie) => {}
             Some(Opinion::Unparsable(_)) => {
-                flow.note_drop("unparsable");
+                flow.note_drop(UNPARSABLE);
                 continue;
             }
             None => {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::assess::UNPARSABLE;
+use super::pair::{IDENTICAL, NO_PAIR, TIE};
 use crate::data::DataError;
 use crate::generate::{SequenceError, Unfit};
 use crate::memory::Shortage;
@@ -172,9 +174,9 @@ impl RunError {
                           `generate.max_new_tokens`, or take a model with a longer context"
                         .to_owned(),
                     _ => format!(
-                        "`aligner show {} --dropped` lists what was dropped; loosen the filter that \
-                         dropped most, raise `generate.max_new_tokens`, or take a larger model",
-                        path.display()
+                        "`aligner show {} --dropped` lists what was dropped; {}",
+                        path.display(),
+                        way_out(nothing)
                     ),
                 }
             )),
@@ -185,6 +187,33 @@ impl RunError {
             RunError::Interrupted { path } => {
                 Some(format!("`aligner resume {}` goes on", path.display()))
             }
+        }
+    }
+}
+
+/// Returns what can be done about the reason for which most records were dropped.
+fn way_out(nothing: &NothingKept) -> &'static str {
+    let most = nothing.dropped.iter().rev().max_by_key(|(_, count)| **count);
+    match most.map_or("", |(reason, _)| reason.as_str()) {
+        IDENTICAL => {
+            "where the completions that are compared are the same text there is nothing to learn: give \
+             pairs that differ, raise `generate.temperature`, or take a model that heeds its principles"
+        }
+        NO_PAIR => {
+            "a record needs two completions to compare: those of a good and a bad variant of the \
+             principle plugin, or two that the judge rewards (`[pair]`)"
+        }
+        TIE => {
+            "the judge finds no completion better than the other: take another judge or a larger model \
+             for it, or raise `generate.temperature`"
+        }
+        UNPARSABLE => {
+            "the judge could not read what its model answered (`judge.jsonl` has the words): take a \
+             larger model for it, or ask it in another form in `[judge.config]`"
+        }
+        _ => {
+            "loosen the filter that dropped most, raise `generate.max_new_tokens`, or take a larger \
+             model"
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is learnt from records: the lines of `train.jsonl`, and the same as tokens.
 
-use super::pair::{IDENTICAL, of_role};
+use super::pair::{IDENTICAL, NO_PAIR, of_role};
 use super::rows::{Column, Lesson, Steered, Trained};
 use super::{RunError, Workshop};
 use crate::model::ModelError;
@@ -14,8 +14,6 @@ use crate::train::{self, Data, Example, Item, ItemProblem, Rated, Reference, Seq
 const TOO_LONG: &str = "too-long";
 /// Why a row is left out of which a completion has no token.
 const EMPTY: &str = "empty";
-/// Why a row of an earlier round is left out that has nothing to compare.
-const NO_PAIR: &str = "no-pair";
 
 /// Returns what a record teaches under an objective: its prompt without principles or exemplars, and
 /// the completions that the objective asks for.

@@ -24,13 +24,14 @@ pub mod stage;
 mod summary;
 mod write;
 
+pub use assess::filter_stage;
 pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
 pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{Aligned, Loaded, Models, Opened, Policy, row, row_ending};
-pub use needs::{GRAMMAR, Need};
+pub use needs::{GRAMMAR, Need, What, variant as variant_of};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;

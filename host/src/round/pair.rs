@@ -1,6 +1,6 @@
 //! The pair stage: which of a record's completions is chosen, and which is rejected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -23,6 +23,7 @@ pub fn pair(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "pair" };
     let by_role = preference.tells_by_role();
+    check_reward(&flow.records, pairing)?;
     let output = book.stage(place, json!([flow.digest, pairing, by_role]), |_| {
         let rows: Vec<Paired> =
             flow.records.iter().map(|record| paired(record, pairing, by_role)).collect();
@@ -42,12 +43,29 @@ pub fn pair(
     Ok(flow)
 }
 
+/// Fails where `[pair] reward` is a name that the judge gives to no reward.
+fn check_reward(records: &[Record], pairing: &Pairing) -> Result<(), RunError> {
+    let Some(reward) = &pairing.reward else { return Ok(()) };
+    let rewards = records.iter().flat_map(|record| &record.rewards);
+    let names: BTreeSet<&str> = rewards.map(|given| given.name.as_str()).collect();
+    if names.is_empty() || names.contains(reward.as_str()) {
+        return Ok(());
+    }
+    let names = names.into_iter().collect::<Vec<_>>().join("`, `");
+    Err(RunError::Settings {
+        what: format!(
+            "`reward` of `[pair]` is `{reward}`, and the rewards that the judge gives are `{names}`"
+        ),
+        hint: "name one of these, or leave `pair.reward` out: then all are added up".into(),
+    })
+}
+
 /// Why a record is dropped of which completions are compared that are the same.
 pub const IDENTICAL: &str = "identical";
 /// Why a record is dropped that has nothing to compare.
-const NO_PAIR: &str = "no-pair";
+pub const NO_PAIR: &str = "no-pair";
 /// Why a record is dropped of which no completion is better.
-const TIE: &str = "tie";
+pub const TIE: &str = "tie";
 
 fn paired(record: &Record, pairing: &Pairing, by_role: bool) -> Paired {
     let chosen = match pairing.by {

@@ -67,7 +67,8 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let adapter =
         adapter.into_iter().chain(given).max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
-    let prompts = encoded(policy, prepared.sample()?);
+    let renderings = prepared.sample()?.iter().map(|variant| variant.prompt.clone());
+    let prompts = encoded(policy, &renderings.collect::<Vec<_>>());
     let lessons: Vec<Vec<Lesson>> =
         trains.iter().map(|train| lessons(prepared, train, &prompts)).collect();
     let mut largest: Option<TrainMemory> = None;

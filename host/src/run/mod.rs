@@ -12,6 +12,7 @@ mod aligned;
 mod card;
 mod finish;
 mod prepare;
+mod trial;
 
 pub use finish::put_result;
 pub use prepare::{Prepared, prepare};

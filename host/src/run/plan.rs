@@ -11,12 +11,12 @@ use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Answerer, Ask, Candidate, Outcome, Place};
 use crate::plugin_set::{Alpha, Scope, Search, Train};
 use crate::progress::counted;
-use crate::record::{Answer, Exemplar, Prompt, Record, Text};
+use crate::record::{Answer, Exemplar, Prompt, Record, Text, Variant, VariantRole};
 use crate::report::{Plan, PlanPlugin, PlanTime};
 use crate::round::RunError;
 
 /// Prompts that are rendered to estimate how long the others are.
-const PROBES: usize = 8;
+pub(super) const PROBES: usize = 8;
 
 /// Returns the plan. Tokens are counted on a few rendered prompts, time by a short product of
 /// matrices on this machine; both are estimates, as memory is ([`super::memory`]), of which there are
@@ -77,7 +77,7 @@ fn too_long(prepared: &Prepared) -> Result<(u64, u64), RunError> {
     let room = model.spec.context_length;
     let prompts = prepared.sample()?;
     let fits = |text: &Text| model.encode_prompt(text).is_ok_and(|ids| ids.len() + new <= room);
-    let too_long = prompts.iter().filter(|text| !fits(text)).count();
+    let too_long = prompts.iter().filter(|variant| !fits(&variant.prompt)).count();
     Ok((too_long as u64, prompts.len() as u64))
 }
 
@@ -122,7 +122,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let (set, policy) = (&prepared.set, &prepared.models["policy"].model);
     let rendered = rendered(prepared, PROBES)?;
     let encoded: Vec<Vec<u32>> =
-        rendered.iter().filter_map(|text| policy.encode_prompt(text).ok()).collect();
+        rendered.iter().filter_map(|variant| policy.encode_prompt(&variant.prompt).ok()).collect();
     let shared = shared_prefix(&encoded);
     let mean = |total: usize, count: usize| (total / count.max(1)) as u64;
     let own = mean(encoded.iter().map(|row| row.len() - shared).sum(), encoded.len());
@@ -191,11 +191,21 @@ fn sequences(train: &Train) -> [u64; 2] {
 }
 
 /// Renders at most `count` prompts as round 1 would; a principle plugin that asks gets no answers.
-pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, RunError> {
+pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Variant>, RunError> {
     let set = &prepared.set;
     let prompts: Vec<Prompt> = spread(&prepared.prompts, count);
-    let plain = || prompts.iter().map(|prompt| prompt.text.clone()).collect();
-    let Some(principle) = &prepared.plugins.principle else { return Ok(plain()) };
+    let bare = |prompt: &Prompt| Variant {
+        name: "plain".into(),
+        role: VariantRole::Plain,
+        prompt: prompt.text.clone(),
+        completion: None,
+    };
+    let plain = || prompts.iter().map(bare).collect();
+    let principle = match &prepared.plugins.principle {
+        Some(principle) if prepared.given.is_empty() => principle,
+        // What is given has been put.
+        _ => return Ok(plain()),
+    };
     let place = place(prepared, 1, "sample");
     let mut records: Vec<Record> = prompts.iter().cloned().map(Record::new).collect();
     if let Some(sampler) = &prepared.plugins.sampler {
@@ -217,7 +227,7 @@ pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Text>, R
         Outcome::Done(variants) => Some(variants),
         Outcome::Failed(_) => None,
     });
-    Ok(variants.flatten().map(|variant| variant.prompt).collect())
+    Ok(variants.flatten().collect())
 }
 
 /// Answers nothing: no model is there yet.
@@ -258,7 +268,7 @@ fn selected(prepared: &Prepared) -> Result<Vec<u64>, RunError> {
         .collect()
 }
 
-fn place<'a>(prepared: &Prepared, round: u32, stage: &'a str) -> Place<'a> {
+pub(super) fn place<'a>(prepared: &Prepared, round: u32, stage: &'a str) -> Place<'a> {
     let run = &prepared.set.run;
     Place { run_seed: run.seed, round, rounds: run.rounds, stage, position: 0 }
 }

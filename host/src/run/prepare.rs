@@ -9,6 +9,7 @@ use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::memory::SAMPLE;
 use super::plan::rendered;
 use super::plugins::Plugins;
+use super::trial;
 use crate::data::{self, GivenPair, HeldOut};
 use crate::digest::sha256;
 use crate::model::adapter::Adapter;
@@ -19,7 +20,7 @@ use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
 use crate::plugin_set::{After, Measure, PluginSet, Source};
 use crate::progress::counted;
-use crate::record::{Exemplar, Prompt, Text};
+use crate::record::{Exemplar, Prompt, Variant};
 use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
@@ -48,13 +49,13 @@ pub struct Prepared {
     /// Where they will run.
     pub device: AnyDevice,
     /// See [`sample`](Prepared::sample).
-    sample: OnceLock<Vec<Text>>,
+    sample: OnceLock<Vec<Variant>>,
 }
 
 impl Prepared {
     /// Returns some prompts of the pool ([`SAMPLE`]) as round 1 puts them. They are rendered once, for
-    /// the plan and for the estimate of memory.
-    pub(super) fn sample(&self) -> Result<&[Text], RunError> {
+    /// the plan, for the estimate of memory and for what is tried before.
+    pub(super) fn sample(&self) -> Result<&[Variant], RunError> {
         if let Some(sample) = self.sample.get() {
             return Ok(sample);
         }
@@ -170,7 +171,7 @@ pub fn prepare(
         plugin_set: set.clone(),
     };
     let sample = OnceLock::new();
-    Ok(Prepared {
+    let prepared = Prepared {
         set,
         plugins,
         catalogue,
@@ -183,7 +184,9 @@ pub fn prepare(
         adapters,
         device,
         sample,
-    })
+    };
+    trial::check(&prepared)?;
+    Ok(prepared)
 }
 
 /// Fails where a round generates with a reward model, which writes nothing.

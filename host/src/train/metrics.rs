@@ -34,7 +34,7 @@ pub struct StepMetrics {
     pub preference: PreferenceMetrics,
 }
 
-/// Means over the items of a step, before the update. Of items with several pairs, the first counts.
+/// Means over the items of a step (of logits, over their tokens), before the update. Of items with several pairs, the first counts.
 /// What no item of the step has is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
@@ -57,6 +57,13 @@ pub struct PreferenceMetrics {
     /// The same of what is not.
     #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
     pub logps_rejected: Option<f64>,
+    /// Mean of the policy's logits over the vocabulary and over the trained tokens of what is
+    /// preferred, as TRL's `DPOTrainer` and `KTOTrainer` have it.
+    #[serde(rename = "logits/chosen", default, skip_serializing_if = "Option::is_none")]
+    pub logits_chosen: Option<f64>,
+    /// The same of what is not.
+    #[serde(rename = "logits/rejected", default, skip_serializing_if = "Option::is_none")]
+    pub logits_rejected: Option<f64>,
     /// The reference point of a loss without pairs, in nats; 0 or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
@@ -84,19 +91,33 @@ pub(super) struct Share {
 struct Side {
     count: usize,
     rewards: f64,
-    /// None where nothing has logprobs.
-    logps: Option<f64>,
+    /// Sum over the completions of their logprobs.
+    logps: f64,
+    /// Sum over the tokens of the mean of each one's logits.
+    logits: f64,
+    /// None where the head was not asked, and nothing has logprobs or logits.
+    tokens: usize,
 }
 
 impl Side {
-    fn add(&mut self, reward: f64, logp: Option<f64>) {
+    fn add(&mut self, reward: f64, logp: f64, said: &[TokenLogprob]) {
         self.count += 1;
         self.rewards += reward;
-        self.logps = logp.map(|logp| self.logps.unwrap_or(0.0) + logp);
+        self.logps += logp;
+        self.logits += said.iter().map(|token| f64::from(token.mean_logit)).sum::<f64>();
+        self.tokens += said.len();
     }
 
     fn mean(&self, sum: f64) -> Option<f64> {
         (self.count > 0).then(|| sum / self.count as f64)
+    }
+
+    fn mean_logp(&self) -> Option<f64> {
+        self.mean(self.logps).filter(|_| self.tokens > 0)
+    }
+
+    fn mean_logit(&self) -> Option<f64> {
+        (self.tokens > 0).then(|| self.logits / self.tokens as f64)
     }
 }
 
@@ -108,11 +129,13 @@ impl Share {
     }
 
     /// Adds an item's part of a mean over `items`, and returns the slope of that mean along each of
-    /// the item's logprobs or rewards.
+    /// the item's logprobs or rewards. `said` is what the head said of the item's tokens; empty where it
+    /// was not asked.
     pub(super) fn compare(
         &mut self,
         objective: &Preference,
         item: &[Scored],
+        said: &[TokenLogprob],
         desirable: bool,
         items: usize,
     ) -> Vec<f64> {
@@ -120,16 +143,22 @@ impl Share {
         let point = self.kl.unwrap_or(0.0);
         let Outcome { loss, slopes, rewards } = objective.outcome(item, desirable, point);
         self.loss += part * loss;
-        let logp = |i: usize| (!objective.makes_reward_model()).then_some(item[i].policy);
+        let of = |i: usize| match said.is_empty() {
+            true => said,
+            false => {
+                let before: usize = item[..i].iter().map(|scored| scored.tokens).sum();
+                &said[before..before + item[i].tokens]
+            }
+        };
         match rewards {
             [Some(chosen), Some(rejected)] => {
-                self.chosen.add(chosen, logp(0));
-                self.rejected.add(rejected, logp(1));
+                self.chosen.add(chosen, item[0].policy, of(0));
+                self.rejected.add(rejected, item[1].policy, of(1));
                 self.pairs += 1;
                 self.right += usize::from(chosen > rejected);
             }
-            [Some(reward), None] => self.chosen.add(reward, logp(0)),
-            [None, Some(reward)] => self.rejected.add(reward, logp(0)),
+            [Some(reward), None] => self.chosen.add(reward, item[0].policy, of(0)),
+            [None, Some(reward)] => self.rejected.add(reward, item[0].policy, of(0)),
             [None, None] => {}
         }
         slopes.into_iter().map(|slope| part * slope).collect()
@@ -144,8 +173,10 @@ impl Share {
             rewards_rejected: of_rejected,
             rewards_accuracies: (*pairs > 0).then(|| *right as f64 / *pairs as f64),
             rewards_margins: of_chosen.zip(of_rejected).map(|(chosen, rejected)| chosen - rejected),
-            logps_chosen: chosen.logps.and_then(|sum| chosen.mean(sum)),
-            logps_rejected: rejected.logps.and_then(|sum| rejected.mean(sum)),
+            logps_chosen: chosen.mean_logp(),
+            logps_rejected: rejected.mean_logp(),
+            logits_chosen: chosen.mean_logit(),
+            logits_rejected: rejected.mean_logit(),
             kl: *kl,
         }
     }

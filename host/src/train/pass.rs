@@ -47,7 +47,7 @@ impl<B: TrainingBackend> Trainer<B> {
                     for (&i, given) in micro_batch.iter().zip(given.chunks_exact(learnt.len())) {
                         let scored: Vec<Scored> = rewarded(&items[i], given);
                         share.trained_tokens += items[i].trained_tokens();
-                        slopes.extend(share.compare(objective, &scored, true, indices.len()));
+                        slopes.extend(share.compare(objective, &scored, &[], true, indices.len()));
                     }
                     pass.backward_rewards(&sequences, &slopes)
                 })?,
@@ -58,9 +58,11 @@ impl<B: TrainingBackend> Trainer<B> {
                     let mut rest = &said[..];
                     let mut slopes = Vec::with_capacity(said.len());
                     for &i in &micro_batch {
+                        let of_tokens = rest;
                         let scored = scored(&items[i], &learnt, &reference[i], &mut rest);
                         let desirable = items[i].desirable;
-                        let of_item = share.compare(objective, &scored, desirable, indices.len());
+                        let of_item =
+                            share.compare(objective, &scored, of_tokens, desirable, indices.len());
                         for (slope, scored) in of_item.into_iter().zip(&scored) {
                             slopes.extend(std::iter::repeat_n(slope as f32, scored.tokens));
                         }

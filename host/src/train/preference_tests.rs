@@ -84,6 +84,8 @@ fn numbers(got: &PreferenceMetrics, want: &PreferenceMetrics) -> Vec<(f64, f64)>
             of.rewards_accuracies,
             of.logps_chosen,
             of.logps_rejected,
+            of.logits_chosen,
+            of.logits_rejected,
             of.kl,
         ]
     };
@@ -203,7 +205,7 @@ fn ten_steps_of_every_objective_are_those_of_torch() {
                 want_means.rewards_accuracies = got.preference.rewards_accuracies;
             }
             let means = numbers(&got.preference, &want_means);
-            assert_eq!(means.len(), 6);
+            assert_eq!(means.len(), 8);
             for (got, want) in means.into_iter().chain([(got.loss, want.loss)]) {
                 let distance = (got - want).abs() / want.abs().max(1.0);
                 worst = worst.max(distance);
@@ -280,6 +282,7 @@ fn the_first_step_is_that_of_trl() {
         let json = serde_json::to_value(&got).unwrap();
         assert_eq!(json["rewards/margins"], got.preference.rewards_margins.unwrap());
         assert_eq!(json["logps/rejected"], got.preference.logps_rejected.unwrap());
+        assert_eq!(json["logits/chosen"], got.preference.logits_chosen.unwrap());
         let unpaired = matches!(objective, Preference::Kto { .. });
         assert_eq!(json.get("kl").is_some(), unpaired);
         assert_eq!(json.get("rewards/accuracies").is_some(), !unpaired);

@@ -103,7 +103,7 @@ impl Perplexity {
     fn answer<'a>(&self, record: &'a Record) -> Result<&'a Completion, Error> {
         let variant = record.variant(&self.variant).ok_or_else(|| {
             Error::Input(format!(
-                "no variant `{}`; the principle plugin gives: {}",
+                "no variant `{}`; the record has: {}",
                 self.variant,
                 record.variants.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ")
             ))
@@ -202,7 +202,7 @@ mod tests {
         check(
             testing::answered("p-1", "Why?", "Because."),
             r#"{"variant": "good"}"#,
-            "no variant `good`; the principle plugin gives: few-shot",
+            "no variant `good`; the record has: few-shot",
         );
     }
 }

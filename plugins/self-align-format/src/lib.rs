@@ -189,8 +189,14 @@ impl Plugin for SelfAlignFormat {
 impl Filter for SelfAlignFormat {
     fn filter(&self, _: &Context, record: &Record, _: &mut Ask) -> Result<Verdict, Error> {
         let name = &self.config.variant;
-        let completion = record.variant(name).and_then(|variant| variant.completion.as_ref());
-        let completion = completion
+        let variant = record.variant(name).ok_or_else(|| {
+            let names: Vec<&str> = record.variants.iter().map(|it| it.name.as_str()).collect();
+            let names = names.join(", ");
+            Error::Input(format!("no variant `{name}`; the record has: {names}"))
+        })?;
+        let completion = variant
+            .completion
+            .as_ref()
             .ok_or_else(|| Error::Input(format!("variant `{name}` has not been completed")))?;
         Ok(match self.answer(record, &completion.text, completion.finish) {
             Ok((text, finish)) if text == completion.text && finish == completion.finish => {
@@ -517,7 +523,10 @@ mod tests {
                         assert!(revisions.iter().all(|revision| !revision.text.trim().is_empty()));
                     }
                     Ok(_) => {}
-                    Err(Error::Input(text)) => assert!(text.contains("not been completed")),
+                    Err(Error::Input(text)) => assert!(
+                        text.contains("no variant `few-shot`")
+                            || text.contains("not been completed")
+                    ),
                     Err(error) => panic!("{error}"),
                 }
             }

@@ -70,7 +70,9 @@ impl Filter for Threshold {
             let mut values = record.rewards.iter().filter(|it| it.name == *name).peekable();
             if values.peek().is_none() {
                 let there = record.rewards.iter().map(|it| &it.name);
-                return Err(missing("reward", name, there));
+                let way =
+                    "a reward comes from the judge, so it is there at `after = \"judge\"` alone";
+                return Err(missing("reward", name, there, way));
             }
             let range = Range { over: Some(over), under: None };
             let broken = values.find_map(|reward| range.broken_by(reward.value));
@@ -78,7 +80,10 @@ impl Filter for Threshold {
         }
         for (name, range) in &self.measurements {
             let value = record.measurement(name).ok_or_else(|| {
-                missing("measurement", name, record.measurements.iter().map(|it| &it.name))
+                let there = record.measurements.iter().map(|it| &it.name);
+                let way = "a measurement is made where another plugin, there or before, declares that \
+                           it needs it";
+                missing("measurement", name, there, way)
             })?;
             reason = reason.or(range.broken_by(value));
         }
@@ -98,13 +103,18 @@ impl Range {
     }
 }
 
-/// Names what a record lacks, and what it has.
-fn missing<'a>(what: &str, name: &str, there: impl Iterator<Item = &'a String>) -> Error {
+/// Names what a record lacks, what it has, and where such a thing comes from.
+fn missing<'a>(
+    what: &str,
+    name: &str,
+    there: impl Iterator<Item = &'a String>,
+    way: &str,
+) -> Error {
     let mut there: Vec<&str> = there.map(String::as_str).collect();
     there.sort_unstable();
     there.dedup();
     let there = if there.is_empty() { "none".into() } else { there.join(", ") };
-    Error::Input(format!("it has no {what} `{name}`; it has: {there}"))
+    Error::Input(format!("it has no {what} `{name}`; it has: {there} ({way})"))
 }
 
 #[cfg(test)]
@@ -167,11 +177,13 @@ mod tests {
         };
         check(
             r#"{"rewards": {"quality": 8, "truth": 8}}"#,
-            "it has no reward `truth`; it has: quality",
+            "it has no reward `truth`; it has: quality (a reward comes from the judge, so it is there at \
+             `after = \"judge\"` alone)",
         );
         check(
             r#"{"measurements": {"cluster(plain)": {"over": 1}}}"#,
-            "it has no measurement `cluster(plain)`; it has: none",
+            "it has no measurement `cluster(plain)`; it has: none (a measurement is made where another plugin, \
+             there or before, declares that it needs it)",
         );
     }
 

@@ -40,6 +40,8 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
         max_shard_size: args.max_shard_size,
     };
 
+    let merged = Merged::new(&*opened.checkpoint, &adapter, &args.adapter)
+        .map_err(|source| RunError::from(peft::PeftError::fits(&args.adapter, source)))?;
     let before = match args.no_check {
         true => None,
         false => Some(Before::of(&opened, &adapter, &device, &progress)?),
@@ -49,8 +51,6 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
         count(done, total);
         go_on(cancel::flag())
     };
-    let merged = Merged::new(&*opened.checkpoint, &adapter, &args.adapter)
-        .map_err(|source| RunError::from(peft::PeftError::fits(&args.adapter, source)))?;
     export::write(&mut folder, model, &merged, &settings, &mut hear)?;
 
     let check = match &before {

@@ -6,7 +6,7 @@
 //! Polish, Portuguese, Punjabi, Russian, Spanish, Swahili, Swedish, Tamil, Telugu, Thai, Turkish,
 //! Ukrainian, Urdu and Vietnamese: those of IFEval and a few that are near them. A text in another
 //! language is taken for the nearest of these, or for none. Sentences are told well, a few words without
-//! any small word among them are not.
+//! any small word among them are not: five and more in plain Latin letters are taken for English.
 
 /// A language, by its ISO 639-1 code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,9 @@ pub(super) fn detect(text: &str) -> Found {
     }
 }
 
+/// Words in plain Latin letters of which none is known that are taken for English.
+const ENOUGH: usize = 5;
+
 /// Returns the language with the most known words; of equals, the one that stands first.
 fn likeliest(lower: &str, languages: &[Traits]) -> Found {
     let parts =
@@ -85,7 +88,14 @@ fn likeliest(lower: &str, languages: &[Traits]) -> Found {
             best = Some((language, score));
         }
     }
-    best.map_or(Found::Unknown, |(language, _)| Found::Language(Language(language.code)))
+    let filled = words.iter().filter(|word| !word.is_empty()).count();
+    match best {
+        Some((language, _)) => Found::Language(Language(language.code)),
+        None if filled >= ENOUGH && lower.chars().all(|c| !c.is_alphabetic() || c.is_ascii()) => {
+            Found::Language(ENGLISH)
+        }
+        None => Found::Unknown,
+    }
 }
 
 /// A script with the languages that are written in it.
@@ -306,6 +316,7 @@ mod tests {
         assert_eq!(detect("12 + 3 = 15 🦀"), Found::NoLetters);
         assert_eq!(detect(""), Found::NoLetters);
         assert_eq!(detect("xyzzy"), Found::Unknown);
+        assert_eq!(detect("quiet moon, silent night, frost"), Found::Language(ENGLISH));
         // As many letters of each script.
         assert_eq!(detect("dog собака cat"), Found::Unknown);
     }

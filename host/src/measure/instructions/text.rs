@@ -1,100 +1,91 @@
 //! What can be counted in a text.
 
+mod sentences;
+
+use std::sync::LazyLock;
+
+use fancy_regex::Regex;
+
+pub(super) use sentences::sentences;
+
+fn pattern(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the pattern is well formed")
+}
+
+/// Letters with their marks, digits, and what joins words, such as the underscore.
+static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"\w+"));
+
+/// A decimal number, in the digits of any script.
+static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d"));
+
 /// Returns the number of runs of letters, digits and underscores.
 pub(super) fn words(text: &str) -> usize {
-    text.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).count()
+    WORD.find_iter(text).count()
 }
 
 fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
+    WORD.is_match(c.encode_utf8(&mut [0; 4])).unwrap_or(false)
 }
 
 /// Returns whether a word stands in a text with no letter, digit or underscore beside it.
 pub(super) fn has_word(text: &str, word: &str) -> bool {
     let ends = (word.chars().next().is_some_and(is_word), word.chars().last().is_some_and(is_word));
-    text.match_indices(word).any(|(at, _)| {
+    let stands = |at: usize| {
         let before = text[..at].chars().next_back().is_some_and(is_word);
         let after = text[at + word.len()..].chars().next().is_some_and(is_word);
         !(ends.0 && before || ends.1 && after)
-    })
-}
-
-/// What ends in a point within a sentence, in lower case.
-const ABBREVIATIONS: [&str; 26] = [
-    "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs", "cf", "fig", "approx", "inc", "ltd",
-    "co", "corp", "dept", "gen", "col", "capt", "rev", "hon", "vol", "ed", "pp", "ca",
-];
-
-/// Returns the number of sentences: parts with a letter or digit that end in `.`, `!`, `?` or their like
-/// before white space, or at the end of the text.
-///
-/// A point ends none after an abbreviation, an initial or the number of a list, and several points none
-/// before a small letter. A new line by itself ends none.
-pub(super) fn sentences(text: &str) -> usize {
-    let chars: Vec<char> = text.chars().collect();
-    let (mut count, mut open, mut word_from, mut at) = (0, false, 0, 0);
-    while at < chars.len() {
-        let c = chars[at];
-        if c.is_whitespace() {
-            word_from = at + 1;
+    };
+    // A word may begin within itself, as "no no" does in "casino no no".
+    let mut from = 0;
+    while let Some(at) = text[from..].find(word).map(|at| from + at) {
+        if stands(at) {
+            return true;
         }
-        open |= c.is_alphanumeric();
-        if !is_end(c) {
-            at += 1;
-            continue;
-        }
-        let word: String = chars[word_from..at].iter().collect();
-        let first = at;
-        while at < chars.len() && (is_end(chars[at]) || is_closing(chars[at])) {
-            at += 1;
-        }
-        // Only one point can be a part of its word.
-        let point = c == '.' && chars[first + 1..at].iter().all(|c| !is_end(*c));
-        let wide = matches!(c, '。' | '！' | '？');
-        let apart = wide || chars.get(at).is_none_or(|c| c.is_whitespace());
-        let next = chars[at..].iter().find(|c| !c.is_whitespace());
-        let may_go_on = c == '…' || (c == '.' && !point) || word.eq_ignore_ascii_case("etc");
-        let goes_on = may_go_on && next.is_some_and(|c| c.is_lowercase());
-        let first_in_line =
-            chars[..word_from].iter().rev().find(|c| **c == '\n' || !c.is_whitespace());
-        let of_list = first_in_line.is_none_or(|c| *c == '\n') && is_list_number(&word);
-        let within = point && next.is_some() && (of_list || ends_in_point(&word));
-        if open && apart && !goes_on && !within {
-            count += 1;
-            open = false;
-        }
+        from = at + text[at..].chars().next().map_or(1, char::len_utf8);
     }
-    count + usize::from(open)
+    false
 }
 
-fn is_end(c: char) -> bool {
-    matches!(c, '.' | '!' | '?' | '…' | '。' | '！' | '？' | '।' | '؟' | '۔')
-}
+/// What stands between words: white space, most punctuation, and commas and colons but in numbers.
+/// Points, hyphens and slashes by themselves join words; an apostrophe begins one behind another mark.
+static BETWEEN_WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r#"[\s«»“”„‘’`;@#$%&?!*\[\](){}<>"\u{2012}-\u{2015}]|--|\.{2,}|''|[:,](?!\d)"#,
+        r"|(?<!\w)'(?!(?i:re|ve|ll|m|t|s|d|n)\b)(?=\w)",
+    ))
+});
 
-fn is_closing(c: char) -> bool {
-    matches!(c, '"' | '\'' | ')' | ']' | '}' | '”' | '’' | '»' | '*' | '_' | '」' | '』')
-}
+/// Two words that are written as one.
+static MERGED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(can(?=not)|d(?='ye)|gim(?=me)|gon(?=na)|got(?=ta)|lem(?=me)|more(?='n)|wan(?=na$))",
+        r"(not|'ye|me|na|ta|'n)\b",
+    ))
+});
 
-/// Returns whether the point after a word belongs to it.
-fn ends_in_point(word: &str) -> bool {
-    let word = word.trim_start_matches(|c: char| !c.is_alphanumeric());
-    let mut chars = word.chars();
-    match (chars.next(), chars.next()) {
-        (Some(only), None) if only.is_uppercase() && only != 'I' => return true,
-        _ => {}
-    }
-    let dotted = word.contains('.') && word.split('.').all(|part| part.chars().count() == 1);
-    dotted || ABBREVIATIONS.contains(&word.to_lowercase().as_str())
-}
-
-fn is_list_number(word: &str) -> bool {
-    !word.is_empty() && word.len() < 4 && word.chars().all(|c| c.is_ascii_digit())
-}
-
-/// Returns the number of words all of whose letters are capital ones; one with a hyphen is one word.
+/// Returns the number of words all of whose letters are capital ones, as the Penn Treebank parts words:
+/// one with a hyphen or a slash is one word, one with a short form behind it is two (`IT'S`, `DON'T`),
+/// and so is one of two that are written as one (`CANNOT`).
 pub(super) fn capital_words(text: &str) -> usize {
-    let parts = text.split(|c: char| c.is_whitespace() || ",;:@#$%&?!()[]{}<>\"“”".contains(c));
-    parts.flat_map(|part| part.split("--")).filter(|word| is_upper(word)).count()
+    let words = BETWEEN_WORDS.split(text).filter_map(Result::ok);
+    words.map(|word| capital_parts(word.strip_suffix('\'').unwrap_or(word))).sum()
+}
+
+fn capital_parts(word: &str) -> usize {
+    let (word, first) = without(word, &["'s", "'S", "'m", "'M", "'d", "'D"]);
+    let (word, second) = without(word, &["'ll", "'LL", "'re", "'RE", "'ve", "'VE", "n't", "N'T"]);
+    let word = MERGED.try_replacen(word, 0, " $1 $2 ").unwrap_or(word.into());
+    word.split(' ').chain([first, second]).filter(|part| is_upper(part)).count()
+}
+
+/// Parts the first of some endings that is there from a word.
+fn without<'a>(word: &'a str, endings: &[&str]) -> (&'a str, &'a str) {
+    let stem = |ending: &&str| {
+        let stem = word.strip_suffix(*ending)?;
+        (!stem.is_empty() && !stem.ends_with('\'')).then_some(stem)
+    };
+    let stem = endings.iter().find_map(stem).unwrap_or(word);
+    (stem, &word[stem.len()..])
 }
 
 /// Returns whether there is a letter with a case, and none of them is small.
@@ -159,15 +150,20 @@ fn has_spaced(text: &str, parts: &[&str]) -> bool {
     text.match_indices(parts[0]).any(|(at, _)| follows(&text[at..]))
 }
 
-/// Returns the number of lines that begin with `-`, or with one `*` and no second one.
+/// Returns the number of lines that begin with `-`, or with one `*` and no second one. A `*` with nothing
+/// behind it is one together with the next line, and none where there is no next line.
 pub(super) fn bullets(text: &str) -> usize {
-    let is_bullet = |line: &&str| {
-        let line = line.trim_start();
-        let starred =
-            line.strip_prefix('*').is_some_and(|rest| !rest.is_empty() && !rest.starts_with('*'));
-        starred || line.starts_with('-')
-    };
-    text.lines().filter(is_bullet).count()
+    let mut lines = text.split('\n').map(str::trim_start).peekable();
+    let (mut starred, mut dashed) = (0, 0);
+    let mut joined = false;
+    while let Some(line) = lines.next() {
+        dashed += usize::from(line.starts_with('-'));
+        let behind = line.strip_prefix('*').filter(|_| !joined);
+        joined = behind == Some("") && lines.peek().is_some();
+        starred +=
+            usize::from(joined || behind.is_some_and(|c| !c.is_empty() && !c.starts_with('*')));
+    }
+    starred + dashed
 }
 
 /// Returns the number of texts between asterisks, one or two on each side, that are not blank.
@@ -202,19 +198,20 @@ pub(super) fn sections(text: &str, marker: &str) -> usize {
             Some(c) => &behind[c.len_utf8()..],
             None => behind,
         };
-        behind.starts_with(|c: char| c.is_numeric())
+        NUMBER.is_match(behind).unwrap_or(false)
     };
     text.match_indices(marker).filter(numbered).count()
 }
 
-/// Returns whether all of a text is JSON, perhaps within a fence of three backticks.
+/// Returns whether all of a text is JSON, perhaps within a fence of three backticks. What its numbers and
+/// escapes stand for may be out of range.
 pub(super) fn is_json(text: &str) -> bool {
     let mut inside = text.trim();
     for fence in ["```json", "```Json", "```JSON", "```"] {
         inside = inside.strip_prefix(fence).unwrap_or(inside);
     }
     let inside = inside.strip_suffix("```").unwrap_or(inside).trim();
-    serde_json::from_str::<serde_json::Value>(inside).is_ok()
+    serde_json::from_str::<serde::de::IgnoredAny>(inside).is_ok()
 }
 
 /// Returns whether a line has a title in double angular brackets.

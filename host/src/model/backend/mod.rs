@@ -362,6 +362,8 @@ pub struct TokenLogprob {
     pub log_sum: f32,
     /// Entropy of the whole distribution, in nats.
     pub entropy: f32,
+    /// Mean of all logits.
+    pub mean_logit: f32,
 }
 
 /// Cosines and sines for [`Backend::rope`], each `[positions, head_dim / 2]`.

@@ -91,7 +91,11 @@ fn hyper_parameters(table: &Section<'_>, preference: &mut Preference) -> Checked
             number("beta", beta)?;
             number("gamma", gamma)?;
             number("alpha", alpha)?;
-            let scopes = [("all", WeightScope::All), ("g_only", WeightScope::GOnly)];
+            let scopes = [
+                ("all", WeightScope::All),
+                ("g_only", WeightScope::GOnly),
+                ("none", WeightScope::None),
+            ];
             *w_scope = table.choice("w_scope", &scopes)?.unwrap_or(*w_scope);
             truth("w_detach", w_detach)
         }

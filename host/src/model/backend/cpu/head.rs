@@ -1,6 +1,6 @@
 //! What the output head says of targets, without holding all logits.
 //!
-//! The vocabulary is cut into chunks of [`CHUNK`]. A chunk of a row's logits becomes four numbers,
+//! The vocabulary is cut into chunks of [`CHUNK`]. A chunk of a row's logits becomes a few numbers,
 //! and the chunks' numbers are put together in ascending order in f64. Sampling, which does hold a
 //! row of logits, goes through the same chunks, so a completion that is scored again gets the
 //! logprobs it was drawn with.
@@ -28,6 +28,8 @@ struct Part {
     sum: f32,
     /// Sum of `exp(logit - max) * (logit - max)`.
     weighted: f32,
+    /// Sum of the logits.
+    total: f32,
 }
 
 /// Returns what the head `[vocab, inputs]` says of each row's target.
@@ -64,7 +66,11 @@ pub(super) fn logprobs(
             }
         }
     });
-    parts.chunks_exact(chunks).zip(&logits).map(|(parts, &logit)| finish(parts, logit)).collect()
+    parts
+        .chunks_exact(chunks)
+        .zip(&logits)
+        .map(|(parts, &logit)| finish(parts, logit, vocab))
+        .collect()
 }
 
 /// Returns what each row of logits says of its target.
@@ -84,17 +90,18 @@ pub(super) fn logprobs_of_logits(
         }
     });
     let rows = parts.chunks_exact(chunks).zip(logits.chunks_exact(vocab)).zip(targets);
-    rows.map(|((parts, logits), &target)| finish(parts, logits[target as usize])).collect()
+    rows.map(|((parts, logits), &target)| finish(parts, logits[target as usize], vocab)).collect()
 }
 
-fn finish(parts: &[Part], logit: f32) -> TokenLogprob {
+fn finish(parts: &[Part], logit: f32, vocab: usize) -> TokenLogprob {
     let max = parts.iter().map(|part| part.max).fold(f32::NEG_INFINITY, f32::max) as f64;
-    let (mut sum, mut weighted) = (0f64, 0f64);
+    let (mut sum, mut weighted, mut total) = (0f64, 0f64, 0f64);
     for part in parts {
         let shift = part.max as f64 - max;
         let factor = shift.exp();
         sum += factor * part.sum as f64;
         weighted += factor * (part.weighted as f64 + shift * part.sum as f64);
+        total += part.total as f64;
     }
     let log_sum = max + sum.ln();
     let logprob = logit as f64 - log_sum;
@@ -103,6 +110,7 @@ fn finish(parts: &[Part], logit: f32) -> TokenLogprob {
         logprob: if logprob > 0.0 { 0.0 } else { logprob as f32 },
         log_sum: log_sum as f32,
         entropy: (sum.ln() - weighted / sum).max(0.0) as f32,
+        mean_logit: (total / vocab as f64) as f32,
     }
 }
 
@@ -120,10 +128,13 @@ impl Kernel for Reduce<'_> {
         // SAFETY: `Isa::run` picked the lanes, and every load is of eight numbers.
         unsafe {
             let last = L::load(last.as_ptr());
-            let mut max = last;
+            let (mut max, mut total) = (last, L::splat(0.0));
             for i in (0..whole).step_by(8) {
-                max = max.max(L::load(logits.as_ptr().add(i)));
+                let x = L::load(logits.as_ptr().add(i));
+                max = max.max(x);
+                total = total.add(x);
             }
+            let total = sum8(total.array()) + logits[whole..].iter().sum::<f32>();
             let max = max.array().into_iter().fold(f32::MIN, f32::max);
             let shift = L::splat(max);
             let (mut sum, mut weighted) = (L::splat(0.0), L::splat(0.0));
@@ -135,7 +146,7 @@ impl Kernel for Reduce<'_> {
                 sum = sum.add(e);
                 weighted = e.mul_add(x, weighted);
             }
-            Part { max, sum: sum8(sum.array()), weighted: sum8(weighted.array()) }
+            Part { max, sum: sum8(sum.array()), weighted: sum8(weighted.array()), total }
         }
     }
 }

@@ -5,6 +5,8 @@ use super::product::{Kind, Number, Product};
 use super::{Buffer, Cuda, Matrix, arguments};
 use crate::model::backend::{BackendError, TokenLogprob, Write};
 
+/// What the kernel writes for a row.
+const SAID: usize = 4;
 /// Rows whose logits are held at a time; no more than the rows of a narrow product.
 pub(super) const HEAD_ROWS: usize = 1024;
 
@@ -17,7 +19,7 @@ impl Cuda {
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let held = targets.len().min(HEAD_ROWS) * head.outputs;
         let logits = Memory::new(&self.device, size_of::<f32>() * held)?;
-        let said = Memory::new(&self.device, 3 * size_of::<f32>() * targets.len())?;
+        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
         let wanted = Memory::of(&self.device, targets)?;
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
@@ -34,7 +36,7 @@ impl Cuda {
         vocab: usize,
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
-        let said = Memory::new(&self.device, 3 * size_of::<f32>() * targets.len())?;
+        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
         let wanted = Memory::of(&self.device, targets)?;
         self.say(logits, vocab, &wanted, &said, 0, targets.len());
         self.hear(&said, targets.len())
@@ -56,7 +58,7 @@ impl Cuda {
             Number::F32 => None,
             Number::Bf16 => Some(Memory::new(&self.device, number.bytes() * held)?),
         };
-        let said = Memory::new(&self.device, 3 * size_of::<f32>() * targets.len())?;
+        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
         let (wanted, weights) =
             (Memory::of(&self.device, targets)?, Memory::of(&self.device, weights)?);
         let to = dhidden.written(targets.len() * inputs);
@@ -72,7 +74,7 @@ impl Cuda {
             };
             let (targets, weights) = (at(&wanted, first), at(&weights, first));
             let arguments =
-                arguments![from, vocab, targets, weights, at(&said, 3 * first), gradient];
+                arguments![from, vocab, targets, weights, at(&said, SAID * first), gradient];
             self.device.launch(name, [vocab.div_ceil(1024), rows, 1], 256, 0, arguments);
             let product = Product {
                 kind: Kind::Backward,
@@ -112,15 +114,19 @@ impl Cuda {
         rows: usize,
     ) {
         let targets = targets.address() + (size_of::<u32>() * first) as u64;
-        let said = said.address() + (3 * size_of::<f32>() * first) as u64;
+        let said = said.address() + (SAID * size_of::<f32>() * first) as u64;
         let arguments = arguments![logits, vocab, targets, said];
         self.device.launch("logprobs", [rows, 1, 1], 512, 0, arguments);
     }
 
     fn hear(&self, said: &Memory, rows: usize) -> Result<Vec<TokenLogprob>, BackendError> {
-        let said: Vec<f32> = said.read(0, 3 * rows)?;
-        let token =
-            |said: &[f32]| TokenLogprob { logprob: said[0], log_sum: said[1], entropy: said[2] };
-        Ok(said.chunks_exact(3).map(token).collect())
+        let said: Vec<f32> = said.read(0, SAID * rows)?;
+        let token = |said: &[f32]| TokenLogprob {
+            logprob: said[0],
+            log_sum: said[1],
+            entropy: said[2],
+            mean_logit: said[3],
+        };
+        Ok(said.chunks_exact(SAID).map(token).collect())
     }
 }

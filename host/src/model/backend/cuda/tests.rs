@@ -309,7 +309,8 @@ fn the_optimiser() {
 }
 
 fn flat(said: &[TokenLogprob]) -> Vec<f32> {
-    said.iter().flat_map(|said| [said.logprob, said.log_sum, said.entropy]).collect()
+    let numbers = |said: &TokenLogprob| [said.logprob, said.log_sum, said.entropy, said.mean_logit];
+    said.iter().flat_map(numbers).collect()
 }
 
 #[test]
