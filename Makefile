@@ -58,8 +58,8 @@ test: setup
 	$(CARGO) test --release --locked --workspace
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
-# What needs Python or Node: the demo's adapter in PEFT, and merged in transformers; plugins in Python and
-# JavaScript.
+# What needs Python or Node: the demo's adapter in PEFT, and merged in transformers; what authors of plugins do, in
+# each language.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run

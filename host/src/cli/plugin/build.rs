@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{BuildArgs, CheckArgs, Language};
-use crate::cli::{CliError, exit};
+use crate::cli::{CliError, exit, output};
 
 /// What the components of Python plugins are made with.
 const COMPONENTIZE_PY: &str = "0.25.1";
@@ -39,8 +39,7 @@ pub fn main(args: &BuildArgs) -> Result<(), CliError> {
         let _ = fs::remove_file(&unfinished);
     }
     placed?;
-    eprintln!("built {}", out.display());
-    Ok(())
+    output::print(&format!("built     {}\n", out.display()))
 }
 
 /// A plugin in source.
