@@ -7,7 +7,7 @@ import { sendTo } from './log.js';
 import { shut } from './shut.js';
 
 sendTo(write);
-// What the world does not have is left alone.
+// Those that the world has become the component's.
 export const { meta, filter, setFilter, judge, difficulty, principle, sampler, promptWriter } =
   interfaces(authored);
 shut();

@@ -5,20 +5,21 @@ import { ConfigError, InputError, InternalError, PluginError, UnansweredError } 
 import * as out from './outgoing.js';
 import { Plugin, configured } from './plugin.js';
 
-/** Returns the contract's interfaces, as far as the one plugin of a module has their methods. */
+/** Returns the contract's interfaces, carried out by the one plugin of a module. */
 export function interfaces(authored) {
   const kind = find(authored);
-  const has = (...methods) => methods.every((name) => typeof kind.prototype[name] === 'function');
   let made;
-  const plugin = () => {
-    if (made) return made;
-    throw new InternalError('called before `configure`');
+  // Which interfaces the component has says `aligner.kinds` in package.json, not the plugin.
+  const plugin = (method) => {
+    if (!made) throw new InternalError('called before `configure`');
+    if (typeof made[method] === 'function') return made;
+    throw new InternalError(`${kind.name} has no method \`${method}\`; see \`aligner.kinds\` in package.json`);
   };
 
-  const each = (lay, work) => (context, batch) =>
+  const each = (method, lay) => (context, batch) =>
     batch.map((turn) =>
       guarded(named(turn.record.prompt.id), () =>
-        one(turn, lay, (ask) => work(plugin(), context, turn.record, ask)),
+        one(turn, lay, (ask) => plugin(method)[method](context, turn.record, ask)),
       ),
     );
 
@@ -35,52 +36,43 @@ export function interfaces(authored) {
     },
   };
 
-  const filter = has('filter') && {
-    filter: each(out.verdict, (it, context, record, ask) => it.filter(context, record, ask)),
-  };
+  const filter = { filter: each('filter', out.verdict) };
 
-  const setFilter = has('observe', 'decide') && {
+  const setFilter = {
     observe(context, batch) {
       for (const record of batch) {
-        guarded(named(record.prompt.id), () => plugin().observe(context, record));
+        guarded(named(record.prompt.id), () => plugin('observe').observe(context, record));
       }
     },
     decide: (context, batch) =>
       batch.map((record) =>
-        guarded(named(record.prompt.id), () => out.verdict(plugin().decide(context, record))),
+        guarded(named(record.prompt.id), () => out.verdict(plugin('decide').decide(context, record))),
       ),
   };
 
-  const judge = has('judge') && {
-    judge: each(out.opinion, (it, context, record, ask) => it.judge(context, record, ask)),
+  const judge = { judge: each('judge', out.opinion) };
+
+  const difficulty = { score: each('score', (it) => out.number('the difficulty', it)) };
+
+  const principle = {
+    catalogue: () => guarded('the catalogue', () => out.exemplars(plugin('render').catalogue?.() ?? [])),
+    render: each('render', out.variants),
   };
 
-  const difficulty = has('score') && {
-    score: each(
-      (it) => out.number('the difficulty', it),
-      (it, context, record, ask) => it.score(context, record, ask),
-    ),
-  };
-
-  const principle = has('render') && {
-    catalogue: () => guarded('the catalogue', () => out.exemplars(plugin().catalogue?.() ?? [])),
-    render: each(out.variants, (it, context, record, ask) => it.render(context, record, ask)),
-  };
-
-  const sampler = has('select') && {
+  const sampler = {
     select: (context, pool, seed) =>
-      guarded('the pool', () => out.texts('what is selected', plugin().select(context, pool, seed))),
+      guarded('the pool', () => out.texts('what is selected', plugin('select').select(context, pool, seed))),
     equip: (context, batch, catalogue) =>
       batch.map((slot) =>
-        guarded(named(slot.id), () => out.equipment(plugin().equip?.(context, slot, catalogue) ?? {})),
+        guarded(named(slot.id), () => out.equipment(plugin('select').equip?.(context, slot, catalogue) ?? {})),
       ),
   };
 
-  const promptWriter = has('write') && {
+  const promptWriter = {
     write: (context, pool, batch) =>
       batch.map((slot) =>
         guarded(`slot ${slot.index}`, () =>
-          one(slot, out.prompts, (ask) => plugin().write(context, pool, slot.index, ask)),
+          one(slot, out.prompts, (ask) => plugin('write').write(context, pool, slot.index, ask)),
         ),
       ),
   };

@@ -145,10 +145,12 @@ test('a component describes itself and wants to be configured', () => {
     configSchema: '',
     needs: ['perplexity(good)'],
   });
-  assert.equal(judge, false);
   const early = thrown(() => filter.filter(testing.context(), [turn('p-1')]));
   assert.deepEqual(early, { tag: 'internal', val: 'record `p-1`: called before `configure`' });
   assert.equal(thrown(() => meta.configure('{"x": 1}')).tag, 'config');
+  meta.configure('{}');
+  const missing = thrown(() => judge.judge(testing.context(), [turn('p-1')]));
+  assert.match(missing.val, /Polite has no method `judge`; see `aligner\.kinds`/u);
   assert.throws(() => interfaces({ Polite, Nothing }), /it has Polite, Nothing/u);
 });
 

@@ -166,7 +166,9 @@ impl Plugin {
 
     fn run(&self, mut command: Command) -> Result<(), CliError> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let status = command.current_dir(&self.folder).stdin(Stdio::null()).status();
+        // An author's mistake is told by the compiler's words; where in it they were said is none of theirs.
+        command.current_dir(&self.folder).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+        let status = command.status();
         match status {
             Ok(status) if status.success() => Ok(()),
             Ok(_) => Err(failed(format!("plugin `{}` could not be built; see above", self.name))),
