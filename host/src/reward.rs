@@ -7,6 +7,7 @@ use crate::generate::read::read;
 use crate::generate::{Progress, SequenceError, Settings, Unfit, check_tokens};
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
+use crate::model::head::product;
 use crate::model::weights::LoadedAdapter;
 
 /// An adapter that is known to have a head.
@@ -57,11 +58,6 @@ pub fn rewards<B: Backend>(
     };
     read(engine, Some(model.adapter), &starts, settings, 0, &mut note, progress)?;
     Ok(rewards)
-}
-
-/// Returns the product of a head and a hidden row, both `[hidden]`, added up in their order in f64.
-pub(crate) fn product(score: &[f32], hidden: &[f32]) -> f64 {
-    score.iter().zip(hidden).map(|(&score, &x)| f64::from(score) * f64::from(x)).sum()
 }
 
 #[cfg(test)]
@@ -143,7 +139,7 @@ mod tests {
         check(&adapter, &[&long, &LONG], &expected);
         let mut broken = adapter.clone();
         broken.score.as_mut().unwrap()[5] = f32::INFINITY;
-        check(&broken, &[&LONG], "sequence 0 gets logits that are not finite at position 7");
+        check(&broken, &[&LONG], "sequence 0 gets numbers that are not finite at position 7");
         assert_eq!(rewards(&adapter, &[], 512).unwrap(), [0.0; 0]);
     }
 

@@ -40,7 +40,7 @@ fn principles_in_a_system_message_need_a_template_with_a_place_for_it() {
     {
         for (model, why) in [
             (&refuses, "refuses system, user: no system"),
-            (&swallows, "leaves system messages out"),
+            (&swallows, "leaves out the system message"),
         ] {
             let plugin = format!("error: principle `{plugin}` ");
             let more = ["--prompts", &prompts, "--model", model];

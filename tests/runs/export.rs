@@ -265,7 +265,7 @@ fn an_adapter_that_has_left_its_run_is_opened_with_its_base() {
     std::fs::write(&config, named.to_string()).unwrap();
     let other = score(&["--model", &base()]).expect(0);
     assert_eq!(other.stdout, own.stdout);
-    other.says(&["note: the adapter names `somebody/else` as its base, and goes beside"]);
+    other.says(&["names `somebody/else` as its base, and goes beside"]);
 }
 
 #[test]

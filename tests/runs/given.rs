@@ -129,12 +129,12 @@ fn every_set_that_compares_learns_each_pair_once() {
 #[test]
 fn pairs_of_raw_text_need_no_place_for_principles() {
     let place = Place::new();
-    let rows = "{\"prompt\":\"After one comes\",\"chosen\":\" the number two.\",\"rejected\":\" nobody at all.\"}\n";
+    let rows = "{\"prompt\":\"After one comes\",\"chosen\":\" the number two, of course.\",\"rejected\":\" nobody, or so they say.\"}\n";
     std::fs::write(place.path("raw.jsonl"), rows).unwrap();
     run(&place, "rlcd", "run", &["--from-data", "raw.jsonl"]).expect(0);
     let trained = of(&place.files("run"), 1, "train");
     assert_eq!(trained[0]["prompt"], "After one comes");
-    assert_eq!(trained[0]["chosen"], " the number two.");
+    assert_eq!(trained[0]["chosen"], " the number two, of course.");
 }
 
 #[test]
@@ -158,6 +158,9 @@ fn plugins_that_look_for_another_variant_are_named_before_anything_is_written() 
     run(&place, "soft-plus", "told", &[&more[..], &easy].concat()).expect(0);
     let trained = of(&place.files("told"), 1, "train");
     assert!(trained.iter().all(|row| row["difficulty"].is_f64()), "{trained:?}");
-    let learnt = trained.iter().map(|row| &row["completion"][0]["content"]);
-    assert!(learnt.clone().count() > 0 && learnt.into_iter().all(|text| text != ""), "{trained:?}");
+    assert!(!trained.is_empty());
+    for row in &trained {
+        let pair = given(&bare).into_iter().find(|pair| pair["id"] == row["record_id"]).unwrap();
+        assert_eq!(row["completion"][0]["content"], pair["chosen"]);
+    }
 }

@@ -77,44 +77,84 @@ fn a_reward_model_learns_to_tell_pairs_apart() {
     place.tiny("aligned", &alpha).says(&["is a reward model, and no policy"]);
 }
 
-#[test]
-fn rounds_after_a_reward_model_go_on_from_the_policy_before_it() {
-    let place = Place::new();
-    let set = std::fs::read_to_string(tests().join("sets/tiny-dpo.toml")).unwrap();
-    let set = set.replace("\"tiny-p", &format!("\"{}/sets/tiny-p", tests().display()));
-    let set = set.replace("\"tiny-h", &format!("\"{}/sets/tiny-h", tests().display()));
-    let set = set.replace("../fixtures", &tests().join("fixtures").display().to_string());
-    let set = set.replace("rounds = 2\n", "");
-    let write = |name: &str, second: &str| {
-        let round = "\n[[rounds]]\n";
-        std::fs::write(place.path(name), [&set, round, round, second, round].concat()).unwrap();
-    };
-    write("three.toml", "train = { objective = \"reward\" }\nsave_as = \"judge\"\n");
+fn three(place: &Place, run: &str, more: &[&str]) -> Said {
     let contrast = contrast();
-    let plugins = |set: &'static str, out: &'static str| {
-        ["--plugins", set, "--out", out, "--set", &contrast].map(str::to_owned)
-    };
-    let run = |set, out| {
-        let arguments = plugins(set, out);
-        place.aligner(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    run("three.toml", "three").expect(0);
+    place.set("tiny-reward", run, &[&["--set", &contrast], more].concat())
+}
+
+#[test]
+fn rounds_after_a_reward_model_go_on_from_the_policy_before_it_and_ask_it() {
+    let place = Place::new();
+    three(&place, "three", &[]).expect(0);
     let files = place.files("three");
     let head = |round: &str| {
         config(&files[&format!("{round}/adapter/adapter_config.json")])["task_type"] == "SEQ_CLS"
     };
-    assert_eq!(
-        ["rounds/01", "rounds/02", "rounds/03", "final"].map(head),
-        [false, true, false, false]
-    );
-    assert!(!files.contains_key("rounds/02/evaluate.jsonl"));
-    assert!(files.contains_key("rounds/03/evaluate.jsonl"));
-    // Its reference is the policy before it, and it begins there.
+    let all = ["rounds/01", "rounds/02", "rounds/03", "final"];
+    assert_eq!(all.map(head), [false, true, false, false]);
+    let has = |stage: &str| {
+        ["01", "02", "03"].map(|round| files.contains_key(&format!("rounds/{round}/{stage}.jsonl")))
+    };
+    assert_eq!(has("evaluate"), [true, false, true]);
+    assert_eq!(has("judge"), [false, false, true]);
+    for row in lines(&files, "rounds/01/pair.jsonl") {
+        assert_eq!(row["pair"]["chosen"], "good", "no judge, so by role: {row}");
+    }
+    // The third round is judged by what the second saved.
+    let opinions = lines(&files, "rounds/03/judge.jsonl");
+    for row in lines(&files, "rounds/03/pair.jsonl").iter().filter(|row| row["pair"].is_object()) {
+        let opinion = opinions.iter().find(|opinion| opinion["id"] == row["id"]).unwrap();
+        let of = |name: &Value| {
+            let rewards = opinion["opinion"]["rewards"].as_array().unwrap();
+            rewards.iter().find(|it| it["variant"] == *name).unwrap()["value"].as_f64().unwrap()
+        };
+        assert!(of(&row["pair"]["chosen"]) > of(&row["pair"]["rejected"]), "{opinion} {row}");
+    }
+    // Its policy is its reference, and writes as the one that round 1 trained: one that was hardly
+    // trained there writes otherwise.
     let first = &lines(&files, "rounds/03/metrics.jsonl")[0];
     assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-5, "{first}");
+    three(&place, "idle", &["--set", "rounds.0.train={learning_rate=1e-9}"]).expect(0);
+    let idle = place.files("idle");
+    let written = |files: &super::methods::Files| files["rounds/03/generate.jsonl"].clone();
+    assert!(written(&files) != written(&idle));
+    assert!(files["rounds/01/generate.jsonl"] == idle["rounds/01/generate.jsonl"]);
+}
 
-    write("lost.toml", "train = { objective = \"reward\" }\n");
-    run("lost.toml", "lost").expect(2).says(&["round 2 makes a reward model, and round 3 needs"]);
+#[test]
+fn what_rounds_make_of_a_reward_model_is_refused_or_kept_as_it_should() {
+    let place = Place::new();
+    let lost = three(&place, "lost", &["--set", "rounds.1.save_as='other'"]).expect(2);
+    lost.says(&["no model is called `taste`"]);
+    let early = three(&place, "early", &["--set", "rounds.0.judge=true"]).expect(2);
+    early.says(&["the judge of round 1 asks `taste`", "round 2 saves", "`judge = false`"]);
+    let contrast = contrast();
+    let none = ["--set", &contrast, "--set", "rounds=[{judge=false}]"];
+    place.set("tiny-dpo", "none", &none).expect(2).says(&["no `[judge]`"]);
+
+    // Nothing is kept after the tool is made: the result is the policy of round 1.
+    let strict = "filter=[{after='judge',plugin='builtin:length',config={min_characters=100}}]";
+    three(&place, "strict", &["--set", strict]).expect(6);
+    let files = place.files("strict");
+    assert_eq!(config(&files["report.json"])["best_round"], 1);
+    assert!(
+        files["final/adapter/adapter_config.json"]
+            == files["rounds/01/adapter/adapter_config.json"]
+    );
+
+    // Whole models that are still needed stay.
+    let full = [
+        "--set",
+        "train.method='full'",
+        "--set",
+        "train.learning_rate=1e-4",
+        "--set",
+        "rounds.1.train={objective='reward',method='lora',start='initial',lora={r=2,alpha=2}}",
+        "--set",
+        "run.keep='last'",
+    ];
+    three(&place, "full", &full).expect(0);
+    assert!(place.files("full").contains_key("final/model/config.json"));
 }
 
 #[test]
@@ -124,4 +164,7 @@ fn a_killed_run_ends_with_the_same_bytes() {
     let more = [&REWARD[..], &["--from-data", &pairs]].concat();
     let stages = check_set("tiny-dpo", &more, "kill", step(3));
     assert!(stages.contains("train"), "{stages:?}");
+    let contrast = contrast();
+    let stages = check_set("tiny-reward", &["--set", &contrast], "kill", step(11));
+    assert!(stages.contains("judge"), "{stages:?}");
 }

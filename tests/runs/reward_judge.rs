@@ -122,7 +122,9 @@ fn a_reward_model_decides_which_completion_is_chosen() {
     let mut bytes = std::fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
-    judged(&place, "run", &adapter, &["--resume"]).expect(5).says(&["holds another run", "models"]);
+    judged(&place, "run", &adapter, &["--resume"])
+        .expect(5)
+        .says(&["holds another run", "model `rm`"]);
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn is_hub_name(name: &str) -> bool {
 
 /// Says where an adapter was made for a model of another name; of the same shape, it would go beside
 /// the weights without a word.
-fn note_another_base(folder: &Path, opened: &Opened) {
+pub fn note_another_base(folder: &Path, opened: &Opened) {
     let (name, _) = opened.model.base_name();
     let Some(base) = peft::base_of(folder).filter(|base| *base != name) else { return };
     // A folder that has moved keeps its last name.
@@ -150,7 +150,8 @@ fn note_another_base(folder: &Path, opened: &Opened) {
     }
     let _ = writeln!(
         std::io::stderr(),
-        "note: the adapter names `{base}` as its base, and goes beside `{name}`"
+        "note: the adapter `{}` names `{base}` as its base, and goes beside `{name}`",
+        folder.display()
     );
 }
 
@@ -194,16 +195,13 @@ fn plugin_code(error: &PluginError) -> u8 {
 /// Reads an adapter folder for a model that is to write. A reward model writes nothing.
 pub fn writing_adapter(folder: &Path, opened: &Opened) -> Result<Adapter, CliError> {
     let adapter = adapter(folder, opened)?;
-    match adapter.score {
-        None => Ok(adapter),
-        Some(_) => {
-            let shown = folder.display();
-            let message =
-                format!("`{shown}` is a reward model: it gives rewards, and writes nothing");
-            Err(CliError::new(exit::MODEL_OR_DATA, message)
-                .hint("`aligner model score` gives its rewards, `aligner model eval` its accuracy"))
-        }
+    if !adapter.is_reward_model() {
+        return Ok(adapter);
     }
+    let message =
+        format!("`{}` is a reward model: it gives rewards, and writes nothing", folder.display());
+    Err(CliError::new(exit::MODEL_OR_DATA, message)
+        .hint("`aligner model score` gives its rewards, `aligner model eval` its accuracy"))
 }
 
 /// Reads an adapter folder for a model. Where it does not fit, the way out is the model that it names as

@@ -73,7 +73,7 @@ pub fn check_model(
     let model = ModelMemory::predict(device, &*opened.checkpoint, weight_type);
     let adapter = adapter.map_or(0, |adapter| {
         let pairs = adapter.pairs.iter().map(|(&key, pair)| (key, pair.config())).collect();
-        let len = TrainableAdapter::len(device, spec, &pairs, adapter.score.is_some());
+        let len = TrainableAdapter::len(device, spec, &pairs, adapter.is_reward_model());
         size_of::<f32>() * (len.values + len.packed)
     });
     let stage = Stage::new("the model").with(Part::Program, memory::program(device));

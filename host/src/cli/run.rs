@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use super::{CliError, Device, cancel, host, memory, output};
 use crate::{
     memory::{Budget, Estimate},
-    model::backend::AnyDevice,
+    model::{backend::AnyDevice, peft},
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
     progress::{Progress, Style},
     report::{self, Report},
@@ -137,7 +137,14 @@ pub fn prepare(
     let mut downloads = host::Downloads::new(progress);
     let prepared = run::prepare(set, device, host::runtime()?, &mut |state| downloads.note(state));
     downloads.finish();
-    Ok(prepared?)
+    let prepared = prepared?;
+    let models = &prepared.set.models;
+    for folder in models.named.values().chain(&models.aligned).map(Path::new) {
+        if peft::is_adapter(folder) {
+            host::note_another_base(folder, &prepared.models["policy"]);
+        }
+    }
+    Ok(prepared)
 }
 
 /// Does what is left of a run, and prints its table.

@@ -83,8 +83,8 @@ pub enum Unfit {
         /// What it may be.
         range: &'static str,
     },
-    /// The model gave logits that are not numbers.
-    #[error("gets logits that are not finite at position {position}")]
+    /// The model gave logits, or a reward, that are not numbers.
+    #[error("gets numbers that are not finite at position {position}")]
     NotFinite {
         /// The last position that the model read.
         position: usize,

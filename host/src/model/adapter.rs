@@ -87,6 +87,11 @@ impl Adapter {
         self
     }
 
+    /// Returns whether it is a reward model's: it has a head, gives rewards and writes nothing.
+    pub fn is_reward_model(&self) -> bool {
+        self.score.is_some()
+    }
+
     /// Returns the same matrices under `config`; none where it asks for other pairs, ranks or scales
     /// in a model of so many blocks. Dropout may differ, and so may the words in which targets are
     /// named.

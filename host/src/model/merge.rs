@@ -20,14 +20,15 @@ pub struct Merged<'a> {
 }
 
 impl<'a> Merged<'a> {
-    /// Fails where the adapter does not fit the model, or is a reward model. `folder` is where it comes from, for messages.
+    /// Fails where the adapter does not fit the model, or is a reward model. `folder` is where it comes
+    /// from, for messages.
     pub fn new(
         base: &'a dyn Checkpoint,
         adapter: &'a Adapter,
         folder: &'a Path,
     ) -> Result<Self, AdapterError> {
         adapter.check(base.spec())?;
-        if adapter.score.is_some() {
+        if adapter.is_reward_model() {
             return Err(AdapterError::Merged);
         }
         Ok(Merged { base, adapter, folder })

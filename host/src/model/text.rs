@@ -135,6 +135,37 @@ impl Model {
         Ok(Example { tokens, trained })
     }
 
+    /// Returns a prompt with a whole completion, as a reward model reads it: like
+    /// [`encode_example`](Model::encode_example), and after a chat prompt to the end of what the template
+    /// writes, which for ChatML is a line break behind the end of the turn. So it is the text that
+    /// `apply_chat_template` gives the reward models of TRL and transformers.
+    pub fn encode_judged(&self, prompt: &Text, completion: &str) -> Result<Example, ModelError> {
+        let mut example = self.encode_example(prompt, completion, Finish::Stop)?;
+        if let Text::Chat(_) = prompt {
+            example.tokens.extend(self.behind_a_turn()?);
+            example.trained.resize(example.tokens.len(), true);
+            self.check_length(example.tokens.len())?;
+        }
+        Ok(example)
+    }
+
+    /// Returns what the template writes behind the end of the last turn; nothing where it cannot be told.
+    fn behind_a_turn(&self) -> Result<Vec<u32>, ModelError> {
+        let end = self.required_end_of_turn()?;
+        let say = |speaker, content: &str| Message { speaker, content: content.into() };
+        let turns = [say(Speaker::User, "a"), say(Speaker::Assistant, "b")];
+        let (escaped, escapes) = self.escape(&turns);
+        // A template that is not for such a conversation says nothing of its end either.
+        let Ok(whole) = self.chat_template()?.render(&escaped, false) else {
+            return Ok(Vec::new());
+        };
+        let mut tokens = self.tokenizer.encode_escaped(&whole, &escapes)?;
+        Ok(match tokens.iter().rposition(|&token| token == end) {
+            Some(position) => tokens.split_off(position + 1),
+            None => Vec::new(),
+        })
+    }
+
     fn prompt_tokens(&self, prompt: &Text) -> Result<Vec<u32>, ModelError> {
         let tokens = match prompt {
             Text::Raw(text) => {

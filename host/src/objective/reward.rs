@@ -4,15 +4,11 @@
 //! `L = -log σ(r(x, w) - r(x, l)) + c·(r(x, w) + r(x, l))²`, where `r` is what the head of the reward model
 //! makes of the last token's hidden row. Without `c` the loss leaves rewards free to move together.
 //!
-//! Where this differs from others:
-//!
-//! 1. TRL's `RewardTrainer` has the same loss (its `center_rewards_coefficient` is `c`). It reads a chat as
-//!    the whole template puts it, so where that goes on behind the end of a turn, as ChatML's does with a
-//!    line break, its row is that of the last such token (`\n`). Here a sequence is what a policy would
-//!    write, and ends with the end of the turn: that token's row is read.
-//! 2. transformers looks for the last token that is not the padding's. Where a tokenizer pads with the end
-//!    of a turn, it reads the token before that. Give it another `pad_token_id`, or sequences one at a time
-//!    and `pad_token_id = None`.
+//! TRL's `RewardTrainer` has the same loss (its `center_rewards_coefficient` is `c`). As there, a chat is read
+//! to the end of what the template writes, which for ChatML is a line break behind the end of the turn, and
+//! the reward is read at the last token. transformers looks for the last token that is not the padding's:
+//! where a text ends with what the tokenizer pads with, it reads the token before that, unless it is given
+//! another `pad_token_id`.
 
 use super::{PairLoss, log_sigmoid, sigmoid};
 

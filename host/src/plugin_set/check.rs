@@ -107,7 +107,39 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
     set.filters = filters(&root, &set, around)?;
     set.pair = pairing(&root, &set)?;
     extrapolation(&root, &mut set)?;
+    judges(&root, &set)?;
     Ok(set)
+}
+
+/// Fails where a round says whether a judge is called that there is not, and where one is called that may
+/// ask nothing but what the round, or a later one, saves only once it is done.
+fn judges(root: &Section<'_>, set: &PluginSet) -> Checked<()> {
+    let tables = root.tables("rounds", &ROUNDS)?;
+    let Some(judge) = &set.judge else {
+        return match tables.iter().find(|table| table.has("judge")) {
+            Some(table) => Err(table
+                .wrong("judge", "is given, and the plugin set has no `[judge]`")
+                .label("expected a `[judge]`, or no `judge`")),
+            None => Ok(()),
+        };
+    };
+    let asked = judge.ask.as_ref().map_or(&[][..], |ask| &ask.models);
+    let saved = |name: &String| set.models.saved.get(name).copied();
+    for round in (1..=set.run.rounds).filter(|&round| set.judge(round).is_some()) {
+        let later = |name: &&String| saved(name).is_some_and(|saving| saving >= round);
+        let Some(name) = asked.iter().find(later).filter(|_| asked.iter().all(|it| later(&it)))
+        else {
+            continue;
+        };
+        let place = tables.get(round as usize - 1).map_or(root.place_of("judge"), Section::place);
+        let saving = saved(name).unwrap_or(round);
+        let message = format!(
+            "the judge of round {round} asks `{name}`, which round {saving} saves once it is done"
+        );
+        return Err(Problem::new(message, place)
+            .label("expected `judge = false` in the `[[rounds]]` entry of that round"));
+    }
+    Ok(())
 }
 
 fn method(table: &Section<'_>) -> Checked<Method> {
@@ -269,7 +301,8 @@ fn rounds(
         let policy = train.clone().filter(|train| !train.makes_reward_model());
         previous = policy.or(previous);
         generates_with(&generate.model, index + 1, models, table, root)?;
-        settings.push(RoundSettings { generate, train, extrapolate: None });
+        let judge = table.boolean("judge")?.unwrap_or(true);
+        settings.push(RoundSettings { generate, train, judge, extrapolate: None });
     }
     if let (Some(before), Some(now)) = (&previous, base_train)
         && rounds.is_some_and(|rounds: u32| rounds as usize > settings.len())

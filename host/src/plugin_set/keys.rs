@@ -155,7 +155,7 @@ pub(super) const LORA: Shape = Shape {
 pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
 pub(super) const ROUNDS: Shape =
-    Shape { keys: &["generate", "train", "extrapolate", "save_as"], later: &[] };
+    Shape { keys: &["generate", "judge", "train", "extrapolate", "save_as"], later: &[] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
 pub(super) const TABLES: [(&str, &Shape); 18] = [
     ("[method]", &METHOD),

@@ -198,12 +198,34 @@ pub struct RoundSettings {
     pub generate: Generate,
     /// `[train]` with the entry's `train` over it.
     pub train: Option<Train>,
+    /// Whether the judge, and the filters behind it, are called.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub judge: bool,
     /// How it goes beyond what it trained; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolate: Option<Extrapolate>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl PluginSet {
+    /// Returns the judge that `round` (from 1) has.
+    pub fn judge(&self, round: u32) -> Option<&Plugin> {
+        let called = self.overrides(round).is_none_or(|settings| settings.judge);
+        self.judge.as_ref().filter(|_| called)
+    }
+
+    /// Returns how `round` (from 1) pairs completions: by role where no judge is called.
+    pub fn pairing(&self, round: u32) -> Option<Pairing> {
+        let pairing = self.pair.clone()?;
+        Some(match self.judge(round) {
+            Some(_) => pairing,
+            None => Pairing { by: PairBy::Role, reward: None },
+        })
+    }
+
     /// Returns how `round` (from 1) generates.
     pub fn generate(&self, round: u32) -> &Generate {
         self.overrides(round).map_or(&self.generate, |settings| &settings.generate)

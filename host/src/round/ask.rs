@@ -171,7 +171,8 @@ impl<'a> Asker<'a> {
                     label(self.place),
                     ask.record
                 ),
-                hint: "the plugin is for rounds after that one; another model can be asked before"
+                hint: "the plugin is for rounds after that one: another model can be asked before, and a \
+                       `[[rounds]]` entry with `judge = false` goes without the judge"
                     .into(),
             }),
         }

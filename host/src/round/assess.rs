@@ -26,7 +26,9 @@ pub fn filter(
     policy: &Policy,
 ) -> Result<Flow, RunError> {
     let keys = filter_keys(shop, after);
-    if keys.is_empty() {
+    // Filters behind a judge look at what it said.
+    let unjudged = after == After::Judge && shop.set.judge(round).is_none();
+    if keys.is_empty() || unjudged {
         return Ok(flow);
     }
     shop.check_cancel(book)?;
@@ -126,7 +128,7 @@ pub fn filter_stage(after: After) -> &'static str {
 
 /// Carries out a verdict; returns whether the record stays. What was measured of a record goes where its
 /// completions change.
-fn abide(record: &mut Record, verdict: &Verdict) -> bool {
+pub fn abide(record: &mut Record, verdict: &Verdict) -> bool {
     match verdict {
         Verdict::Keep => true,
         Verdict::Drop(_) => false,
@@ -180,10 +182,13 @@ pub fn judge(
     mut flow: Flow,
     policy: &Policy,
 ) -> Result<Flow, RunError> {
-    let Some(plugin) = &shop.plugins.judge else { return Ok(flow) };
+    let wanted = shop.set.judge(round);
+    let Some(plugin) = shop.plugins.judge.as_ref().filter(|_| wanted.is_some()) else {
+        return Ok(flow);
+    };
     shop.check_cancel(book)?;
     let place = Place { round, stage: "judge" };
-    let key = plugins::key(Some(plugin), shop.set.judge.as_ref());
+    let key = plugins::key(Some(plugin), wanted);
     let depends = json!([flow.digest, key, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;

@@ -199,10 +199,14 @@ fn sequences(
             }
         }
     };
+    let rewards = preference.is_some_and(Preference::makes_reward_model);
     let mut sequences = Vec::with_capacity(wanted.len());
     for (prompt, completion, finish) in wanted {
-        let example =
-            shop.models.policy().encode_example(&prompt.prompt(), completion.words(), finish);
+        let (model, prompt) = (shop.models.policy(), prompt.prompt());
+        let example = match rewards {
+            true => model.encode_judged(&prompt, completion.words()),
+            false => model.encode_example(&prompt, completion.words(), finish),
+        };
         match example {
             Ok(example) if example.tokens.len() <= longest => {
                 let (tokens, trained) = (example.tokens, example.trained);

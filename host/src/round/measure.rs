@@ -35,7 +35,7 @@ pub fn measure(
     mut flow: Flow,
     policy: &Policy,
 ) -> Result<Flow, RunError> {
-    let needs = needs_at(shop, stage);
+    let needs = needs_at(shop, round, stage);
     if needs.is_empty() {
         return Ok(flow);
     }
@@ -61,7 +61,7 @@ pub fn measure(
 }
 
 /// Returns what the plugins at a place need, each measurement once.
-fn needs_at(shop: &Workshop<'_>, stage: &str) -> Vec<Need> {
+fn needs_at(shop: &Workshop<'_>, round: u32, stage: &str) -> Vec<Need> {
     let plugins = shop.plugins;
     let at = |after: After| {
         let filters = plugins.filters.iter().filter(move |(place, _)| *place == after);
@@ -69,6 +69,7 @@ fn needs_at(shop: &Workshop<'_>, stage: &str) -> Vec<Need> {
     };
     let called = match stage {
         "measure-generate" => at(After::Generate),
+        "measure-judge" if shop.set.judge(round).is_none() => Vec::new(),
         "measure-judge" => plugins.judge.iter().chain(at(After::Judge)).collect(),
         "measure-pair" => at(After::Pair),
         _ => plugins.difficulty.iter().collect(),

@@ -24,7 +24,7 @@ pub mod stage;
 mod summary;
 mod write;
 
-pub use assess::filter_stage;
+pub use assess::{abide, filter_stage};
 pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
@@ -252,10 +252,17 @@ impl Workshop<'_> {
         }
     }
 
-    /// Returns what the answers of models depend on besides the models: the decoding that requests
-    /// fall back on.
+    /// Returns what the answers of models depend on besides the policy: the decoding that requests
+    /// fall back on, and what rounds before this have saved.
     pub fn asking_key(&self, place: Place<'_>) -> serde_json::Value {
-        serde_json::json!(self.set.generate(place.seed_round()).decoding())
+        let decoding = self.set.generate(place.seed_round()).decoding();
+        let saved = self.set.models.saved.iter().filter(|(_, round)| **round < place.round);
+        let saved: BTreeMap<&String, Option<String>> =
+            saved.map(|(name, _)| (name, self.models.saved_state(name))).collect();
+        match saved.is_empty() {
+            true => serde_json::json!(decoding),
+            false => serde_json::json!([decoding, saved]),
+        }
     }
 
     /// Returns the seed of a place in the run.

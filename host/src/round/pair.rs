@@ -19,7 +19,8 @@ pub fn pair(
     mut flow: Flow,
 ) -> Result<Flow, RunError> {
     let preference = shop.set.train(round).and_then(|train| train.preference());
-    let (Some(preference), Some(pairing)) = (preference, &shop.set.pair) else { return Ok(flow) };
+    let pairing = shop.set.pairing(round);
+    let (Some(preference), Some(pairing)) = (preference, &pairing) else { return Ok(flow) };
     shop.check_cancel(book)?;
     let place = Place { round, stage: "pair" };
     let by_role = preference.tells_by_role();

@@ -18,7 +18,7 @@ pub fn open(
     let folder = Path::new(name);
     if peft::is_adapter(folder) {
         let adapter = peft::read(folder, &initial.model.spec)?;
-        if adapter.score.is_some() {
+        if adapter.is_reward_model() {
             return Err(RunError::Settings {
                 what: format!("`aligned` of `[models]` is a reward model, and no policy: `{name}`"),
                 hint: "name the adapter of a policy".into(),

@@ -81,8 +81,9 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
         Some(_) if rewards => {
             card.push_str(
                 "PEFT and TRL read this folder beside `AutoModelForSequenceClassification` with \
-                 `num_labels=1`. A reward is read at the last token that is not the padding's: where the \
-                 end of a turn is also what the tokenizer pads with, set another `pad_token_id`.\n",
+                 `num_labels=1`. They read a reward at the last token that is not the \
+                 padding's: where a rendered chat ends with what the tokenizer pads with, set another \
+                 `pad_token_id`.\n",
             );
             "The adapter was trained over these weights in f32"
         }

@@ -64,6 +64,13 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         }
         _ => None,
     };
+    let named: Vec<_> = prepared
+        .adapters
+        .values()
+        .map(|adapter| in_use(device, &policy.spec, &adapter.config, adapter.is_reward_model()))
+        .collect::<Result<_, _>>()?;
+    let named_bytes: usize = named.iter().map(|adapter| adapter.bytes).sum();
+    let named_rank = named.iter().map(|adapter| adapter.rank).max().unwrap_or(0);
     let adapter =
         adapter.into_iter().chain(given).max_by_key(|adapter| adapter.bytes).unwrap_or_default();
 
@@ -83,7 +90,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     // The policy that a later round begins with stays until the round is done: its adapter, or the file
     // of its weights, which a whole model has beside those of the initial one. So does what is saved.
     let others = if set.run.rounds > 1 { 1 + set.models.saved.len() } else { 0 };
-    let entering = others * adapter.bytes;
+    let entering = others * adapter.bytes + named_bytes;
     let trained = match given_file(prepared) {
         0 => trained_bytes(prepared).unwrap_or(0) as usize,
         given => given + whole_bytes(prepared) as usize,
@@ -95,7 +102,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let (new, limit) = (generate.max_new_tokens as usize, policy.spec.context_length);
         let prompts = prompts.iter().filter(|prompt| prompt.len() + new <= limit);
         let prompts: Vec<_> = prompts.map(|prompt| (prompt.clone(), drawn(new))).collect();
-        decode(device, &policy.spec, dtype, adapter.rank, &prompts, generate.batch)
+        decode(device, &policy.spec, dtype, adapter.rank.max(named_rank), &prompts, generate.batch)
     };
     // What plugins ask is answered in batches of the default size.
     let asks = set.plugins().iter().any(|(_, plugin)| plugin.ask.is_some());
@@ -114,7 +121,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
     if let Some(evaluate) = &set.evaluate {
-        let mut most = scoring(prepared, policy, adapter.rank);
+        let mut most = scoring(prepared, policy, adapter.rank.max(named_rank));
         if evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity) {
             let texts = prepared.held_out.iter().map(|row| row.prompt.text.clone());
             let prompts = encoded(policy, &texts.collect::<Vec<_>>());

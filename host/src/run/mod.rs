@@ -213,15 +213,20 @@ pub fn execute(
     finish::finish(prepared, &mut book, report, reason)
 }
 
-/// Removes the whole models of the rounds before `last`, but for the best one and those that are saved
-/// under a name. No later round asks for the others, and none of them can become the best any more.
+/// Removes the whole models of the rounds before `last`, but for the best one, those that are saved under a
+/// name, and the one that the next round goes on from. No later round asks for the others, and none of them
+/// can become the best any more.
 fn remove_models(
     prepared: &Prepared,
     book: &mut Notebook,
     last: u32,
     best: u32,
 ) -> Result<(), DirectoryError> {
-    let needed = |round: u32| round == best || prepared.set.save_as(round).is_some();
+    let set = &prepared.set;
+    let makes_policy = |&round: &u32| !set.train(round).is_some_and(Train::makes_reward_model);
+    let policy = (1..=last).rfind(makes_policy);
+    let needed =
+        |round: u32| round == best || Some(round) == policy || set.save_as(round).is_some();
     for round in (1..last).filter(|&round| !needed(round)) {
         if prepared.set.train(round).is_some_and(|train| train.lora.is_none()) {
             let folder = stage::folder(round);
@@ -244,26 +249,29 @@ fn stop_measure(prepared: &Prepared) -> Option<Measure> {
     }
 }
 
-/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured, or
-/// where that makes a reward model, for whose sake the rounds before it were. A round that saves its policy for later ones makes a tool and no result, so it is the best only as long
-/// as there is no other.
+/// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured. Where
+/// the run's last round makes a reward model, that is the result: the rounds before it were for its sake. A
+/// round that saves its policy for later ones makes a tool and no result, so it is the best only as long as
+/// there is no other.
 fn best_round(report: &Report, set: &PluginSet, measure: Option<Measure>) -> u32 {
-    let last = report.rounds.last().map_or(0, |row| row.round);
-    let makes_reward_model = |round| set.train(round).is_some_and(Train::makes_reward_model);
-    let Some(measure) = measure.filter(|_| !makes_reward_model(last)) else { return last };
-    let value = |row: &RoundSummary| find(&row.held_out, measure);
+    let results: Vec<&RoundSummary> =
+        report.rounds.iter().filter(|row| set.save_as(row.round).is_none()).collect();
+    let Some(last) = results.last() else {
+        return report.rounds.last().map_or(0, |row| row.round);
+    };
+    let makes_reward_model = set.train(last.round).is_some_and(Train::makes_reward_model);
+    let value = |row: &RoundSummary| find(&row.held_out, measure?);
     let mut best: Option<&RoundSummary> = None;
-    let results = report.rounds.iter().filter(|row| set.save_as(row.round).is_none());
-    for row in results.filter(|row| value(row).is_some()) {
-        let better = match (best.and_then(value), value(row)) {
-            (Some(old), Some(new)) => measure.better(new, old) == Some(true),
+    for &row in results.iter().filter(|row| !makes_reward_model && value(row).is_some()) {
+        let better = match (best.and_then(value), value(row), measure) {
+            (Some(old), Some(new), Some(measure)) => measure.better(new, old) == Some(true),
             _ => true,
         };
         if better {
             best = Some(row);
         }
     }
-    best.map_or(last, |row| row.round)
+    best.unwrap_or(last).round
 }
 
 /// Says so where even the best round is no better than the model it began with.

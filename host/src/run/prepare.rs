@@ -193,7 +193,7 @@ pub fn prepare(
 fn check_writers(set: &PluginSet, adapters: &BTreeMap<String, Adapter>) -> Result<(), RunError> {
     let mut writers = (1..=set.run.rounds).map(|round| &set.generate(round).model);
     let rewards =
-        |name: &&String| adapters.get(*name).is_some_and(|adapter| adapter.score.is_some());
+        |name: &&String| adapters.get(*name).is_some_and(|adapter| adapter.is_reward_model());
     match writers.find(rewards) {
         None => Ok(()),
         Some(name) => Err(RunError::Settings {

@@ -5,11 +5,10 @@
 use super::Prepared;
 use super::plan::{PROBES, place};
 use crate::model::ModelError;
-use crate::model::text::Model;
 use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError, Stage};
 use crate::plugin_set::{After, PairBy, Scope};
-use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole, Verdict};
-use crate::round::{Need, RunError, What, filter_stage, given_variants, variant_of};
+use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
+use crate::round::{Need, RunError, What, abide, filter_stage, given_variants, variant_of};
 
 /// Fails where round 1 would, on a sample of the pool.
 pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
@@ -25,27 +24,26 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
     }
 }
 
-/// Fails where the model's template refuses what the principle plugin puts, or leaves its system
-/// messages out.
+/// Fails where the model cannot read what the principle plugin puts, such as a system message that its
+/// template has no place for.
 fn check_readable(prepared: &Prepared, principle: &Plugin) -> Result<(), RunError> {
     let name = &prepared.set.generate(1).model;
     let model = &prepared.models.get(name).unwrap_or(&prepared.models["policy"]).model;
     for Variant { name, prompt, .. } in prepared.sample()? {
-        let (why, hint) = match model.encode_prompt(prompt) {
-            Ok(tokens) if leaves_system_out(model, prompt, &tokens) => {
-                let why = "has no place for: its chat template leaves system messages out";
-                (why.to_owned(), None)
-            }
+        let error = match model.encode_prompt(prompt) {
             Ok(_) | Err(ModelError::TooLong { .. }) => continue,
-            Err(error) => (format!("cannot read: {error}"), error.hint()),
+            Err(error) => error,
         };
-        let user = "plugins that steer put the text into the user's message where their \
-                    configuration says so (`system = \"user\"` in `[principle.config]` of \
-                    `builtin:contrast` and `builtin:sso`)";
-        let hint = if has_system(prompt) { user.to_owned() } else { hint.unwrap_or_default() };
+        let hint = if has_system(prompt) {
+            "plugins that steer put the text into the user's message where their configuration says so \
+             (`system = \"user\"` in `[principle.config]` of `builtin:contrast` and `builtin:sso`)"
+                .into()
+        } else {
+            error.hint().unwrap_or_else(|| "take another model, or another principle plugin".into())
+        };
         return Err(RunError::Settings {
             what: format!(
-                "{} puts variant `{name}` in a way that `{}` {why}",
+                "{} puts variant `{name}` in a way that `{}` cannot read: {error}",
                 principle.identity(),
                 model.name
             ),
@@ -58,14 +56,6 @@ fn check_readable(prepared: &Prepared, principle: &Plugin) -> Result<(), RunErro
 fn has_system(prompt: &Text) -> bool {
     let is_system = |speaker| speaker == Speaker::System;
     matches!(prompt, Text::Chat(messages) if messages.iter().any(|m| is_system(m.speaker)))
-}
-
-/// Returns whether a prompt is the same to the model without its system message.
-fn leaves_system_out(model: &Model, prompt: &Text, tokens: &[u32]) -> bool {
-    let Text::Chat(messages) = prompt else { return false };
-    let rest = messages.iter().filter(|message| message.speaker != Speaker::System);
-    let rest = Text::Chat(rest.cloned().collect());
-    has_system(prompt) && model.encode_prompt(&rest).is_ok_and(|rest| rest == tokens)
 }
 
 /// Fails where an objective compares completions of roles that the principle plugin does not give. One
@@ -117,17 +107,21 @@ fn check_given(prepared: &Prepared) -> Result<(), RunError> {
     });
     let all: Vec<Record> = given.take(PROBES).collect();
     let at = place(prepared, 1, filter_stage(After::Generate));
+    let filters = prepared.plugins.filters.iter().filter(|(after, _)| *after == After::Generate);
+    // A filter may look at what another one of the place needs.
+    let needs: Vec<Need> = filters.flat_map(|(_, plugin)| needs_of(plugin)).collect();
     let mut left = Some(all.clone());
     for (after, plugin) in &prepared.plugins.filters {
         let (After::Generate, Some(records)) = (after, &left) else { continue };
-        let records = measured(plugin, records);
+        let records = measured(&needs, records);
         let stage = match plugin.has(Interface::SetFilter) {
             true => plugin.filter_set(&at, &[], &records),
             false => plugin.filter(&at, &records, &mut NoAnswers),
         };
         left = heard(plugin, stage)?.map(|outcomes| {
-            let kept = records.into_iter().zip(outcomes).filter_map(|(record, outcome)| {
-                (!matches!(outcome, Outcome::Done(Verdict::Drop(_)))).then_some(record)
+            let kept = records.into_iter().zip(outcomes).filter_map(|(mut record, outcome)| {
+                let Outcome::Done(verdict) = outcome else { return None };
+                abide(&mut record, &verdict).then_some(record)
             });
             kept.collect()
         });
@@ -140,15 +134,20 @@ fn check_given(prepared: &Prepared) -> Result<(), RunError> {
         return Ok(());
     };
     let at = place(prepared, 1, "difficulty");
-    heard(plugin, plugin.score(&at, &measured(plugin, &records), &mut NoAnswers)).map(|_| ())
+    let records = measured(&needs_of(plugin).collect::<Vec<_>>(), &records);
+    heard(plugin, plugin.score(&at, &records, &mut NoAnswers)).map(|_| ())
 }
 
-/// Gives records some number for each measurement that could be made of them.
-fn measured(plugin: &Plugin, records: &[Record]) -> Vec<Record> {
-    let needs: Vec<Need> = plugin.needs().iter().filter_map(|need| Need::parse(need)).collect();
+fn needs_of(plugin: &Plugin) -> impl Iterator<Item = Need> + '_ {
+    plugin.needs().iter().filter_map(|need| Need::parse(need))
+}
+
+/// Gives records some number for each measurement that they lack and that could be made of them.
+fn measured(needs: &[Need], records: &[Record]) -> Vec<Record> {
     let of = |record: &Record| {
         let there = |name: &String| variant_of(record, name).is_some();
-        let made = needs.iter().filter_map(|Need { name, what }| {
+        let lacking = needs.iter().filter(|need| !need.is_met(record));
+        let made = lacking.filter_map(|Need { name, what }| {
             let (value, possible) = match what {
                 What::Likelihood { completion, prompt, perplexity, .. } => {
                     (if *perplexity { 3.0 } else { -1.0 }, there(completion) && there(prompt))
@@ -157,7 +156,8 @@ fn measured(plugin: &Plugin, records: &[Record]) -> Vec<Record> {
             };
             possible.then(|| Measurement { name: name.clone(), value })
         });
-        Record { measurements: made.collect(), ..record.clone() }
+        let made: Vec<Measurement> = made.collect();
+        Record { measurements: [&record.measurements[..], &made].concat(), ..record.clone() }
     };
     records.iter().map(of).collect()
 }

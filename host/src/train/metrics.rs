@@ -34,7 +34,8 @@ pub struct StepMetrics {
     pub preference: PreferenceMetrics,
 }
 
-/// Means over the items of a step (of logits, over their tokens), before the update. Of items with several pairs, the first counts.
+/// Means over the items of a step (of logits, over their tokens), before the update. Of items with several
+/// pairs, the first counts.
 /// What no item of the step has is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {

@@ -198,7 +198,7 @@ fn check_judges(suite: &Suite, name: &str) -> Result<(), CliError> {
 /// Fails where a reward model is to write, or to say how likely something is.
 fn check_reward_model(suite: &Suite, adapter: Option<&Adapter>) -> Result<(), CliError> {
     let writes = |measure: &&Measure| !matches!(measure.kind, Kind::Preferences { .. });
-    let is_reward_model = adapter.is_some_and(|adapter| adapter.score.is_some());
+    let is_reward_model = adapter.is_some_and(|adapter| adapter.is_reward_model());
     match suite.measures.iter().find(writes).filter(|_| is_reward_model) {
         None => Ok(()),
         Some(measure) => Err(CliError::usage(format!(

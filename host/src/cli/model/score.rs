@@ -8,6 +8,7 @@ use crate::{
     data,
     generate::{self, SequenceError, Settings},
     logprob,
+    model::adapter::Adapter,
     plugin_set::Source,
     progress::{Progress, Style, go_on},
     reward::{self, RewardModel},
@@ -54,9 +55,21 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
+    if args.per_token && adapter.as_ref().is_some_and(Adapter::is_reward_model) {
+        let message = "a reward model gives one reward, and nothing for each token";
+        return Err(CliError::usage(message).hint("leave `--per-token` out"));
+    }
+    let rewards = adapter.as_ref().is_some_and(Adapter::is_reward_model);
     let mut rows = Vec::with_capacity(data.len());
     for row in &data {
-        rows.push(round::row(&opened.model, &row.prompt, &row.completion).map_err(|error| {
+        let read = match rewards {
+            true => opened.model.encode_judged(&row.prompt, &row.completion).map(|read| {
+                let from = read.trained.iter().position(|&trained| trained);
+                logprob::Row { from: from.unwrap_or(read.tokens.len()), tokens: read.tokens }
+            }),
+            false => round::row(&opened.model, &row.prompt, &row.completion),
+        };
+        rows.push(read.map_err(|error| {
             let name = args.data.display();
             CliError::from(error).context(&format!("row `{}` of `{name}`", row.id))
         })?);

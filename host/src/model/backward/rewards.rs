@@ -2,8 +2,8 @@
 
 use super::{Pass, Sequences};
 use crate::model::backend::{BackendError, TrainingBackend};
+use crate::model::head::product;
 use crate::model::trainable::{Parameter, TrainableAdapter, Trained};
-use crate::reward::product;
 
 impl<B: TrainingBackend> Pass<'_, B> {
     /// Returns what the head of a reward model makes of each sequence after [`forward`](Pass::forward): the

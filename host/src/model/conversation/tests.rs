@@ -198,6 +198,9 @@ fn prompts_and_examples_of_each_family() {
                 // Qwen's marked template lets the line break after the role train too.
                 let same = trained == example.trained;
                 assert!(same || name == "qwen2.5-training", "{name}");
+                // What a reward model reads is the whole rendering.
+                let judged = model.encode_judged(&prompt, "Seven days.").unwrap();
+                assert_eq!(judged.tokens, whole.tokens, "{name}");
             }
             _ => others.push(name),
         }

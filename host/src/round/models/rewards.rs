@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{Models, Policy, ScoreJob, row};
+use super::{Models, Policy, ScoreJob};
 use crate::generate::{self, SequenceError};
 use crate::model::ModelError;
 use crate::progress::go_on;
@@ -39,7 +39,7 @@ impl Models {
             _ => Some(saved.as_ref().unwrap_or(policy)),
         };
         match policy.and_then(|policy| policy.adapter.as_deref()) {
-            Some(adapter) if adapter.score.is_some() => Kind::Rewards,
+            Some(adapter) if adapter.is_reward_model() => Kind::Rewards,
             _ => Kind::Writes,
         }
     }
@@ -59,11 +59,11 @@ impl Models {
         let mut answers = Vec::with_capacity(jobs.len());
         let (mut sequences, mut places) = (Vec::new(), Vec::new());
         for job in jobs {
-            match row(model, &job.prompt, &job.completion) {
-                Ok(row) => {
+            match model.encode_judged(&job.prompt, &job.completion) {
+                Ok(read) => {
                     places.push(answers.len());
-                    let tokens = row.tokens.len() as u32;
-                    sequences.push(row.tokens);
+                    let tokens = read.tokens.len() as u32;
+                    sequences.push(read.tokens);
                     answers.push(Ok(Answer::Reward { value: 0.0, tokens }));
                 }
                 Err(error) => answers.push(Err(error)),

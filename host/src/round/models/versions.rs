@@ -53,6 +53,11 @@ impl Models {
         self.saved.lock().expect("nothing panics while it is held").get(name).cloned()
     }
 
+    /// Returns a digest of what was saved under a name, if anything was.
+    pub fn saved_state(&self, name: &str) -> Option<String> {
+        self.saved(name).map(|policy| policy.digest)
+    }
+
     /// Returns the policy that an aligned model is.
     pub fn aligned(&self, aligned: &Aligned) -> Result<Policy, RunError> {
         match aligned {
@@ -97,7 +102,7 @@ impl Policy {
     /// Returns whether it is none: its adapter has the head of a reward model, which can be asked for rewards
     /// and for nothing else.
     pub fn is_reward_model(&self) -> bool {
-        self.adapter.as_ref().is_some_and(|adapter| adapter.score.is_some())
+        self.adapter.as_ref().is_some_and(|adapter| adapter.is_reward_model())
     }
 
     /// Returns the weights, as they are read.

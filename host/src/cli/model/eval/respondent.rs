@@ -127,8 +127,9 @@ impl Respondent<'_> {
         what: &str,
         asked: &[Asked<'_>],
     ) -> Result<Vec<Option<f64>>, CliError> {
-        let (rows, places) = self.encoded(asked)?;
-        let sequences: Vec<Vec<u32>> = rows.into_iter().map(|row| row.tokens).collect();
+        let read = &self.loaded.model;
+        let (sequences, places) =
+            encoded(asked, |asked| Ok(read.encode_judged(asked.prompt, asked.completion)?.tokens))?;
         let bar = self.progress.stage(what, sequences.len() as u64, "rewards");
         let mut heard = bar.follow();
         let (engine, settings) = (&self.loaded.engine, Settings::default());
@@ -146,21 +147,12 @@ impl Respondent<'_> {
         Ok(said)
     }
 
-    /// Returns what fits into the model's context as the model reads it, and which of `asked` each is.
-    fn encoded(&self, asked: &[Asked<'_>]) -> Result<(Vec<logprob::Row>, Vec<usize>), CliError> {
-        let (mut rows, mut places) = (Vec::new(), Vec::new());
-        for (place, Asked { row, prompt, completion, finish }) in asked.iter().enumerate() {
-            let encoded = row_ending(&self.loaded.model, prompt, completion, *finish);
-            let Some(encoded) = fitting(row, encoded)? else { continue };
-            rows.push(encoded);
-            places.push(place);
-        }
-        Ok((rows, places))
-    }
-
     /// Scores completions. `None` where prompt and completion do not fit into the model's context.
     pub fn scores(&self, what: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Said>>, CliError> {
-        let (rows, places) = self.encoded(asked)?;
+        let model = &*self.loaded.model;
+        let (rows, places) = encoded(asked, |asked| {
+            row_ending(model, asked.prompt, asked.completion, asked.finish)
+        })?;
         let bar = self.progress.stage(what, rows.len() as u64, "scores");
         let mut heard = bar.follow();
         let scores = logprob::score(
@@ -183,6 +175,21 @@ impl Respondent<'_> {
         }
         Ok(said)
     }
+}
+
+/// Returns what fits into the model's context as the model reads it, and which of `asked` each is.
+fn encoded<T>(
+    asked: &[Asked<'_>],
+    encode: impl Fn(&Asked<'_>) -> Result<T, ModelError>,
+) -> Result<(Vec<T>, Vec<usize>), CliError> {
+    let (mut encoded, mut places) = (Vec::new(), Vec::new());
+    for (place, asked) in asked.iter().enumerate() {
+        if let Some(one) = fitting(asked.row, encode(asked))? {
+            encoded.push(one);
+            places.push(place);
+        }
+    }
+    Ok((encoded, places))
 }
 
 /// What is too long is counted; whatever else is wrong with a row ends the command.
