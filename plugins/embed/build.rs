@@ -42,6 +42,7 @@ fn main() -> Result<()> {
     list("COMPONENT", &components, "include_bytes!")?;
     list("PLUGIN_SET", &files(&root.join("examples"), "toml")?, "include_str!")?;
     list("DATA", &files(&root.join("examples/data"), "jsonl")?, "include_str!")?;
+    list("AUTHORS", &for_authors(&root)?, "include_str!")?;
     fs::write(out.join("lists.rs"), lists)?;
     Ok(())
 }
@@ -71,6 +72,34 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<(String, String)>> {
         if path.extension().is_some_and(|it| it == extension) {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             files.push((name.to_owned(), text(&path)?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What `aligner plugin new` lays down: SDKs, templates and the contract.
+const FOR_AUTHORS: [&str; 6] =
+    ["sdk/Cargo.toml", "sdk/src", "sdk/python/aligner_sdk", "sdk/js", "sdk/templates", "wit"];
+
+/// Returns the files that authors get, by their paths from the root with `/` in them, sorted.
+fn for_authors(root: &Path) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    let mut todo: Vec<String> = FOR_AUTHORS.map(String::from).into();
+    while let Some(name) = todo.pop() {
+        let path = root.join(&name);
+        watch(&path);
+        if path.is_file() {
+            files.push((name, text(&path)?));
+            continue;
+        }
+        for entry in fs::read_dir(&path).with_context(|| format!("cannot list `{name}`"))? {
+            let entry = entry?.file_name();
+            let entry = entry.to_str().with_context(|| format!("`{name}` has no plain names"))?;
+            // What running the tests leaves behind.
+            if !["__pycache__", "node_modules", "test", ".mypy_cache", "target"].contains(&entry) {
+                todo.push(format!("{name}/{entry}"));
+            }
         }
     }
     files.sort();

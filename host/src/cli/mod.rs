@@ -62,7 +62,7 @@ pub enum Command {
     Model(model::ModelCommand),
     /// List the embedded plugin sets, or print one
     Methods(methods::MethodsArgs),
-    /// Look at a component
+    /// Make a plugin, build it, or look at one
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
 }

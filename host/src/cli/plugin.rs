@@ -1,11 +1,16 @@
 //! `aligner plugin …`: one component by itself. This file holds the arguments.
 
-use clap::{Args, Subcommand};
+mod build;
+mod new;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{CliError, host, output};
 use crate::{
-    plugin::{Limits, Setup},
+    plugin::{Kind, Limits, Setup},
     plugin_set::Source,
     run::plugins::source,
 };
@@ -13,8 +18,76 @@ use crate::{
 /// What to do with a plugin.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PluginCommand {
+    /// Make a folder with a plugin in it that builds, tests and runs
+    New(NewArgs),
+    /// Make a component of the plugin in a folder, and check it
+    Build(BuildArgs),
     /// Say what a component is, imports and asks, before anything of it runs
     Check(CheckArgs),
+}
+
+/// Arguments of `plugin new`.
+#[derive(Clone, Debug, Args)]
+pub struct NewArgs {
+    /// What the plugin is for
+    #[arg(long, value_name = "KIND")]
+    pub kind: KindArg,
+    /// What it is written in
+    #[arg(long = "lang", value_name = "LANGUAGE")]
+    pub language: Language,
+    /// Lower-case words joined by hyphens; the folder is made here
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// The kinds that there are templates of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindArg {
+    /// Keeps, drops or revises records
+    Filter,
+    /// Says how good completions are
+    Judge,
+    /// Puts prompts into variants
+    Principle,
+    /// Says how hard prompts are
+    Difficulty,
+    /// Selects the prompts of a round
+    Sampler,
+}
+
+impl KindArg {
+    /// Returns the kind that is meant.
+    pub fn kind(self) -> Kind {
+        match self {
+            KindArg::Filter => Kind::Filter,
+            KindArg::Judge => Kind::Judge,
+            KindArg::Principle => Kind::Principle,
+            KindArg::Difficulty => Kind::Difficulty,
+            KindArg::Sampler => Kind::Sampler,
+        }
+    }
+}
+
+/// The languages that there are SDKs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// Small and fast; needs rustup
+    Rust,
+    /// Components of 18 MB; needs componentize-py
+    Python,
+    /// JavaScript; needs Node.js
+    Js,
+}
+
+/// Arguments of `plugin build`.
+#[derive(Clone, Debug, Args)]
+pub struct BuildArgs {
+    /// The plugin's folder
+    #[arg(value_name = "FOLDER", default_value = ".")]
+    pub folder: PathBuf,
+    /// Where the component goes; NAME.wasm in the folder where absent
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `plugin check`.
@@ -34,6 +107,8 @@ pub struct CheckArgs {
 /// Does what is asked of a plugin.
 pub fn main(command: &PluginCommand) -> Result<(), CliError> {
     match command {
+        PluginCommand::New(args) => new::main(args),
+        PluginCommand::Build(args) => build::main(args),
         PluginCommand::Check(args) => check(args),
     }
 }

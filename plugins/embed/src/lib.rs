@@ -13,6 +13,10 @@ pub const PLUGIN_SETS: &[(&str, &str)] = PLUGIN_SET_LIST;
 /// Every shipped data file: its name and its JSON lines, sorted by name.
 pub const DATA: &[(&str, &str)] = DATA_LIST;
 
+/// What a plugin's author gets: SDKs, templates and the contract, each file by its path in this
+/// repository, such as `sdk/js/index.js`, sorted.
+pub const FOR_AUTHORS: &[(&str, &str)] = AUTHORS_LIST;
+
 /// Returns the component of a plugin, for example `self-align`.
 pub fn component(name: &str) -> Option<&'static [u8]> {
     find(COMPONENTS, name)
@@ -169,6 +173,22 @@ mod tests {
                 "sso-v2"
             ]
         );
+    }
+
+    #[test]
+    fn authors_get_sources_and_nothing_that_was_built() {
+        let of =
+            |start: &str| FOR_AUTHORS.iter().filter(|(path, _)| path.starts_with(start)).count();
+        // A manifest, a README, and two files for each of five kinds; in Rust one file for each.
+        assert_eq!(of("sdk/templates/python/"), 12);
+        assert_eq!(of("sdk/templates/js/"), 12);
+        assert_eq!(of("sdk/templates/rust/"), 7);
+        assert_eq!(of("wit/"), 7);
+        for (path, _) in FOR_AUTHORS {
+            let extension = path.rsplit_once('.').map(|(_, extension)| extension);
+            let known = ["json", "js", "md", "py", "rs", "toml", "ts", "typed", "wit"];
+            assert!(extension.is_some_and(|it| known.contains(&it)), "{path}");
+        }
     }
 
     #[test]
