@@ -309,3 +309,19 @@ fn suites_data_and_places_that_cannot_be_used_are_refused() {
     eval(&place, &["--json", "nowhere/x.json"]).expect(2).says(&["`nowhere` is no folder"]);
     eval(&place, &["--json", "judge"]).expect(2).says(&["is a folder"]);
 }
+
+#[test]
+fn the_json_goes_behind_links_and_into_devices() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let place = place();
+    std::fs::write(place.path("real.json"), "old").unwrap();
+    std::os::unix::fs::symlink("real.json", place.path("link.json")).unwrap();
+    eval(&place, &["--limit", "1", "--json", "link.json"]).expect(0);
+    assert!(place.path("link.json").is_symlink());
+    assert!(read_json(&place.path("real.json"))["measures"].is_array());
+    eval(&place, &["--limit", "1", "--json", "/dev/null"]).expect(0);
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    eval(&place, &["--limit", "1", "--json", "none/x.json"])
+        .expect(2)
+        .says(&["`none` is no folder"]);
+}
