@@ -1,6 +1,7 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
 mod eval;
+mod evaluate;
 mod export;
 mod extrapolate;
 mod extrapolated;

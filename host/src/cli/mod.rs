@@ -3,6 +3,7 @@
 pub mod cancel;
 mod device;
 mod error;
+pub mod evaluate;
 pub mod exit;
 pub mod host;
 mod memory;
@@ -60,6 +61,8 @@ pub enum Command {
     /// Fetch a model, talk to it, score with it, measure it, or merge an adapter into it
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Measure filters and judges on labelled data
+    Evaluate(evaluate::EvaluateArgs),
     /// List the embedded plugin sets, or print one
     Methods(methods::MethodsArgs),
     /// Look at a component
