@@ -48,7 +48,11 @@ fn pandalm(row: &Map<String, Value>) -> Result<Known, RowProblem> {
         None | Some("") => Text::user(instruction),
         Some(input) => Text::user(format!("{instruction}\n{input}")),
     };
-    let [one, two] = ["response1", "response2"].map(|name| text(&row[name], name, "a text"));
+    // Some answers of one word are no text in the published file.
+    let [one, two] = ["response1", "response2"].map(|name| match &row[name] {
+        Value::Bool(word) => Ok(word.to_string()),
+        value => text(value, name, "a text").map(str::to_owned),
+    });
     let mut votes = [0_u32; 3];
     for place in 1..=9 {
         let name = format!("annotator{place}");
@@ -60,7 +64,7 @@ fn pandalm(row: &Map<String, Value>) -> Result<Known, RowProblem> {
     }
     let all: u32 = votes.iter().sum();
     let most = (1..=2_u64).find(|&vote| 2 * votes[vote as usize] > all);
-    chosen(prompt, one?, two?, Some(most.unwrap_or(0)), "annotator1")
+    chosen(prompt, &one?, &two?, Some(most.unwrap_or(0)), "annotator1")
 }
 
 fn chosen(
@@ -81,10 +85,11 @@ fn chosen(
 
 /// Two dialogues that begin alike; turns begin with `Human:` and `Assistant:` after a blank line.
 fn dialogues(chosen: &str, rejected: &str) -> Result<Known, RowProblem> {
-    let (before, chosen) = last_answer(chosen)?;
-    let (same, rejected) = last_answer(rejected)?;
-    // What parts before the last answer is no pair of answers to one prompt.
-    let is_pair = before == same && chosen != rejected;
+    let ((before, chosen), (same, rejected)) = (last_answer(chosen)?, last_answer(rejected)?);
+    // What parts before the last answer is no pair of answers to one prompt, and in some rows the
+    // assistant speaks twice.
+    let asked = before.last().map(|message| message.speaker) == Some(Speaker::User);
+    let is_pair = asked && before == same && chosen != rejected;
     let chosen_and_rejected = is_pair.then_some((chosen, rejected));
     Ok(Known { prompt: Text::Chat(before), chosen_and_rejected })
 }
@@ -108,10 +113,8 @@ fn last_answer(dialogue: &str) -> Result<(Vec<Message>, String), RowProblem> {
         messages.push(Message { speaker, content: String::new() });
         rest = &rest[place + length..];
     }
-    let last = messages.pop().map(|message| message.speaker);
-    let asked = messages.last().map(|message| message.speaker);
-    match (asked, last) {
-        (Some(Speaker::User), Some(Speaker::Assistant)) => Ok((messages, rest.trim().to_owned())),
+    match messages.pop() {
+        Some(Message { speaker: Speaker::Assistant, .. }) => Ok((messages, rest.trim().to_owned())),
         _ => Err(RowProblem::NoPrompt),
     }
 }

@@ -131,6 +131,7 @@ fn known_collections_are_read_as_they_are() {
         .replace('\n', " ")
     };
     check(&voted([2, 1, 2]), "1 i\nj (1): y over x");
+    check(&voted([2, 1, 2]).replace("\"x\"", "true"), "1 i\nj (1): y over true");
     check(&voted([0, 1, 2]), "none, 1 undecided");
     check(&voted([0, 0, 2]), "none, 1 undecided");
     let dialogue = |answer: &str| {
@@ -139,6 +140,8 @@ fn known_collections_are_read_as_they_are() {
     let (x, y) = (dialogue("x"), dialogue("y"));
     check(&format!(r#"{{"chosen": "{x}", "rejected": "{y}"}}"#), "1 c (3): x over y");
     check(&format!(r#"{{"chosen": "{x}", "rejected": "{x}"}}"#), "none, 1 undecided");
+    let twice = format!("{x}\\n\\nAssistant: z");
+    check(&format!(r#"{{"chosen": "{twice}", "rejected": "{y}"}}"#), "none, 1 undecided");
     check(r#"{"chosen": "x", "rejected": "y"}"#, "the row has no prompt");
 }
 

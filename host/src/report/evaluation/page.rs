@@ -118,16 +118,21 @@ fn table(rows: &[Vec<String>]) -> String {
 fn plots(evaluation: &Evaluation) -> String {
     let mut plots = String::new();
     for name in DRAWN {
-        let dot = |plugin: &'_ Evaluated| {
+        let dot = |(colour, plugin): (usize, &'_ Evaluated)| {
             let figure = plugin.figure(name)?;
             let ends = figure.interval.map(|ends| (ends.low, ends.high));
-            Some((plugin.name.clone(), figure.value?, ends))
+            Some((plugin.name.clone(), colour, figure.value?, ends))
         };
-        let found: Vec<_> = evaluation.plugins.iter().filter_map(dot).collect();
+        let found: Vec<_> = evaluation.plugins.iter().enumerate().filter_map(dot).collect();
         if !found.is_empty() {
             let found: Vec<Dot<'_>> = found
                 .iter()
-                .map(|(name, value, ends)| Dot { name, value: *value, ends: *ends })
+                .map(|(name, colour, value, ends)| Dot {
+                    name,
+                    colour: *colour,
+                    value: *value,
+                    ends: *ends,
+                })
                 .collect();
             plots.push_str(&dots(name, &found));
         }
@@ -142,7 +147,10 @@ fn plots(evaluation: &Evaluation) -> String {
         let found: Vec<Line<'_>> = evaluation
             .plugins
             .iter()
-            .filter_map(|it| Some(Line { name: &it.name, points: of(it)?, marked }))
+            .enumerate()
+            .filter_map(|(colour, it)| {
+                Some(Line { name: &it.name, colour, points: of(it)?, marked })
+            })
             .filter(|line| !line.points.is_empty())
             .collect();
         if !found.is_empty() {
@@ -160,7 +168,7 @@ fn plots(evaluation: &Evaluation) -> String {
         let bins = &it.calibration.as_ref()?.bins;
         Some(bins.iter().map(|bin| (bin.confidence, bin.accuracy)).collect())
     });
-    let tenth = "tenth of the rows by length, shortest to longest";
+    let tenth = "rows by length, shortest to longest";
     lines("accuracy by length", tenth, "accuracy", true, false, &by_length);
     plots
 }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 /// A line through points, both coordinates in [0, 1].
 pub struct Line<'a> {
     pub name: &'a str,
+    /// Lines and dots of one number have one colour, in all plots.
+    pub colour: usize,
     pub points: Vec<(f64, f64)>,
     /// Whether each point has a mark.
     pub marked: bool,
@@ -13,6 +15,7 @@ pub struct Line<'a> {
 /// A value with the ends of its interval.
 pub struct Dot<'a> {
     pub name: &'a str,
+    pub colour: usize,
     pub value: f64,
     pub ends: Option<(f64, f64)>,
 }
@@ -61,7 +64,7 @@ pub fn square(title: &str, x: &str, y: &str, chance: bool, lines: &[Line<'_>]) -
     label(&mut svg, "middle", LEFT + SIDE / 2.0, 24.0 + SIDE + 30.0, x);
     label(&mut svg, "start", 2.0, 14.0, y);
     for (number, one) in lines.iter().enumerate() {
-        let colour = number % COLOURS;
+        let colour = one.colour % COLOURS;
         let points: Vec<String> = one
             .points
             .iter()
@@ -99,7 +102,7 @@ pub fn dots(title: &str, dots: &[Dot<'_>]) -> String {
     }
     label(&mut svg, "start", 2.0, 13.0, title);
     for (number, dot) in dots.iter().enumerate() {
-        let (y, colour) = (33.0 + 22.0 * number as f64, number % COLOURS);
+        let (y, colour) = (33.0 + 22.0 * number as f64, dot.colour % COLOURS);
         label(&mut svg, "end", NAMES - 8.0, y + 4.0, &shortened(dot.name));
         if let Some((low, high)) = dot.ends {
             line(&mut svg, &format!("line c{colour}"), (across(low), y), (across(high), y));
