@@ -23,7 +23,8 @@ fn completions() -> String {
 fn pairs() -> String {
     let row = |index: usize| {
         let (long, short) = ("because it is so", "no");
-        let (chosen, rejected) = if index.is_multiple_of(3) { (short, long) } else { (long, short) };
+        let (chosen, rejected) =
+            if index.is_multiple_of(3) { (short, long) } else { (long, short) };
         json!({"prompt": format!("Why {index}?"), "chosen": chosen, "rejected": rejected})
     };
     (0..6).map(|index| format!("{}\n", row(index))).collect()
