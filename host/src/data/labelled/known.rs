@@ -43,11 +43,14 @@ fn llmbar(row: &Map<String, Value>) -> Result<Known, RowProblem> {
 
 /// `annotator1` and so on are 1 or 2, the better response, or 0 for neither; most of them decide.
 fn pandalm(row: &Map<String, Value>) -> Result<Known, RowProblem> {
-    let instruction = filled_text(&row["instruction"], "instruction")?;
-    let prompt = match row.get("input").and_then(Value::as_str).map(str::trim) {
-        None | Some("") => Text::user(instruction),
-        Some(input) => Text::user(format!("{instruction}\n{input}")),
-    };
+    // Either may be empty; a row in which both are asks nothing.
+    let parts = ["instruction", "input"]
+        .map(|name| row.get(name).and_then(Value::as_str).unwrap_or_default().trim());
+    let asked: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    if asked.is_empty() {
+        return Ok(Known { prompt: Text::Chat(Vec::new()), chosen_and_rejected: None });
+    }
+    let prompt = Text::user(asked.join("\n"));
     // Some answers of one word are no text in the published file.
     let [one, two] = ["response1", "response2"].map(|name| match &row[name] {
         Value::Bool(word) => Ok(word.to_string()),

@@ -132,6 +132,9 @@ fn known_collections_are_read_as_they_are() {
     };
     check(&voted([2, 1, 2]), "1 i\nj (1): y over x");
     check(&voted([2, 1, 2]).replace("\"x\"", "true"), "1 i\nj (1): y over true");
+    let bare = voted([2, 1, 2]).replace("\"i\"", "\"\"");
+    check(&bare, "1 j (1): y over x");
+    check(&bare.replace("\"j\"", "\"\""), "none, 1 undecided");
     check(&voted([0, 1, 2]), "none, 1 undecided");
     check(&voted([0, 0, 2]), "none, 1 undecided");
     let dialogue = |answer: &str| {
