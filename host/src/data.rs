@@ -6,9 +6,14 @@
 
 mod csv;
 mod error;
+mod labelled;
 mod pairs;
 
 pub use error::{DataError, RowProblem};
+pub use labelled::{
+    Columns, Labelled, LabelledFile, LabelledPair, LabelledRow, LabelledRows,
+    ROLES as LABELLED_ROLES,
+};
 pub use pairs::{GivenPair, GivenSteered, read_pairs};
 
 use std::{
@@ -239,9 +244,15 @@ fn row(line: &[u8], first: bool) -> Result<Option<Map<String, Value>>, RowProble
 }
 
 fn prompt(row: &Map<String, Value>, line: usize) -> Result<Prompt, RowProblem> {
+    let text = prompt_text(row)?;
+    Ok(Prompt { id: id(row, line)?, text, tags: tags(row)? })
+}
+
+/// Returns what is asked, from the first column that holds a prompt.
+fn prompt_text(row: &Map<String, Value>) -> Result<Text, RowProblem> {
     let columns = ["prompt", "messages", "instruction", "question", "query"];
     let column = columns.into_iter().find(|key| present(row, key)).ok_or(RowProblem::NoPrompt)?;
-    let text = match (&row[column], column) {
+    Ok(match (&row[column], column) {
         (Value::Array(items), "prompt" | "messages") => {
             let messages = messages(items, column)?;
             let last = messages.last().map_or(Speaker::System, |message| message.speaker);
@@ -266,8 +277,7 @@ fn prompt(row: &Map<String, Value>, line: usize) -> Result<Prompt, RowProblem> {
             Text::user(filled_text(value, column)?)
         }
         (value, _) => Text::user(filled_text(value, column)?),
-    };
-    Ok(Prompt { id: id(row, line)?, text, tags: tags(row)? })
+    })
 }
 
 pub(crate) fn id(row: &Map<String, Value>, line: usize) -> Result<String, RowProblem> {

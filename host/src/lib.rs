@@ -11,6 +11,7 @@ pub mod data;
 pub mod date;
 pub mod digest;
 pub mod embedding;
+pub mod evaluate;
 pub mod extrapolate;
 pub mod generate;
 pub mod logprob;

@@ -40,6 +40,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         (Some(Command::Report(args)), _) => cli::report::main(args),
         (Some(Command::Show(args)), _) => cli::show::main(args),
         (Some(Command::Model(command)), _) => cli::model::main(command),
+        (Some(Command::Evaluate(args)), _) => cli::evaluate::main(args),
         (Some(Command::Methods(args)), _) => cli::methods::main(args, &cli::host::embedded()),
         (Some(Command::Plugin(command)), _) => cli::plugin::main(command),
         (None, Some(args)) => cli::run::main(args),

@@ -2,6 +2,7 @@
 //!
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
+pub mod evaluation;
 mod extrapolation;
 mod measures;
 mod plan;

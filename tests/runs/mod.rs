@@ -2,6 +2,7 @@
 
 mod contradictions;
 mod eval;
+mod evaluate;
 mod export;
 mod extrapolate;
 mod extrapolated;

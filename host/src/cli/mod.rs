@@ -3,6 +3,7 @@
 pub mod cancel;
 mod device;
 mod error;
+pub mod evaluate;
 pub mod exit;
 pub mod host;
 mod memory;
@@ -60,6 +61,8 @@ pub enum Command {
     /// Fetch a model, talk to it, score with it, measure it, or merge an adapter into it
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Measure filters and judges on labelled data
+    Evaluate(evaluate::EvaluateArgs),
     /// List the embedded plugin sets, or print one
     Methods(methods::MethodsArgs),
     /// Make a plugin, build it, or look at one
@@ -125,6 +128,8 @@ mod tests {
             let line = format!("aligner model merge --adapter a --out o --max-shard-size {size}");
             check(&line, Ok(&format!("max_shard_size: {bytes}")));
         }
+        check("aligner evaluate a.wasm b=builtin:length --data d", Ok(r#""b=builtin:length"]"#));
+        check("aligner evaluate --plugins e.toml --data d --ask j", Ok(r#"ask: ["j"]"#));
         check("aligner methods", Ok("Methods"));
         check("aligner plugin check f.wasm --json", Ok("json: true"));
     }
@@ -166,6 +171,9 @@ mod tests {
             check(&line, Err("expected a size in KB, MB, GB or TB"));
         }
         check("aligner plugin check", Err("<FILE>"));
+        check("aligner evaluate a.wasm", Err("--data <FILE>"));
+        check("aligner evaluate a.wasm --data d --limit 0", Err("0 is not in 1.."));
+        check("aligner evaluate a.wasm --data d --column x=y", Err("expected ROLE=NAME"));
         check("aligner __compile", Err("unrecognized"));
     }
 }

@@ -102,6 +102,9 @@ pub struct Spent {
     pub requests: u64,
     /// Tokens that the answers have.
     pub tokens: u64,
+    /// The most linear memory that an instance had, in bytes.
+    #[serde(default)]
+    pub memory_bytes: u64,
 }
 
 impl std::ops::AddAssign for Spent {
@@ -111,6 +114,7 @@ impl std::ops::AddAssign for Spent {
         self.fuel += other.fuel;
         self.requests += other.requests;
         self.tokens += other.tokens;
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
     }
 }
 

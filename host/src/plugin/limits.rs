@@ -59,6 +59,7 @@ const MAX_TABLE_ELEMENTS: usize = 200_000;
 pub(super) struct Account {
     /// The plugin's name, for the log.
     name: String,
+    memory_limit: usize,
     memory_left: usize,
     tables_left: usize,
     log_limit: usize,
@@ -69,14 +70,21 @@ pub(super) struct Account {
 
 impl Account {
     pub fn new(name: String, limits: &Limits) -> Account {
+        let memory_limit = limits.memory_bytes.min(MAX_MEMORY_BYTES);
         Account {
             name,
-            memory_left: limits.memory_bytes.min(MAX_MEMORY_BYTES),
+            memory_limit,
+            memory_left: memory_limit,
             tables_left: MAX_TABLE_ELEMENTS,
             log_limit: limits.log_bytes,
             log_left: limits.log_bytes,
             last_error: None,
         }
+    }
+
+    /// Returns how much linear memory the instance has, in bytes; it never becomes less.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_limit - self.memory_left
     }
 
     /// Starts a call: what is counted by call begins anew.

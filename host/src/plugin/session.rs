@@ -59,6 +59,7 @@ fn guarded<T>(
     let result = run(store);
     let left = store.get_fuel().map_err(host)?;
     spent.fuel += limits.fuel.saturating_sub(left);
+    spent.memory_bytes = spent.memory_bytes.max(store.data().memory_bytes() as u64);
     result.map_err(|error| Fault::of(&error, limits, store.data_mut().last_error.take()))
 }
 

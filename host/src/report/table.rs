@@ -31,6 +31,12 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
+    /// Returns headings and rows as cells, the headings first.
+    pub fn cells(&self) -> Vec<Vec<String>> {
+        let headings = self.columns.iter().map(|(heading, ..)| heading.clone()).collect();
+        [vec![headings], self.rows.clone()].concat()
+    }
+
     /// Returns the table, each line ending in a newline and none in a space. Beyond the fourth, columns
     /// without a single cell are left out.
     pub fn render(&self) -> String {

@@ -30,7 +30,9 @@ pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
 pub use method::{ADAPTER, MODEL, result_name};
-pub use models::{Aligned, Loaded, Models, Opened, Policy, row, row_ending};
+pub use models::{
+    Aligned, Job, Kind as ModelKind, Loaded, Models, Opened, Policy, ScoreJob, row, row_ending,
+};
 pub use needs::{GRAMMAR, Need, What, variant as variant_of};
 pub use pool::Pool;
 

@@ -1,0 +1,235 @@
+//! The records of a chunk, as filters and judges see them: neither ids, names, roles nor places tell
+//! which completion is labelled how.
+
+use std::cmp::Ordering;
+
+use rayon::prelude::*;
+
+use crate::{
+    data::{Labelled, LabelledPair, LabelledRows},
+    record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole},
+    run::seed,
+};
+
+/// Variant of the completion that is shown first.
+pub const FIRST: &str = "good";
+/// Variant of the completion that is shown second.
+pub const SECOND: &str = "bad";
+
+/// What is known of a completion by itself.
+pub struct Single {
+    pub good: bool,
+    pub slices: Vec<(String, String)>,
+}
+
+/// What is known of a pair.
+pub struct Double {
+    /// The labelled completion's length against the other's, in characters.
+    pub length: Ordering,
+    pub characters: usize,
+    pub slices: Vec<(String, String)>,
+}
+
+/// The records of a chunk.
+#[derive(Default)]
+pub struct Batch {
+    /// How many rows the chunk has.
+    pub rows: usize,
+    /// How many completions among them are good: of a pair one is.
+    pub good: usize,
+    /// A record for each completion, with one variant, `plain`; the two of a pair follow each other.
+    pub records: Vec<Record>,
+    /// What is known of these.
+    pub singles: Vec<Single>,
+    /// A record for each pair, where the rows are some: the labelled completion is its first variant.
+    pub fronts: Vec<Record>,
+    /// The same with the other one first.
+    pub backs: Vec<Record>,
+    /// What is known of these.
+    pub doubles: Vec<Double>,
+}
+
+/// What plugins of a kind need of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub singles: bool,
+    pub doubles: bool,
+}
+
+impl Batch {
+    /// Makes the records of a chunk.
+    pub fn new(rows: LabelledRows, needs: Needs) -> Batch {
+        let mut batch = Batch::default();
+        match rows {
+            LabelledRows::Completions(rows) => {
+                batch.rows = rows.len();
+                batch.good = rows.iter().filter(|row| row.good).count();
+                let made: Vec<_> = rows.into_par_iter().map(single).collect();
+                (batch.records, batch.singles) = made.into_iter().unzip();
+            }
+            LabelledRows::Pairs(rows) => {
+                (batch.rows, batch.good) = (rows.len(), rows.len());
+                if needs.singles {
+                    let made: Vec<_> = rows.par_iter().flat_map_iter(both).collect();
+                    (batch.records, batch.singles) = made.into_iter().unzip();
+                }
+                if needs.doubles {
+                    for (front, back, double) in rows.into_iter().map(double) {
+                        batch.fronts.push(front);
+                        batch.backs.push(back);
+                        batch.doubles.push(double);
+                    }
+                }
+            }
+        }
+        batch
+    }
+}
+
+/// Returns a variant with a completion. Its tokens are not known without a model: words stand for them.
+pub fn variant(
+    name: &str,
+    role: VariantRole,
+    prompt: &Text,
+    text: &str,
+    finish: Finish,
+) -> Variant {
+    let words = text.split_whitespace().count();
+    let tokens = u32::try_from(words).unwrap_or(u32::MAX).max(1);
+    let completion =
+        Completion { text: text.to_owned(), tokens, logprob: 0.0, entropy: 0.0, finish };
+    Variant { name: name.to_owned(), role, prompt: prompt.clone(), completion: Some(completion) }
+}
+
+/// Returns a record with one completion.
+pub fn record_of_one(id: String, prompt: Text, text: &str, finish: Finish) -> Record {
+    let variant = variant("plain", VariantRole::Plain, &prompt, text, finish);
+    let prompt = Prompt { id, text: prompt, tags: Vec::new() };
+    Record { variants: vec![variant], ..Record::new(prompt) }
+}
+
+/// Returns a record with two completions.
+pub fn record_of_two(id: String, prompt: Text, first: &str, second: &str) -> Record {
+    let one = variant(FIRST, VariantRole::Good, &prompt, first, Finish::Stop);
+    let two = variant(SECOND, VariantRole::Bad, &prompt, second, Finish::Stop);
+    let prompt = Prompt { id, text: prompt, tags: Vec::new() };
+    Record { variants: vec![one, two], ..Record::new(prompt) }
+}
+
+fn single(row: Labelled) -> (Record, Single) {
+    let Labelled { line, prompt, completion, finish, good, slices } = row;
+    let slices = with_script(slices, &completion);
+    let record = record_of_one(format!("row-{line}"), prompt, &completion, finish);
+    (record, Single { good, slices })
+}
+
+/// Both completions of a pair; which comes first is drawn from its line.
+fn both(row: &LabelledPair) -> [(Record, Single); 2] {
+    let chosen_first = seed::of(["evaluate".into(), (row.line as u64).into()]) & 1 == 0;
+    let one = |place: u32, good: bool| {
+        let text = if good { &row.chosen } else { &row.rejected };
+        let id = format!("row-{}-{place}", row.line);
+        let record = record_of_one(id, row.prompt.clone(), text, Finish::Stop);
+        (record, Single { good, slices: with_script(row.slices.clone(), text) })
+    };
+    [one(1, chosen_first), one(2, !chosen_first)]
+}
+
+fn double(row: LabelledPair) -> (Record, Record, Double) {
+    let LabelledPair { line, prompt, chosen, rejected, slices } = row;
+    let (long, short) = (chosen.chars().count(), rejected.chars().count());
+    let record = |first: &str, second: &str| {
+        record_of_two(format!("row-{line}"), prompt.clone(), first, second)
+    };
+    let double = Double {
+        length: long.cmp(&short),
+        characters: long + short,
+        slices: with_script(slices, &chosen),
+    };
+    (record(&chosen, &rejected), record(&rejected, &chosen), double)
+}
+
+/// Adds the script of a text, where the row does not say its language.
+fn with_script(mut slices: Vec<(String, String)>, text: &str) -> Vec<(String, String)> {
+    if !slices.iter().any(|(name, _)| name == "language") {
+        slices.push(("script".to_owned(), script(text).to_owned()));
+    }
+    slices
+}
+
+/// Returns the script of most letters at the beginning of a text.
+fn script(text: &str) -> &'static str {
+    const SCRIPTS: [(&str, &[(char, char)]); 8] = [
+        ("Latin", &[('a', 'z'), ('A', 'Z'), ('\u{c0}', '\u{24f}')]),
+        ("Cyrillic", &[('\u{400}', '\u{52f}')]),
+        ("Greek", &[('\u{370}', '\u{3ff}')]),
+        ("Arabic", &[('\u{600}', '\u{6ff}')]),
+        ("Devanagari", &[('\u{900}', '\u{97f}')]),
+        ("Han", &[('\u{3400}', '\u{9fff}')]),
+        ("kana", &[('\u{3040}', '\u{30ff}')]),
+        ("Hangul", &[('\u{1100}', '\u{11ff}'), ('\u{ac00}', '\u{d7af}')]),
+    ];
+    let mut counts = [0_usize; SCRIPTS.len()];
+    let mut letters = 0;
+    for letter in text.chars().take(400).filter(|c| c.is_alphabetic()) {
+        letters += 1;
+        let has = |(_, ranges): &(&str, &[(char, char)])| {
+            ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter))
+        };
+        if let Some(place) = SCRIPTS.iter().position(has) {
+            counts[place] += 1;
+        }
+    }
+    let most = counts.iter().enumerate().find(|(_, count)| 2 * **count > letters);
+    match (letters, most) {
+        (0, _) => "no letters",
+        (_, Some((place, _))) => SCRIPTS[place].0,
+        (_, None) => "other or mixed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_told_by_most_letters() {
+        for (text, expected) in [
+            ("", "no letters"),
+            ("1 + 1 = 2", "no letters"),
+            ("Straße und Café", "Latin"),
+            ("Привет, world", "Cyrillic"),
+            ("你好", "Han"),
+            ("ab вг 你好", "other or mixed"),
+        ] {
+            assert_eq!(script(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn places_and_ids_do_not_tell_the_label() {
+        let pairs: Vec<LabelledPair> = (1..=200)
+            .map(|line| LabelledPair {
+                line,
+                prompt: Text::user("?"),
+                chosen: "chosen".into(),
+                rejected: "no".into(),
+                slices: Vec::new(),
+            })
+            .collect();
+        let needs = Needs { singles: true, doubles: true };
+        let batch = Batch::new(LabelledRows::Pairs(pairs), needs);
+        let first_good = batch.singles.chunks(2).filter(|two| two[0].good).count();
+        assert!((70..130).contains(&first_good), "{first_good}");
+        assert_eq!((batch.rows, batch.good, batch.records.len()), (200, 200, 400));
+        assert!(batch.singles.chunks(2).all(|two| two[0].good != two[1].good));
+        let Double { length, characters, .. } = &batch.doubles[0];
+        let shown = |record: &Record| {
+            let text = |it: &Variant| it.completion.as_ref().unwrap().text.clone();
+            (record.id().to_owned(), record.variants.iter().map(text).collect::<Vec<_>>())
+        };
+        assert_eq!(shown(&batch.fronts[0]), ("row-1".into(), vec!["chosen".into(), "no".into()]));
+        assert_eq!(shown(&batch.backs[0]), ("row-1".into(), vec!["no".into(), "chosen".into()]));
+        assert_eq!((*length, *characters), (Ordering::Greater, 8));
+    }
+}

@@ -1,0 +1,196 @@
+//! `aligner evaluate`: filters and judges, measured on labelled data, side by side.
+
+mod batch;
+mod checks;
+mod contestant;
+mod oracle;
+mod plugins;
+mod take;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{CliError, Device, cancel, exit, host, output};
+use crate::{
+    data::{Columns, LABELLED_ROLES},
+    evaluate::summary::Evaluation,
+    model::backend::WeightType,
+    progress::{Progress, Style},
+    report,
+};
+use contestant::Contestant;
+use oracle::Oracle;
+use plugins::Wanted;
+
+/// Arguments of `evaluate`.
+#[derive(Clone, Debug, Args)]
+pub struct EvaluateArgs {
+    /// Component or builtin:NAME, or NAME=SOURCE to call it NAME
+    #[arg(value_name = "PLUGIN")]
+    pub plugins: Vec<String>,
+    /// More plugins, with their configurations, as [[plugin]] tables
+    #[arg(long = "plugins", value_name = "FILE.toml")]
+    pub file: Option<PathBuf>,
+    /// Labelled completions or pairs: JSONL, or a JSON list; .gz too
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Configuration of a plugin, as a JSON object
+    #[arg(long, value_name = "NAME=JSON")]
+    pub config: Vec<String>,
+    /// Let this plugin ask the model
+    #[arg(long, value_name = "NAME")]
+    pub ask: Vec<String>,
+    /// Show this judge each completion of a pair by itself
+    #[arg(long, value_name = "NAME")]
+    pub each: Vec<String>,
+    /// What a column is called: prompt, completion, label, score, chosen or rejected
+    #[arg(long = "column", value_name = "ROLE=NAME", value_parser = column)]
+    pub columns: Vec<(String, String)>,
+    /// Completions with this score or more are good
+    #[arg(long, value_name = "SCORE", default_value_t = 0.5, allow_negative_numbers = true)]
+    pub threshold: f64,
+    /// Column by which rows are told apart [default: source, subset, category, language]
+    #[arg(long = "slice", value_name = "COLUMN")]
+    pub slices: Vec<String>,
+    /// Read this many rows, from the top
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// What plugins with --ask ask: alias, folder, FILE.gguf or hf:owner/name@revision
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// PEFT adapter folder beside the model; a reward model is asked for rewards
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: WeightType,
+    /// Where the model runs: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
+    /// Write a page with every table and plot
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Write every number
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Reads `ROLE=NAME`.
+fn column(text: &str) -> Result<(String, String), String> {
+    let roles = || LABELLED_ROLES.map(|role| format!("`{role}`")).join(", ");
+    match text.split_once('=') {
+        Some((role, name)) if LABELLED_ROLES.contains(&role) && !name.is_empty() => {
+            Ok((role.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!("expected ROLE=NAME, where ROLE is one of {}", roles())),
+    }
+}
+
+/// Measures every plugin and prints the tables. A plugin that fails is shown as failing, the others go
+/// on, and the exit code says so.
+pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
+    let wanted = plugins::wanted(args)?;
+    check_asks(args, &wanted)?;
+    for (flag, path) in [("--json", &args.json), ("--report", &args.report)] {
+        path.as_deref().map(|path| check_place(flag, path)).transpose()?;
+    }
+    cancel::listen()?;
+    let columns = Columns {
+        names: args.columns.iter().cloned().collect(),
+        threshold: args.threshold,
+        slices: args.slices.clone(),
+    };
+    let progress = Progress::new(Style::Fancy);
+    let mut source = take::Source::open(&args.data, columns, args.limit, &wanted)?;
+    let runtime = host::runtime()?;
+    let pairs = source.is_pairs();
+    let mut contestants: Vec<Contestant> =
+        wanted.into_iter().map(|wanted| Contestant::load(&runtime, wanted, pairs)).collect();
+    let asks = contestants.iter().any(Contestant::may_ask);
+    let oracle = if asks { Some(Oracle::load(args, &progress)?) } else { None };
+    let model = oracle.as_ref().map(|oracle| oracle.name().to_owned());
+    let mut evaluation = take::take(&mut source, &mut contestants, oracle, &progress)?;
+    evaluation.model = model;
+
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&evaluation).map_err(anyhow::Error::from)?;
+        write_whole(path, &(json + "\n"))?;
+    }
+    if let Some(path) = &args.report {
+        write_whole(path, &report::evaluation::page(&evaluation))?;
+    }
+    output::print(&report::evaluation::text(&evaluation))?;
+    failures(&evaluation)
+}
+
+/// Fails where a plugin did.
+fn failures(evaluation: &Evaluation) -> Result<(), CliError> {
+    let failed: Vec<_> = evaluation.plugins.iter().filter(|it| it.failed.is_some()).collect();
+    let Some(first) = failed.first() else { return Ok(()) };
+    let (count, all) = (failed.len(), evaluation.plugins.len());
+    let why = first.failed.as_deref().unwrap_or_default();
+    let (why, hint) = match why.split_once("\n\nhint: ") {
+        Some((why, hint)) => (why, Some(hint)),
+        None => (why, None),
+    };
+    let message = format!("{count} of {all} plugins failed\n  `{}`: {why}", first.name);
+    let error = CliError::new(exit::PLUGIN, message);
+    Err(match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
+/// Fails where plugins may ask and there is no model, or the other way round.
+fn check_asks(args: &EvaluateArgs, wanted: &[Wanted]) -> Result<(), CliError> {
+    let asking = wanted.iter().find(|wanted| wanted.ask);
+    match (asking, &args.model, &args.adapter) {
+        (Some(wanted), None, None) => {
+            let message = format!("`{}` may ask a model, and none is named", wanted.name);
+            Err(CliError::usage(message).hint("name it with `--model`"))
+        }
+        (None, Some(_), _) | (None, _, Some(_)) => {
+            let error = CliError::usage("a model is named, and no plugin may ask it");
+            Err(error
+                .hint("`--ask NAME` lets a plugin ask; a plugin that does not ask needs no model"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails where a file cannot be put at `path`, before anything is computed for it.
+fn check_place(flag: &str, path: &Path) -> Result<(), CliError> {
+    let shown = path.display();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if path.is_dir() {
+        return Err(CliError::usage(format!("`{flag} {shown}` is a folder")));
+    }
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(CliError::usage(format!(
+            "`{flag} {shown}` cannot be written: `{}` is no folder",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file that is whole or not there.
+fn write_whole(path: &Path, text: &str) -> Result<(), CliError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = PathBuf::from(name);
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
+        CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
+    })
+}

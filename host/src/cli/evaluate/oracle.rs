@@ -1,0 +1,204 @@
+//! The model that plugins ask, through the same engine as in a run.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::EvaluateArgs;
+use crate::{
+    cli::{CliError, cancel, host},
+    plugin::{Answerer, Ask, NoAnswers},
+    progress::Progress,
+    record::{Answer, Decoding, Request},
+    round::{Job, ModelKind, Models, Policy, RunError, ScoreJob},
+    run::journal,
+};
+
+/// The longest answer where a request does not say one, in tokens.
+pub const MAX_NEW_TOKENS: u32 = 256;
+
+/// Names under which the model is asked. There is one: whichever name a judge uses in a run.
+pub const NAMES: [&str; 4] = ["policy", "initial", "previous", "reward"];
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Answers what plugins ask.
+pub struct Oracle {
+    name: String,
+    models: Models,
+    policy: Policy,
+    /// Answers of the chunk at hand: to ask again costs nothing.
+    known: HashMap<String, Answer>,
+    spent: Duration,
+}
+
+impl Oracle {
+    /// Loads the model that the command line names.
+    pub fn load(args: &EvaluateArgs, progress: &Progress) -> Result<Oracle, CliError> {
+        let device = args.device.resolve(args.dtype)?;
+        let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
+        let opened = host::open(&name, progress)?;
+        let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
+        let (loaded, _) = host::load_adapted(&opened, None, &device, args.dtype, progress)?;
+        let models = Models::new(&opened, loaded, BTreeMap::new(), Progress::new(SILENT));
+        let policy = match adapter {
+            Some(adapter) => models.adapted(adapter)?,
+            None => models.initial(),
+        };
+        Ok(Oracle { name, models, policy, known: HashMap::new(), spent: Duration::ZERO })
+    }
+
+    /// Returns the model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Forgets what was answered.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// Returns how long the model has worked in all.
+    pub fn spent(&self) -> Duration {
+        self.spent
+    }
+
+    fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, Failure> {
+        let defaults = Decoding::greedy(MAX_NEW_TOKENS);
+        let mut keys = Vec::with_capacity(asks.len());
+        let mut queued = HashSet::new();
+        let mut writes: BTreeMap<&str, Vec<Job>> = BTreeMap::new();
+        let mut reads: BTreeMap<(&str, ModelKind), Vec<(String, ScoreJob)>> = BTreeMap::new();
+        for ask in asks {
+            let (model, kind) = (ask.request.model(), ModelKind::of(ask.request));
+            if self.models.kind(model, &self.policy) != kind {
+                let what = match kind {
+                    ModelKind::Rewards => "a reward, and it is no reward model",
+                    ModelKind::Writes => "text or a logprob, and it is a reward model",
+                };
+                return Err(format!("the plugin asks `{model}` for {what}").into());
+            }
+            let state = self.models.state(model, &self.policy);
+            let record = ask.record.to_owned();
+            let key = match ask.request {
+                Request::Generate { prompt, decoding, .. } => {
+                    let decoding = decoding.or(&defaults);
+                    let key = journal::key(&json!([state, prompt, decoding, ask.seed]));
+                    if !self.known.contains_key(&key) && queued.insert(key.clone()) {
+                        let (key, prompt) = (key.clone(), prompt.clone());
+                        let job = Job { key, record, prompt, decoding, seed: ask.seed };
+                        writes.entry(model).or_default().push(job);
+                    }
+                    key
+                }
+                Request::Score { prompt, completion, .. }
+                | Request::Reward { prompt, completion, .. } => {
+                    let key = journal::key(&json!([state, prompt, completion]));
+                    if !self.known.contains_key(&key) && queued.insert(key.clone()) {
+                        let (prompt, completion) = (prompt.clone(), completion.clone());
+                        let job = ScoreJob { record, prompt, completion };
+                        reads.entry((model, kind)).or_default().push((key.clone(), job));
+                    }
+                    key
+                }
+            };
+            keys.push(key);
+        }
+        for (model, jobs) in &writes {
+            self.write(model, jobs)?;
+        }
+        for ((model, kind), jobs) in reads {
+            self.read(model, kind, jobs)?;
+        }
+        let known = |key: &String| self.known.get(key).cloned();
+        keys.iter().map(known).collect::<Option<_>>().ok_or_else(|| "interrupted".into())
+    }
+
+    fn write(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
+        let Oracle { models, policy, known, .. } = self;
+        let jobs: Vec<&Job> = jobs.iter().collect();
+        models.complete(model, policy, &jobs, None, cancel::flag(), &mut |job, result| {
+            let answer = match result {
+                Ok(completion) => Answer::Completion(completion),
+                Err(error) => Answer::Unanswered(error.to_string()),
+            };
+            known.insert(job.key.clone(), answer);
+            Ok(())
+        })
+    }
+
+    fn read(
+        &mut self,
+        model: &str,
+        kind: ModelKind,
+        jobs: Vec<(String, ScoreJob)>,
+    ) -> Result<(), RunError> {
+        let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
+        let (models, policy, cancel) = (&self.models, &self.policy, cancel::flag());
+        let answers: Vec<_> = match kind {
+            ModelKind::Writes => models
+                .score(model, policy, &jobs, cancel, &mut |_| {})?
+                .into_iter()
+                .map(|score| score.map(Answer::Score))
+                .collect(),
+            ModelKind::Rewards => models.reward(model, policy, &jobs, cancel, &mut |_| {})?,
+        };
+        for (key, answer) in keys.into_iter().zip(answers) {
+            let answer = answer.unwrap_or_else(|error| Answer::Unanswered(error.to_string()));
+            self.known.insert(key, answer);
+        }
+        Ok(())
+    }
+}
+
+const SILENT: crate::progress::Style = crate::progress::Style::Silent;
+
+impl Answerer for Oracle {
+    fn answer(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, Failure> {
+        let begun = Instant::now();
+        let answers = self.answer_all(asks);
+        self.spent += begun.elapsed();
+        answers
+    }
+}
+
+/// Who answers: the model, where there is one.
+pub enum Answers {
+    Model(Box<Oracle>),
+    Nobody(NoAnswers),
+}
+
+impl Answers {
+    /// Returns who answers.
+    pub fn new(oracle: Option<Oracle>) -> Answers {
+        match oracle {
+            Some(oracle) => Answers::Model(Box::new(oracle)),
+            None => Answers::Nobody(NoAnswers),
+        }
+    }
+
+    /// Returns how long the model has worked in all.
+    pub fn spent(&self) -> Duration {
+        match self {
+            Answers::Model(oracle) => oracle.spent(),
+            Answers::Nobody(_) => Duration::ZERO,
+        }
+    }
+
+    /// Forgets what was answered.
+    pub fn forget(&mut self) {
+        if let Answers::Model(oracle) = self {
+            oracle.forget();
+        }
+    }
+}
+
+impl Answerer for Answers {
+    fn answer(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, Failure> {
+        match self {
+            Answers::Model(oracle) => oracle.answer(asks),
+            Answers::Nobody(nobody) => nobody.answer(asks),
+        }
+    }
+}
