@@ -6,7 +6,7 @@
 //! template, after a line break: not every model has a token that begins a text.
 
 use aligner_sdk::{
-    Answer, Ask, Context, Error, Filter, Plugin, Record, ScoreRequest, Text, Verdict, export_filter,
+    Ask, Context, Error, Filter, Plugin, Record, ScoreRequest, Text, Verdict, export_filter,
 };
 use serde::Deserialize;
 
@@ -89,7 +89,7 @@ export_filter!(PerplexityFilter);
 
 #[cfg(test)]
 mod tests {
-    use aligner_sdk::{Request, Score, VariantRole, testing};
+    use aligner_sdk::{Answer, Request, Score, VariantRole, testing};
 
     use super::*;
 

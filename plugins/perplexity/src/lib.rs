@@ -131,7 +131,7 @@ mod tests {
                 let tokens = request.completion.len() as u32;
                 Answer::Score(Score { logprob: -0.5 * f64::from(tokens), tokens })
             }
-            Request::Generate(_) => panic!("asked to generate"),
+            other => panic!("asked for something else: {other:?}"),
         }
     }
 

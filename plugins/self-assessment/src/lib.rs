@@ -12,8 +12,8 @@ mod prompts;
 mod score;
 
 use aligner_sdk::{
-    Answer, Ask, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Plugin, Record,
-    RenderAs, Reward, export_judge,
+    Ask, Context, Decoding, Error, GenerateRequest, Judge, Opinion, Plugin, Record, RenderAs,
+    Reward, export_judge,
 };
 use serde::Deserialize;
 
@@ -154,7 +154,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aligner_sdk::{Request, Text, VariantRole, testing};
+    use aligner_sdk::{Answer, Request, Text, VariantRole, testing};
 
     use super::*;
 
