@@ -351,38 +351,64 @@ impl Models {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Result<Score, ModelError>>, RunError> {
         let model = self.text(name);
-        let mut scores = Vec::with_capacity(jobs.len());
-        let (mut rows, mut places) = (Vec::new(), Vec::new());
-        for job in jobs {
-            match row(model, &job.prompt, &job.completion) {
-                Ok(row) => {
-                    places.push(scores.len());
-                    rows.push(row);
-                    scores.push(Ok(Score { logprob: 0.0, tokens: 0 }));
-                }
-                Err(error) => scores.push(Err(error)),
+        let encode = |job: &ScoreJob| row(model, &job.prompt, &job.completion);
+        read_jobs(jobs, encode, cancel, progress, |rows, heard| {
+            let (engine, adapter) = self.find(name, policy)?;
+            let settings = generate::Settings::default();
+            let said = logprob::score(&engine, adapter.as_deref(), rows, &settings, heard);
+            Ok(said.map(|scores| {
+                let score = |score: logprob::Score| Score {
+                    logprob: score.logprob,
+                    tokens: score.token_logprobs.len() as u32,
+                };
+                scores.into_iter().map(score).collect()
+            }))
+        })
+    }
+}
+
+/// Hears how far reading has come, and says whether it goes on.
+type Heard<'a> = dyn FnMut(generate::Progress) -> ControlFlow<()> + 'a;
+
+/// Has jobs read, in their order: `encode` puts each to the model or says why it cannot, and `read` gives
+/// one value for each that it could put; it is not called where there is none. Returns nothing where
+/// `cancel` is set. `progress` hears how many are done.
+fn read_jobs<T, A>(
+    jobs: &[ScoreJob],
+    encode: impl Fn(&ScoreJob) -> Result<T, ModelError>,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+    read: impl FnOnce(&[T], &mut Heard<'_>) -> Result<Result<Vec<A>, SequenceError>, RunError>,
+) -> Result<Vec<Result<A, ModelError>>, RunError> {
+    let (mut encoded, mut places, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, job) in jobs.iter().enumerate() {
+        match encode(job) {
+            Ok(one) => {
+                encoded.push(one);
+                places.push(place);
+                refused.push(None);
             }
+            Err(error) => refused.push(Some(error)),
         }
-        if rows.is_empty() {
-            return Ok(scores);
-        }
-        let (engine, adapter) = self.find(name, policy)?;
-        let settings = generate::Settings::default();
-        let mut heard = |state: generate::Progress| {
+    }
+    let said = match encoded.is_empty() {
+        true => Ok(Vec::new()),
+        false => read(&encoded, &mut |state| {
             progress(state.done as u64);
             go_on(cancel)
-        };
-        match logprob::score(&engine, adapter.as_deref(), &rows, &settings, &mut heard) {
-            Ok(found) => {
-                for (&place, score) in places.iter().zip(found) {
-                    let tokens = score.token_logprobs.len() as u32;
-                    scores[place] = Ok(Score { logprob: score.logprob, tokens });
-                }
-                Ok(scores)
-            }
-            Err(SequenceError::Cancelled) => Ok(Vec::new()),
-            Err(error) => Err(RunError::of_engine(error, |index| &jobs[places[index]].record)),
+        })?,
+    };
+    match said {
+        Ok(said) => {
+            let mut said = said.into_iter();
+            let answer = |refused: Option<ModelError>| match refused {
+                Some(error) => Some(Err(error)),
+                None => said.next().map(Ok),
+            };
+            Ok(refused.into_iter().filter_map(answer).collect())
         }
+        Err(SequenceError::Cancelled) => Ok(Vec::new()),
+        Err(error) => Err(RunError::of_engine(error, |index| &jobs[places[index]].record)),
     }
 }
 

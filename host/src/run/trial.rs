@@ -8,7 +8,9 @@ use crate::model::ModelError;
 use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError, Stage};
 use crate::plugin_set::{After, PairBy, Scope};
 use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
-use crate::round::{Need, RunError, What, abide, filter_stage, given_variants, variant_of};
+use crate::round::{
+    Need, RunError, What, abide, filter_stage, given_variants, needs_of, variant_of,
+};
 
 /// Fails where round 1 would, on a sample of the pool.
 pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
@@ -136,10 +138,6 @@ fn check_given(prepared: &Prepared) -> Result<(), RunError> {
     let at = place(prepared, 1, "difficulty");
     let records = measured(&needs_of(plugin).collect::<Vec<_>>(), &records);
     heard(plugin, plugin.score(&at, &records, &mut NoAnswers)).map(|_| ())
-}
-
-fn needs_of(plugin: &Plugin) -> impl Iterator<Item = Need> + '_ {
-    plugin.needs().iter().filter_map(|need| Need::parse(need))
 }
 
 /// Gives records some number for each measurement that they lack and that could be made of them.

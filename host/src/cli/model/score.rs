@@ -55,11 +55,11 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
-    if args.per_token && adapter.as_ref().is_some_and(Adapter::is_reward_model) {
+    let rewards = adapter.as_ref().is_some_and(Adapter::is_reward_model);
+    if args.per_token && rewards {
         let message = "a reward model gives one reward, and nothing for each token";
         return Err(CliError::usage(message).hint("leave `--per-token` out"));
     }
-    let rewards = adapter.as_ref().is_some_and(Adapter::is_reward_model);
     let mut rows = Vec::with_capacity(data.len());
     for row in &data {
         let read = match rewards {

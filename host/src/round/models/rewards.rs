@@ -2,10 +2,9 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{Models, Policy, ScoreJob};
-use crate::generate::{self, SequenceError};
+use super::{Models, Policy, ScoreJob, read_jobs};
+use crate::generate;
 use crate::model::ModelError;
-use crate::progress::go_on;
 use crate::record::{Answer, Request};
 use crate::reward::{self, RewardModel};
 use crate::round::RunError;
@@ -56,39 +55,21 @@ impl Models {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Result<Answer, ModelError>>, RunError> {
         let model = self.text(name);
-        let mut answers = Vec::with_capacity(jobs.len());
-        let (mut sequences, mut places) = (Vec::new(), Vec::new());
-        for job in jobs {
-            match model.encode_judged(&job.prompt, &job.completion) {
-                Ok(read) => {
-                    places.push(answers.len());
-                    let tokens = read.tokens.len() as u32;
-                    sequences.push(read.tokens);
-                    answers.push(Ok(Answer::Reward { value: 0.0, tokens }));
-                }
-                Err(error) => answers.push(Err(error)),
-            }
-        }
-        let (engine, adapter) = self.find(name, policy)?;
-        let Some(model) = adapter.as_deref().and_then(RewardModel::of) else {
-            unreachable!("who asks for rewards has seen that it is a reward model")
-        };
-        let settings = generate::Settings::default();
-        let mut heard = |state: generate::Progress| {
-            progress(state.done as u64);
-            go_on(cancel)
-        };
-        match reward::rewards(&engine, &model, &sequences, &settings, &mut heard) {
-            Ok(rewards) => {
-                for (&place, reward) in places.iter().zip(rewards) {
-                    if let Ok(Answer::Reward { value, .. }) = &mut answers[place] {
-                        *value = reward;
-                    }
-                }
-                Ok(answers)
-            }
-            Err(SequenceError::Cancelled) => Ok(Vec::new()),
-            Err(error) => Err(RunError::of_engine(error, |index| &jobs[places[index]].record)),
-        }
+        let encode = |job: &ScoreJob| Ok(model.encode_judged(&job.prompt, &job.completion)?.tokens);
+        read_jobs(jobs, encode, cancel, progress, |sequences, heard| {
+            let (engine, adapter) = self.find(name, policy)?;
+            let Some(model) = adapter.as_deref().and_then(RewardModel::of) else {
+                unreachable!("who asks for rewards has seen that it is a reward model")
+            };
+            let settings = generate::Settings::default();
+            let said = reward::rewards(&engine, &model, sequences, &settings, heard);
+            Ok(said.map(|rewards| {
+                let answer = |(value, read): (f64, &Vec<u32>)| {
+                    let tokens = read.len() as u32;
+                    Answer::Reward { value, tokens }
+                };
+                rewards.into_iter().zip(sequences).map(answer).collect()
+            }))
+        })
     }
 }

@@ -200,14 +200,7 @@ fn perplexity(
     rows: &[HeldOut],
     model: Respondent<'_>,
 ) -> Result<Taken, CliError> {
-    let raw = measure.format == Format::Raw;
-    let prompts: Vec<Text> = rows
-        .iter()
-        .map(|row| match raw {
-            true => question(measure, row.prompt.text.gist()),
-            false => row.prompt.text.clone(),
-        })
-        .collect();
+    let prompts: Vec<Text> = rows.iter().map(|row| prompt(measure, &row.prompt)).collect();
     let completions: Vec<String> =
         rows.iter().map(|row| completion(measure, &row.answer)).collect();
     let asked = rows.iter().zip(&prompts).zip(&completions).map(|((row, prompt), completion)| {
@@ -233,14 +226,7 @@ fn preferences(
     rows: &[GivenPair],
     model: Respondent<'_>,
 ) -> Result<Taken, CliError> {
-    let raw = measure.format == Format::Raw;
-    let prompts: Vec<Text> = rows
-        .iter()
-        .map(|row| match raw {
-            true => question(measure, row.prompt.text.gist()),
-            false => row.prompt.text.clone(),
-        })
-        .collect();
+    let prompts: Vec<Text> = rows.iter().map(|row| prompt(measure, &row.prompt)).collect();
     let answers: Vec<[String; 2]> = rows
         .iter()
         .map(|row| [&row.chosen, &row.rejected].map(|answer| completion(measure, answer)))
@@ -454,6 +440,14 @@ fn question(measure: &Measure, text: &str) -> Text {
     match measure.format {
         Format::Chat => Text::user(text),
         Format::Raw => Text::Raw(format!("Question: {text}\nAnswer:")),
+    }
+}
+
+/// Returns a row's prompt as the model reads it before an answer that is scored.
+fn prompt(measure: &Measure, prompt: &Prompt) -> Text {
+    match measure.format {
+        Format::Chat => prompt.text.clone(),
+        Format::Raw => question(measure, prompt.text.gist()),
     }
 }
 
