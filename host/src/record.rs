@@ -333,6 +333,10 @@ pub struct Score {
     pub logprob: f64,
     /// How many tokens were scored.
     pub tokens: u32,
+    /// Mean over these tokens of the entropy of their distributions, in nats; no plugin sees it but as a
+    /// measurement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
 }
 
 impl Score {

@@ -1,5 +1,5 @@
 /** The module that a component is made of: it exports the plugin of `plugin.js`, which lies beside this folder. */
-import { write } from 'aligner:plugin/log@0.1.0';
+import { write } from 'aligner:plugin/log@0.1.1';
 
 import * as authored from '../plugin.js';
 import { interfaces } from './interfaces.js';

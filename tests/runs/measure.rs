@@ -8,6 +8,9 @@ use super::kill::{check_set, step};
 use super::{Place, lines};
 use crate::runtime::guests;
 
+/// Tokens of the tiny model.
+const VOCABULARY: f64 = 400.0;
+
 /// Filters over completions, the first of which revises them, and one over pairs: each drops what does
 /// not agree.
 fn arguments() -> Vec<String> {
@@ -51,7 +54,7 @@ fn what_is_measured_is_what_the_model_says() {
         let mut clusters = Vec::new();
         for row in &measured {
             let found = measurements(row);
-            assert_eq!(found.len(), 4, "{row}");
+            assert_eq!(found.len(), 5, "{row}");
             // The first filter is asked before it revises.
             let mean = |index: usize| {
                 let mut asked = asked.iter().filter(|ask| ask["record"] == row["id"]);
@@ -64,6 +67,11 @@ fn what_is_measured_is_what_the_model_says() {
             assert!(same(found["alogp(good | plain)"], mean(1)), "{row}");
             let initial = found["alogp(plain | plain; initial)"];
             assert_eq!(same(initial, mean(0)), round == 1, "round {round}: {row}");
+            let asked = asked.iter().find(|ask| ask["record"] == row["id"]).unwrap();
+            let entropy = found["entropy(plain)"];
+            assert_eq!(asked["answer"]["score"]["entropy"], json!(entropy), "{row}");
+            // Weights drawn at random are unsure of everything, but not more than of all tokens alike.
+            assert!(entropy > 1.0 && entropy < VOCABULARY.ln(), "{row}");
             clusters.push(found["cluster(plain)"]);
         }
         clusters.sort_by(f64::total_cmp);
@@ -73,7 +81,7 @@ fn what_is_measured_is_what_the_model_says() {
         for row in of("measure-pair") {
             let before = measured.iter().find(|before| before["id"] == row["id"]).unwrap();
             let [before, after] = [before, &row].map(measurements);
-            assert_eq!(after.len(), 4);
+            assert_eq!(after.len(), 5);
             assert_ne!(before["perplexity(plain)"], after["perplexity(plain)"]);
             assert_eq!(before["alogp(good | plain)"], after["alogp(good | plain)"]);
         }

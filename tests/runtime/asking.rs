@@ -33,7 +33,9 @@ impl Answerer for Model {
                 entropy: 0.5,
                 finish: Finish::Stop,
             }),
-            Request::Score { .. } => Answer::Score(Score { logprob: -3.0, tokens: 6 }),
+            Request::Score { .. } => {
+                Answer::Score(Score { logprob: -3.0, tokens: 6, entropy: None })
+            }
             Request::Reward { .. } => Answer::Reward { value: -0.25, tokens: 9 },
         };
         Ok(asks.iter().map(answer).collect())
@@ -170,7 +172,7 @@ fn the_answerers_own_error_comes_through() {
             &mut self,
             asks: &[Ask<'_>],
         ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
-            Ok(vec![Answer::Score(Score { logprob: 0.0, tokens: 1 }); asks.len()])
+            Ok(vec![Answer::Score(Score { logprob: 0.0, tokens: 1, entropy: None }); asks.len()])
         }
     }
     let error = plugin.filter(&PLACE, &records(["p-1"]), &mut Confused).unwrap_err();

@@ -12,9 +12,14 @@ fn workspace() -> PathBuf {
 
 /// A cache of this process's own: it is made again for every run of the tests.
 pub fn cache() -> PathBuf {
-    static FOLDER: LazyLock<tempfile::TempDir> =
-        LazyLock::new(|| tempfile::tempdir().expect("a temporary folder can be made"));
-    FOLDER.path().join("plugins")
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        // What an earlier process left; a static is not dropped.
+        std::fs::remove_dir_all(&folder).ok();
+        std::fs::create_dir_all(&folder).expect("the target folder can be written");
+        folder
+    });
+    FOLDER.join("plugins")
 }
 
 /// Compiles all guests and returns the folder they are in: core modules, as the linker leaves them.
@@ -62,6 +67,21 @@ pub fn component(name: &str) -> Vec<u8> {
         .module(&core(name))
         .and_then(|encoder| encoder.encode())
         .expect("the guest has the contract in it")
+}
+
+/// Replaces a text by one of the same length, everywhere.
+pub fn replaced(mut bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let places: Vec<_> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter_map(|(at, window)| (window == from.as_bytes()).then_some(at))
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    bytes
 }
 
 /// Returns the guest that breaks the contract on request, as a component.

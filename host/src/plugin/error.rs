@@ -6,7 +6,7 @@ use std::fmt;
 
 use wasmtime::Trap;
 
-use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
+use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES, RELEASE};
 use super::limits::{Exceeded, Limits, MAX_MEMORY_BYTES};
 
 /// Why a plugin could not be loaded, or what it did wrong in a call.
@@ -70,6 +70,18 @@ pub enum LoadFault {
     #[error("is built for contract {theirs}, this aligner has {CONTRACT}")]
     OtherContract {
         /// The version it was built for.
+        theirs: String,
+    },
+    /// Something that a later release of the same contract added.
+    #[error(
+        "{does} `{interface}` of contract {theirs}, which this aligner, with {RELEASE}, does not have"
+    )]
+    NewerContract {
+        /// `imports` or `exports`.
+        does: &'static str,
+        /// The interface.
+        interface: String,
+        /// The release it was built for.
         theirs: String,
     },
     /// An import that plugins do not get.
@@ -136,6 +148,9 @@ impl LoadFault {
             }
             LoadFault::OtherContract { .. } => {
                 format!("build the plugin with an SDK for contract {CONTRACT}, or take the aligner that it was built for")
+            }
+            LoadFault::NewerContract { theirs, .. } => {
+                format!("take an aligner with contract {theirs} or later, or build the plugin for {RELEASE}")
             }
             LoadFault::ForeignImport { name } if name.starts_with("wasi") => {
                 "build for `wasm32-unknown-unknown`, which adds no WASI imports".into()

@@ -8,8 +8,11 @@ use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
 use super::error::{LoadFault, clean};
 
-/// The contract that this program has, without the patch number: `0.1.z` only adds interfaces.
+/// The contract that this program has, without the patch number: `0.1.z` only adds (`wit/README.md`).
 pub const CONTRACT: &str = "0.1";
+
+/// The same with it: the version of the package in `wit/`.
+pub const RELEASE: &str = "0.1.1";
 
 /// The largest plugin file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 64 << 20;
@@ -220,14 +223,18 @@ pub(super) fn check_component(bytes: &[u8]) -> Result<BTreeSet<Interface>, LoadF
             _ => false,
         };
         if !types_only && interface_name(name) != Some("log") {
-            return Err(LoadFault::ForeignImport { name: clean(name, 200) });
+            return Err(refused_import(name));
         }
     }
     let names: BTreeSet<&str> = exports.iter().filter_map(|name| interface_name(name)).collect();
     let interfaces: BTreeSet<Interface> =
         names.iter().filter_map(|name| Interface::from_name(name)).collect();
     if interfaces.is_empty() {
-        return Err(LoadFault::NoKind);
+        let unknown = |name: &&String| is_newer(name) && interface_name(name) != Some("meta");
+        return Err(match exports.iter().find(unknown) {
+            Some(name) => newer(name, "exports"),
+            None => LoadFault::NoKind,
+        });
     }
     if !names.contains("meta") {
         return Err(LoadFault::NoMeta);
@@ -278,7 +285,26 @@ fn check_import_name(name: &str) -> Result<(), LoadFault> {
     if name.starts_with(PACKAGE) {
         return Ok(());
     }
-    Err(LoadFault::ForeignImport { name: clean(name, 200) })
+    Err(refused_import(name))
+}
+
+fn refused_import(name: &str) -> LoadFault {
+    match is_newer(name) {
+        true => newer(name, "imports"),
+        false => LoadFault::ForeignImport { name: clean(name, 200) },
+    }
+}
+
+/// Returns whether an interface of ours has a later patch number than this program's contract.
+fn is_newer(name: &str) -> bool {
+    let patch = |version: &str| version.rsplit('.').next().and_then(|patch| patch.parse().ok());
+    let ours: Option<u64> = patch(RELEASE);
+    split(name).is_some_and(|(_, version)| patch(version) > ours)
+}
+
+fn newer(name: &str, does: &'static str) -> LoadFault {
+    let (interface, version) = split(name).unwrap_or((name, ""));
+    LoadFault::NewerContract { does, interface: clean(interface, 100), theirs: clean(version, 40) }
 }
 
 #[cfg(test)]
@@ -336,6 +362,31 @@ mod tests {
         check("0.10.0", "built for contract 0.10,");
         check("0.1.0-rc.1", "built for contract 0.1.0-rc.1,");
         check("0.1.7", "imports `wasi:io/poll@0.2.6`");
+    }
+
+    #[test]
+    fn what_a_later_patch_added_is_named_as_such() {
+        check_component_text(
+            r#"(component (import "aligner:plugin/verdicts@0.1.9" (instance (export "f" (func)))))"#,
+            "imports `verdicts` of contract 0.1.9, which this aligner, with 0.1.1, does not have",
+        );
+        check_component_text(
+            r#"(component (instance $i) (export "aligner:plugin/meta@0.1.9" (instance $i))
+                 (export "aligner:plugin/rewriter@0.1.9" (instance $i)))"#,
+            "exports `rewriter` of contract 0.1.9",
+        );
+        // At our own version it is no interface of the contract at all.
+        check_component_text(
+            r#"(component (import "aligner:plugin/model@0.1.1" (instance (export "f" (func)))))"#,
+            "imports `aligner:plugin/model@0.1.1`",
+        );
+    }
+
+    #[test]
+    fn the_release_is_that_of_the_contract_in_wit() {
+        let package = format!("package aligner:plugin@{RELEASE};");
+        assert!(include_str!("../../../wit/types.wit").contains(&package));
+        assert!(RELEASE.starts_with(&format!("{CONTRACT}.")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::ask::Asker;
 use super::cluster::clusters;
 use super::models::{ScoreJob, row};
-use super::needs::{Need, What, variant};
+use super::needs::{Need, Number, What, variant};
 use super::rows::Measured;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Flow, Policy, RunError, Workshop};
@@ -18,7 +18,7 @@ use crate::logprob::Row;
 use crate::plugin::Plugin;
 use crate::plugin_set::After;
 use crate::progress::go_on;
-use crate::record::{Answer, Measurement, Record};
+use crate::record::{Answer, Measurement, Record, Score};
 use crate::run::seed;
 
 /// Completions that are looked for at once.
@@ -99,12 +99,17 @@ pub fn meet(
 ) -> Result<(), RunError> {
     for need in needs {
         match &need.what {
-            What::Likelihood { completion, prompt, initial, perplexity } => {
+            What::Scored { completion, prompt, initial, number } => {
                 let model = if *initial { "initial" } else { "policy" };
-                let means = means(need, (completion, prompt), model, records, asker)?;
-                for (record, mean) in means {
-                    let value = if *perplexity { (-mean).exp() } else { mean };
-                    give(&mut records[record], need, value);
+                for (record, score) in scores(need, (completion, prompt), model, records, asker)? {
+                    let value = match number {
+                        Number::Logprob => Some(score.logprob / f64::from(score.tokens)),
+                        Number::Perplexity => Some(score.perplexity()),
+                        Number::Entropy => score.entropy,
+                    };
+                    if let Some(value) = value {
+                        give(&mut records[record], need, value);
+                    }
                 }
             }
             What::Cluster { completion } => {
@@ -117,15 +122,14 @@ pub fn meet(
     Ok(())
 }
 
-/// Returns the mean logprob in nats a token of a completion under a prompt, for each record that lacks
-/// the measurement and has both.
-fn means(
+/// Scores a completion under a prompt, for each record that lacks the measurement and has both.
+fn scores(
     need: &Need,
     (completion, prompt): (&str, &str),
     model: &str,
     records: &[Record],
     asker: &mut Asker<'_>,
-) -> Result<Vec<(usize, f64)>, RunError> {
+) -> Result<Vec<(usize, Score)>, RunError> {
     let (mut places, mut jobs) = (Vec::new(), Vec::new());
     for (place, record) in records.iter().enumerate().filter(|(_, record)| !need.is_met(record)) {
         let completion = variant(record, completion).and_then(|found| found.completion.as_ref());
@@ -139,12 +143,11 @@ fn means(
         }
     }
     let answers = asker.scores(model, &jobs)?;
-    let mean = |answer: Answer| match answer {
-        Answer::Score(score) => Some(score.logprob / f64::from(score.tokens)),
+    let scored = places.into_iter().zip(answers).filter_map(|(place, answer)| match answer {
+        Answer::Score(score) => Some((place, score)),
         _ => None,
-    };
-    let means = places.into_iter().zip(answers).map(|(place, answer)| Some((place, mean(answer)?)));
-    Ok(means.flatten().collect())
+    });
+    Ok(scored.collect())
 }
 
 /// Returns the cluster of each record's completion, by where the policy's last hidden rows lie on average

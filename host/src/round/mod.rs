@@ -34,7 +34,7 @@ pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{
     Aligned, Job, Kind as ModelKind, Loaded, Models, Opened, Policy, ScoreJob, row, row_ending,
 };
-pub use needs::{GRAMMAR, Need, What, variant as variant_of};
+pub use needs::{GRAMMAR, Need, Number, What, variant as variant_of};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;

@@ -357,9 +357,10 @@ impl Models {
             let settings = generate::Settings::default();
             let said = logprob::score(&engine, adapter.as_deref(), rows, &settings, heard);
             Ok(said.map(|scores| {
-                let score = |score: logprob::Score| Score {
-                    logprob: score.logprob,
-                    tokens: score.token_logprobs.len() as u32,
+                let score = |score: logprob::Score| {
+                    let tokens = score.token_logprobs.len();
+                    let entropy = (tokens > 0).then(|| score.entropy / tokens as f64);
+                    Score { logprob: score.logprob, tokens: tokens as u32, entropy }
                 };
                 scores.into_iter().map(score).collect()
             }))

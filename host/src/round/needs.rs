@@ -3,8 +3,8 @@
 use crate::record::{Record, Variant, VariantRole};
 
 /// How a measurement is written, for messages.
-pub const GRAMMAR: &str = "a measurement is `alogp(COMPLETION | PROMPT)`, `perplexity(COMPLETION)`, \
-    both perhaps with `; initial` at the end of the brackets, or `cluster(COMPLETION)`, where \
+pub const GRAMMAR: &str = "a measurement is `alogp(COMPLETION | PROMPT)`, `perplexity(COMPLETION)` or \
+    `entropy(COMPLETION)`, all perhaps with `; initial` at the end of the brackets, or `cluster(COMPLETION)`, where \
     COMPLETION and PROMPT are names of variants, or `plain`, `good` or `bad` for the first of that role";
 
 /// A measurement that a plugin needs.
@@ -19,22 +19,33 @@ pub struct Need {
 /// What is measured of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// How likely the completion of one variant is under the prompt of another.
-    Likelihood {
+    /// What a model makes of the completion of one variant under the prompt of another.
+    Scored {
         /// Whose completion.
         completion: String,
         /// Whose prompt.
         prompt: String,
         /// By the initial model rather than by the policy that enters the round.
         initial: bool,
-        /// `exp` of minus the mean logprob, rather than that itself.
-        perplexity: bool,
+        /// Which number of it.
+        number: Number,
     },
     /// Which cluster the completion lies in, among those of all records.
     Cluster {
         /// Whose completion.
         completion: String,
     },
+}
+
+/// A number of a completion that was scored; each is a mean over its tokens, in nats or of nats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// The mean logprob.
+    Logprob,
+    /// `exp` of minus the mean logprob.
+    Perplexity,
+    /// The mean entropy.
+    Entropy,
 }
 
 impl Need {
@@ -53,15 +64,16 @@ impl Need {
         if completion.is_empty() || prompt.is_some_and(str::is_empty) {
             return None;
         }
-        let likelihood = |prompt: &str, perplexity| What::Likelihood {
+        let scored = |prompt: &str, number| What::Scored {
             completion: completion.to_owned(),
             prompt: prompt.to_owned(),
             initial,
-            perplexity,
+            number,
         };
         let what = match (kind.trim(), prompt) {
-            ("alogp", Some(prompt)) => likelihood(prompt, false),
-            ("perplexity", None) => likelihood(completion, true),
+            ("alogp", Some(prompt)) => scored(prompt, Number::Logprob),
+            ("perplexity", None) => scored(completion, Number::Perplexity),
+            ("entropy", None) => scored(completion, Number::Entropy),
             ("cluster", None) if !initial => What::Cluster { completion: completion.to_owned() },
             _ => return None,
         };
@@ -97,15 +109,20 @@ mod tests {
         let check = |name: &str, expected: Option<What>| {
             assert_eq!(Need::parse(name).map(|need| need.what), expected, "{name}");
         };
-        let likelihood = |completion: &str, prompt: &str, initial, perplexity| {
+        let scored = |completion: &str, prompt: &str, initial, number| {
             let (completion, prompt) = (completion.to_owned(), prompt.to_owned());
-            Some(What::Likelihood { completion, prompt, initial, perplexity })
+            Some(What::Scored { completion, prompt, initial, number })
         };
-        check("alogp(chosen | good)", likelihood("chosen", "good", false, false));
-        check("alogp(a|b;initial)", likelihood("a", "b", true, false));
-        check(" alogp ( a | few-shot 2 ; initial ) ", likelihood("a", "few-shot 2", true, false));
-        check("perplexity(few-shot)", likelihood("few-shot", "few-shot", false, true));
-        check("perplexity(plain; initial)", likelihood("plain", "plain", true, true));
+        check("alogp(chosen | good)", scored("chosen", "good", false, Number::Logprob));
+        check("alogp(a|b;initial)", scored("a", "b", true, Number::Logprob));
+        check(
+            " alogp ( a | few-shot 2 ; initial ) ",
+            scored("a", "few-shot 2", true, Number::Logprob),
+        );
+        check("perplexity(few-shot)", scored("few-shot", "few-shot", false, Number::Perplexity));
+        check("perplexity(plain; initial)", scored("plain", "plain", true, Number::Perplexity));
+        check("entropy(a)", scored("a", "a", false, Number::Entropy));
+        check("entropy(a; initial)", scored("a", "a", true, Number::Entropy));
         check("cluster(plain)", Some(What::Cluster { completion: "plain".into() }));
         for name in [
             "",
@@ -118,6 +135,7 @@ mod tests {
             "alogp(a | b; final)",
             "perplexity()",
             "perplexity(a | b)",
+            "entropy(a | b)",
             "cluster(a; initial)",
             "rouge-l(a)",
             "(a)",

@@ -9,7 +9,7 @@ use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError,
 use crate::plugin_set::{After, PairBy, Scope};
 use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
 use crate::round::{
-    Need, RunError, What, abide, filter_stage, given_variants, needs_of, variant_of,
+    Need, Number, RunError, What, abide, filter_stage, given_variants, needs_of, variant_of,
 };
 
 /// Fails where round 1 would, on a sample of the pool.
@@ -147,8 +147,13 @@ fn measured(needs: &[Need], records: &[Record]) -> Vec<Record> {
         let lacking = needs.iter().filter(|need| !need.is_met(record));
         let made = lacking.filter_map(|Need { name, what }| {
             let (value, possible) = match what {
-                What::Likelihood { completion, prompt, perplexity, .. } => {
-                    (if *perplexity { 3.0 } else { -1.0 }, there(completion) && there(prompt))
+                What::Scored { completion, prompt, number, .. } => {
+                    let value = match number {
+                        Number::Logprob => -1.0,
+                        Number::Perplexity => 3.0,
+                        Number::Entropy => 1.0,
+                    };
+                    (value, there(completion) && there(prompt))
                 }
                 What::Cluster { completion } => (0.0, there(completion)),
             };

@@ -77,10 +77,10 @@ mod tests {
             Validator::new_with_features(WasmFeatures::all()).validate_all(component).unwrap();
             let (imports, exports) = interfaces(component);
             let expected = [&["meta"], kinds].concat();
-            let expected = expected.iter().map(|it| format!("aligner:plugin/{it}@0.1.0"));
+            let expected = expected.iter().map(|it| format!("aligner:plugin/{it}@0.1.1"));
             assert_eq!(exports, expected.collect(), "{name}");
             let allowed =
-                ["log", "types", "verdicts"].map(|it| format!("aligner:plugin/{it}@0.1.0"));
+                ["log", "types", "verdicts"].map(|it| format!("aligner:plugin/{it}@0.1.1"));
             assert!(imports.is_subset(&allowed.into()), "{name}: {imports:?}");
         };
         check("contrast", &["principle"]);

@@ -6,10 +6,10 @@ wit_bindgen::generate!({
     inline: "
         package tests:guests;
         world contrast {
-            import aligner:plugin/log@0.1.0;
-            export aligner:plugin/meta@0.1.0;
-            export aligner:plugin/principle@0.1.0;
-            export aligner:plugin/judge@0.1.0;
+            import aligner:plugin/log@0.1.1;
+            export aligner:plugin/meta@0.1.1;
+            export aligner:plugin/principle@0.1.1;
+            export aligner:plugin/judge@0.1.1;
         }
     ",
     world: "tests:guests/contrast",

@@ -9,11 +9,11 @@ wit_bindgen::generate!({
     inline: "
         package tests:guests;
         world gauge {
-            import aligner:plugin/log@0.1.0;
-            export aligner:plugin/meta@0.1.0;
-            export aligner:plugin/filter@0.1.0;
-            export aligner:plugin/judge@0.1.0;
-            export aligner:plugin/difficulty@0.1.0;
+            import aligner:plugin/log@0.1.1;
+            export aligner:plugin/meta@0.1.1;
+            export aligner:plugin/filter@0.1.1;
+            export aligner:plugin/judge@0.1.1;
+            export aligner:plugin/difficulty@0.1.1;
         }
     ",
     world: "tests:guests/gauge",
@@ -40,6 +40,7 @@ impl meta::Guest for Gauge {
             "perplexity(plain)",
             "alogp(good | plain)",
             "alogp(plain | plain; initial)",
+            "entropy(plain)",
             "cluster(plain)",
             "perplexity(nobody)",
         ];
@@ -113,6 +114,7 @@ fn reply(turn: &Turn) -> Reply {
     let sound = agrees("perplexity(plain)", own)
         && agrees("alogp(good | plain)", other)
         && measured(record, "alogp(plain | plain; initial)").is_some()
+        && measured(record, "entropy(plain)").is_some_and(|entropy| entropy > 0.0)
         && clustered
         && measured(record, "perplexity(nobody)").is_none();
     Reply::Done(match sound {

@@ -8,15 +8,15 @@ wit_bindgen::generate!({
     inline: "
         package tests:guests;
         world everything {
-            import aligner:plugin/log@0.1.0;
-            export aligner:plugin/meta@0.1.0;
-            export aligner:plugin/principle@0.1.0;
-            export aligner:plugin/sampler@0.1.0;
-            export aligner:plugin/prompt-writer@0.1.0;
-            export aligner:plugin/filter@0.1.0;
-            export aligner:plugin/set-filter@0.1.0;
-            export aligner:plugin/judge@0.1.0;
-            export aligner:plugin/difficulty@0.1.0;
+            import aligner:plugin/log@0.1.1;
+            export aligner:plugin/meta@0.1.1;
+            export aligner:plugin/principle@0.1.1;
+            export aligner:plugin/sampler@0.1.1;
+            export aligner:plugin/prompt-writer@0.1.1;
+            export aligner:plugin/filter@0.1.1;
+            export aligner:plugin/set-filter@0.1.1;
+            export aligner:plugin/judge@0.1.1;
+            export aligner:plugin/difficulty@0.1.1;
         }
     ",
     world: "tests:guests/everything",

@@ -10,11 +10,11 @@ wit_bindgen::generate!({
     inline: "
         package tests:guests;
         world writer {
-            import aligner:plugin/log@0.1.0;
-            export aligner:plugin/meta@0.1.0;
-            export aligner:plugin/sampler@0.1.0;
-            export aligner:plugin/prompt-writer@0.1.0;
-            export aligner:plugin/set-filter@0.1.0;
+            import aligner:plugin/log@0.1.1;
+            export aligner:plugin/meta@0.1.1;
+            export aligner:plugin/sampler@0.1.1;
+            export aligner:plugin/prompt-writer@0.1.1;
+            export aligner:plugin/set-filter@0.1.1;
         }
     ",
     world: "tests:guests/writer",
