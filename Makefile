@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench peers soak clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins peers soak clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -70,6 +70,14 @@ ROWS ?= all
 REPEAT ?= 5
 bench: setup
 	$(CARGO) bench --locked -p aligner --bench engine -- --rows $(ROWS) --repeat $(REPEAT)
+
+# What the sandbox costs, against native code and against Extism (built here, some minutes), how long the verbs
+# for authors take, and a round's share of plugins.
+EXTISM := target/bench-extism
+bench-plugins: setup
+	cd tests/bench-plugins/extism && $(CARGO) build --release --locked -p extism-host --target-dir ../../../$(EXTISM)
+	cd tests/bench-plugins/extism && $(CARGO) build --release --locked -p extism-guest --target wasm32-unknown-unknown --target-dir ../../../$(EXTISM)
+	$(CARGO) bench --locked -p aligner --bench plugins -- --extism $(CURDIR)/$(EXTISM) --round
 
 # The programs that `make bench` compares with; llama.cpp is compiled for this machine.
 PEERS := tests/peers/.venv

@@ -10,11 +10,19 @@ const TICK: Duration = Duration::from_millis(50);
 /// Returns an engine whose compiled code runs in any other engine made by this function on the same
 /// machine.
 pub(super) fn engine() -> wasmtime::Result<Engine> {
+    // The budget, the same on every machine; the clock below is for what it does not see.
+    Engine::new(config().consume_fuel(true))
+}
+
+/// Returns an engine that does not count: what fuel costs is measured beside it.
+pub(super) fn unmetered() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+fn config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
-        // The budget, the same on every machine, and the clock for what it does not see.
-        .consume_fuel(true)
         .epoch_interruption(true)
         // Fits into the 2 MiB that a thread has by default, with room for the host's own frames.
         .max_wasm_stack(1 << 20)
@@ -26,7 +34,7 @@ pub(super) fn engine() -> wasmtime::Result<Engine> {
         .wasm_tail_call(false)
         // Adapters between two memories of one component need it; without it the compiler panics.
         .wasm_multi_memory(true);
-    Engine::new(&config)
+    config
 }
 
 /// Starts the thread that advances the engine's epoch. It ends once the engine is gone.

@@ -202,8 +202,20 @@ pub struct Plugin {
 impl Runtime {
     /// Makes a runtime. A cache that cannot be used is a warning in the log, not an error.
     pub fn new(settings: Settings) -> Result<Runtime, PluginError> {
+        Runtime::on(engine::engine(), settings)
+    }
+
+    /// Makes a runtime that counts no fuel, for benchmarks of what counting costs. It compiles in this
+    /// process and keeps nothing.
+    #[doc(hidden)]
+    pub fn unmetered() -> Result<Runtime, PluginError> {
+        let settings = Settings { compiler: Compiler::InProcess, cache: Cache::Off };
+        Runtime::on(engine::unmetered(), settings)
+    }
+
+    fn on(engine: wasmtime::Result<Engine>, settings: Settings) -> Result<Runtime, PluginError> {
         let host = |error: wasmtime::Error| PluginError::Host(format!("{error:#}"));
-        let engine = engine::engine().map_err(host)?;
+        let engine = engine.map_err(host)?;
         engine::start_ticker(&engine).map_err(|error| PluginError::Host(error.to_string()))?;
         let mut linker = Linker::new(&engine);
         log::add_to_linker::<_, HasSelf<Account>>(&mut linker, |account| account).map_err(host)?;
