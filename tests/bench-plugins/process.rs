@@ -19,7 +19,7 @@ const OF_PLUGINS: [&str; 5] = ["sample", "render", "filter", "judge", "difficult
 /// Runs the program to its end; returns seconds and its peak memory in bytes.
 fn run(arguments: &[&str]) -> Result<(f64, f64)> {
     let begun = Instant::now();
-    #[expect(clippy::zombie_processes, reason = "`wait4` below waits, and says what it used")]
+    // `wait4` waits for it below, and says what it used.
     let child = Command::new(ALIGNER)
         .args(arguments)
         .stdout(Stdio::null())
