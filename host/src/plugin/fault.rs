@@ -4,6 +4,7 @@ use std::fmt;
 
 use wasmtime::Trap;
 
+use super::asking::MAX_REQUESTS;
 use super::error::clean;
 use super::limits::{
     Exceeded, Limits, MAX_HANDLES, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES,
@@ -264,7 +265,7 @@ impl Fault {
                 "raise `{}tokens` in its `ask = {{ … }}`, or lower `max_new_tokens` where the plugin has such a setting",
                 span.prefix()
             )),
-            Fault::Requests { budget: 256, span: Span::Record, .. } => {
+            Fault::Requests { budget, span: Span::Record, .. } if *budget >= MAX_REQUESTS as u64 => {
                 Some("no plugin makes more for one record".into())
             }
             Fault::Requests { span, .. } => {
