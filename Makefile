@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins peers soak clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins peers soak fuzz clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -107,6 +107,18 @@ bench-cuda: setup
 # Long kills.
 soak: build
 	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill
+
+# Hostile components and hostile results against the host, SECONDS for each. What is found lies in
+# tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.
+SECONDS ?= 60
+fuzz: setup
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing; this installs it: cargo install cargo-fuzz --locked"; exit 1; }
+	cd tests/fuzz && for target in component results; do \
+	  mkdir -p corpus/$$target && \
+	  $(CARGO) fuzz run --fuzz-dir . -s none $$target corpus/$$target seeds/$$target -- \
+	    -max_total_time=$(SECONDS) -timeout=60 -rss_limit_mb=4096 -max_len=$$([ $$target = component ] && echo 65536 || echo 4096) \
+	    || exit 1; \
+	done
 
 clean:
 	$(CARGO) clean

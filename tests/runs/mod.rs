@@ -1,5 +1,6 @@
 //! Whole runs of the real binary on a tiny random model: killed, resumed, refused, reported.
 
+mod budgets;
 mod contradictions;
 mod eval;
 mod evaluate;

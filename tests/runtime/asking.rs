@@ -7,6 +7,7 @@ use aligner::plugin::{
 };
 use aligner::record::{Answer, Completion, Finish, Prompt, Request, Score, Text, Verdict};
 
+use super::table::{self, Case};
 use super::{PLACE, check_error, check_sound, hostile, records};
 
 /// What was asked in one go: record, index, seed and request of each.
@@ -14,7 +15,7 @@ type Wave = Vec<(String, usize, u64, Request)>;
 
 /// A model that answers everything in the same way.
 #[derive(Default)]
-struct Model {
+pub struct Model {
     waves: Vec<Wave>,
 }
 
@@ -42,17 +43,14 @@ impl Answerer for Model {
     }
 }
 
-fn granted(setup: &mut Setup) {
-    setup.grant = Some(Grant {
-        models: BTreeSet::from(["policy".to_owned()]),
-        tokens: 10_000,
-        default_max_new_tokens: 128,
-    });
+/// Lets a plugin ask the policy for 10,000 tokens a stage.
+pub fn grant(setup: &mut Setup) {
+    setup.grant = Some(Grant::new(["policy".to_owned()], 10_000, 128));
 }
 
 #[test]
 fn a_reward_comes_as_a_number_and_counts_the_tokens_that_were_read() {
-    let plugin = hostile(Kind::Filter, "ask-reward", granted);
+    let plugin = hostile(Kind::Filter, "ask-reward", grant);
     let mut model = Model::default();
     let stage = plugin.filter(&PLACE, &records(&["p-1".to_owned()]), &mut model).unwrap();
     assert_eq!(stage.outcomes, [Outcome::Done(Verdict::Drop("-0.25".into()))]);
@@ -64,7 +62,7 @@ fn a_reward_comes_as_a_number_and_counts_the_tokens_that_were_read() {
 #[test]
 fn requests_of_the_whole_stage_are_answered_in_one_go() {
     let ids: Vec<_> = (0..300).map(|i| format!("p-{i}")).collect();
-    let plugin = hostile(Kind::Filter, "ask", granted);
+    let plugin = hostile(Kind::Filter, "ask", grant);
     let mut model = Model::default();
     let stage = plugin.filter(&PLACE, &records(&ids), &mut model).unwrap();
 
@@ -86,61 +84,48 @@ fn requests_of_the_whole_stage_are_answered_in_one_go() {
     assert_eq!((stage.spent.requests, stage.spent.tokens), (600, 3000));
 }
 
-fn check(mode: &str, change: impl FnOnce(&mut Setup), expected: &[&str], waves: usize) {
-    let plugin = hostile(Kind::Filter, mode, change);
-    let mut model = Model::default();
-    let error = plugin
-        .filter(&PLACE, &records(["p-1", "p-2"]), &mut model)
-        .expect_err(&format!("mode {mode} is refused"));
-    check_error(&error, &["filter `hostile` 0.2.0 ", "\n  in round 2, stage filter, record"]);
-    check_error(&error, expected);
-    assert_eq!(model.waves.len(), waves);
-    check_sound();
+/// Guests that ask for what they do not get.
+pub fn cases() -> Vec<Case> {
+    let rust = |mode: &str| Case::rust(mode, mode);
+    let tokens = |tokens| move |setup: &mut Setup| setup.grant.as_mut().unwrap().tokens = tokens;
+    vec![
+        rust("ask-ungranted"),
+        Case::rust("ask-another-model", "ask-ungranted").asking(),
+        // No record is at fault, so dropping does not hide it.
+        Case::rust("ask-ungranted-and-drop", "ask-ungranted")
+            .with(|setup| setup.on_error = OnError::Drop),
+        rust("ask-much").asking(),
+        // Three requests of 8 new tokens each.
+        Case::rust("ask-tokens", "ask").asking().with(tokens(23)),
+        // 4 tokens for each record were drawn; 6 for each are scored, which nobody knew before.
+        Case::rust("ask-tokens-of-scores", "ask").asking().with(tokens(29)),
+        Case::rust("ask-tokens-of-the-run", "ask")
+            .asking()
+            .with(|setup| setup.grant.as_mut().unwrap().run_tokens = Some(23)),
+        Case::rust("ask-requests", "ask")
+            .asking()
+            .with(|setup| setup.grant.as_mut().unwrap().requests = 4),
+        Case::rust("ask-requests-of-the-run", "ask")
+            .asking()
+            .with(|setup| setup.grant.as_mut().unwrap().run_requests = Some(2)),
+        Case::rust("ask-requests-of-a-record", "ask")
+            .asking()
+            .with(|setup| setup.grant.as_mut().unwrap().record_requests = 1),
+        rust("ask-forever").asking(),
+        rust("ask-nothing").asking(),
+        rust("ask-many").asking(),
+    ]
 }
 
 #[test]
-fn asking_needs_a_grant_for_the_model() {
-    let hint = r#"ask = { models = ["judge"], tokens = 1000000 }"#;
-    let expected = ["asks the model `judge` without the right to", "record `p-1`", hint];
-    check("ask-ungranted", |_| {}, &expected, 0);
-    check("ask-ungranted", granted, &expected, 0);
-    // No record is at fault, so dropping does not hide it.
-    check("ask-ungranted", |setup| setup.on_error = OnError::Drop, &expected, 0);
-}
-
-#[test]
-fn asking_has_a_budget() {
-    let expected = ["asks for up to 2000000 tokens, and has 10000 left of its 10000 for the stage"];
-    check("ask-much", granted, &expected, 0);
-    let poor = |setup: &mut Setup| {
-        granted(setup);
-        setup.grant.as_mut().unwrap().tokens = 15;
-    };
-    // Two requests of 8 new tokens each.
-    check("ask", poor, &["asks for up to 16 tokens, and has 15 left of its 15"], 0);
-}
-
-#[test]
-fn scores_count_too() {
-    let poor = |setup: &mut Setup| {
-        granted(setup);
-        setup.grant.as_mut().unwrap().tokens = 19;
-    };
-    // 4 tokens for each record were drawn; 6 for each are scored, which nobody knew before.
-    check("ask", poor, &["asks for up to 12 tokens, and has 11 left of its 19"], 2);
-}
-
-#[test]
-fn asking_ends() {
-    check("ask-forever", granted, &["still asks after 64 rounds of answers", "record `p-1`"], 64);
-    check("ask-nothing", granted, &["asks with an empty list of requests"], 0);
-    check("ask-many", granted, &["made 257 requests for one record; 256 at most"], 0);
+fn guests_that_ask_too_much() {
+    table::check(cases());
 }
 
 #[test]
 fn a_record_that_asks_for_ever_can_be_dropped() {
     let plugin = hostile(Kind::Filter, "ask-forever", |setup| {
-        granted(setup);
+        grant(setup);
         setup.on_error = OnError::Drop;
     });
     let stage = plugin.filter(&PLACE, &records(["p-1"]), &mut Model::default()).unwrap();
@@ -149,7 +134,7 @@ fn a_record_that_asks_for_ever_can_be_dropped() {
 
 #[test]
 fn the_answerers_own_error_comes_through() {
-    let plugin = hostile(Kind::Filter, "ask", granted);
+    let plugin = hostile(Kind::Filter, "ask", grant);
     let error = plugin.filter(&PLACE, &records(["p-1"]), &mut NoAnswers).unwrap_err();
     assert!(matches!(error, PluginError::Answer(_)), "{error:?}");
     check_error(&error, &["there is no model here to ask"]);
@@ -190,7 +175,7 @@ fn what_cannot_be_answered_is_the_plugins_to_judge() {
             Ok(vec![Answer::Unanswered("too long".into()); asks.len()])
         }
     }
-    let plugin = hostile(Kind::Filter, "ask", granted);
+    let plugin = hostile(Kind::Filter, "ask", grant);
     let stage = plugin.filter(&PLACE, &records(["p-1"]), &mut Short).unwrap();
     assert_eq!(stage.outcomes, [Outcome::Done(Verdict::Drop("too long+too long".into()))]);
     assert_eq!(stage.spent.tokens, 0);
@@ -199,7 +184,7 @@ fn what_cannot_be_answered_is_the_plugins_to_judge() {
 #[test]
 fn new_prompts_are_written_from_answers() {
     let pool: Vec<_> = records(["s-1", "s-2"]).into_iter().map(|record| record.prompt).collect();
-    let plugin = hostile(Kind::Sampler, "", granted);
+    let plugin = hostile(Kind::Sampler, "", grant);
     let mut model = Model::default();
     let stage = plugin.write(&PLACE, &pool, 5..7, Spent::default(), &mut model).unwrap();
     let written: Vec<_> = stage
@@ -230,7 +215,7 @@ fn new_prompts_are_written_from_answers() {
     let Outcome::Done(last) = &stage.outcomes[63] else { panic!("{:?}", stage.outcomes[63]) };
     assert_eq!(last[0].text.gist(), "63 of 8000: yes slot-63");
 
-    let plugin = hostile(Kind::Sampler, "empty", granted);
+    let plugin = hostile(Kind::Sampler, "empty", grant);
     let nothing = Spent::default();
     let error = plugin.write(&PLACE, &pool, 0..1, nothing, &mut Model::default()).unwrap_err();
     check_error(&error, &["gave a prompt that asks nothing", "record `slot-0`"]);

@@ -99,8 +99,7 @@ fn a_plugin_built_for_an_older_release_runs() {
         |version: &str| bytes.windows(version.len()).filter(|it| *it == version.as_bytes()).count();
     assert!(count("aligner:plugin/filter@0.1.0") > 0 && count("@0.1.1") == 0);
 
-    let grant =
-        Grant { models: ["policy".to_owned()].into(), tokens: 1000, default_max_new_tokens: 8 };
+    let grant = Grant::new(["policy".to_owned()], 1000, 8);
     let setup = Setup { grant: Some(grant), ..Setup::new(Kind::Filter) };
     let filter = RUNTIME.load(&Source::bytes("older.wasm", bytes), setup).unwrap();
     let stage = filter.filter(&PLACE, &records(["p-1", "p-2"]), &mut Fixed).unwrap();

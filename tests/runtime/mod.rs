@@ -1,17 +1,23 @@
 //! The plugin runtime against guests that behave, and guests that do not.
 
 mod asking;
+mod budgets;
+mod calls;
 mod contract;
 mod failing;
+mod files;
 pub mod guests;
-mod hostile;
 mod loading;
+mod modules;
+mod parts;
+mod poisoned;
 mod stages;
+mod table;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use aligner::plugin::compile::{ARGUMENT, CompileCommand, Compiler};
+use aligner::plugin::compile::{ARGUMENT, CompileCommand, CompileLimits, Compiler};
 use aligner::plugin::{Cache, Kind, NoAnswers, Outcome, Place, Plugin, Runtime, Settings, Setup};
 use aligner::record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole, Verdict};
 
@@ -22,7 +28,8 @@ const PLACE: Place<'static> =
 /// The compiler that users have: the program itself, in a child process.
 pub fn compiler() -> Compiler {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_aligner"));
-    Compiler::Child(CompileCommand { program, args: vec![ARGUMENT.into()] })
+    let limits = CompileLimits::default();
+    Compiler::Child(CompileCommand { program, args: vec![ARGUMENT.into()], limits })
 }
 
 /// One runtime for all tests of this process: what a guest does must not harm the others.

@@ -29,7 +29,7 @@ pub(super) struct Store {
     key: [u8; 32],
 }
 
-/// Why there is no cache. The program works without one, more slowly.
+/// Why there is no cache, or why an entry is not used. The program works without, more slowly.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CacheError {
     #[error("`{}` belongs to another user", .0.display())]
@@ -38,6 +38,12 @@ pub(super) enum CacheError {
     Open(PathBuf, u32),
     #[error("`{}` is not a folder", .0.display())]
     NoFolder(PathBuf),
+    #[error("`{}` is not a file", .0.display())]
+    NoFile(PathBuf),
+    #[error("`{}` is a link", .0.display())]
+    Link(PathBuf),
+    #[error("`{}`: it is not as it was written", .0.display())]
+    Changed(PathBuf),
     #[error("`{}`: {}", .0.display(), .1)]
     Io(PathBuf, io::Error),
 }
@@ -77,18 +83,44 @@ impl Store {
     /// Returns an entry, where there is one that checks.
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.path(name);
-        let mut bytes = fs::read(&path).ok()?;
+        match self.read(name, &path) {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::warn!("discarding an entry of the cache: {error}");
+                self.remove(name);
+                None
+            }
+        }
+    }
+
+    fn read(&self, name: &str, path: &Path) -> Result<Option<Vec<u8>>, CacheError> {
+        let io = |error| CacheError::Io(path.to_owned(), error);
+        // Without waiting: a pipe opens at once, and is found not to be a file.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(CacheError::Link(path.to_owned()));
+            }
+            Err(error) => return Err(io(error)),
+        };
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(CacheError::NoFile(path.to_owned()));
+        }
+        check_owner(path, &metadata)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
         let head = MAGIC.len() + 32;
         let sound = bytes.len() >= head
             && bytes.starts_with(MAGIC)
             && same(&bytes[MAGIC.len()..head], &self.digest(name, &bytes[head..]));
         if !sound {
-            tracing::warn!("discarding `{}`: it is not as it was written", path.display());
-            self.remove(name);
-            return None;
+            return Err(CacheError::Changed(path.to_owned()));
         }
         bytes.drain(..head);
-        Some(bytes)
+        Ok(Some(bytes))
     }
 
     /// Keeps an entry. Failures (a full disk) leave the cache without it.

@@ -182,7 +182,10 @@ impl Plugin {
             check::positions("prompt", &ids, pool.iter().map(|candidate| candidate.id.as_str()))
                 .map_err(Fault::Value)
         });
-        let chosen = chosen.map_err(|fault| self.fail(Some(place.round), place.stage, fault))?;
+        let fail = |fault| self.fail(Some(place.round), place.stage, fault);
+        let chosen = chosen.map_err(fail)?;
+        self.check_run(&spent).map_err(fail)?;
+        self.note_used(spent);
         Ok((chosen, spent))
     }
 

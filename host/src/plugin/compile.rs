@@ -21,17 +21,8 @@ use super::inspect::{Form, MAX_FILE_BYTES};
 /// The hidden first argument under which the program is a compiler: see [`child_main`].
 pub const ARGUMENT: &str = "__compile-plugin";
 
-/// Processor time of the child. CPython's component takes 13 s.
-const CPU_SECONDS: u64 = 120;
-/// Address space of the child.
-const ADDRESS_SPACE_BYTES: u64 = 4 << 30;
-/// The largest file the child may write.
-const OUTPUT_BYTES: u64 = 1 << 30;
 /// The one variable of the environment that the child gets.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
-/// Wall-clock time of the child.
-const DEADLINE: Duration = Duration::from_secs(180);
-
 /// How plugins are compiled.
 #[derive(Clone, Debug)]
 pub enum Compiler {
@@ -41,13 +32,56 @@ pub enum Compiler {
     InProcess,
 }
 
-/// The command line of the child.
+/// The command line of the child, and what it may use.
 #[derive(Clone, Debug)]
 pub struct CompileCommand {
     /// The executable.
     pub program: PathBuf,
-    /// Its arguments; what to do comes after them.
+    /// Its arguments; what to do, and within which limits, comes after them.
     pub args: Vec<OsString>,
+    /// What it may use.
+    pub limits: CompileLimits,
+}
+
+/// What the compiler may use for one plugin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompileLimits {
+    /// Processor time, over all threads. CPython's component takes 13 s.
+    pub cpu_seconds: u64,
+    /// Wall-clock time.
+    pub wall_seconds: f64,
+    /// Address space.
+    pub memory_bytes: u64,
+    /// The machine code.
+    pub output_bytes: u64,
+}
+
+impl Default for CompileLimits {
+    fn default() -> CompileLimits {
+        CompileLimits {
+            cpu_seconds: 120,
+            wall_seconds: 180.0,
+            memory_bytes: 4 << 30,
+            output_bytes: 1 << 30,
+        }
+    }
+}
+
+impl CompileLimits {
+    /// Returns what the child is told.
+    fn arguments(&self) -> [String; 3] {
+        [self.cpu_seconds, self.memory_bytes, self.output_bytes].map(|limit| limit.to_string())
+    }
+
+    /// Reads what the child was told. The time by the clock is its parent's to keep.
+    fn parse([cpu, memory, output]: [&str; 3]) -> Option<CompileLimits> {
+        Some(CompileLimits {
+            cpu_seconds: cpu.parse().ok()?,
+            memory_bytes: memory.parse().ok()?,
+            output_bytes: output.parse().ok()?,
+            ..CompileLimits::default()
+        })
+    }
 }
 
 impl CompileCommand {
@@ -61,11 +95,15 @@ impl CompileCommand {
         } else {
             std::env::current_exe()?
         };
-        Ok(CompileCommand { program, args: vec![ARGUMENT.into()] })
+        Ok(CompileCommand {
+            program,
+            args: vec![ARGUMENT.into()],
+            limits: CompileLimits::default(),
+        })
     }
 }
 
-/// What the child is to do; its last argument.
+/// What the child is to do; the argument before its limits.
 #[derive(Clone, Copy)]
 enum Task {
     Encode,
@@ -110,7 +148,7 @@ pub(super) fn compile(
 fn perform(compiler: &Compiler, task: Task, bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
     match compiler {
         Compiler::InProcess => work(task, bytes).map_err(LoadFault::Compile),
-        Compiler::Child(command) => in_child(command, task, bytes, DEADLINE),
+        Compiler::Child(command) => in_child(command, task, bytes),
     }
 }
 
@@ -133,12 +171,9 @@ fn work(task: Task, bytes: &[u8]) -> Result<Vec<u8>, String> {
 ///
 /// All three streams are nameless files rather than pipes: nothing can block, and nobody else can
 /// reach them.
-fn in_child(
-    command: &CompileCommand,
-    task: Task,
-    bytes: &[u8],
-    deadline: Duration,
-) -> Result<Vec<u8>, LoadFault> {
+fn in_child(command: &CompileCommand, task: Task, bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
+    let deadline =
+        Duration::try_from_secs_f64(command.limits.wall_seconds).unwrap_or(Duration::MAX);
     let start = || -> io::Result<(Child, File, File)> {
         let (mut input, output, errors) =
             (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
@@ -147,6 +182,7 @@ fn in_child(
         let child = Command::new(&command.program)
             .args(&command.args)
             .arg(task.as_str())
+            .args(command.limits.arguments())
             .env_clear()
             // Where the program itself was started with libraries from elsewhere.
             .envs(std::env::var_os(LIBRARY_PATH).map(|path| (LIBRARY_PATH, path)))
@@ -162,7 +198,10 @@ fn in_child(
     let status = match wait(&mut child, deadline) {
         Ok(Some(status)) => status,
         Ok(None) => {
-            return Err(LoadFault::Compile(format!("it took over {} s", deadline.as_secs_f64())));
+            return Err(LoadFault::Compile(format!(
+                "it took over {} s",
+                command.limits.wall_seconds
+            )));
         }
         Err(error) => return Err(fault("the compiler process was lost", error)),
     };
@@ -170,7 +209,11 @@ fn in_child(
         let mut text = Vec::new();
         // The cause of death is what matters; a stream that cannot be read adds nothing to it.
         let _ = errors.rewind().and_then(|()| (&mut errors).take(8192).read_to_end(&mut text));
-        return Err(LoadFault::Compile(death(status, &String::from_utf8_lossy(&text))));
+        return Err(LoadFault::Compile(death(
+            status,
+            &String::from_utf8_lossy(&text),
+            &command.limits,
+        )));
     }
     let mut artifact = Vec::new();
     output
@@ -199,16 +242,24 @@ fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>>
 }
 
 /// Says how the child ended.
-fn death(status: ExitStatus, stderr: &str) -> String {
+fn death(status: ExitStatus, stderr: &str, limits: &CompileLimits) -> String {
     use std::os::unix::process::ExitStatusExt;
     let text = clean(stderr, 500);
     match (status.code(), status.signal()) {
         (Some(1), _) if !text.is_empty() => text,
         (Some(101), _) => format!("the compiler panicked: {text}"),
         (Some(code), _) => format!("the compiler ended with code {code}: {text}"),
-        (None, Some(libc::SIGXCPU | libc::SIGKILL)) => {
-            format!("it took over {CPU_SECONDS} s of processor time, or was killed")
+        (None, Some(libc::SIGXCPU)) => {
+            format!("it took over {} s of processor time", limits.cpu_seconds)
         }
+        (None, Some(libc::SIGXFSZ)) => {
+            format!("its machine code has more than {} bytes", limits.output_bytes)
+        }
+        // What Rust says where it gets no memory.
+        (None, Some(libc::SIGABRT)) if text.contains("memory allocation of") => {
+            format!("it took more than {} MiB of memory", limits.memory_bytes >> 20)
+        }
+        (None, Some(libc::SIGKILL)) => "the compiler was killed".into(),
         (None, Some(signal)) => format!("the compiler died of signal {signal}: {text}"),
         (None, None) => "the compiler vanished".into(),
     }
@@ -228,10 +279,16 @@ pub fn child_main() -> ExitCode {
 }
 
 fn child() -> Result<(), String> {
-    take_limits().map_err(|error| format!("no limits on the compiler process: {error}"))?;
-    let task = match std::env::args().next_back().as_deref() {
-        Some("encode") => Task::Encode,
-        Some("compile") => Task::Compile,
+    let arguments: Vec<String> = std::env::args().collect();
+    let [.., task, cpu, memory, output] = &arguments[..] else {
+        return Err("a task and its limits are expected".into());
+    };
+    let limits = CompileLimits::parse([cpu, memory, output])
+        .ok_or("limits are numbers: seconds, bytes of memory, bytes of output")?;
+    take_limits(&limits).map_err(|error| format!("no limits on the compiler process: {error}"))?;
+    let task = match task.as_str() {
+        "encode" => Task::Encode,
+        "compile" => Task::Compile,
         _ => return Err("`encode` or `compile` is expected".into()),
     };
     let mut bytes = Vec::new();
@@ -245,22 +302,23 @@ fn child() -> Result<(), String> {
         .map_err(|error| format!("the machine code could not be written: {error}"))
 }
 
-fn take_limits() -> io::Result<()> {
+fn take_limits(limits: &CompileLimits) -> io::Result<()> {
     let limits = [
-        (libc::RLIMIT_CPU, CPU_SECONDS),
-        (libc::RLIMIT_AS, ADDRESS_SPACE_BYTES),
-        (libc::RLIMIT_FSIZE, OUTPUT_BYTES),
-        (libc::RLIMIT_CORE, 0),
+        // A second more before it is killed: the signal at the first tells what it died of.
+        (libc::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds.saturating_add(1)),
+        (libc::RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
+        (libc::RLIMIT_FSIZE, limits.output_bytes, limits.output_bytes),
+        (libc::RLIMIT_CORE, 0, 0),
     ];
-    for (resource, most) in limits {
+    for (resource, soft, hard) in limits {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is a valid place to write to, and the resource is one of libc's own.
         if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
             return Err(io::Error::last_os_error());
         }
         // A stricter limit that is already there stays.
-        limit.rlim_cur = limit.rlim_cur.min(most);
-        limit.rlim_max = limit.rlim_max.min(most);
+        limit.rlim_cur = limit.rlim_cur.min(soft);
+        limit.rlim_max = limit.rlim_max.min(hard);
         // SAFETY: `limit` is initialised and outlives the call.
         if unsafe { libc::setrlimit(resource, &limit) } != 0 {
             return Err(io::Error::last_os_error());
@@ -280,12 +338,12 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> CompileCommand {
-        CompileCommand { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] }
+        let limits = CompileLimits { wall_seconds: 1.5, ..CompileLimits::default() };
+        CompileCommand { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()], limits }
     }
 
     fn check(script: &str, expected: Result<&str, &str>) {
-        let deadline = Duration::from_millis(1500);
-        let result = in_child(&shell(script), Task::Compile, b"input", deadline);
+        let result = in_child(&shell(script), Task::Compile, b"input");
         match (result, expected) {
             (Ok(bytes), Ok(expected)) => assert_eq!(bytes, expected.as_bytes()),
             (Err(LoadFault::Compile(text)), Err(expected)) => {
@@ -302,10 +360,16 @@ mod tests {
         check("echo thread main panicked >&2; exit 101", Err("the compiler panicked: thread main"));
         check("exit 3", Err("code 3"));
         check("kill -ABRT $$", Err("signal 6"));
-        check("kill -XCPU $$", Err("processor time"));
+        check("kill -XCPU $$", Err("it took over 120 s of processor time"));
+        check("kill -XFSZ $$", Err("its machine code has more than 1073741824 bytes"));
+        check("kill -KILL $$", Err("the compiler was killed"));
+        check(
+            "echo memory allocation of 9 bytes failed >&2; kill -ABRT $$",
+            Err("it took more than 4096 MiB of memory"),
+        );
         check("exec sleep 60", Err("it took over 1.5 s"));
-        let missing = CompileCommand { program: "/nonexistent/aligner".into(), args: vec![] };
-        let error = in_child(&missing, Task::Compile, b"", DEADLINE).unwrap_err();
+        let missing = CompileCommand { program: "/nonexistent/aligner".into(), ..shell("") };
+        let error = in_child(&missing, Task::Compile, b"").unwrap_err();
         assert!(error.to_string().contains("did not start"), "{error}");
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::check;
+use super::asking::{answer_all, check_asking};
 use super::convert;
 use super::error::{CallError, Fault, PluginError};
 use super::load::{OnError, Plugin};
@@ -17,10 +17,6 @@ use crate::run::seed;
 const MAX_BATCH_RECORDS: usize = 256;
 /// Bytes of records in one call, about; a single larger record is called by itself.
 const MAX_BATCH_BYTES: usize = 1 << 20;
-/// How often a plugin may ask for one record.
-const MAX_ROUNDS: usize = 64;
-/// How many requests a plugin may make for one record.
-const MAX_REQUESTS: usize = 256;
 
 /// Where in the run a stage stands. Seeds are drawn from it.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +101,26 @@ pub struct Spent {
     /// The most linear memory that an instance had, in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// Bytes written to the log.
+    #[serde(default)]
+    pub log_bytes: u64,
+}
+
+impl std::ops::Sub for Spent {
+    type Output = Spent;
+
+    /// What came after `before`; the most memory stays what it is.
+    fn sub(self, before: Spent) -> Spent {
+        Spent {
+            calls: self.calls - before.calls,
+            instances: self.instances - before.instances,
+            fuel: self.fuel - before.fuel,
+            requests: self.requests - before.requests,
+            tokens: self.tokens - before.tokens,
+            memory_bytes: self.memory_bytes,
+            log_bytes: self.log_bytes - before.log_bytes,
+        }
+    }
 }
 
 impl std::ops::AddAssign for Spent {
@@ -115,6 +131,7 @@ impl std::ops::AddAssign for Spent {
         self.requests += other.requests;
         self.tokens += other.tokens;
         self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+        self.log_bytes += other.log_bytes;
     }
 }
 
@@ -228,7 +245,7 @@ pub(super) fn converse_on<T: Send>(
     plugin: &Plugin,
     place: &Place,
     items: &Items,
-    mut spent: Spent,
+    before: Spent,
     answerer: &mut dyn Answerer,
     call: &Call<T>,
 ) -> Result<Stage<T>, PluginError> {
@@ -236,6 +253,7 @@ pub(super) fn converse_on<T: Send>(
     let mut answers: Vec<Vec<Answer>> = items.ids.iter().map(|_| Vec::new()).collect();
     let mut outcomes: Vec<Option<Outcome<T>>> = items.ids.iter().map(|_| None).collect();
     let mut pending: Vec<usize> = (0..items.ids.len()).collect();
+    let mut own = Spent::default();
     let mut rounds = 0;
     while !pending.is_empty() {
         let todos: Vec<Todo> = pending
@@ -252,18 +270,19 @@ pub(super) fn converse_on<T: Send>(
         let results: Vec<_> = batches(&sizes)
             .into_par_iter()
             .map(|range| {
-                let mut spent = Spent::default();
-                (run_batch(plugin, &todos[range], call, &mut spent), spent)
+                let mut used = own;
+                (run_batch(plugin, &todos[range], call, &mut used), used - own)
             })
             .collect();
 
         // In record order from here on: which fault is reported must not depend on threads.
         let mut asking: Vec<(usize, Vec<Request>)> = Vec::new();
         for (result, used) in results {
-            spent += used;
+            own += used;
             let replies = result.map_err(|failed| {
                 failure(plugin, place, failed.0, failed.1.iter().map(|&i| items.ids[i]).collect())
             })?;
+            plugin.check_run(&own).map_err(|fault| failure(plugin, place, fault, Vec::new()))?;
             for (index, reply) in replies {
                 let blame = match reply {
                     Ok(Reply::Done(value)) => {
@@ -271,7 +290,7 @@ pub(super) fn converse_on<T: Send>(
                         continue;
                     }
                     Ok(Reply::Ask(requests)) => {
-                        match check_asking(&requests, answers[index].len(), rounds) {
+                        match check_asking(plugin, &requests, answers[index].len(), rounds) {
                             Ok(()) => {
                                 asking.push((index, requests));
                                 continue;
@@ -288,9 +307,12 @@ pub(super) fn converse_on<T: Send>(
             }
         }
         pending = asking.iter().map(|(index, _)| *index).collect();
-        answer_all(plugin, place, items, &asking, answerer, &mut answers, &mut spent)?;
+        answer_all((plugin, place, items), &asking, answerer, &mut answers, &before, &mut own)?;
         rounds += 1;
     }
+    plugin.note_used(own);
+    let mut spent = before;
+    spent += own;
     let outcomes = outcomes.into_iter().map(|o| o.expect("nothing is pending")).collect();
     Ok(Stage { outcomes, spent })
 }
@@ -326,131 +348,14 @@ fn run_batch<T>(
             if let [todo] = todos {
                 return Ok(vec![(todo.index, Err(fault))]);
             }
+            // Halving costs call after call.
+            let all = || todos.iter().map(|todo| todo.index).collect();
+            plugin.check_run(spent).map_err(|fault| (fault, all()))?;
             let (left, right) = todos.split_at(todos.len() / 2);
             let mut replies = run_batch(plugin, left, call, spent)?;
             replies.extend(run_batch(plugin, right, call, spent)?);
             Ok(replies)
         }
-    }
-}
-
-/// Checks one record's requests, whoever may be asked.
-fn check_asking(requests: &[Request], before: usize, rounds: usize) -> Result<(), Fault> {
-    if requests.is_empty() {
-        return Err(Fault::Value("asks with an empty list of requests".into()));
-    }
-    if rounds >= MAX_ROUNDS {
-        return Err(Fault::AsksForever { rounds });
-    }
-    let total = before + requests.len();
-    if total > MAX_REQUESTS {
-        return Err(Fault::Value(format!(
-            "made {total} requests for one record; {MAX_REQUESTS} at most"
-        )));
-    }
-    requests.iter().try_for_each(|request| check::request(request).map_err(Fault::Value))
-}
-
-/// Checks the right and the budget, and has the requests answered.
-fn answer_all(
-    plugin: &Plugin,
-    place: &Place,
-    items: &Items,
-    asking: &[(usize, Vec<Request>)],
-    answerer: &mut dyn Answerer,
-    answers: &mut [Vec<Answer>],
-    spent: &mut Spent,
-) -> Result<(), PluginError> {
-    if asking.is_empty() {
-        return Ok(());
-    }
-    let mut asks = Vec::new();
-    for (index, requests) in asking {
-        let id = items.ids[*index];
-        for (offset, request) in requests.iter().enumerate() {
-            let allowed = plugin
-                .setup()
-                .grant
-                .as_ref()
-                .is_some_and(|grant| grant.models.contains(request.model()));
-            if !allowed {
-                let fault = Fault::NoGrant { model: super::error::clean(request.model(), 60) };
-                return Err(failure(plugin, place, fault, vec![id]));
-            }
-            let own = match request {
-                Request::Generate { seed, .. } => *seed,
-                Request::Score { .. } | Request::Reward { .. } => 0,
-            };
-            asks.push(Ask {
-                record: id,
-                index: answers[*index].len() + offset,
-                seed: seed::of([place.seed(id).into(), "ask".into(), own.into()]),
-                request,
-            });
-        }
-    }
-    let Some(grant) = &plugin.setup().grant else {
-        return Err(PluginError::Host("requests passed without a grant".into()));
-    };
-    let all = || asking.iter().map(|(index, _)| items.ids[*index]).collect::<Vec<_>>();
-    let over = |wanted| {
-        let left = grant.tokens.saturating_sub(spent.tokens);
-        Fault::Tokens { wanted, left, budget: grant.tokens }
-    };
-    // Before anything is generated: what the requests may cost at most. What scores and rewards cost is
-    // known only after tokenising.
-    let wanted: u64 = asks
-        .iter()
-        .map(|ask| match ask.request {
-            Request::Generate { decoding, .. } => {
-                u64::from(decoding.max_new_tokens.unwrap_or(grant.default_max_new_tokens))
-            }
-            Request::Score { .. } | Request::Reward { .. } => 0,
-        })
-        .sum();
-    if spent.tokens.saturating_add(wanted) > grant.tokens {
-        return Err(failure(plugin, place, over(wanted), all()));
-    }
-
-    let given = answerer.answer(&asks).map_err(PluginError::Answer)?;
-    if given.len() != asks.len() {
-        return Err(PluginError::Host(format!(
-            "{} answers came back for {} requests",
-            given.len(),
-            asks.len()
-        )));
-    }
-    let used: u64 = given.iter().map(answer_tokens).sum();
-    if spent.tokens.saturating_add(used) > grant.tokens {
-        return Err(failure(plugin, place, over(used), all()));
-    }
-    spent.tokens += used;
-    spent.requests += asks.len() as u64;
-    let fits = asks.iter().zip(&given).all(|(ask, answer)| {
-        matches!(
-            (ask.request, answer),
-            (_, Answer::Unanswered(_))
-                | (Request::Generate { .. }, Answer::Completion(_))
-                | (Request::Score { .. }, Answer::Score(_))
-                | (Request::Reward { .. }, Answer::Reward { .. })
-        )
-    });
-    if !fits {
-        return Err(PluginError::Host("an answer is not of its request's kind".into()));
-    }
-    let mut given = given.into_iter();
-    for (index, requests) in asking {
-        answers[*index].extend(given.by_ref().take(requests.len()));
-    }
-    Ok(())
-}
-
-fn answer_tokens(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Completion(completion) => completion.tokens.into(),
-        Answer::Score(score) => score.tokens.into(),
-        Answer::Reward { tokens, .. } => (*tokens).into(),
-        Answer::Unanswered(_) => 0,
     }
 }
 
@@ -502,28 +407,5 @@ mod tests {
         assert_ne!(seed, Place { stage: "judge", ..place }.seed("p-001"));
         // The number of rounds is no part of it: a longer run begins like a shorter one.
         assert_eq!(seed, Place { rounds: 9, ..place }.seed("p-001"));
-    }
-
-    #[test]
-    fn requests_are_bounded() {
-        let request = Request::Score {
-            model: "policy".into(),
-            prompt: crate::record::Text::user("q"),
-            completion: "a".into(),
-        };
-        let check = |count, before, rounds, expected: &str| {
-            let result = check_asking(&vec![request.clone(); count], before, rounds);
-            let message = result.err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(
-                message.contains(expected) && message.is_empty() == expected.is_empty(),
-                "{message}"
-            );
-        };
-        check(1, 0, 0, "");
-        check(0, 0, 0, "empty list");
-        check(256, 0, 0, "");
-        check(256, 1, 0, "257 requests");
-        check(1, 63, 63, "");
-        check(1, 64, 64, "after 64 rounds");
     }
 }

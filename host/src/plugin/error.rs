@@ -1,13 +1,12 @@
 //! What can go wrong with a plugin, in the words that the user reads.
 //!
-//! Every trap, refusal and broken promise becomes a sentence here and nowhere else.
+//! Every refusal becomes a sentence here, every trap and broken promise in [`fault`](super::fault), and
+//! nowhere else.
 
 use std::fmt;
 
-use wasmtime::Trap;
-
+pub use super::fault::{Fault, Reported, Span};
 use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES, RELEASE};
-use super::limits::{Exceeded, Limits, MAX_MEMORY_BYTES};
 
 /// Why a plugin could not be loaded, or what it did wrong in a call.
 #[derive(Debug, thiserror::Error)]
@@ -222,215 +221,6 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// What a plugin did wrong in a call. Displays as the end of a sentence that the plugin begins.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// The fuel is used up.
-    #[error("used up its budget of {} fuel", Short(*.limit))]
-    Fuel {
-        /// Units for a call.
-        limit: u64,
-    },
-    /// The wall-clock deadline passed.
-    #[error("did not come back within {seconds} s")]
-    Deadline {
-        /// For a call.
-        seconds: f64,
-    },
-    /// Too much memory.
-    #[error("wanted more than its {} MiB of memory", .limit >> 20)]
-    Memory {
-        /// Bytes for an instance.
-        limit: usize,
-    },
-    /// Too many table elements.
-    #[error("wanted larger tables than a plugin gets")]
-    Tables,
-    /// The call stack is exhausted.
-    #[error("ran out of stack; it recurses too deeply")]
-    Stack,
-    /// Too much was copied to the host.
-    #[error("gave back more than {} MiB in one call", .limit >> 20)]
-    Copied {
-        /// Bytes for a call.
-        limit: usize,
-    },
-    /// Too much was logged.
-    #[error("wrote more than {limit} bytes to the log in one call")]
-    Log {
-        /// Bytes for a call.
-        limit: usize,
-    },
-    /// A text was not UTF-8.
-    #[error("gave back a text that is not UTF-8")]
-    Utf8,
-    /// It panicked, and said why.
-    #[error("panicked: {0}")]
-    Panic(String),
-    /// Any other trap.
-    #[error("crashed: {0}")]
-    Trap(String),
-    /// It returned an error.
-    #[error("{kind}: {message}")]
-    Reported {
-        /// Which of the contract's errors.
-        kind: Reported,
-        /// The plugin's words.
-        message: String,
-    },
-    /// It returned a list of the wrong length.
-    #[error("returned {returned} {results} for {wanted} {items}")]
-    Count {
-        /// How many it returned.
-        returned: usize,
-        /// What was to be returned, for example `verdicts`.
-        results: &'static str,
-        /// How many were wanted.
-        wanted: usize,
-        /// What it was given, for example `records`.
-        items: &'static str,
-    },
-    /// It returned a value that the contract does not allow.
-    #[error("{0}")]
-    Value(String),
-    /// It asked without the right to.
-    #[error("asks the model `{model}` without the right to")]
-    NoGrant {
-        /// The model.
-        model: String,
-    },
-    /// Its requests would use more tokens than it has.
-    #[error("asks for up to {wanted} tokens, and has {left} left of its {budget} for the stage")]
-    Tokens {
-        /// At most, of the requests at hand.
-        wanted: u64,
-        /// Before them.
-        left: u64,
-        /// In all.
-        budget: u64,
-    },
-    /// It asked again and again.
-    #[error("still asks after {rounds} rounds of answers")]
-    AsksForever {
-        /// How many it had.
-        rounds: usize,
-    },
-}
-
-/// Which of the contract's errors a plugin returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reported {
-    /// The configuration is wrong.
-    Config,
-    /// A record is not what it can work on.
-    Input,
-    /// A fault of its own.
-    Internal,
-}
-
-impl fmt::Display for Reported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Reported::Config => "refuses its configuration",
-            Reported::Input => "cannot work on its input",
-            Reported::Internal => "reports a fault of its own",
-        })
-    }
-}
-
-impl Fault {
-    /// Returns whether the run stops even where `on_error = "drop"`: no record is to blame, or time
-    /// would decide what is in the data.
-    pub fn always_stops(&self) -> bool {
-        matches!(
-            self,
-            Fault::Deadline { .. }
-                | Fault::NoGrant { .. }
-                | Fault::Tokens { .. }
-                | Fault::Reported { kind: Reported::Config, .. }
-        )
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Fault::Fuel { limit } => format!(
-                "if the work is right, give it more: `limits = {{ fuel = \"{}\" }}`",
-                Short(limit.saturating_mul(4))
-            ),
-            Fault::Memory { limit } if *limit >= MAX_MEMORY_BYTES => {
-                "no plugin gets more; it must work on less at a time".into()
-            }
-            Fault::Memory { limit } => format!(
-                "if the work is right, give it more: `limits = {{ memory = \"{}MiB\" }}`",
-                (limit >> 20).saturating_mul(2).clamp(1, 256)
-            ),
-            Fault::Deadline { .. } => {
-                "fuel ends a plugin that works too long; time runs out only where the machine is overloaded or a limit is set too low".into()
-            }
-            Fault::Count { results, items, .. } => format!(
-                "there must be one of the {results} for each of the {items}, in the same order; `aligner plugin test` tries this on sample records"
-            ),
-            Fault::NoGrant { model } => format!(
-                "if it may, say so beside it in the plugin set: `ask = {{ models = [\"{model}\"], tokens = 1000000 }}`"
-            ),
-            Fault::Tokens { .. } => {
-                "raise `tokens` in its `ask = { … }`, or lower `max_new_tokens` where the plugin has such a setting".into()
-            }
-            Fault::Panic(_) | Fault::Trap(_) => {
-                "a fault in the plugin; its author can reproduce it with `aligner plugin run` and these records".into()
-            }
-            _ => return None,
-        })
-    }
-
-    /// Turns what the engine says into a fault. `last_error` is the last line of level error that
-    /// the plugin logged in this call.
-    pub(super) fn of(
-        error: &wasmtime::Error,
-        limits: &Limits,
-        last_error: Option<String>,
-    ) -> Fault {
-        if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
-            return match exceeded {
-                Exceeded::Memory => {
-                    Fault::Memory { limit: limits.memory_bytes.min(MAX_MEMORY_BYTES) }
-                }
-                Exceeded::Table => Fault::Tables,
-                Exceeded::Log => Fault::Log { limit: limits.log_bytes },
-            };
-        }
-        if error.downcast_ref::<std::str::Utf8Error>().is_some() {
-            return Fault::Utf8;
-        }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => Fault::Fuel { limit: limits.fuel },
-            Some(Trap::Interrupt) => Fault::Deadline { seconds: limits.deadline.as_secs_f64() },
-            Some(Trap::StackOverflow) => Fault::Stack,
-            Some(Trap::UnreachableCodeReached) => match last_error {
-                Some(text) => {
-                    Fault::Panic(text.strip_prefix("panicked at ").unwrap_or(&text).into())
-                }
-                None => {
-                    Fault::Trap("it reached `unreachable`, as a panic without a text does".into())
-                }
-            },
-            // The stack of compiled Rust or C lies at the start of memory: running over it is this.
-            Some(Trap::MemoryOutOfBounds) => {
-                Fault::Trap("it went out of bounds of its memory, as endless recursion does".into())
-            }
-            Some(trap) => Fault::Trap(trap.to_string()),
-            None => {
-                let text = error.root_cause().to_string();
-                // The engine's type for this is private.
-                if text.contains("fuel allocated for hostcalls") {
-                    return Fault::Copied { limit: limits.copied_bytes };
-                }
-                Fault::Trap(clean(&text, 500))
-            }
-        }
-    }
-}
-
 /// A blank line and the way out, or nothing.
 struct Hint(Option<String>);
 
@@ -440,20 +230,6 @@ impl fmt::Display for Hint {
             Some(hint) => write!(f, "\n\nhint: {hint}"),
             None => Ok(()),
         }
-    }
-}
-
-/// A number as a plugin set writes it: `2G`, `500M`, `1234`.
-struct Short(u64);
-
-impl fmt::Display for Short {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, letter) in [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")] {
-            if self.0 >= unit && self.0.is_multiple_of(unit) {
-                return write!(f, "{}{letter}", self.0 / unit);
-            }
-        }
-        write!(f, "{}", self.0)
     }
 }
 
@@ -531,15 +307,5 @@ mod tests {
              hint: there must be one of the verdicts for each of the records, in the same order; \
              `aligner plugin test` tries this on sample records"
         );
-    }
-
-    #[test]
-    fn budgets_read_as_they_are_written() {
-        let check = |number, expected: &str| assert_eq!(Short(number).to_string(), expected);
-        check(2_000_000_000, "2G");
-        check(1_500_000_000, "1500M");
-        check(12_000, "12k");
-        check(999, "999");
-        check(0, "0");
     }
 }

@@ -1,4 +1,4 @@
-//! What a plugin may use in one call, and the accounts that hold it to that.
+//! What a plugin may use, and the accounts that hold an instance to that.
 
 use std::time::Duration;
 
@@ -9,8 +9,19 @@ use super::error::clean;
 
 /// The most memory that a plugin set can give a plugin, in bytes.
 pub const MAX_MEMORY_BYTES: usize = 256 << 20;
+/// The most linear memories that a plugin set can give a plugin.
+pub const MAX_MEMORIES: usize = 64;
+/// The most tables that a plugin set can give a plugin.
+pub const MAX_TABLES: usize = 512;
+/// The most table elements that a plugin set can give a plugin. Each takes 8 bytes of the host.
+pub const MAX_TABLE_ELEMENTS: usize = 4_000_000;
+/// The most module instances that a plugin set can give a plugin.
+pub const MAX_INSTANCES: usize = 1024;
+/// Handles of resources that an instance can hold. The contract has none, so only a component's own
+/// parts can pass them to each other.
+pub(super) const MAX_HANDLES: usize = 10_000;
 
-/// What a plugin may use in one call. Going over ends the call with an error.
+/// What a plugin may use: in one call, and in the whole run. Going over is an error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Units of work, about one for each WebAssembly instruction. The same on every machine, so it
@@ -19,6 +30,15 @@ pub struct Limits {
     pub fuel: u64,
     /// Bytes of linear memory, over all memories of the instance. At most [`MAX_MEMORY_BYTES`].
     pub memory_bytes: usize,
+    /// Linear memories of the instance. At most [`MAX_MEMORIES`].
+    pub memories: usize,
+    /// Tables of the instance. At most [`MAX_TABLES`].
+    pub tables: usize,
+    /// Elements over all tables of the instance; a large Python component has some ten thousand. At
+    /// most [`MAX_TABLE_ELEMENTS`].
+    pub table_elements: usize,
+    /// Module instances that a component may be made of. At most [`MAX_INSTANCES`].
+    pub instances: usize,
     /// Wall-clock time: the last resort, for what fuel does not see. Never decides what is in the
     /// data: going over always stops the run.
     pub deadline: Duration,
@@ -27,6 +47,20 @@ pub struct Limits {
     pub copied_bytes: usize,
     /// Bytes that may be written to the log.
     pub log_bytes: usize,
+    /// Over all calls of the run.
+    pub run: RunLimits,
+}
+
+/// What a plugin may use in the whole run; what is absent has no limit. Going over always stops the
+/// run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RunLimits {
+    /// Units of fuel. The same on every machine, and counted on when a run is resumed.
+    pub fuel: Option<u64>,
+    /// Bytes written to the log. Counted on when a run is resumed.
+    pub log_bytes: Option<u64>,
+    /// Wall-clock time, added up over calls that run side by side; since this process began.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -34,9 +68,14 @@ impl Default for Limits {
         Limits {
             fuel: 2_000_000_000,
             memory_bytes: 64 << 20,
+            memories: 8,
+            tables: 32,
+            table_elements: 200_000,
+            instances: 64,
             deadline: Duration::from_secs(30),
             copied_bytes: 16 << 20,
             log_bytes: 64 << 10,
+            run: RunLimits::default(),
         }
     }
 }
@@ -52,16 +91,16 @@ pub(super) enum Exceeded {
     Log,
 }
 
-/// Elements over all tables of an instance. A large Python component has some ten thousand.
-const MAX_TABLE_ELEMENTS: usize = 200_000;
-
 /// What an instance has used of its limits.
 pub(super) struct Account {
     /// The plugin's name, for the log.
     name: String,
     memory_limit: usize,
     memory_left: usize,
-    tables_left: usize,
+    elements_left: usize,
+    memories: usize,
+    tables: usize,
+    instances: usize,
     log_limit: usize,
     log_left: usize,
     /// The last line of level error in this call: where the plugin panicked, the text of the panic.
@@ -75,7 +114,10 @@ impl Account {
             name,
             memory_limit,
             memory_left: memory_limit,
-            tables_left: MAX_TABLE_ELEMENTS,
+            elements_left: limits.table_elements.min(MAX_TABLE_ELEMENTS),
+            memories: limits.memories.min(MAX_MEMORIES),
+            tables: limits.tables.min(MAX_TABLES),
+            instances: limits.instances.min(MAX_INSTANCES),
             log_limit: limits.log_bytes,
             log_left: limits.log_bytes,
             last_error: None,
@@ -85,6 +127,11 @@ impl Account {
     /// Returns how much linear memory the instance has, in bytes; it never becomes less.
     pub fn memory_bytes(&self) -> usize {
         self.memory_limit - self.memory_left
+    }
+
+    /// Returns how many bytes the call has written to the log.
+    pub fn logged_bytes(&self) -> usize {
+        self.log_limit - self.log_left
     }
 
     /// Starts a call: what is counted by call begins anew.
@@ -133,19 +180,19 @@ impl ResourceLimiter for Account {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        grow(&mut self.tables_left, current, desired, maximum, Exceeded::Table)
+        grow(&mut self.elements_left, current, desired, maximum, Exceeded::Table)
     }
 
     fn instances(&self) -> usize {
-        64
+        self.instances
     }
 
     fn tables(&self) -> usize {
-        32
+        self.tables
     }
 
     fn memories(&self) -> usize {
-        8
+        self.memories
     }
 }
 
@@ -189,8 +236,21 @@ mod tests {
 
     #[test]
     fn no_setting_gives_more_than_the_most() {
-        let limits = Limits { memory_bytes: usize::MAX, ..Limits::default() };
-        assert_eq!(Account::new("x".into(), &limits).memory_left, MAX_MEMORY_BYTES);
+        let most = usize::MAX;
+        let limits = Limits {
+            memory_bytes: most,
+            memories: most,
+            tables: most,
+            table_elements: most,
+            instances: most,
+            ..Limits::default()
+        };
+        let account = Account::new("x".into(), &limits);
+        assert_eq!(account.memory_left, MAX_MEMORY_BYTES);
+        assert_eq!(account.memories(), MAX_MEMORIES);
+        assert_eq!(account.tables(), MAX_TABLES);
+        assert_eq!(account.elements_left, MAX_TABLE_ELEMENTS);
+        assert_eq!(account.instances(), MAX_INSTANCES);
     }
 
     #[test]

@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
+use super::asking::MAX_REQUESTS;
 use super::bindings::aligner::plugin::log;
 use super::bindings::exports::aligner::plugin as exports;
+use super::budget::{Clock, Used};
 use super::compile::{self, Compiler};
 use super::converse::Spent;
 use super::error::{Fault, Identity, LoadFault, PluginError, Reported, clean};
@@ -104,6 +106,9 @@ impl Source {
     }
 }
 
+/// The requests that a stage may make where the plugin set gives no number.
+pub const DEFAULT_REQUESTS: u64 = 1_000_000;
+
 /// The right to ask models.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
@@ -111,8 +116,36 @@ pub struct Grant {
     pub models: BTreeSet<String>,
     /// Tokens that the answers to one stage of one round may have in all.
     pub tokens: u64,
+    /// The same over the whole run, counted on when it is resumed; absent where that has no limit.
+    pub run_tokens: Option<u64>,
+    /// Requests in one stage of one round.
+    pub requests: u64,
+    /// Requests in the whole run, counted on when it is resumed; absent where that has no limit.
+    pub run_requests: Option<u64>,
+    /// Requests for one record, at most [`MAX_REQUESTS`].
+    pub record_requests: usize,
     /// What a request without `max-new-tokens` counts as: `max_new_tokens` of `[generate]`.
     pub default_max_new_tokens: u32,
+}
+
+impl Grant {
+    /// Returns the right to ask these models, up to a number of tokens a stage, with no other limit than
+    /// everybody has.
+    pub fn new(
+        models: impl IntoIterator<Item = String>,
+        tokens: u64,
+        default_max_new_tokens: u32,
+    ) -> Grant {
+        Grant {
+            models: models.into_iter().collect(),
+            tokens,
+            run_tokens: None,
+            requests: DEFAULT_REQUESTS,
+            run_requests: None,
+            record_requests: MAX_REQUESTS,
+            default_max_new_tokens,
+        }
+    }
 }
 
 /// What happens when a call fails.
@@ -197,6 +230,8 @@ pub struct Plugin {
     loaded: Loaded,
     identity: Identity,
     setup: Setup,
+    /// Of all clones together.
+    used: Arc<Used>,
 }
 
 impl Runtime {
@@ -353,9 +388,10 @@ impl Runtime {
 
 /// Asks a plugin who it is, in an instance of its own.
 fn describe(prepared: &Prepared, limits: &Limits) -> Result<Description, LoadFault> {
-    let mut spent = Spent::default();
-    let mut session = Session::open(&prepared.pre, &prepared.source_name, limits, &mut spent)
-        .map_err(LoadFault::Describe)?;
+    let (clock, mut spent) = (Clock::default(), Spent::default());
+    let mut session =
+        Session::open(&prepared.pre, &prepared.source_name, limits, &clock, &mut spent)
+            .map_err(LoadFault::Describe)?;
     // Types are checked here, before anything is called.
     let mut shape = None;
     let result = session.call(|store, instance| {
@@ -380,9 +416,10 @@ fn describe(prepared: &Prepared, limits: &Limits) -> Result<Description, LoadFau
 
 /// Checks that the functions of every interface have the contract's types.
 fn check_shapes(prepared: &Prepared, limits: &Limits) -> Result<(), LoadFault> {
-    let mut spent = Spent::default();
-    let mut session = Session::open(&prepared.pre, &prepared.source_name, limits, &mut spent)
-        .map_err(LoadFault::Describe)?;
+    let (clock, mut spent) = (Clock::default(), Spent::default());
+    let mut session =
+        Session::open(&prepared.pre, &prepared.source_name, limits, &clock, &mut spent)
+            .map_err(LoadFault::Describe)?;
     let mut shape = None;
     let result = session.call(|store, instance| {
         let exports = &prepared.exports;
@@ -463,7 +500,12 @@ impl Loaded {
             name: self.name().to_owned(),
             version: self.version().to_owned(),
         };
-        let plugin = Plugin { loaded: self.clone(), identity: identity.clone(), setup };
+        let plugin = Plugin {
+            loaded: self.clone(),
+            identity: identity.clone(),
+            setup,
+            used: Arc::default(),
+        };
         match plugin.session(&mut Spent::default()) {
             Ok(_) => Ok(plugin),
             Err(Fault::Reported { kind: Reported::Config, message }) => {
@@ -501,6 +543,10 @@ impl Plugin {
         self.interfaces().contains(&interface)
     }
 
+    pub(super) fn run_account(&self) -> &Used {
+        &self.used
+    }
+
     pub(super) fn exports(&self) -> &Exports {
         &self.loaded.prepared.exports
     }
@@ -508,7 +554,8 @@ impl Plugin {
     /// Makes a fresh instance and configures it.
     pub(super) fn session<'a>(&'a self, spent: &'a mut Spent) -> Result<Session<'a>, Fault> {
         let prepared = &self.loaded.prepared;
-        let mut session = Session::open(&prepared.pre, self.name(), &self.setup.limits, spent)?;
+        let (limits, clock) = (&self.setup.limits, &self.used.clock);
+        let mut session = Session::open(&prepared.pre, self.name(), limits, clock, spent)?;
         session
             .call(|store, instance| {
                 let meta = prepared.exports.meta.load(&mut *store, instance)?;

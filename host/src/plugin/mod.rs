@@ -14,7 +14,9 @@
 //! The runtime knows nothing of models or files of the run: what a plugin asks goes to the
 //! [`Answerer`] that the caller brings.
 
+mod asking;
 mod bindings;
+mod budget;
 mod cache;
 mod call;
 mod check;
@@ -23,18 +25,25 @@ mod converse;
 mod convert;
 mod engine;
 mod error;
+mod fault;
 mod inspect;
 mod limits;
 mod load;
 mod session;
 mod set;
 
+pub use asking::MAX_REQUESTS;
 pub use call::{Candidate, Equipment};
 pub use converse::{Answerer, Ask, NoAnswers, Outcome, Place, Spent, Stage};
-pub use error::{CallError, Fault, Identity, LoadFault, PluginError, Reported};
+pub use error::{CallError, Fault, Identity, LoadFault, PluginError, Reported, Span};
 pub use inspect::{CONTRACT, Interface, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
-pub use limits::{Limits, MAX_MEMORY_BYTES};
-pub use load::{Cache, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source};
+pub use limits::{
+    Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES,
+    RunLimits,
+};
+pub use load::{
+    Cache, DEFAULT_REQUESTS, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source,
+};
 
 /// The reason under which a record is dropped where `on_error = "drop"`.
 pub const PLUGIN_ERROR: &str = "plugin-error";

@@ -42,6 +42,8 @@ pub(super) fn filter(
     batches.extend(judged.map(|range| first + range.start..first + range.end));
     let mut restarts = 0;
     let verdicts = loop {
+        // Whatever attempts cost, the run's budget holds.
+        plugin.check_run(&spent).map_err(|fault| failure(plugin, place, fault, Vec::new()))?;
         let (batch, blame) = match attempt(
             plugin,
             guest,
@@ -76,6 +78,8 @@ pub(super) fn filter(
             batches.splice(batch..=batch, [range.start..middle, middle..range.end]);
         }
     };
+    plugin.check_run(&spent).map_err(|fault| failure(plugin, place, fault, Vec::new()))?;
+    plugin.note_used(spent);
     let mut verdicts = verdicts.into_iter();
     let outcomes = failed
         .into_iter()

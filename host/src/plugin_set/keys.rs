@@ -47,9 +47,27 @@ pub(super) const DIFFICULTY: Shape = Shape {
     keys: &["plugin", "scope", "order", "config", "limits", "on_error", "ask"],
     later: &["sha256", "digest"],
 };
-pub(super) const LIMITS: Shape =
-    Shape { keys: &["fuel", "memory", "wall_seconds", "copied_bytes", "log_bytes"], later: &[] };
-pub(super) const ASK: Shape = Shape { keys: &["models", "tokens"], later: &["requests"] };
+pub(super) const LIMITS: Shape = Shape {
+    keys: &[
+        "fuel",
+        "memory",
+        "memories",
+        "tables",
+        "table_elements",
+        "instances",
+        "wall_seconds",
+        "copied_bytes",
+        "log_bytes",
+        "run_fuel",
+        "run_log_bytes",
+        "run_wall_seconds",
+    ],
+    later: &[],
+};
+pub(super) const ASK: Shape = Shape {
+    keys: &["models", "tokens", "requests", "record_requests", "run_tokens", "run_requests"],
+    later: &[],
+};
 pub(super) const GENERATE: Shape = Shape {
     keys: &[
         "model",

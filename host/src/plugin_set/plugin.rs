@@ -57,20 +57,42 @@ pub struct Plugin {
     pub ask: Option<Ask>,
 }
 
-/// What one call of a plugin may use.
+/// What a plugin may use: in one call, and over the whole run. What is absent has the default of
+/// [`plugin::Limits`](crate::plugin::Limits), or no limit over the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Instructions, roughly; the same on every machine. Default: 2 G.
+    /// Instructions of one call, roughly; the same on every machine. Default: 2 G.
     pub fuel: u64,
     /// Of the component's memories together; at most 256 MiB. Default: 64 MiB.
     pub memory_bytes: u64,
+    /// Linear memories, at most 64. Default: 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memories: Option<u32>,
+    /// Tables, at most 512. Default: 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<u32>,
+    /// Elements of the tables together; at most 4 M. Default: 200 k.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_elements: Option<u32>,
+    /// Module instances, at most 1024. Default: 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
     /// Of one call; the last resort, after which the run stops. Default: 30.
     pub wall_seconds: f64,
-    /// What crosses the boundary in either direction. Default: 16 MiB.
+    /// What one call gives back. Default: 16 MiB.
     pub copied_bytes: u64,
-    /// Of log lines. Default: 64 KiB.
+    /// Of log lines in one call. Default: 64 KiB.
     pub log_bytes: u64,
+    /// Instructions over all calls of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_fuel: Option<u64>,
+    /// Of log lines over the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_log_bytes: Option<u64>,
+    /// Of all calls since the run was started or resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_wall_seconds: Option<f64>,
 }
 
 impl Default for Limits {
@@ -78,9 +100,16 @@ impl Default for Limits {
         Limits {
             fuel: 2_000_000_000,
             memory_bytes: 64 << 20,
+            memories: None,
+            tables: None,
+            table_elements: None,
+            instances: None,
             wall_seconds: 30.0,
             copied_bytes: 16 << 20,
             log_bytes: 64 << 10,
+            run_fuel: None,
+            run_log_bytes: None,
+            run_wall_seconds: None,
         }
     }
 }
@@ -102,8 +131,21 @@ pub enum OnError {
 pub struct Ask {
     /// `policy`, `initial`, `previous`, or names from `[models]`; not empty.
     pub models: Vec<String>,
-    /// Prompt and new tokens together, over the whole run. Default: 1 M.
+    /// Tokens of the answers to one stage of one round: what is drawn, and what is read for scores and
+    /// rewards. Default: 1 M.
     pub tokens: u64,
+    /// The same over the whole run; absent: no limit but that of the stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_tokens: Option<u64>,
+    /// Requests in one stage of one round. Default: 1 M.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    /// Requests in the whole run; absent: no limit but that of the stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_requests: Option<u64>,
+    /// Requests for one record, at most 256, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_requests: Option<u32>,
 }
 
 impl Ask {

@@ -230,7 +230,14 @@ mod tests {
             digest: "0123456789abcdef".into(),
             ask,
         };
-        let ask = crate::plugin_set::Ask { models: vec!["initial".into()], tokens: 500_000 };
+        let ask = crate::plugin_set::Ask {
+            models: vec!["initial".into()],
+            tokens: 500_000,
+            run_tokens: None,
+            requests: None,
+            run_requests: None,
+            record_requests: None,
+        };
         let plan = Plan {
             method: "soft-plus".into(),
             plugin_set: "builtin:soft-plus".into(),

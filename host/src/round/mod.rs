@@ -2,6 +2,7 @@
 
 mod ask;
 mod assess;
+pub mod budget;
 mod cluster;
 pub mod diversity;
 mod error;

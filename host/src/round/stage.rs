@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::budget::Budgets;
 use crate::memory;
 use crate::record::Completion;
 use crate::run::directory::{Directory, DirectoryError, Ledger};
@@ -118,6 +119,8 @@ pub struct Notebook {
     pub base: Value,
     /// Completions that finished stages have made, by key.
     pub completions: HashMap<String, Completion>,
+    /// What plugins have used in the whole run.
+    pub budgets: Budgets,
     timings: Ledger,
 }
 
@@ -126,7 +129,14 @@ impl Notebook {
     pub fn open(directory: Directory, base: Value) -> Result<Notebook, DirectoryError> {
         let journal = Journal::open(&directory)?;
         let (_, timings) = directory.ledger::<Value>(TIMINGS)?;
-        Ok(Notebook { directory, journal, base, completions: HashMap::new(), timings })
+        Ok(Notebook {
+            directory,
+            journal,
+            base,
+            completions: HashMap::new(),
+            budgets: Budgets::default(),
+            timings,
+        })
     }
 
     /// Does a stage, or reads what it made before.
@@ -153,7 +163,9 @@ impl Notebook {
         }
         self.journal.start(round, stage, &key)?;
         let begun = Instant::now();
-        let made = work(self)?;
+        self.budgets.begin();
+        let mut made = work(self)?;
+        made.counts.extend(self.budgets.end());
         memory::give_back();
         let digest = self.directory.write_lines(&file, &made.rows)?;
         let mut files = made.files;

@@ -132,6 +132,14 @@ impl Journal {
         self.append(entry)
     }
 
+    /// Returns what was counted in each finished stage.
+    pub fn counts(&self) -> impl Iterator<Item = &BTreeMap<String, u64>> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Finished { counts, .. } => Some(counts),
+            _ => None,
+        })
+    }
+
     /// Returns whether a folder, or the one that a file is in, was removed.
     pub fn removed(&self, name: &str) -> bool {
         is_removed(&self.entries, name)

@@ -26,6 +26,7 @@ use crate::memory::Budget;
 use crate::plugin_set::{Keep, Measure, PluginSet, Train};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
+use crate::round::budget::Budgets;
 use crate::round::rows::Trained;
 use crate::round::stage::{self, Notebook};
 use crate::round::{self, Models, Pool, RunError, Workshop};
@@ -147,6 +148,7 @@ pub fn execute(
         set.run.rounds,
     ]);
     let mut book = Notebook::open(directory, base)?;
+    book.budgets = Budgets::open(&prepared.plugins, &book.journal);
     let shop = Workshop {
         set,
         plugins: &prepared.plugins,

@@ -1,10 +1,12 @@
 //! The plugins of a run, loaded and configured.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
 use crate::plugin::{
-    Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, Runtime, Setup, Source,
+    Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, RunLimits, Runtime, Setup, Source,
 };
 use crate::plugin_set::{self, After, PluginSet};
 
@@ -69,6 +71,17 @@ impl Plugins {
             .chain(&self.difficulty)
     }
 
+    /// Returns every plugin with its place in the plugin set, for example `judge` or `filter-2`.
+    pub fn by_place(&self) -> impl Iterator<Item = (String, &Plugin)> {
+        let one = |place: &str, plugin| (place.to_owned(), plugin);
+        let filters = self.filters.iter().enumerate();
+        (self.principle.iter().map(move |plugin| one("principle", plugin)))
+            .chain(self.sampler.iter().map(move |plugin| one("sampler", plugin)))
+            .chain(filters.map(|(at, (_, filter))| (format!("filter-{}", at + 1), filter)))
+            .chain(self.judge.iter().map(move |plugin| one("judge", plugin)))
+            .chain(self.difficulty.iter().map(move |plugin| one("difficulty", plugin)))
+    }
+
     /// Returns what keys hold of the sampler.
     pub fn sampler_key(&self, set: &PluginSet) -> Value {
         key(self.sampler.as_ref(), set.sampler.as_ref().map(|sampler| &sampler.plugin))
@@ -111,25 +124,49 @@ pub fn source(source: &plugin_set::Source) -> Result<Source, PluginError> {
 }
 
 fn setup(set: &PluginSet, kind: Kind, wanted: &plugin_set::Plugin) -> Setup {
-    let limits = &wanted.limits;
     Setup {
         kind,
         config: wanted.config.to_string(),
-        limits: Limits {
-            fuel: limits.fuel,
-            memory_bytes: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX),
-            deadline: std::time::Duration::from_secs_f64(limits.wall_seconds),
-            copied_bytes: usize::try_from(limits.copied_bytes).unwrap_or(usize::MAX),
-            log_bytes: usize::try_from(limits.log_bytes).unwrap_or(usize::MAX),
-        },
-        grant: wanted.ask.as_ref().map(|ask| Grant {
-            models: ask.models.iter().cloned().collect(),
-            tokens: ask.tokens,
-            default_max_new_tokens: set.generate.max_new_tokens,
-        }),
+        limits: limits(&wanted.limits),
+        grant: wanted.ask.as_ref().map(|ask| grant(ask, set.generate.max_new_tokens)),
         on_error: match wanted.on_error {
             plugin_set::OnError::Stop => OnError::Stop,
             plugin_set::OnError::Drop => OnError::Drop,
         },
+    }
+}
+
+fn limits(wanted: &plugin_set::Limits) -> Limits {
+    let default = Limits::default();
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let or = |number: Option<u32>, default: usize| number.map_or(default, |number| number as usize);
+    Limits {
+        fuel: wanted.fuel,
+        memory_bytes: bytes(wanted.memory_bytes),
+        memories: or(wanted.memories, default.memories),
+        tables: or(wanted.tables, default.tables),
+        table_elements: or(wanted.table_elements, default.table_elements),
+        instances: or(wanted.instances, default.instances),
+        deadline: Duration::from_secs_f64(wanted.wall_seconds),
+        copied_bytes: bytes(wanted.copied_bytes),
+        log_bytes: bytes(wanted.log_bytes),
+        run: RunLimits {
+            fuel: wanted.run_fuel,
+            log_bytes: wanted.run_log_bytes,
+            deadline: wanted.run_wall_seconds.map(Duration::from_secs_f64),
+        },
+    }
+}
+
+fn grant(wanted: &plugin_set::Ask, max_new_tokens: u32) -> Grant {
+    let grant = Grant::new(wanted.models.iter().cloned(), wanted.tokens, max_new_tokens);
+    Grant {
+        run_tokens: wanted.run_tokens,
+        requests: wanted.requests.unwrap_or(grant.requests),
+        run_requests: wanted.run_requests,
+        record_requests: wanted
+            .record_requests
+            .map_or(grant.record_requests, |requests| requests as usize),
+        ..grant
     }
 }

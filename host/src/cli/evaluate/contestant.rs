@@ -254,11 +254,7 @@ fn load(
     if let Some(need) = loaded.needs().first() {
         return Err(format!("it needs measurements such as `{need}`, which a run makes"));
     }
-    let grant = wanted.ask.then(|| Grant {
-        models: NAMES.map(str::to_owned).into(),
-        tokens: TOKENS,
-        default_max_new_tokens: MAX_NEW_TOKENS,
-    });
+    let grant = wanted.ask.then(|| Grant::new(NAMES.map(str::to_owned), TOKENS, MAX_NEW_TOKENS));
     let config = wanted.config.to_string();
     let setup = Setup { config, grant, on_error: OnError::Drop, ..Setup::new(kind) };
     loaded.configure(setup).map_err(|error| error.to_string())

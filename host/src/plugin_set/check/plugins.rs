@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Checked, Surroundings, known_model, one_of, source};
+use crate::plugin;
 use crate::plugin_set::{
     After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler,
     Scope, Write,
@@ -45,10 +46,17 @@ pub(super) fn plugin(
 fn limits(table: &Section<'_>) -> Checked<Limits> {
     let default = Limits::default();
     const GIB: u64 = 1 << 30;
-    Ok(Limits {
-        fuel: table.count("fuel", 1_000..=u64::MAX >> 1)?.unwrap_or(default.fuel),
+    const MOST: u64 = u64::MAX >> 1;
+    let parts =
+        |key: &str, most: usize| Ok(table.count(key, 1..=most as u64)?.map(|number| number as u32));
+    let limits = Limits {
+        fuel: table.count("fuel", 1_000..=MOST)?.unwrap_or(default.fuel),
         // Less than one page of 64 KiB holds nothing; 256 MiB is what the sandbox sets aside.
         memory_bytes: table.bytes("memory", 64 << 10..=256 << 20)?.unwrap_or(default.memory_bytes),
+        memories: parts("memories", plugin::MAX_MEMORIES)?,
+        tables: parts("tables", plugin::MAX_TABLES)?,
+        table_elements: parts("table_elements", plugin::MAX_TABLE_ELEMENTS)?,
+        instances: parts("instances", plugin::MAX_INSTANCES)?,
         wall_seconds: table
             .number("wall_seconds", "a number over 0, at most 3600", |s| s > 0.0 && s <= 3600.0)?
             .unwrap_or(default.wall_seconds),
@@ -56,7 +64,22 @@ fn limits(table: &Section<'_>) -> Checked<Limits> {
             .bytes("copied_bytes", 1 << 10..=4 * GIB)?
             .unwrap_or(default.copied_bytes),
         log_bytes: table.bytes("log_bytes", 0..=GIB)?.unwrap_or(default.log_bytes),
-    })
+        run_fuel: table.count("run_fuel", 1_000..=MOST)?,
+        run_log_bytes: table.bytes("run_log_bytes", 0..=GIB)?,
+        run_wall_seconds: table.number(
+            "run_wall_seconds",
+            "a number over 0, at most 1e9",
+            |s| s > 0.0 && s <= 1e9,
+        )?,
+    };
+    // A budget for the run that is less than that of a call would never let the call use its own.
+    if limits.run_fuel.is_some_and(|run| run < limits.fuel) {
+        return Err(table
+            .wrong("run_fuel", "is less than `fuel`, which one call has")
+            .label(format!("expected {} or more", limits.fuel))
+            .hint("lower `fuel` too"));
+    }
+    Ok(limits)
 }
 
 fn ask(table: &Section<'_>, models: &Models) -> Checked<Ask> {
@@ -74,7 +97,16 @@ fn ask(table: &Section<'_>, models: &Models) -> Checked<Ask> {
     names.sort();
     names.dedup();
     let tokens = table.count("tokens", 1..=1 << 50)?.unwrap_or(Ask::DEFAULT_TOKENS);
-    Ok(Ask { models: names, tokens })
+    const MOST: u64 = 1 << 50;
+    let most = plugin::MAX_REQUESTS as u64;
+    Ok(Ask {
+        models: names,
+        tokens,
+        run_tokens: table.count("run_tokens", 1..=MOST)?,
+        requests: table.count("requests", 1..=MOST)?,
+        run_requests: table.count("run_requests", 1..=MOST)?,
+        record_requests: table.integer("record_requests", 1, most)?,
+    })
 }
 
 pub(super) fn sampler(

@@ -255,6 +255,7 @@ impl filter::Guest for Guest {
         let mut replies: Vec<_> = batch.iter().map(reply).collect();
         match mode.as_str() {
             "too-few" => drop(replies.pop()),
+            "reversed" => replies.reverse(),
             "too-many" => replies.push(filter::Reply::Done(Verdict::Keep)),
             _ => {}
         }

@@ -1,0 +1,71 @@
+//! What plugins have used in the whole run, kept in the journal: their budgets survive a kill.
+//!
+//! Only plugins that have such a budget are counted, so the journals of all other runs hold nothing of
+//! it. What is done before the stages (trying plugins on samples) counts for nothing, and is the same
+//! again after a kill.
+
+use std::collections::BTreeMap;
+
+use crate::plugin::{Plugin, Spent};
+use crate::run::journal::Journal;
+use crate::run::plugins::Plugins;
+
+/// The plugins with a budget for the run.
+#[derive(Debug, Default)]
+pub struct Budgets {
+    plugins: Vec<(String, Plugin, Spent)>,
+}
+
+impl Budgets {
+    /// Takes what finished stages used from the journal.
+    pub fn open(plugins: &Plugins, journal: &Journal) -> Budgets {
+        let limited = plugins.by_place().filter(|(_, plugin)| plugin.has_run_budget());
+        let plugins = limited.map(|(place, plugin)| {
+            let mut spent = Spent::default();
+            for counts in journal.counts() {
+                let count = |what| counts.get(&name(&place, what)).copied().unwrap_or_default();
+                spent += of([count(FUEL), count(REQUESTS), count(TOKENS), count(LOG_BYTES)]);
+            }
+            (place, plugin.clone(), spent)
+        });
+        Budgets { plugins: plugins.collect() }
+    }
+
+    /// Begins a stage.
+    pub fn begin(&self) {
+        for (_, plugin, spent) in &self.plugins {
+            plugin.set_used(*spent);
+        }
+    }
+
+    /// Ends a stage; returns what it used, for its line in the journal.
+    pub fn end(&mut self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (place, plugin, spent) in &mut self.plugins {
+            let (before, now) = (*spent, plugin.used());
+            *spent = now;
+            let used = [
+                (FUEL, now.fuel - before.fuel),
+                (REQUESTS, now.requests - before.requests),
+                (TOKENS, now.tokens - before.tokens),
+                (LOG_BYTES, now.log_bytes - before.log_bytes),
+            ];
+            let used = used.into_iter().filter(|(_, number)| *number > 0);
+            counts.extend(used.map(|(what, number)| (name(place, what), number)));
+        }
+        counts
+    }
+}
+
+const FUEL: &str = "fuel";
+const REQUESTS: &str = "requests";
+const TOKENS: &str = "tokens";
+const LOG_BYTES: &str = "log-bytes";
+
+fn name(place: &str, what: &str) -> String {
+    format!("{place}.{what}")
+}
+
+fn of([fuel, requests, tokens, log_bytes]: [u64; 4]) -> Spent {
+    Spent { fuel, requests, tokens, log_bytes, ..Spent::default() }
+}
