@@ -3,7 +3,7 @@
 use std::io;
 
 use super::LONGEST_LINE;
-use crate::record::Speaker;
+use crate::{pack::PackError, record::Speaker};
 
 /// Why a data file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,13 @@ pub enum DataError {
 impl DataError {
     /// Returns the way out, where one is known.
     pub fn hint(&self) -> Option<String> {
-        let DataError::Row { problem, .. } = self else { return None };
+        let problem = match self {
+            DataError::Row { problem, .. } => problem,
+            DataError::Read { error, .. } => {
+                return error.get_ref()?.downcast_ref::<PackError>()?.hint();
+            }
+            _ => return None,
+        };
         let hint = match problem {
             RowProblem::NoPrompt => {
                 "a row has `prompt` or `messages`, for example {\"id\": \"p-1\", \"prompt\": \"…\"}"

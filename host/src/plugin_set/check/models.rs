@@ -101,7 +101,8 @@ fn saved(root: &Section<'_>, models: &Models) -> Checked<BTreeMap<String, u32>> 
 }
 
 /// Makes the paths among model names absolute. A path has a separator, begins with a dot, ends in
-/// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows.
+/// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows. A pack
+/// names no paths of whoever opens it.
 fn model_source(
     table: &Section<'_>,
     key: &str,
@@ -123,9 +124,22 @@ fn model_source(
         };
     }
     let path = around.folder(table.place_of(key)).join(&source);
-    let typed_as_path =
-        source.contains(['/', '\\']) || source.starts_with('.') || source.ends_with(".gguf");
+    let typed_as_path = is_model_path(&source);
+    if around.pack.is_some() && !is_argument(table.place_of(key)) {
+        return match typed_as_path {
+            false => Ok(source),
+            true => Err(table
+                .wrong(key, "is a path, and a pack holds no models")
+                .label("expected an alias or \"hf:owner/name@revision\"")
+                .hint(format!("`--set models.{key}=PATH` gives a model of yours"))),
+        };
+    }
     if typed_as_path || path.exists() { utf8(table, key, &path) } else { Ok(source) }
+}
+
+/// Returns whether a model name is a path, whatever is there.
+pub(in crate::plugin_set) fn is_model_path(source: &str) -> bool {
+    source.contains(['/', '\\']) || source.starts_with('.') || source.ends_with(".gguf")
 }
 
 pub(super) fn known_model(name: &str, place: &Place, models: &Models) -> Checked<()> {
