@@ -63,6 +63,10 @@ impl DataError {
             RowProblem::NotAnObject | RowProblem::NotJson(_) => {
                 "write one JSON object a line (JSONL), without a list around them"
             }
+            RowProblem::Unpaired => {
+                "put a completion whose `label` is true as `chosen` and one whose `label` is false as \
+                 `rejected` into one row with their prompt; objective `kto` learns from each by itself"
+            }
             RowProblem::NotUtf8 => "save the file as UTF-8",
             RowProblem::LastNotUser(Speaker::Assistant) => {
                 "leave the assistant's answer out: the model writes it"
@@ -94,6 +98,9 @@ pub enum RowProblem {
     /// A column that must be there.
     #[error("the row has no `{0}`")]
     Missing(&'static str),
+    /// TRL's columns of unpaired completions, where pairs are wanted.
+    #[error("the row has one completion with a `label`, and no pair of them")]
+    Unpaired,
     /// A column of another type.
     #[error("`{column}` must be {expected}")]
     Type {
