@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aligner::pack::{COMPONENTS, Contents, DATA};
 
-use super::{Place, lines, tests};
+use super::{Place, tests};
 
 /// Writes the tiny plugin set as `tiny.toml` with a component and data of its own beside it.
 fn write_tiny(place: &Place) {
@@ -80,7 +80,13 @@ fn a_pack_runs_as_its_plugin_set_does() {
 
     // What the command line says stands over the pack, with paths and names of its own.
     packed("short", &["--rounds", "1", "--set", "filter.0.plugin=builtin:length"]).expect(0);
-    assert_eq!(lines(&place.files("short"), "rounds/01/sample.jsonl").len(), 6);
+    let source = |run: &str, filter: usize| {
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&place.files(run)["run.json"]).unwrap();
+        manifest["plugin_set"]["filters"][filter]["source"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(source("short", 0), "builtin:length");
+    assert!(source("pack", 0).ends_with("/tiny.aligner#components/length1.wasm"));
 }
 
 #[test]
@@ -241,20 +247,19 @@ fn a_pack_names_nothing_outside_of_it() {
         model,
         &["`prompts` in `[data]` is `/etc/passwd`, which is not in"],
     );
-    for path in ["./secret", "../secret", "/etc", "secret/x.gguf"] {
+    // What is here by a name that is no alias is not what the pack means.
+    for path in ["./secret", "../secret", "/etc", "secret/x.gguf", "secret"] {
         check(
             plugin,
             prompts,
             path,
             &[
-                "error: `policy` in `[models]` is a path, and a pack holds no models",
+                &format!("error: `policy` in `[models]` is `{path}`, and a pack holds no models"),
+                "expected \"hf:owner/name@revision\" or an alias: `",
                 "hint: `--set models.policy=PATH` gives a model of yours",
             ],
         );
     }
-    // What is here by the name of a model is not what the pack means.
-    write_pack(&place, "x.aligner", &set(plugin, prompts, "secret"));
-    place.aligner(&["--plugins", "x.aligner", "--out", "run"]).expect(4).says(&["`secret`"]);
     // Data where a plugin belongs is no plugin.
     write_pack(&place, "x.aligner", &set(prompts, prompts, model));
     place.aligner(&["--plugins", "x.aligner", "--out", "run"]).expect(3).says(&["#data/p.jsonl"]);

@@ -12,7 +12,7 @@ use crate::{
     cli::{CliError, exit, host, output},
     data,
     pack::{self, COMPONENTS, Contents, DATA, EXTENSION, Fault, Pack},
-    plugin_set::{self, Loaded, Named, Override, Source, Thing},
+    plugin_set::{self, Loaded, Named, Override, PluginSet, Source, Thing},
     run::plugins::{Plugins, source},
 };
 
@@ -39,8 +39,9 @@ fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
         return Err(CliError::usage(message)
             .hint(format!("it ends in `.{EXTENSION}`, for example `{stem}.{EXTENSION}`")));
     }
+    try_out(&loaded.set)?;
     let (contents, text) = gather(&loaded)?;
-    // Nobody finds half a pack, nor one that would not run.
+    // Nobody finds half a pack, nor one that does not open.
     let cannot = |error: &dyn std::fmt::Display| {
         CliError::new(exit::USAGE, format!("cannot write `{}`: {error}", out.display()))
     };
@@ -56,7 +57,7 @@ fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
         .and_then(|()| writer.flush().map_err(Fault::Io))
         .map_err(|fault| cannot(&fault))?;
     drop(writer);
-    try_out(unfinished.path(), &loaded)?;
+    plugin_set::load(unfinished.path(), &models_of(&loaded), &host::embedded())?;
     readable(&unfinished).map_err(|error| cannot(&error))?;
     unfinished.persist(&out).map_err(|error| cannot(&error))?;
 
@@ -108,8 +109,10 @@ fn gather(loaded: &Loaded) -> Result<(Contents, String), CliError> {
             Some(name) => name.clone(),
             None => {
                 let from = called(&named.typed);
-                let like = from.rsplit([':', '/', '@']).find(|part| !part.is_empty());
-                let name = contents.add(folder, like.unwrap_or("file"), &from, bytes(&named)?);
+                // Of an address the last part, without a tag.
+                let last = from.strip_prefix("builtin:").unwrap_or(&from).rsplit('/').next();
+                let like = last.and_then(|last| last.split([':', '@']).next()).unwrap_or_default();
+                let name = contents.add(folder, like, &from, bytes(&named)?);
                 names.insert(format!("{folder}{source}"), name.clone());
                 name
             }
@@ -125,7 +128,7 @@ fn gather(loaded: &Loaded) -> Result<(Contents, String), CliError> {
 
 /// Returns what a source is called to others: of a path its last part, which says nothing of this machine.
 fn called(typed: &str) -> String {
-    let is_path = !typed.split_once(':').is_some_and(|(scheme, _)| scheme.len() > 1);
+    let is_path = !["builtin:", "https:", "http:", "oci:"].iter().any(|it| typed.starts_with(it));
     let last = Path::new(typed).file_name().filter(|_| is_path);
     last.map_or_else(|| typed.to_owned(), |name| name.to_string_lossy().into_owned())
 }
@@ -155,28 +158,31 @@ fn bytes(named: &Named<'_>) -> Result<Vec<u8>, CliError> {
     }
 }
 
-/// Loads the plugins and reads the data of a new pack as a run would; what a run would refuse is not
-/// packed.
-fn try_out(path: &Path, packed: &Loaded) -> Result<(), CliError> {
-    let models = plugin_set::named(body(packed), &packed.set);
-    let models = models.iter().filter_map(|named| match &named.thing {
+/// Loads the plugins and reads the data of a plugin set; what a run would refuse is not packed.
+fn try_out(set: &PluginSet) -> Result<(), CliError> {
+    let builtin = |name: &str| aligner_embed::data(name);
+    if let Some(held_out) = &set.data.held_out {
+        data::read_held_out(held_out, &builtin)?;
+    }
+    match &set.data.pairs {
+        Some(pairs) => drop(data::read_pairs(pairs, &builtin)?),
+        None if set.data.held_out.as_ref() == Some(&set.data.prompts) => {}
+        None => drop(data::read_prompts(&set.data.prompts, &builtin)?),
+    }
+    Plugins::load(host::runtime()?, set)?;
+    Ok(())
+}
+
+/// Returns the models of this machine that a plugin set names, as whoever runs its pack gives them.
+fn models_of(loaded: &Loaded) -> Vec<Override> {
+    let named = plugin_set::named(body(loaded), &loaded.set);
+    let models = named.iter().filter_map(|named| match &named.thing {
         Thing::Model { key, path: Some(path), .. } => {
             Some(Override::string("--set", &["models", key], path))
         }
         _ => None,
     });
-    let loaded = plugin_set::load(path, &models.collect::<Vec<_>>(), &host::embedded())?;
-    let nothing = |_: &str| None;
-    if let Some(held_out) = &loaded.set.data.held_out {
-        data::read_held_out(held_out, &nothing)?;
-    }
-    match &loaded.set.data.pairs {
-        Some(pairs) => drop(data::read_pairs(pairs, &nothing)?),
-        None if loaded.set.data.held_out.as_ref() == Some(&loaded.set.data.prompts) => {}
-        None => drop(data::read_prompts(&loaded.set.data.prompts, &nothing)?),
-    }
-    Plugins::load(host::runtime()?, &loaded.set)?;
-    Ok(())
+    models.collect()
 }
 
 /// Gives a file the permissions that other files have, which temporary ones have not.

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Checked, Surroundings, is_argument, one_of, utf8};
+use crate::model::source::alias::ALIASES;
 use crate::plugin_set::{
     MODEL_ROLES, Models,
     keys::{GENERATE, ROUNDS},
-    problem::Problem,
+    problem::{Problem, list},
     section::Section,
     typed::Place,
 };
@@ -124,17 +125,20 @@ fn model_source(
         };
     }
     let path = around.folder(table.place_of(key)).join(&source);
-    let typed_as_path = is_model_path(&source);
     if around.pack.is_some() && !is_argument(table.place_of(key)) {
-        return match typed_as_path {
-            false => Ok(source),
-            true => Err(table
-                .wrong(key, "is a path, and a pack holds no models")
-                .label("expected an alias or \"hf:owner/name@revision\"")
+        let aliases: Vec<&str> = ALIASES.iter().map(|alias| alias.name).collect();
+        return match aliases.contains(&source.as_str()) {
+            true => Ok(source),
+            false => Err(table
+                .wrong(key, &format!("is `{source}`, and a pack holds no models"))
+                .label(format!(
+                    "expected \"hf:owner/name@revision\" or an alias: {}",
+                    list(&aliases)
+                ))
                 .hint(format!("`--set models.{key}=PATH` gives a model of yours"))),
         };
     }
-    if typed_as_path || path.exists() { utf8(table, key, &path) } else { Ok(source) }
+    if is_model_path(&source) || path.exists() { utf8(table, key, &path) } else { Ok(source) }
 }
 
 /// Returns whether a model name is a path, whatever is there.
