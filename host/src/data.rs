@@ -26,6 +26,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
+    pack,
     plugin_set::Source,
     record::{Message, Prompt, Speaker, Text},
 };
@@ -186,6 +187,10 @@ fn rows<'a>(
             let text = builtin(short).ok_or(DataError::NoBuiltin { name: short.clone() })?;
             rows_of(&name, text.as_bytes(), each)
         }
+        Source::Packed { pack, name: file } => match pack::read(pack, file) {
+            Ok(bytes) => rows_of(&name, &bytes[..], each),
+            Err(error) => Err(DataError::Read { name, error: error.into() }),
+        },
         Source::File(path) if path.is_dir() => Err(DataError::Folder { name }),
         Source::File(path) => match File::open(path) {
             Ok(file) => rows_of(&name, BufReader::new(file), each),

@@ -19,6 +19,7 @@ pub mod measure;
 pub mod memory;
 pub mod model;
 pub mod objective;
+pub mod pack;
 pub mod plugin;
 pub mod plugin_set;
 pub mod progress;

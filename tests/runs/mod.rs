@@ -14,6 +14,7 @@ mod measure;
 mod memory;
 mod methods;
 mod models;
+mod packed;
 mod preference;
 mod refusals;
 mod reward;

@@ -234,6 +234,30 @@ fn an_adapter_of_another_model_is_named() {
 }
 
 #[test]
+fn an_adapter_where_a_model_belongs_is_called_one() {
+    let place = Place::new();
+    place.tiny("run", &["--rounds", "1"]).expect(0);
+    let folder = place.path("run/final/adapter");
+    let called = |shown: &str, said: super::Said| {
+        said.expect(4).says(&[
+            &format!("error: `{shown}` is a PEFT adapter, and no model\n"),
+            &format!("hint: `aligner model merge --adapter {shown} --out DIR` makes a model of it and its base, `"),
+            &format!("with `--adapter {shown}`"),
+        ]);
+    };
+    let shown = folder.canonicalize().unwrap().display().to_string();
+    called(&shown, place.tiny("again", &["--model", &shown]));
+    called(&shown, place.tiny("again", &["--set", &format!("models.policy={shown}")]));
+    let rows = tests().join("sets/tiny-prompts.jsonl").display().to_string();
+    let short = "run/final/adapter";
+    called(short, place.aligner(&["model", "score", "--model", short, "--data", &rows]));
+    assert!(!place.path("again").exists());
+    // What the hint says can be done.
+    place.aligner(&["model", "merge", "--adapter", short, "--out", "merged"]).expect(0);
+    place.tiny("again", &["--model", "merged", "--rounds", "1"]).expect(0);
+}
+
+#[test]
 fn a_gguf_file_with_a_sentencepiece_tokenizer_is_scored() {
     let place = Place::new();
     let bytes = std::fs::read(tests().join("fixtures/sentencepiece.json")).unwrap();

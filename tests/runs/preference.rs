@@ -187,6 +187,15 @@ fn a_judge_s_rewards_make_pairs() {
     run(&place, "other", &other)
         .expect(2)
         .says(&["`reward` of `[pair]` is `wit`", "the judge gives are `length`"]);
+    // As a filter behind the judge, found before anything is written.
+    let filter =
+        "filter=[{ after = 'judge', plugin = 'builtin:threshold', config.rewards.wit = 3 }]";
+    run(&place, "other", &["--rounds", "1", "--set", &judge, "--set", filter])
+        .expect(2)
+        .says(&["it has no reward `wit`; it has: length", "hint: this was tried on made-up"]);
+    assert!(!place.path("other").exists());
+    let filter = filter.replace("wit", "length");
+    run(&place, "other", &["--rounds", "1", "--set", &judge, "--set", &filter]).expect(0);
 }
 
 /// Pairs as text and as messages, some with principles.

@@ -1,6 +1,6 @@
 //! What a run directory refuses, and with which words.
 
-use super::Place;
+use super::{Place, tests};
 
 #[test]
 fn a_folder_with_other_files_is_left_alone() {
@@ -100,7 +100,7 @@ fn a_journal_that_was_emptied_does_not_begin_the_run_over() {
         for said in [resumed, again, asked, report] {
             said.expect(5).says(&[
                 "`run/journal.jsonl` is damaged: it says nothing of `pool`, which is there",
-                "hint: restore the file, or start the run again with `--fresh`",
+                "hint: restore the file, or begin again: `aligner --plugins SET --out DIR --fresh`",
             ]);
         }
         assert_eq!(place.files("run"), before);
@@ -110,6 +110,30 @@ fn a_journal_that_was_emptied_does_not_begin_the_run_over() {
     std::fs::write(&journal, &finished["journal.jsonl"]).unwrap();
     place.aligner(&["resume", "run"]).expect(0);
     assert_eq!(place.files("run"), finished);
+}
+
+#[test]
+fn a_run_is_not_resumed_on_what_has_changed() {
+    let place = Place::new();
+    place.write_set("set.toml", "");
+    let prompts = std::fs::read_to_string(tests().join("sets/tiny-prompts.jsonl")).unwrap();
+    std::fs::write(place.path("p.jsonl"), &prompts).unwrap();
+    let run = ["--plugins", "set.toml", "--prompts", "p.jsonl", "--out", "run", "--rounds", "1"];
+    let killed = place.command(&run).env("ALIGNER_FAULT", "kill:20").output().unwrap();
+    assert!(!killed.status.success());
+    std::fs::write(place.path("p.jsonl"), prompts.replace("fruit", "tree")).unwrap();
+    let before = place.files("run");
+    let changed =
+        format!("`{}`", place.folder.path().canonicalize().unwrap().join("p.jsonl").display());
+    let said = place.aligner(&["resume", "run"]).expect(5).says(&[
+        &format!("error: `run` cannot go on: since it began this has changed: prompts {changed}\n"),
+        "hint: put it back as it was; `aligner --plugins SET --out DIR` begins another run",
+    ]);
+    // It has no such flags itself.
+    assert!(!said.stderr.contains("with `--"), "{}", said.stderr);
+    assert_eq!(place.files("run"), before);
+    std::fs::write(place.path("p.jsonl"), prompts).unwrap();
+    place.aligner(&["resume", "run"]).expect(0);
 }
 
 #[test]

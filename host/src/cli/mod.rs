@@ -132,6 +132,8 @@ mod tests {
         check("aligner evaluate --plugins e.toml --data d --ask j", Ok(r#"ask: ["j"]"#));
         check("aligner methods", Ok("Methods"));
         check("aligner plugin check f.wasm --json", Ok("json: true"));
+        check("aligner plugin pack s.toml -o x.aligner", Ok(r#"out: Some("x.aligner")"#));
+        check("aligner plugin pack --list x.aligner", Ok("list: true"));
     }
 
     #[test]
@@ -171,6 +173,7 @@ mod tests {
             check(&line, Err("expected a size in KB, MB, GB or TB"));
         }
         check("aligner plugin check", Err("<FILE>"));
+        check("aligner plugin pack --list x.aligner -o y", Err("cannot be used with"));
         check("aligner evaluate a.wasm", Err("--data <FILE>"));
         check("aligner evaluate a.wasm --data d --limit 0", Err("0 is not in 1.."));
         check("aligner evaluate a.wasm --data d --column x=y", Err("expected ROLE=NAME"));

@@ -2,6 +2,7 @@
 
 mod build;
 mod new;
+mod pack;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub enum PluginCommand {
     Build(BuildArgs),
     /// Say what a component is, imports and asks, before anything of it runs
     Check(CheckArgs),
+    /// Put a plugin set, its plugins and its data into one file, or say what such a file holds
+    Pack(PackArgs),
 }
 
 /// Arguments of `plugin new`.
@@ -104,12 +107,27 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// Arguments of `plugin pack`.
+#[derive(Clone, Debug, Args)]
+pub struct PackArgs {
+    /// Plugin set: a TOML file, or the name of an embedded one; with --list, a packed one
+    #[arg(value_name = "SET")]
+    pub set: PathBuf,
+    /// Where the pack goes; SET.aligner here where absent
+    #[arg(long, short, value_name = "FILE", conflicts_with = "list")]
+    pub out: Option<PathBuf>,
+    /// Print what a pack holds, once its files are found to be those that were packed
+    #[arg(long)]
+    pub list: bool,
+}
+
 /// Does what is asked of a plugin.
 pub fn main(command: &PluginCommand) -> Result<(), CliError> {
     match command {
         PluginCommand::New(args) => new::main(args),
         PluginCommand::Build(args) => build::main(args),
         PluginCommand::Check(args) => check(args),
+        PluginCommand::Pack(args) => pack::main(args),
     }
 }
 

@@ -21,6 +21,25 @@ pub struct ResumeArgs {
     pub progress: Option<ProgressArg>,
 }
 
+/// Fails where what a run stands on is not what it was: files, models, or what it is computed with.
+fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(), CliError> {
+    let differences = now.differences(begun);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let shown = args.directory.display();
+    let message = format!(
+        "`{shown}` cannot go on: since it began this has changed: {}",
+        differences.join(", ")
+    );
+    let back = match now.engine == begun.engine {
+        true => "put it back as it was".to_owned(),
+        false => format!("it began on `{}`, which `--device` picks", begun.engine),
+    };
+    Err(CliError::new(exit::RUN_DIRECTORY, message)
+        .hint(format!("{back}; `aligner --plugins SET --out DIR` begins another run")))
+}
+
 /// Goes on with a run to its end; one that is finished has its table printed.
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     cancel::listen()?;
@@ -33,7 +52,8 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     };
     let progress = ProgressArg::open(args.progress);
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
-    let prepared = run_verb::prepare(manifest.plugin_set, device, &progress)?;
+    let prepared = run_verb::prepare(manifest.plugin_set.clone(), device, &progress)?;
+    check_same(args, &prepared.manifest, &manifest)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
         Opened::Open(directory) => {

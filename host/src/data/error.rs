@@ -3,7 +3,7 @@
 use std::io;
 
 use super::LONGEST_LINE;
-use crate::record::Speaker;
+use crate::{pack::PackError, record::Speaker};
 
 /// Why a data file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +49,23 @@ pub enum DataError {
 impl DataError {
     /// Returns the way out, where one is known.
     pub fn hint(&self) -> Option<String> {
-        let DataError::Row { problem, .. } = self else { return None };
+        let problem = match self {
+            DataError::Row { problem, .. } => problem,
+            DataError::Read { error, .. } => {
+                return error.get_ref()?.downcast_ref::<PackError>()?.hint();
+            }
+            _ => return None,
+        };
         let hint = match problem {
             RowProblem::NoPrompt => {
                 "a row has `prompt` or `messages`, for example {\"id\": \"p-1\", \"prompt\": \"…\"}"
             }
             RowProblem::NotAnObject | RowProblem::NotJson(_) => {
                 "write one JSON object a line (JSONL), without a list around them"
+            }
+            RowProblem::Unpaired => {
+                "put a completion whose `label` is true as `chosen` and one whose `label` is false as \
+                 `rejected` into one row with their prompt; objective `kto` learns from each by itself"
             }
             RowProblem::NotUtf8 => "save the file as UTF-8",
             RowProblem::LastNotUser(Speaker::Assistant) => {
@@ -88,6 +98,9 @@ pub enum RowProblem {
     /// A column that must be there.
     #[error("the row has no `{0}`")]
     Missing(&'static str),
+    /// TRL's columns of unpaired completions, where pairs are wanted.
+    #[error("the row has one completion with a `label`, and no pair of them")]
+    Unpaired,
     /// A column of another type.
     #[error("`{column}` must be {expected}")]
     Type {

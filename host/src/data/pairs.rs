@@ -61,6 +61,10 @@ pub fn read_pairs<'a>(
 
 /// Returns prompt, chosen and rejected completion.
 fn sequences(row: &Map<String, Value>) -> Result<(Text, String, String), RowProblem> {
+    let is_pair = present(row, "chosen") || present(row, "rejected");
+    if !is_pair && present(row, "completion") && present(row, "label") {
+        return Err(RowProblem::Unpaired);
+    }
     let [chosen, rejected] =
         ["chosen", "rejected"].map(|key| row.get(key).ok_or(RowProblem::Missing(key)));
     let (chosen, rejected) = (chosen?, rejected?);
@@ -189,6 +193,11 @@ mod tests {
     #[test]
     fn what_is_no_pair_is_named() {
         check(r#"{"prompt":"a","chosen":"b"}"#, "the row has no `rejected`");
+        check(
+            r#"{"prompt":"a","completion":"b","label":true}"#,
+            "the row has one completion with a `label`, and no pair of them",
+        );
+        check(r#"{"prompt":"a","completion":"b"}"#, "the row has no `chosen`");
         check(r#"{"chosen":"b","rejected":"c"}"#, "the row has no prompt");
         check(r#"{"prompt":"a","chosen":"","rejected":"c"}"#, "`chosen` is empty");
         check(r#"{"prompt":"","chosen":"b","rejected":"c"}"#, "`prompt` is empty");

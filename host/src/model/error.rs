@@ -15,6 +15,14 @@ pub enum ModelError {
         /// The way out.
         hint: String,
     },
+    /// An adapter stands where a model belongs.
+    #[error("`{}` is a PEFT adapter, and no model", path.display())]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// The way out.
+        hint: String,
+    },
     /// A file could not be read or written.
     #[error("`{}` cannot be {action}: {source}", path.display())]
     Io {
@@ -110,6 +118,7 @@ impl ModelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ModelError::Unknown { hint, .. }
+            | ModelError::Adapter { hint, .. }
             | ModelError::Unsupported { hint, .. }
             | ModelError::Template { hint, .. }
             | ModelError::Fetch { hint, .. } => Some(hint.clone()),

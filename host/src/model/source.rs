@@ -21,7 +21,7 @@ use super::safetensors::Safetensors;
 use super::template::Template;
 use super::text::Model;
 use super::tokenizer::{Tokenizer, optional_json};
-use super::{config, digest, safetensors};
+use super::{config, digest, peft, safetensors};
 
 /// How far a download is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,9 @@ fn open_gguf(
 fn open_folder(name: &str, folder: &Path) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
     let config_path = folder.join("config.json");
     let Some(config) = optional_json(&config_path)? else {
+        if peft::is_adapter(folder) {
+            return Err(adapter(folder));
+        }
         return Err(ModelError::malformed(
             folder,
             "has no `config.json`, so it is not a model in Hugging Face layout",
@@ -135,6 +138,18 @@ fn open_folder(name: &str, folder: &Path) -> Result<(Model, Box<dyn Checkpoint>)
     let digest = digest::of_files(&files)?;
     let model = Model::new(name, digest, spec, tokenizer, template, folder.to_owned())?;
     Ok((model, Box::new(checkpoint)))
+}
+
+/// Says what an adapter folder is, and how it is used.
+fn adapter(folder: &Path) -> ModelError {
+    let base = peft::base_of(folder).map(|base| format!(", `{}`", base.escape_debug()));
+    let shown = folder.display();
+    let hint = format!(
+        "`aligner model merge --adapter {shown} --out DIR` makes a model of it and its base{}; `aligner \
+         model chat`, `score` and `eval` take it beside that, with `--adapter {shown}`",
+        base.unwrap_or_default()
+    );
+    ModelError::Adapter { path: folder.to_owned(), hint }
 }
 
 /// The files beside the weights that change what a model reads or writes.

@@ -100,6 +100,11 @@ impl Source {
         self.bytes.len()
     }
 
+    /// Returns the bytes of the file.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.
     pub fn digest(&self) -> String {
         sha256(&self.bytes)

@@ -12,6 +12,7 @@ mod settings;
 use std::path::Path;
 
 use extrapolate::extrapolation;
+pub(super) use models::is_model_path;
 use models::{generates_with, known_model, models};
 use objective::pairing;
 use plugins::{difficulty, filters, plugin, sampler};
@@ -26,6 +27,7 @@ use super::{
     typed::{Kind, Node, Place},
 };
 use crate::model::backend::WeightType;
+use crate::pack::Pack;
 
 use crate::date::{Date, NoDate};
 
@@ -42,6 +44,8 @@ pub(super) struct Surroundings<'a> {
     pub file_folder: &'a Path,
     /// What relative paths in arguments are relative to.
     pub argument_folder: &'a Path,
+    /// Where the file lies in a pack: what it names is in there.
+    pub pack: Option<&'a Pack>,
 }
 
 /// Checks the whole tree.
@@ -222,7 +226,8 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
     })
 }
 
-/// Reads `builtin:NAME` or a path, and sees that it is there.
+/// Reads `builtin:NAME` or a path, and sees that it is there. In a pack it is the name of another file of
+/// it.
 fn source(
     table: &Section<'_>,
     key: &str,
@@ -231,6 +236,18 @@ fn source(
     names: &[&str],
     around: &Surroundings<'_>,
 ) -> Checked<Source> {
+    if let Some(pack) = around.pack.filter(|_| !is_argument(table.place_of(key))) {
+        let names: Vec<&str> = pack.names().collect();
+        return match names.contains(&text) {
+            true => Ok(Source::Packed { pack: pack.path().to_owned(), name: text.to_owned() }),
+            false => Err(table
+                .wrong(key, &format!("is `{text}`, which is not in the pack"))
+                .label(one_of(&names))
+                .hint(
+                    "a packed plugin set has its plugins and data with it; `--set` names others",
+                )),
+        };
+    }
     if let Some(name) = text.strip_prefix("builtin:") {
         if names.contains(&name) {
             return Ok(Source::Builtin(name.to_owned()));

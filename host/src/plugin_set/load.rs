@@ -10,6 +10,7 @@ use super::{
     check::{self, Surroundings},
     typed::{self, Override},
 };
+use crate::pack::{self, Pack};
 
 /// What the binary carries, by name.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,8 +34,8 @@ pub struct Loaded {
     pub text: String,
 }
 
-/// Reads the plugin set that `name` stands for: a path, or else the embedded set of that name (with
-/// or without `.toml`); the `overrides` stand over what it says.
+/// Reads the plugin set that `name` stands for: a path, that of a pack too, or else the embedded set of
+/// that name (with or without `.toml`); the `overrides` stand over what it says.
 ///
 /// Relative paths in the file are relative to its folder, relative paths in overrides to the current
 /// one. Fails with what stands in [`PluginSetError`].
@@ -45,6 +46,9 @@ pub fn load(
 ) -> Result<Loaded, PluginSetError> {
     let here = std::path::absolute(".")
         .map_err(|error| PluginSetError::Read { path: PathBuf::from("."), error })?;
+    if pack::is_pack(name) {
+        return load_packed(name, &here, overrides, embedded);
+    }
     let asked = name.to_string_lossy();
     let stem = asked.strip_prefix("builtin:").unwrap_or(&asked);
     let stem = stem.strip_suffix(".toml").unwrap_or(stem);
@@ -82,6 +86,26 @@ pub fn load(
     Ok(Loaded { set, name: shown, text })
 }
 
+/// Reads the plugin set of a pack, in which it finds all that it names but models.
+fn load_packed(
+    name: &Path,
+    here: &Path,
+    overrides: &[Override],
+    embedded: &Embedded<'_>,
+) -> Result<Loaded, PluginSetError> {
+    let path = here.join(name);
+    if path.to_str().is_none() {
+        return Err(PluginSetError::FolderNotUtf8 { path });
+    }
+    let pack = Pack::open(&path)?;
+    let text = pack.plugin_set()?;
+    let around =
+        Surroundings { embedded, file_folder: here, argument_folder: here, pack: Some(&pack) };
+    let shown = name.display().to_string();
+    let set = check(&format!("{shown}#{}", pack::SET), &text, &around, overrides)?;
+    Ok(Loaded { set, name: shown, text })
+}
+
 /// Checks the `text` of a plugin set that messages call `name`.
 ///
 /// Relative paths in the text are relative to `folder`, those in overrides to `here`; both absolute.
@@ -93,15 +117,24 @@ pub fn parse(
     overrides: &[Override],
     embedded: &Embedded<'_>,
 ) -> Result<PluginSet, PluginSetError> {
+    let around = Surroundings { embedded, file_folder: folder, argument_folder: here, pack: None };
+    check(name, text, &around, overrides)
+}
+
+fn check(
+    name: &str,
+    text: &str,
+    around: &Surroundings<'_>,
+    overrides: &[Override],
+) -> Result<PluginSet, PluginSetError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let arguments: Vec<&str> = overrides.iter().map(|each| each.argument.as_str()).collect();
-    let around = Surroundings { embedded, file_folder: folder, argument_folder: here };
     let checked = || {
         let mut root = typed::parse(text)?;
         for (index, each) in overrides.iter().enumerate() {
             each.apply(&mut root, index)?;
         }
-        check::plugin_set(&root, &around)
+        check::plugin_set(&root, around)
     };
     checked().map_err(|problem: super::problem::Problem| problem.locate(name, text, &arguments))
 }

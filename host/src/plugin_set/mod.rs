@@ -8,6 +8,7 @@ mod check;
 mod extrapolate;
 mod keys;
 mod load;
+mod named;
 mod plugin;
 pub(crate) mod problem;
 pub(crate) mod section;
@@ -24,6 +25,7 @@ use crate::date::Date;
 
 pub use extrapolate::{Alpha, Extrapolate, Goal, Guard, Origin, Search};
 pub use load::{Embedded, Loaded, load, parse};
+pub use named::{Named, Thing, named};
 pub use plugin::{
     After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Source, Write,
 };

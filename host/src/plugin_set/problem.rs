@@ -5,6 +5,7 @@ use std::{fmt, io, ops::Range, path::PathBuf};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::typed::{OverrideError, Place};
+use crate::pack::PackError;
 
 /// Why there is no plugin set.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum PluginSetError {
         /// The folder.
         path: PathBuf,
     },
+    /// A pack cannot be opened.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// A `--set` argument cannot be read.
     #[error(transparent)]
     Override(#[from] OverrideError),
@@ -71,6 +75,7 @@ impl PluginSetError {
             PluginSetError::Override(_) => Some(
                 "write `--set KEY=VALUE`, for example `--set generate.temperature=0.5`".to_owned(),
             ),
+            PluginSetError::Pack(error) => error.hint(),
             PluginSetError::Invalid(invalid) => invalid.hint.clone(),
             PluginSetError::Read { .. } | PluginSetError::FolderNotUtf8 { .. } => None,
         }

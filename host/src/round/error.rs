@@ -168,8 +168,8 @@ impl RunError {
             RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { path, nothing } => Some(format!(
-                "{}; then begin a new run: the same settings end here again, so name another folder \
-                 with `--out`, or throw this run away with `--fresh`",
+                "{}; then begin a new run with `aligner --plugins SET`: the same settings end here again, \
+                 so name another folder with `--out`, or throw this run away with `--fresh`",
                 match nothing.round {
                     0 => "too long: shorten the prompts, show fewer exemplars, lower \
                           `generate.max_new_tokens`, or take a model with a longer context"

@@ -36,6 +36,7 @@ pub use models::{
     Aligned, Job, Kind as ModelKind, Loaded, Models, Opened, Policy, ScoreJob, row, row_ending,
 };
 pub use needs::{GRAMMAR, Need, Number, What, variant as variant_of};
+pub use pair::check_reward;
 pub use pool::Pool;
 
 use std::collections::BTreeMap;

@@ -45,7 +45,7 @@ pub fn pair(
 }
 
 /// Fails where `[pair] reward` is a name that the judge gives to no reward.
-fn check_reward(records: &[Record], pairing: &Pairing) -> Result<(), RunError> {
+pub fn check_reward(records: &[Record], pairing: &Pairing) -> Result<(), RunError> {
     let Some(reward) = &pairing.reward else { return Ok(()) };
     let rewards = records.iter().flat_map(|record| &record.rewards);
     let names: BTreeSet<&str> = rewards.map(|given| given.name.as_str()).collect();

@@ -83,17 +83,19 @@ impl DirectoryError {
                 Some("make room, then `aligner resume` goes on from the last finished batch".into())
             }
             DirectoryError::Io { .. } => None,
-            DirectoryError::InUse { .. } => {
-                Some("wait for it to end, or name another folder with `--out`".into())
-            }
-            DirectoryError::Damaged { .. } => {
-                Some("restore the file, or start the run again with `--fresh`".into())
-            }
+            DirectoryError::InUse { .. } => Some(
+                "wait for it to end; `aligner --plugins SET --out DIR` begins another run".into(),
+            ),
+            DirectoryError::Damaged { .. } => Some(
+                "restore the file, or begin again: `aligner --plugins SET --out DIR --fresh`"
+                    .into(),
+            ),
             DirectoryError::Newer { .. } => Some("upgrade aligner to open this run".into()),
             DirectoryError::Occupied { hint, .. } => Some(hint.clone()),
-            DirectoryError::Changed { .. } => {
-                Some("put it back as it was, or start a new run with `--out` or `--fresh`".into())
-            }
+            DirectoryError::Changed { .. } => Some(
+                "put it back as it was, or begin again: `aligner --plugins SET --out DIR --fresh`"
+                    .into(),
+            ),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
+use crate::pack;
 use crate::plugin::{
     Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, RunLimits, Runtime, Setup, Source,
 };
@@ -111,6 +112,13 @@ pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Valu
 pub fn source(source: &plugin_set::Source) -> Result<Source, PluginError> {
     match source {
         plugin_set::Source::File(path) => Source::file(path),
+        plugin_set::Source::Packed { pack, name } => match pack::read(pack, name) {
+            Ok(bytes) => Ok(Source::bytes(source.to_string(), bytes)),
+            Err(error) => {
+                let fault = LoadFault::Unreadable(error.into());
+                Err(PluginError::Load { source_name: source.to_string(), fault })
+            }
+        },
         plugin_set::Source::Builtin(name) => match aligner_embed::component(name) {
             Some(bytes) => Ok(Source::embedded(format!("builtin:{name}"), bytes)),
             None => {

@@ -1,6 +1,8 @@
 //! What is tried before anything is written: whether the model can read what the principle plugin
-//! puts, whether that holds the completions that are compared, and whether plugins can work on pairs
-//! that are given.
+//! puts, whether that holds the completions that are compared, whether plugins can work on pairs that
+//! are given, and whether the judge gives the rewards that are wanted by name.
+
+mod rewards;
 
 use super::Prepared;
 use super::plan::{PROBES, place};
@@ -19,10 +21,14 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
         _ if prepared.aligned.is_some() => Ok(()),
         (Some(principle), true) => {
             check_readable(prepared, principle)?;
-            check_compared(prepared, principle)
+            check_compared(prepared, principle)?;
+            rewards::check(prepared)
         }
-        (None, true) => Ok(()),
-        (_, false) => check_given(prepared),
+        (None, true) => rewards::check(prepared),
+        (_, false) => {
+            check_given(prepared)?;
+            rewards::check(prepared)
+        }
     }
 }
 

@@ -115,7 +115,7 @@ fn named(text: &str) -> Result<Wanted, CliError> {
 fn short(source: &Source) -> String {
     match source {
         Source::Builtin(name) => name.clone(),
-        Source::File(path) => path
+        Source::File(path) | Source::Packed { pack: path, .. } => path
             .file_stem()
             .map_or_else(|| source.to_string(), |stem| stem.to_string_lossy().into_owned()),
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Checked, Surroundings, is_argument, one_of, utf8};
+use crate::model::source::alias::ALIASES;
 use crate::plugin_set::{
     MODEL_ROLES, Models,
     keys::{GENERATE, ROUNDS},
-    problem::Problem,
+    problem::{Problem, list},
     section::Section,
     typed::Place,
 };
@@ -101,7 +102,8 @@ fn saved(root: &Section<'_>, models: &Models) -> Checked<BTreeMap<String, u32>> 
 }
 
 /// Makes the paths among model names absolute. A path has a separator, begins with a dot, ends in
-/// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows.
+/// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows. A pack
+/// names no paths of whoever opens it.
 fn model_source(
     table: &Section<'_>,
     key: &str,
@@ -123,9 +125,25 @@ fn model_source(
         };
     }
     let path = around.folder(table.place_of(key)).join(&source);
-    let typed_as_path =
-        source.contains(['/', '\\']) || source.starts_with('.') || source.ends_with(".gguf");
-    if typed_as_path || path.exists() { utf8(table, key, &path) } else { Ok(source) }
+    if around.pack.is_some() && !is_argument(table.place_of(key)) {
+        let aliases: Vec<&str> = ALIASES.iter().map(|alias| alias.name).collect();
+        return match aliases.contains(&source.as_str()) {
+            true => Ok(source),
+            false => Err(table
+                .wrong(key, &format!("is `{source}`, and a pack holds no models"))
+                .label(format!(
+                    "expected \"hf:owner/name@revision\" or an alias: {}",
+                    list(&aliases)
+                ))
+                .hint(format!("`--set models.{key}=PATH` gives a model of yours"))),
+        };
+    }
+    if is_model_path(&source) || path.exists() { utf8(table, key, &path) } else { Ok(source) }
+}
+
+/// Returns whether a model name is a path, whatever is there.
+pub(in crate::plugin_set) fn is_model_path(source: &str) -> bool {
+    source.contains(['/', '\\']) || source.starts_with('.') || source.ends_with(".gguf")
 }
 
 pub(super) fn known_model(name: &str, place: &Place, models: &Models) -> Checked<()> {

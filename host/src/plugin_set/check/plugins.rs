@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Checked, Surroundings, known_model, one_of, source};
+use super::{Checked, Surroundings, is_argument, known_model, one_of, source};
 use crate::plugin;
 use crate::plugin_set::{
     After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler,
@@ -150,6 +150,9 @@ pub(super) fn filters(
         ("judge", After::Judge),
         ("pair", After::Pair),
     ];
+    // Whoever tries an aligned model from the command line leaves the file as it is.
+    let models = root.required_free_table("models")?;
+    let aligned = models.has("aligned") && !is_argument(models.place_of("aligned"));
     let mut filters = Vec::new();
     for table in root.tables("filter", &FILTER)? {
         let Some(after) = table.choice("after", &places)? else {
@@ -160,6 +163,11 @@ pub(super) fn filters(
                 return Err(table
                     .wrong("after", "is `judge`, and the plugin set has no `[judge]`")
                     .label("expected `sample` or `generate`"));
+            }
+            After::Pair if aligned => {
+                return Err(table
+                    .wrong("after", "is `pair`, and `[models] aligned` leaves no round to pair in")
+                    .label("expected no filter: nothing is generated and nothing trained"));
             }
             After::Pair if !set.compares() => {
                 return Err(table
