@@ -33,7 +33,7 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     };
     let progress = ProgressArg::open(args.progress);
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
-    let prepared = run_verb::prepare(manifest.plugin_set, device, &progress)?;
+    let prepared = run_verb::prepare(manifest.pinned_set(), device, &progress)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
         Opened::Open(directory) => {

@@ -92,6 +92,11 @@ impl Source {
         Ok(Source::bytes(name, bytes))
     }
 
+    /// Returns what is in the file.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns the size of the file in bytes.
     #[expect(clippy::len_without_is_empty, reason = "an empty file is no plugin, and refused")]
     pub fn len(&self) -> usize {
