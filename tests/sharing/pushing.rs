@@ -109,7 +109,6 @@ fn a_registry_that_gives_something_else_is_not_believed() {
 
     // What was fetched before is there whatever the registry says now, unless it was changed.
     open("a", &pushed.reference, None).unwrap();
-    std::fs::write(folder.path().join("a/fetched").join(&pushed.manifest), "{}").unwrap_or(());
     for entry in std::fs::read_dir(folder.path().join("a")).unwrap() {
         std::fs::write(entry.unwrap().path(), "{}").unwrap();
     }
@@ -155,7 +154,8 @@ fn an_endless_manifest_and_a_mute_registry_end() {
         Ok(())
     });
     let error = open(&mute, 0.2);
-    assert!(error.contains("cannot be reached"), "{error}");
+    let said = ["cannot be reached", "is not there after 0.4 s"];
+    assert!(said.iter().any(|said| error.contains(said)), "{error}");
 }
 
 #[test]

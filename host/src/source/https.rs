@@ -24,6 +24,8 @@ pub(super) fn fetch(
     patience: &Patience,
     report: Report<'_>,
 ) -> Result<Vec<u8>, Fault> {
+    let mut url = Url::parse(address)
+        .map_err(|error| Fault::new(format!("is no address: {error}"), "check the address"))?;
     let config = Agent::config_builder()
         .max_redirects(0)
         .http_status_as_error(false)
@@ -36,8 +38,6 @@ pub(super) fn fetch(
         .accept_encoding("identity")
         .build();
     let agent = Agent::new_with_config(config);
-    let mut url = Url::parse(address)
-        .map_err(|error| Fault::new(format!("is no address: {error}"), "check the address"))?;
     for _ in 0..=REDIRECTS {
         let answer = agent.get(url.as_str()).header("accept", "application/wasm, */*;q=0.5").call();
         let answer = answer.map_err(|error| unreachable(&error, patience))?;

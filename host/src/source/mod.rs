@@ -103,7 +103,10 @@ impl Fetcher {
         report: Report<'_>,
     ) -> Result<Found, PluginError> {
         let kept = kept::Kept::open(self.kept.clone());
-        let before = pin.and_then(|pin| kept.get(&pin.sha256)).filter(|_| source.is_remote());
+        let before = match pin {
+            Some(pin) if source.is_remote() => kept.get(&pin.sha256),
+            _ => None,
+        };
         let (component, manifest) = match (source, before) {
             (Source::Builtin(name), _) => (embedded(name)?, None),
             (Source::File(path), _) => (plugin::Source::file(path)?, None),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
 use oci_client::{Reference, RegistryOperation};
 use serde_json::json;
@@ -122,21 +122,22 @@ async fn blob(
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| {
-            let message = format!("broke off after {} bytes: {}", bytes.len(), chain(&error));
-            Fault::new(message, "try again later")
+            match error.get_ref().is_some_and(|inner| inner.is::<DigestError>()) {
+                true => Fault::new(
+                    format!("gives something else than its manifest says: {error}"),
+                    "try again later; if it stays so, do not use it",
+                ),
+                false => Fault::new(
+                    format!("broke off after {} bytes: {}", bytes.len(), chain(&error)),
+                    "try again later",
+                ),
+            }
         })?;
         check_size(bytes.len() as u64 + chunk.len() as u64)?;
         bytes.extend_from_slice(&chunk);
         watch.note(bytes.len());
     }
-    let found = format!("sha256:{}", sha256(&bytes));
-    match found == layer.digest {
-        true => Ok(bytes),
-        false => Err(Fault::new(
-            format!("gives a component with {found}, and its manifest says {}", layer.digest),
-            "try again later; if it stays so, the registry is broken",
-        )),
-    }
+    Ok(bytes)
 }
 
 /// Returns the layer of a manifest that is the component.
@@ -340,13 +341,20 @@ fn failed(error: &OciDistributionError) -> Fault {
         OciErrorCode::NotFound,
     ];
     let denied = [OciErrorCode::Unauthorized, OciErrorCode::Denied];
+    let status = match error {
+        E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => Some(401),
+        E::ServerError { code, .. } => Some(*code),
+        E::ImageManifestNotFoundError(_) => Some(404),
+        E::RequestError(error) => error.status().map(|status| status.as_u16()),
+        _ => None,
+    };
     match error {
-        E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => {
+        _ if matches!(status, Some(401 | 403)) || is(&denied) => {
             Fault::new("is refused: the registry wants a login", login::WAY_OUT)
         }
-        _ if is(&denied) => Fault::new("is refused: the registry wants a login", login::WAY_OUT),
-        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => not_there(),
-        _ if is(&missing) => not_there(),
+        _ if status == Some(404) || is(&missing) => {
+            Fault::new("is not in the registry", "check name, tag and digest")
+        }
         E::RequestError(error) => Fault::new(
             format!("cannot be reached: {}", chain(error)),
             "check registry and network; plain `http:` is spoken to registries on this machine alone",
@@ -360,10 +368,6 @@ fn failed(error: &OciDistributionError) -> Fault {
             "check registry, name and tag; what is there may be no component",
         ),
     }
-}
-
-fn not_there() -> Fault {
-    Fault::new("is not in the registry", "check name, tag and digest")
 }
 
 /// Returns an error with its causes.
