@@ -196,6 +196,7 @@ fn rows<'a>(
             Ok(file) => rows_of(&name, BufReader::new(file), each),
             Err(error) => Err(DataError::Read { name, error }),
         },
+        Source::Url(_) | Source::Oci(_) => Err(DataError::Remote { name }),
     }
 }
 

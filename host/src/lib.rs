@@ -28,4 +28,5 @@ pub mod report;
 pub mod reward;
 pub mod round;
 pub mod run;
+pub mod source;
 pub mod train;

@@ -135,7 +135,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Said {
+    pub fn of(output: Output) -> Said {
         Said {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),

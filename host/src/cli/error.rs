@@ -5,7 +5,7 @@ use std::fmt;
 use super::exit;
 use crate::{
     data::DataError,
-    plugin_set::{OverrideError, PluginSetError},
+    plugin_set::{OverrideError, PluginSetError, lock::LockError},
 };
 
 /// An error as the user sees it, with the code that the program exits with.
@@ -64,6 +64,12 @@ impl From<PluginSetError> for CliError {
 
 impl From<OverrideError> for CliError {
     fn from(error: OverrideError) -> CliError {
+        PluginSetError::from(error).into()
+    }
+}
+
+impl From<LockError> for CliError {
+    fn from(error: LockError) -> CliError {
         PluginSetError::from(error).into()
     }
 }

@@ -15,18 +15,19 @@ use crate::{
         backend::{AnyDevice, WeightType},
         export::ExportError,
         peft::{self, PeftError},
-        source::{self, alias::ALIASES},
+        source::{self as model_source, alias::ALIASES},
         template::ChatSettings,
         weights::LoadedAdapter,
     },
     plugin::{self, LoadFault, PluginError, Runtime},
-    plugin_set::Embedded,
+    plugin_set::{Embedded, Source, SourceError},
     progress::{Progress, Stage},
     round::{Loaded, Opened, RunError},
     run::{
         directory::DirectoryError,
         manifest::{self, Manifest},
     },
+    source::{Fetcher, Found},
 };
 
 /// Returns what this binary carries, for plugin sets to name.
@@ -50,6 +51,22 @@ pub fn runtime() -> Result<Runtime, CliError> {
     Ok(Runtime::new(settings)?)
 }
 
+/// Returns the source that an argument names.
+pub fn source(text: &str) -> Result<Source, CliError> {
+    text.parse().map_err(|SourceError { what, hint }| {
+        CliError::usage(format!("`{text}` {what}")).hint(hint)
+    })
+}
+
+/// Returns the component that an argument names with its source, fetched where it has to be.
+pub fn component(text: &str, progress: &Progress) -> Result<(Source, Found), CliError> {
+    let source = source(text)?;
+    let mut downloads = Downloads::new(progress);
+    let found = Fetcher::from_env().open(&source, None, &mut |state| downloads.note(state));
+    downloads.finish();
+    Ok((source, found?))
+}
+
 /// Shows the progress of downloads, one stage for each.
 pub struct Downloads<'a> {
     progress: &'a Progress,
@@ -63,7 +80,7 @@ impl<'a> Downloads<'a> {
     }
 
     /// Hears how far a download is.
-    pub fn note(&mut self, state: source::Progress) {
+    pub fn note(&mut self, state: model_source::Progress) {
         const KIB: u64 = 1024;
         let same = self.current.as_ref().is_some_and(|(what, _, _)| *what == state.what);
         if !same {

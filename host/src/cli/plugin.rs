@@ -1,19 +1,20 @@
 //! `aligner plugin …`: one component by itself. This file holds the arguments.
 
 mod build;
+mod lock;
 mod new;
 mod pack;
+mod share;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{CliError, host, output};
+use super::{CliError, ProgressArg, host, output};
 use crate::{
     plugin::{Kind, Limits, Setup},
-    plugin_set::Source,
-    run::plugins::source,
+    source::Found,
 };
 
 /// What to do with a plugin.
@@ -27,6 +28,12 @@ pub enum PluginCommand {
     Check(CheckArgs),
     /// Put a plugin set, its plugins and its data into one file, or say what such a file holds
     Pack(PackArgs),
+    /// Fetch a component, check it, and print the lines for a plugin set
+    Pull(PullArgs),
+    /// Put a component into an OCI registry
+    Push(PushArgs),
+    /// Write down what every source of a plugin set is, in aligner.lock beside it
+    Lock(LockArgs),
 }
 
 /// Arguments of `plugin new`.
@@ -96,8 +103,8 @@ pub struct BuildArgs {
 /// Arguments of `plugin check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Component or core module, or builtin:NAME
-    #[arg(value_name = "FILE")]
+    /// Component or core module: a file, builtin:NAME, https://… or oci:…
+    #[arg(value_name = "SOURCE")]
     pub file: String,
     /// Configuration to try, as a JSON object
     #[arg(long, value_name = "JSON")]
@@ -121,6 +128,36 @@ pub struct PackArgs {
     pub list: bool,
 }
 
+/// Arguments of `plugin pull`.
+#[derive(Clone, Debug, Args)]
+pub struct PullArgs {
+    /// https://HOST/FILE.wasm, oci:REGISTRY/NAME:TAG, or a file
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where the component goes; only into the cache where absent
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Arguments of `plugin push`.
+#[derive(Clone, Debug, Args)]
+pub struct PushArgs {
+    /// Component
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// oci:REGISTRY/NAME:TAG
+    #[arg(value_name = "REFERENCE")]
+    pub reference: String,
+}
+
+/// Arguments of `plugin lock`.
+#[derive(Clone, Debug, Args)]
+pub struct LockArgs {
+    /// Plugin set: a TOML file
+    #[arg(value_name = "SET")]
+    pub set: PathBuf,
+}
+
 /// Does what is asked of a plugin.
 pub fn main(command: &PluginCommand) -> Result<(), CliError> {
     match command {
@@ -128,17 +165,16 @@ pub fn main(command: &PluginCommand) -> Result<(), CliError> {
         PluginCommand::Build(args) => build::main(args),
         PluginCommand::Check(args) => check(args),
         PluginCommand::Pack(args) => pack::main(args),
+        PluginCommand::Pull(args) => share::pull(args),
+        PluginCommand::Push(args) => share::push(args),
+        PluginCommand::Lock(args) => lock::main(args),
     }
 }
 
 /// Says what a component is. A component that a run would refuse is refused here, with the same
 /// words; with `--config`, its configuration is tried too.
 fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let named = match args.file.strip_prefix("builtin:") {
-        Some(name) => Source::Builtin(name.to_owned()),
-        None => Source::File(args.file.clone().into()),
-    };
-    let file = source(&named)?;
+    let (_, Found { component: file, .. }) = host::component(&args.file, &ProgressArg::open(None))?;
     let begun = std::time::Instant::now();
     let loaded = host::runtime()?.open(&file, &Limits::default())?;
     let milliseconds = begun.elapsed().as_secs_f64() * 1e3;

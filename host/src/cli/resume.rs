@@ -52,7 +52,7 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     };
     let progress = ProgressArg::open(args.progress);
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
-    let prepared = run_verb::prepare(manifest.plugin_set.clone(), device, &progress)?;
+    let prepared = run_verb::prepare(manifest.clone().pinned_set(), device, &progress)?;
     check_same(args, &prepared.manifest, &manifest)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory),

@@ -28,6 +28,12 @@ pub enum DataError {
         /// Without `builtin:`.
         name: String,
     },
+    /// It would have to be fetched.
+    #[error("data file `{name}` is elsewhere; only plugins are fetched")]
+    Remote {
+        /// Where it is.
+        name: String,
+    },
     /// The file has no row.
     #[error("data file `{name}` holds no row")]
     Empty {

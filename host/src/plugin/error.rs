@@ -44,6 +44,14 @@ pub enum LoadFault {
     /// The file could not be read.
     #[error("cannot be read: {0}")]
     Unreadable(std::io::Error),
+    /// It could not be fetched, or is not what it has to be.
+    #[error("{message}")]
+    Source {
+        /// The end of a sentence.
+        message: String,
+        /// The way out, where one is known.
+        hint: Option<String>,
+    },
     /// Over [`MAX_FILE_BYTES`].
     #[error("has {bytes} bytes; at most {MAX_FILE_BYTES} are read")]
     TooLarge {
@@ -142,6 +150,7 @@ pub enum LoadFault {
 impl LoadFault {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            LoadFault::Source { hint, .. } => return hint.clone(),
             LoadFault::NotWasm | LoadFault::NoContract => {
                 "a plugin is a crate built with `cargo build --release --target wasm32-unknown-unknown`".into()
             }

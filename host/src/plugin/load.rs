@@ -94,15 +94,15 @@ impl Source {
         Ok(Source::bytes(name, bytes))
     }
 
+    /// Returns what is in the file.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns the size of the file in bytes.
     #[expect(clippy::len_without_is_empty, reason = "an empty file is no plugin, and refused")]
     pub fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Returns the bytes of the file.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.

@@ -8,6 +8,7 @@ mod models;
 mod objective;
 mod plugins;
 mod settings;
+mod sources;
 
 use std::path::Path;
 
@@ -17,11 +18,13 @@ use models::{generates_with, known_model, models};
 use objective::pairing;
 use plugins::{difficulty, filters, plugin, sampler};
 use settings::{evaluate, generate, train};
+use sources::{component, data_file};
 
 use super::{
     CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, Measuring, Method, Models, PluginSet,
     RoundSettings, Run, Source, Start, Train,
     keys::{CHAT, DATA, EVALUATE, GENERATE, MEASURE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
+    lock::Locking,
     problem::{Problem, list},
     section::Section,
     typed::{Kind, Node, Place},
@@ -46,6 +49,8 @@ pub(super) struct Surroundings<'a> {
     pub argument_folder: &'a Path,
     /// Where the file lies in a pack: what it names is in there.
     pub pack: Option<&'a Pack>,
+    /// What sources must be.
+    pub locking: Locking<'a>,
 }
 
 /// Checks the whole tree.
@@ -198,7 +203,7 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
     let example = "a JSONL file or \"builtin:NAME\"";
     let source = |key: &str| -> Checked<Source> {
         let text = table.required_text(key, example)?;
-        source(table, key, &text, "data", around.embedded.data, around)
+        data_file(table, key, &text, around)
     };
     let pairs = if table.has("pairs") { Some(source("pairs")?) } else { None };
     // Whoever tries pairs from the command line leaves the file as it is.
@@ -223,63 +228,6 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
         pairs,
         held_out,
         limit: table.integer("limit", 1, u32::MAX.into())?,
-    })
-}
-
-/// Reads `builtin:NAME` or a path, and sees that it is there. In a pack it is the name of another file of
-/// it.
-fn source(
-    table: &Section<'_>,
-    key: &str,
-    text: &str,
-    what: &str,
-    names: &[&str],
-    around: &Surroundings<'_>,
-) -> Checked<Source> {
-    if let Some(pack) = around.pack.filter(|_| !is_argument(table.place_of(key))) {
-        let names: Vec<&str> = pack.names().collect();
-        return match names.contains(&text) {
-            true => Ok(Source::Packed { pack: pack.path().to_owned(), name: text.to_owned() }),
-            false => Err(table
-                .wrong(key, &format!("is `{text}`, which is not in the pack"))
-                .label(one_of(&names))
-                .hint(
-                    "a packed plugin set has its plugins and data with it; `--set` names others",
-                )),
-        };
-    }
-    if let Some(name) = text.strip_prefix("builtin:") {
-        if names.contains(&name) {
-            return Ok(Source::Builtin(name.to_owned()));
-        }
-        let wrong = table.wrong(key, &format!("is `{text}`, and no embedded {what} has this name"));
-        return Err(wrong.label(one_of(names)).suggest(name, names.iter().copied()));
-    }
-    for scheme in ["https:", "http:", "oci:", "hf:"] {
-        if text.starts_with(scheme) {
-            return Err(table
-                .wrong(key, &format!("begins with `{scheme}`, which is not in this version"))
-                .label("expected \"builtin:NAME\" or a file")
-                .hint("download the file, check its digest, and name its path"));
-        }
-    }
-    let path = around.folder(table.place_of(key)).join(text);
-    let trouble = match path.metadata() {
-        _ if text.is_empty() => "is empty".to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("names `{text}`, which is not there")
-        }
-        Err(error) => format!("names `{text}`, which cannot be opened: {error}"),
-        Ok(metadata) if metadata.is_dir() => format!("names `{text}`, which is a folder"),
-        Ok(_) => return utf8(table, key, &path).map(|path| Source::File(path.into())),
-    };
-    let wrong = table.wrong(key, &trouble).label("expected \"builtin:NAME\" or a file");
-    Err(if names.contains(&text) {
-        wrong.hint(format!("did you mean `builtin:{text}`?"))
-    } else if matches!(table.place_of(key), Place::File(_)) && Path::new(text).is_relative() {
-        wrong.hint("paths are relative to the folder of the plugin set")
-    } else {
-        wrong
     })
 }
 

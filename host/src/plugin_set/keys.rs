@@ -30,22 +30,20 @@ pub(super) const DATA: Shape =
     Shape { keys: &["prompts", "pairs", "held_out", "limit"], later: &[] };
 pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed", "dtype", "keep"], later: &[] };
 pub(super) const CHAT: Shape = Shape { keys: &["date", "variables"], later: &[] };
-pub(super) const PLUGIN: Shape = Shape {
-    keys: &["plugin", "config", "limits", "on_error", "ask"],
-    later: &["sha256", "digest"],
-};
+pub(super) const PLUGIN: Shape =
+    Shape { keys: &["plugin", "sha256", "config", "limits", "on_error", "ask"], later: &[] };
 pub(super) const SAMPLER: Shape = Shape {
-    keys: &["plugin", "write", "config", "limits", "on_error", "ask"],
-    later: &["sha256", "digest"],
+    keys: &["plugin", "sha256", "write", "config", "limits", "on_error", "ask"],
+    later: &[],
 };
 pub(super) const WRITE: Shape = Shape { keys: &["prompts", "slots"], later: &[] };
 pub(super) const FILTER: Shape = Shape {
-    keys: &["after", "plugin", "config", "limits", "on_error", "ask"],
-    later: &["sha256", "digest"],
+    keys: &["after", "plugin", "sha256", "config", "limits", "on_error", "ask"],
+    later: &[],
 };
 pub(super) const DIFFICULTY: Shape = Shape {
-    keys: &["plugin", "scope", "order", "config", "limits", "on_error", "ask"],
-    later: &["sha256", "digest"],
+    keys: &["plugin", "sha256", "scope", "order", "config", "limits", "on_error", "ask"],
+    later: &[],
 };
 pub(super) const LIMITS: Shape = Shape {
     keys: &[

@@ -8,6 +8,7 @@ use std::{
 use super::{
     PluginSet, PluginSetError,
     check::{self, Surroundings},
+    lock::{Lock, Locking},
     typed::{self, Override},
 };
 use crate::pack::{self, Pack};
@@ -32,17 +33,35 @@ pub struct Loaded {
     pub name: String,
     /// As in the file, before the overrides.
     pub text: String,
+    /// Where the file lies, absolute; absent for an embedded set.
+    pub folder: Option<PathBuf>,
 }
 
 /// Reads the plugin set that `name` stands for: a path, that of a pack too, or else the embedded set of
 /// that name (with or without `.toml`); the `overrides` stand over what it says.
 ///
 /// Relative paths in the file are relative to its folder, relative paths in overrides to the current
-/// one. Fails with what stands in [`PluginSetError`].
+/// one. Where an `aligner.lock` lies beside the file, what it says of sources is kept to. Fails with what
+/// stands in [`PluginSetError`].
 pub fn load(
     name: &Path,
     overrides: &[Override],
     embedded: &Embedded<'_>,
+) -> Result<Loaded, PluginSetError> {
+    read(name, overrides, embedded, true)
+}
+
+/// Reads a plugin set whose lock is about to be written: whatever a lock says now, and whether sources
+/// have digests, counts for nothing.
+pub fn load_to_lock(name: &Path, embedded: &Embedded<'_>) -> Result<Loaded, PluginSetError> {
+    read(name, &[], embedded, false)
+}
+
+fn read(
+    name: &Path,
+    overrides: &[Override],
+    embedded: &Embedded<'_>,
+    locked: bool,
 ) -> Result<Loaded, PluginSetError> {
     let here = std::path::absolute(".")
         .map_err(|error| PluginSetError::Read { path: PathBuf::from("."), error })?;
@@ -53,16 +72,16 @@ pub fn load(
     let stem = asked.strip_prefix("builtin:").unwrap_or(&asked);
     let stem = stem.strip_suffix(".toml").unwrap_or(stem);
     let embedded_set = embedded.plugin_sets.iter().find(|(name, _)| *name == stem);
-    let (shown, bytes, folder) = match (std::fs::read(name), embedded_set) {
+    let (shown, bytes, file_folder) = match (std::fs::read(name), embedded_set) {
         (Ok(bytes), _) => {
             let folder = here.join(name.parent().unwrap_or(Path::new("")));
-            (name.display().to_string(), bytes, folder)
+            (name.display().to_string(), bytes, Some(folder))
         }
         // A folder that happens to have a method's name is no plugin set either way.
         (Err(error), Some((name, text)))
             if error.kind() == ErrorKind::NotFound || Path::new(asked.as_ref()).is_dir() =>
         {
-            (format!("builtin:{name}"), text.as_bytes().to_vec(), here.clone())
+            (format!("builtin:{name}"), text.as_bytes().to_vec(), None)
         }
         (Err(_), _) if name.is_dir() => {
             return Err(PluginSetError::Folder { path: name.to_owned() });
@@ -79,11 +98,28 @@ pub fn load(
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         PluginSetError::NotUtf8 { path: name.to_owned(), line }
     })?;
+    let folder = file_folder.as_ref().unwrap_or(&here);
     if folder.to_str().is_none() {
-        return Err(PluginSetError::FolderNotUtf8 { path: folder });
+        return Err(PluginSetError::FolderNotUtf8 { path: folder.clone() });
     }
-    let set = parse(&shown, &text, &folder, &here, overrides, embedded)?;
-    Ok(Loaded { set, name: shown, text })
+    let lock = match &file_folder {
+        Some(folder) if locked => Lock::read(folder)?,
+        _ => None,
+    };
+    let locking = match &lock {
+        Some(lock) => Locking::Kept { lock, set: name },
+        None if locked => Locking::None,
+        None => Locking::Renewed,
+    };
+    let around = Surroundings {
+        embedded,
+        file_folder: folder,
+        argument_folder: &here,
+        pack: None,
+        locking,
+    };
+    let set = checked(&shown, &text, overrides, &around)?;
+    Ok(Loaded { set, name: shown, text, folder: file_folder })
 }
 
 /// Reads the plugin set of a pack, in which it finds all that it names but models.
@@ -99,14 +135,19 @@ fn load_packed(
     }
     let pack = Pack::open(&path)?;
     let text = pack.plugin_set()?;
-    let around =
-        Surroundings { embedded, file_folder: here, argument_folder: here, pack: Some(&pack) };
+    let around = Surroundings {
+        embedded,
+        file_folder: here,
+        argument_folder: here,
+        pack: Some(&pack),
+        locking: Locking::None,
+    };
     let shown = name.display().to_string();
-    let set = check(&format!("{shown}#{}", pack::SET), &text, &around, overrides)?;
-    Ok(Loaded { set, name: shown, text })
+    let set = checked(&format!("{shown}#{}", pack::SET), &text, overrides, &around)?;
+    Ok(Loaded { set, name: shown, text, folder: None })
 }
 
-/// Checks the `text` of a plugin set that messages call `name`.
+/// Checks the `text` of a plugin set that messages call `name`, without a lock.
 ///
 /// Relative paths in the text are relative to `folder`, those in overrides to `here`; both absolute.
 pub fn parse(
@@ -117,15 +158,21 @@ pub fn parse(
     overrides: &[Override],
     embedded: &Embedded<'_>,
 ) -> Result<PluginSet, PluginSetError> {
-    let around = Surroundings { embedded, file_folder: folder, argument_folder: here, pack: None };
-    check(name, text, &around, overrides)
+    let around = Surroundings {
+        embedded,
+        file_folder: folder,
+        argument_folder: here,
+        pack: None,
+        locking: Locking::None,
+    };
+    checked(name, text, overrides, &around)
 }
 
-fn check(
+fn checked(
     name: &str,
     text: &str,
-    around: &Surroundings<'_>,
     overrides: &[Override],
+    around: &Surroundings<'_>,
 ) -> Result<PluginSet, PluginSetError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let arguments: Vec<&str> = overrides.iter().map(|each| each.argument.as_str()).collect();

@@ -8,11 +8,13 @@ mod check;
 mod extrapolate;
 mod keys;
 mod load;
+pub mod lock;
 mod named;
 mod plugin;
 pub(crate) mod problem;
 pub(crate) mod section;
 mod settings;
+mod source;
 #[cfg(test)]
 mod tests;
 pub(crate) mod typed;
@@ -24,16 +26,17 @@ use serde::{Deserialize, Serialize};
 use crate::date::Date;
 
 pub use extrapolate::{Alpha, Extrapolate, Goal, Guard, Origin, Search};
-pub use load::{Embedded, Loaded, load, parse};
+pub use load::{Embedded, Loaded, load, load_to_lock, parse};
 pub use named::{Named, Thing, named};
 pub use plugin::{
-    After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Source, Write,
+    After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Write,
 };
 pub use problem::{Invalid, PluginSetError};
 pub use settings::{
     EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
     Pairing, Reference, Start, Train, TrainData,
 };
+pub use source::{Pin, PinnedBy, Source, SourceError, check_url, is_loopback};
 pub use typed::{Override, OverrideError};
 
 use crate::model::backend::WeightType;
@@ -279,6 +282,17 @@ impl PluginSet {
         plugins.extend(self.filters.iter().map(|filter| ("filter", &filter.plugin)));
         plugins.extend(self.judge.as_ref().map(|plugin| ("judge", plugin)));
         plugins.extend(self.difficulty.as_ref().map(|scorer| ("difficulty", &scorer.plugin)));
+        plugins
+    }
+
+    /// Returns the same, to be changed.
+    pub fn plugins_mut(&mut self) -> Vec<&mut Plugin> {
+        let mut plugins = Vec::new();
+        plugins.extend(&mut self.principle);
+        plugins.extend(self.sampler.as_mut().map(|sampler| &mut sampler.plugin));
+        plugins.extend(self.filters.iter_mut().map(|filter| &mut filter.plugin));
+        plugins.extend(&mut self.judge);
+        plugins.extend(self.difficulty.as_mut().map(|scorer| &mut scorer.plugin));
         plugins
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    PluginSet, Source,
+    Plugin, PluginSet, Source,
     check::is_model_path,
     typed::{self, Kind, Node, Place},
 };
@@ -22,8 +22,8 @@ pub struct Named<'a> {
 /// What a plugin set names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Thing<'a> {
-    /// A plugin.
-    Component(&'a Source),
+    /// A plugin, with what says which one it is.
+    Component(&'a Plugin),
     /// Prompts, pairs or held-out prompts.
     Data(&'a Source),
     /// A model.
@@ -78,7 +78,7 @@ pub fn named<'a>(text: &str, set: &'a PluginSet) -> Vec<Named<'a>> {
             "filter" => filters.next(),
             kind => child(&root, kind),
         };
-        add(table.and_then(|table| child(table, "plugin")), Thing::Component(&plugin.source));
+        add(table.and_then(|table| child(table, "plugin")), Thing::Component(plugin));
     }
     found
 }
@@ -119,7 +119,7 @@ mod tests {
             .into_iter()
             .map(|named| {
                 let thing = match named.thing {
-                    Thing::Component(source) => format!("component {source}"),
+                    Thing::Component(plugin) => format!("component {}", plugin.source),
                     Thing::Data(source) => format!("data {source}"),
                     Thing::Model { key, path, .. } => format!("{key} {}", path.is_some()),
                 };

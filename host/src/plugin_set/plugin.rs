@@ -1,64 +1,18 @@
 //! The tables that name a plugin.
 
-use std::{fmt, path::PathBuf};
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Where a component or a data file comes from.
-///
-/// Written as a string: `builtin:NAME`, `pack:PATH#NAME`, or the path.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// Embedded in the binary under this name.
-    Builtin(String),
-    /// A file; absolute in a checked plugin set.
-    File(PathBuf),
-    /// A file of a pack ([`crate::pack`]), in which no name has a `#`.
-    Packed {
-        /// The pack; absolute in a checked plugin set.
-        pack: PathBuf,
-        /// The file's name in it.
-        name: String,
-    },
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Builtin(name) => write!(f, "builtin:{name}"),
-            Source::File(path) => path.display().fmt(f),
-            Source::Packed { pack, name } => write!(f, "pack:{}#{name}", pack.display()),
-        }
-    }
-}
-
-impl Serialize for Source {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Source {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Source, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let packed = text.strip_prefix("pack:").and_then(|packed| packed.rsplit_once('#'));
-        match text.strip_prefix("builtin:") {
-            Some(name) => Ok(Source::Builtin(name.to_owned())),
-            None if text.is_empty() => Err(de::Error::custom("a source must not be empty")),
-            None if let Some((pack, name)) = packed => {
-                Ok(Source::Packed { pack: pack.into(), name: name.to_owned() })
-            }
-            None => Ok(Source::File(PathBuf::from(text))),
-        }
-    }
-}
+use super::source::{Pin, Source};
 
 /// One plugin: which component, and what it is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plugin {
     /// The component.
     pub source: Source,
+    /// What it must be. Stays out of `run.json`, which has the digest of what the run was begun with.
+    #[serde(skip)]
+    pub pin: Option<Pin>,
     /// A JSON object, handed to `meta.configure`; its keys are sorted. Default: `{}`.
     pub config: Value,
     /// What one call may use.

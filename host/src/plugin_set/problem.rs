@@ -4,7 +4,10 @@ use std::{fmt, io, ops::Range, path::PathBuf};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::typed::{OverrideError, Place};
+use super::{
+    lock::LockError,
+    typed::{OverrideError, Place},
+};
 use crate::pack::PackError;
 
 /// Why there is no plugin set.
@@ -52,6 +55,9 @@ pub enum PluginSetError {
     /// A `--set` argument cannot be read.
     #[error(transparent)]
     Override(#[from] OverrideError),
+    /// The lock beside it cannot be read.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A key or value is wrong.
     #[error("{0}")]
     Invalid(Box<Invalid>),
@@ -76,6 +82,7 @@ impl PluginSetError {
                 "write `--set KEY=VALUE`, for example `--set generate.temperature=0.5`".to_owned(),
             ),
             PluginSetError::Pack(error) => error.hint(),
+            PluginSetError::Lock(error) => error.hint(),
             PluginSetError::Invalid(invalid) => invalid.hint.clone(),
             PluginSetError::Read { .. } | PluginSetError::FolderNotUtf8 { .. } => None,
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::DirectoryError;
 use crate::digest::sha256;
-use crate::plugin_set::PluginSet;
+use crate::plugin_set::{Pin, PinnedBy, PluginSet};
 
 /// The file.
 pub const FILE: &str = "run.json";
@@ -89,6 +89,19 @@ impl Manifest {
         let file = directory.join(FILE);
         let damaged = |detail: String| DirectoryError::Damaged { path: file, detail };
         serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Returns the plugin set, in which what was fetched has to be what the run was begun with. Files are
+    /// compared later, as part of what the run is.
+    pub fn pinned_set(self) -> PluginSet {
+        let mut set = self.plugin_set;
+        for (plugin, id) in set.plugins_mut().into_iter().zip(&self.plugins) {
+            if plugin.source.is_remote() {
+                let sha256 = id.digest.clone();
+                plugin.pin = Some(Pin { sha256, manifest: None, by: PinnedBy::Run });
+            }
+        }
+        set
     }
 
     /// Returns what differs between two runs, in words; empty where they are the same run.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
-use crate::pack;
 use crate::plugin::{
-    Grant, Kind, Limits, LoadFault, OnError, Plugin, PluginError, RunLimits, Runtime, Setup, Source,
+    Grant, Kind, Limits, OnError, Plugin, PluginError, RunLimits, Runtime, Setup, Source,
 };
 use crate::plugin_set::{self, After, PluginSet};
+use crate::source::{Fetcher, Report};
 
 /// The loaded plugins of a plugin set.
 pub struct Plugins {
@@ -29,13 +29,18 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// Loads every plugin of a set: files, kinds, contract versions, imports and configurations are
-    /// all checked here.
-    pub fn load(runtime: Runtime, set: &PluginSet) -> Result<Plugins, PluginError> {
+    /// Loads every plugin of a set: files, digests, kinds, contract versions, imports and configurations
+    /// are all checked here. `report` hears what is fetched.
+    pub fn load(
+        runtime: Runtime,
+        set: &PluginSet,
+        report: Report<'_>,
+    ) -> Result<Plugins, PluginError> {
+        let fetcher = Fetcher::from_env();
         let mut ids = Vec::new();
         let mut load = |kind: Kind, wanted: &plugin_set::Plugin| {
-            let source = source(&wanted.source)?;
-            let plugin = runtime.load(&source, setup(set, kind, wanted))?;
+            let found = fetcher.open(&wanted.source, wanted.pin.as_ref(), report)?;
+            let plugin = runtime.load(&found.component, setup(set, kind, wanted))?;
             ids.push(PluginId {
                 kind: kind.to_string(),
                 name: plugin.name().into(),
@@ -108,27 +113,10 @@ pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Valu
     ])
 }
 
-/// Opens the file of a plugin, or the component of that name in this binary.
+/// Returns the component that a source names, fetched where it has to be. Nothing says what it has to be: it
+/// is for those who look at a plugin, or measure it, and say which one it was.
 pub fn source(source: &plugin_set::Source) -> Result<Source, PluginError> {
-    match source {
-        plugin_set::Source::File(path) => Source::file(path),
-        plugin_set::Source::Packed { pack, name } => match pack::read(pack, name) {
-            Ok(bytes) => Ok(Source::bytes(source.to_string(), bytes)),
-            Err(error) => {
-                let fault = LoadFault::Unreadable(error.into());
-                Err(PluginError::Load { source_name: source.to_string(), fault })
-            }
-        },
-        plugin_set::Source::Builtin(name) => match aligner_embed::component(name) {
-            Some(bytes) => Ok(Source::embedded(format!("builtin:{name}"), bytes)),
-            None => {
-                let known: Vec<_> = aligner_embed::component_names().collect();
-                let what = format!("no such plugin is embedded; there are {}", known.join(", "));
-                let fault = LoadFault::Unreadable(std::io::Error::other(what));
-                Err(PluginError::Load { source_name: format!("builtin:{name}"), fault })
-            }
-        },
-    }
+    Ok(Fetcher::from_env().open(source, None, &mut |_| {})?.component)
 }
 
 fn setup(set: &PluginSet, kind: Kind, wanted: &plugin_set::Plugin) -> Setup {

@@ -79,7 +79,7 @@ pub fn prepare(
     };
     let pool = pool(&set, limit, &held_out, &builtin)?;
     let (prompts, given) = (pool.prompts, pool.given);
-    let plugins = Plugins::load(runtime, &set)?;
+    let plugins = Plugins::load(runtime, &set, report)?;
     check_writing(&set, &plugins, &prompts)?;
     check_needs(&plugins)?;
     let catalogue = match &plugins.principle {

@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::EvaluateArgs;
-use crate::{cli::CliError, plugin_set::Source};
+use crate::{
+    cli::{CliError, host},
+    plugin_set::Source,
+};
 
 /// A plugin, with its configuration and rights.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,21 +107,9 @@ fn named(text: &str) -> Result<Wanted, CliError> {
     if source.is_empty() {
         return Err(CliError::usage(format!("`{text}` names no plugin")));
     }
-    let source = match source.strip_prefix("builtin:") {
-        Some(name) => Source::Builtin(name.to_owned()),
-        None => Source::File(source.into()),
-    };
-    let name = name.unwrap_or_else(|| short(&source));
+    let source = host::source(source)?;
+    let name = name.unwrap_or_else(|| source.short());
     Ok(Wanted { name, source, config: Value::Object(Default::default()), ask: false, each: false })
-}
-
-fn short(source: &Source) -> String {
-    match source {
-        Source::Builtin(name) => name.clone(),
-        Source::File(path) | Source::Packed { pack: path, .. } => path
-            .file_stem()
-            .map_or_else(|| source.to_string(), |stem| stem.to_string_lossy().into_owned()),
-    }
 }
 
 /// Reads a TOML file; paths in it are relative to it.
@@ -134,10 +125,10 @@ fn read(path: &Path) -> Result<Vec<Wanted>, CliError> {
     let wanted = |entry: Entry| {
         let source = match entry.source {
             Source::File(path) => Source::File(folder.join(path)),
-            builtin => builtin,
+            elsewhere => elsewhere,
         };
         Wanted {
-            name: entry.name.unwrap_or_else(|| short(&source)),
+            name: entry.name.unwrap_or_else(|| source.short()),
             source,
             config: Value::Object(entry.config),
             ask: entry.ask,

@@ -9,11 +9,12 @@ use std::{
 
 use super::PackArgs;
 use crate::{
-    cli::{CliError, exit, host, output},
+    cli::{CliError, ProgressArg, exit, host, output},
     data,
     pack::{self, COMPONENTS, Contents, DATA, EXTENSION, Fault, Pack},
     plugin_set::{self, Loaded, Named, Override, PluginSet, Source, Thing},
-    run::plugins::{Plugins, source},
+    run::plugins::Plugins,
+    source::{Fetcher, Report},
 };
 
 /// Packs a plugin set, or says what a pack holds.
@@ -39,8 +40,11 @@ fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
         return Err(CliError::usage(message)
             .hint(format!("it ends in `.{EXTENSION}`, for example `{stem}.{EXTENSION}`")));
     }
-    try_out(&loaded.set)?;
-    let (contents, text) = gather(&loaded)?;
+    let progress = ProgressArg::open(None);
+    let mut downloads = host::Downloads::new(&progress);
+    let report: Report<'_> = &mut |state| downloads.note(state);
+    try_out(&loaded.set, report)?;
+    let (contents, text) = gather(&loaded, report)?;
     // Nobody finds half a pack, nor one that does not open.
     let cannot = |error: &dyn std::fmt::Display| {
         CliError::new(exit::USAGE, format!("cannot write `{}`: {error}", out.display()))
@@ -85,7 +89,7 @@ fn body(loaded: &Loaded) -> &str {
 }
 
 /// Reads all that a plugin set names, and puts the names that they have in the pack into its text.
-fn gather(loaded: &Loaded) -> Result<(Contents, String), CliError> {
+fn gather(loaded: &Loaded, report: Report<'_>) -> Result<(Contents, String), CliError> {
     let mut contents = Contents::default();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut text = body(loaded).to_owned();
@@ -94,7 +98,7 @@ fn gather(loaded: &Loaded) -> Result<(Contents, String), CliError> {
     let mut replaced: Vec<(Named<'_>, String)> = Vec::new();
     for named in found {
         let (folder, source) = match &named.thing {
-            Thing::Component(source) => (COMPONENTS, *source),
+            Thing::Component(plugin) => (COMPONENTS, &plugin.source),
             Thing::Data(source) => (DATA, *source),
             // An alias of the same name would be another model.
             Thing::Model { path: Some(_), typed_as_path: false, .. } => {
@@ -112,7 +116,7 @@ fn gather(loaded: &Loaded) -> Result<(Contents, String), CliError> {
                 // Of an address the last part, without a tag.
                 let last = from.strip_prefix("builtin:").unwrap_or(&from).rsplit('/').next();
                 let like = last.and_then(|last| last.split([':', '@']).next()).unwrap_or_default();
-                let name = contents.add(folder, like, &from, bytes(&named)?);
+                let name = contents.add(folder, like, &from, bytes(&named, report)?);
                 names.insert(format!("{folder}{source}"), name.clone());
                 name
             }
@@ -134,7 +138,7 @@ fn called(typed: &str) -> String {
 }
 
 /// Reads what is to be packed.
-fn bytes(named: &Named<'_>) -> Result<Vec<u8>, CliError> {
+fn bytes(named: &Named<'_>, report: Report<'_>) -> Result<Vec<u8>, CliError> {
     match &named.thing {
         Thing::Data(Source::Builtin(name)) => {
             Ok(aligner_embed::data(name).unwrap_or_default().as_bytes().to_vec())
@@ -150,16 +154,21 @@ fn bytes(named: &Named<'_>) -> Result<Vec<u8>, CliError> {
             file.take(pack::MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
             Ok(bytes)
         }
+        Thing::Data(Source::Url(_) | Source::Oci(_)) => Ok(Vec::new()),
         Thing::Data(Source::Packed { pack, name }) => {
             Ok(pack::read(pack, name).map_err(plugin_set::PluginSetError::from)?)
         }
-        Thing::Component(component) => Ok(source(component)?.as_bytes().to_vec()),
+        // Of what is fetched the bytes that the plugin set or its lock says.
+        Thing::Component(plugin) => {
+            let found = Fetcher::from_env().open(&plugin.source, plugin.pin.as_ref(), report)?;
+            Ok(found.component.as_bytes().to_vec())
+        }
         Thing::Model { .. } => Ok(Vec::new()),
     }
 }
 
 /// Loads the plugins and reads the data of a plugin set; what a run would refuse is not packed.
-fn try_out(set: &PluginSet) -> Result<(), CliError> {
+fn try_out(set: &PluginSet, report: Report<'_>) -> Result<(), CliError> {
     let builtin = |name: &str| aligner_embed::data(name);
     if let Some(held_out) = &set.data.held_out {
         data::read_held_out(held_out, &builtin)?;
@@ -169,7 +178,7 @@ fn try_out(set: &PluginSet) -> Result<(), CliError> {
         None if set.data.held_out.as_ref() == Some(&set.data.prompts) => {}
         None => drop(data::read_prompts(&set.data.prompts, &builtin)?),
     }
-    Plugins::load(host::runtime()?, set)?;
+    Plugins::load(host::runtime()?, set, report)?;
     Ok(())
 }
 

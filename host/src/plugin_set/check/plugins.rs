@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Checked, Surroundings, is_argument, known_model, one_of, source};
+use super::{Checked, Surroundings, component, is_argument, known_model, one_of};
 use crate::plugin;
 use crate::plugin_set::{
     After, Ask, Difficulty, Filter, Limits, Models, OnError, Order, Plugin, PluginSet, Sampler,
@@ -17,8 +17,7 @@ pub(super) fn plugin(
     models: &Models,
     around: &Surroundings<'_>,
 ) -> Checked<Plugin> {
-    let text = table.required_text("plugin", "\"builtin:NAME\" or a file")?;
-    let source = source(table, "plugin", &text, "plugin", around.embedded.plugins, around)?;
+    let (source, pin) = component(table, around)?;
     let config = match table.node("config") {
         Some(node) => {
             Section::free(node, &format!("`config` of this {kind}"))?;
@@ -33,6 +32,7 @@ pub(super) fn plugin(
     let on_error = [("stop", OnError::Stop), ("drop", OnError::Drop)];
     Ok(Plugin {
         source,
+        pin,
         config,
         limits,
         on_error: table.choice("on_error", &on_error)?.unwrap_or_default(),

@@ -1,0 +1,94 @@
+//! `aligner plugin lock`.
+
+use std::path::Path;
+
+use super::LockArgs;
+use crate::{
+    cli::{CliError, ProgressArg, exit, host, output},
+    digest::sha256_of,
+    plugin::Limits,
+    plugin_set::{
+        self, PluginSet, Source,
+        lock::{LOCK_FILE, Lock, Locked, Locking},
+    },
+    source::Fetcher,
+};
+
+/// Writes down what every source of a plugin set is; a plugin is checked as a run would check it.
+pub fn main(args: &LockArgs) -> Result<(), CliError> {
+    let loaded = plugin_set::load_to_lock(&args.set, &host::embedded())?;
+    let Some(folder) = loaded.folder else {
+        let message =
+            format!("`{}` comes with aligner, and so does all that it names", loaded.name);
+        return Err(CliError::usage(message).hint("name a plugin set that is a file"));
+    };
+    let mut sources = plugins(&loaded.set, &folder)?;
+    for source in data(&loaded.set) {
+        let Source::File(path) = source else { continue };
+        let read = std::fs::File::open(path)
+            .and_then(|file| Ok((file.metadata()?.len(), sha256_of(file)?)));
+        let (bytes, sha256) = read.map_err(|error| {
+            let message = format!("cannot read data file `{}`: {error}", path.display());
+            CliError::new(exit::MODEL_OR_DATA, message)
+        })?;
+        let source = named(source, &folder);
+        sources.push(Locked { source, sha256, bytes, manifest: None, sets: Vec::new() });
+    }
+    sources.sort_by(|a, b| a.source.cmp(&b.source));
+    sources.dedup_by(|a, b| a.source == b.source);
+    let mut lock = Lock::read(&folder)?.unwrap_or_else(Lock::empty);
+    let changed = lock.put(&Locking::name_of(&args.set), sources.clone());
+    lock.write(&folder)?;
+    let mut text = String::new();
+    for source in &sources {
+        text.push_str(&format!("{}  {}\n", source.sha256, source.source));
+        if let Some(before) = changed.iter().find(|before| before.source == source.source) {
+            text.push_str(&format!("{}  as it was before\n", before.sha256));
+        }
+    }
+    let file = args.set.with_file_name(LOCK_FILE);
+    text.push_str(&format!(
+        "{} in {}\n",
+        crate::progress::counted(sources.len() as u64, "sources"),
+        file.display()
+    ));
+    output::print(&text)
+}
+
+/// Returns what the plugins are that do not come with aligner.
+fn plugins(set: &PluginSet, folder: &Path) -> Result<Vec<Locked>, CliError> {
+    let (runtime, progress) = (host::runtime()?, ProgressArg::open(None));
+    let mut downloads = host::Downloads::new(&progress);
+    let fetcher = Fetcher::from_env();
+    let mut locked = Vec::new();
+    for (_, plugin) in set.plugins() {
+        if matches!(plugin.source, Source::Builtin(_)) {
+            continue;
+        }
+        let report = &mut |state| downloads.note(state);
+        let found = fetcher.open(&plugin.source, plugin.pin.as_ref(), report)?;
+        runtime.open(&found.component, &Limits::default())?;
+        locked.push(Locked {
+            source: named(&plugin.source, folder),
+            sha256: found.component.digest(),
+            bytes: found.component.len() as u64,
+            manifest: found.manifest,
+            sets: Vec::new(),
+        });
+    }
+    downloads.finish();
+    Ok(locked)
+}
+
+fn data(set: &PluginSet) -> impl Iterator<Item = &Source> {
+    let data = &set.data;
+    [Some(&data.prompts), data.pairs.as_ref(), data.held_out.as_ref()].into_iter().flatten()
+}
+
+/// Returns a source as the plugin set names it.
+fn named(source: &Source, folder: &Path) -> String {
+    match source {
+        Source::File(path) => path.strip_prefix(folder).unwrap_or(path).display().to_string(),
+        source => source.to_string(),
+    }
+}
