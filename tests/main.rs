@@ -13,3 +13,4 @@ mod reproduce;
 mod reproduce_tests;
 mod runs;
 mod runtime;
+mod tutorials;
