@@ -4,8 +4,8 @@
 //! - A fenced block whose info string goes on after the language gives a file: `rust src/lib.rs` all of it,
 //!   `toml at the end of run.toml` what comes after what is there.
 //! - A fenced block of `text` right after an indented one is among what was printed. `…` stands for
-//!   anything within a line, or, alone, for any lines. `text of the default model` is that only
-//!   where the default model itself is run.
+//!   anything within a line, or, alone, for any lines. Where it begins with `error: `, the commands are to
+//!   fail. `text of the default model` is that only where the default model itself is run.
 //! - Other fenced blocks are for reading.
 
 use fancy_regex::Regex;

@@ -31,8 +31,8 @@ def begin() -> None:
     """Shuts it, once."""
     if not _begun:
         _begun.append(True)
-        sys.stdout = sys.stderr = _Lines()  # type: ignore[assignment]
-        sys.meta_path[:] = [_NoMoreImports()]  # type: ignore[list-item]
+        sys.stdout = sys.stderr = _Lines()
+        sys.meta_path[:] = [_NoMoreImports()]
 
 
 def _refuse(what: str) -> NoReturn:
@@ -93,7 +93,7 @@ _guard(random, "_urandom", _CHANCE)
 # The module's own generator would start every batch at the same place, and one without a seed takes it from
 # where there is none.
 for _name, _it in list(vars(random).items()):
-    if getattr(_it, "__self__", None) is random._inst:  # type: ignore[attr-defined]
+    if getattr(_it, "__self__", None) is random._inst:
         _guard(random, _name, _CHANCE)
 
 
