@@ -214,12 +214,14 @@ fn the_pages_on_other_languages() {
     }
 }
 
+/// The kinds that there are templates of.
+const KINDS: [&str; 7] =
+    ["filter", "set-filter", "judge", "principle", "difficulty", "sampler", "prompt-writer"];
+
 #[test]
 fn the_templates_in_rust_test_and_build() {
     let desk = Desk::new("templates");
-    let kinds =
-        ["filter", "set-filter", "judge", "principle", "difficulty", "sampler", "prompt-writer"];
-    for kind in kinds {
+    for kind in KINDS {
         let here = desk.folder.join("here");
         let commands = format!(
             "aligner plugin new --kind {kind} --lang rust my-{kind}\ncd my-{kind}\n\
@@ -239,5 +241,35 @@ fn the_templates_in_rust_test_and_build() {
             assert!(printed(&said, expected), "{kind}: no {expected:?} in\n{said}");
         }
         assert!(folder.join(format!("my-{kind}.wasm")).is_file());
+    }
+}
+
+/// Their components are built by `tests/sdk/run`; what needs no network is tested where the language is there.
+#[test]
+fn the_templates_in_other_languages_test() {
+    let desk = Desk::new("other-templates");
+    let here = desk.folder.join("here");
+    let old_node = "process.exit(+process.versions.node.split('.')[0] < 20 ? 1 : 0)";
+    for (language, there, test, passed) in [
+        (
+            "python",
+            "python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'".to_owned(),
+            "python3 -m unittest",
+            "Ran 3 tests in …",
+        ),
+        ("js", format!("node -e \"{old_node}\""), "node --test --test-reporter=tap", "# pass 3"),
+    ] {
+        if !desk.type_in(&here, &there, true).0 {
+            println!("{language}: not there, or too old; its templates are not tested");
+            continue;
+        }
+        for kind in KINDS {
+            let name = format!("{language}-{kind}");
+            let commands = format!(
+                "aligner plugin new --kind {kind} --lang {language} {name}\ncd {name}\n{test}\n"
+            );
+            let (well, said, _) = desk.type_in(&here, &commands, true);
+            assert!(well && printed(&said, passed), "{name}: {said}");
+        }
     }
 }

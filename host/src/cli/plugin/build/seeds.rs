@@ -12,8 +12,6 @@ use wasmparser::{
 };
 
 const PUSH_U64: &str = "wit_dylib_push_u64";
-/// What the halves are pushed with.
-const PUSH: [&str; 3] = ["wit_dylib_push_list", "wit_dylib_push_u32", "wit_dylib_list_append"];
 
 /// The sections of modules and components that are looked into.
 mod section {
@@ -73,8 +71,10 @@ struct Pushing {
     /// The function that does, and its type.
     push_u64: u32,
     kind: u32,
-    /// Those of [`PUSH`].
-    push: [u32; 3],
+    /// What the halves are pushed with.
+    push_list: u32,
+    push_u32: u32,
+    append: u32,
     /// The function to be added.
     halves: u32,
 }
@@ -103,12 +103,12 @@ impl Pushing {
                 _ => {}
             }
         }
-        let find = |name: &str, parameters: &[ValType]| {
+        let find = |name: &str, parameters: &[ValType], results: &[ValType]| {
             let place = imported.iter().position(|(it, _)| *it == name)?;
             let kind = imported[place].1;
             match types.get(kind as usize)? {
                 CompositeInnerType::Func(it)
-                    if it.params() == parameters && it.results().is_empty() =>
+                    if it.params() == parameters && it.results() == results =>
                 {
                     Some((place as u32, kind))
                 }
@@ -117,13 +117,12 @@ impl Pushing {
         };
         use ValType::{I32, I64};
         let found = (|| {
-            let (push_u64, kind) = find(PUSH_U64, &[I32, I64])?;
-            let parameters: [&[ValType]; 3] = [&[I32, I32, I32], &[I32, I32], &[I32, I32]];
-            let mut push = [0; 3];
-            for (i, (name, parameters)) in PUSH.into_iter().zip(parameters).enumerate() {
-                push[i] = find(name, parameters)?.0;
-            }
-            Some(Pushing { push_u64, kind, push, halves: imported.len() as u32 + defined })
+            let (push_u64, kind) = find(PUSH_U64, &[I32, I64], &[])?;
+            let (push_list, _) = find("wit_dylib_push_list", &[I32, I32, I32, I32], &[I32])?;
+            let (push_u32, _) = find("wit_dylib_push_u32", &[I32, I32], &[])?;
+            let (append, _) = find("wit_dylib_list_append", &[I32, I32], &[])?;
+            let halves = imported.len() as u32 + defined;
+            Some(Pushing { push_u64, kind, push_list, push_u32, append, halves })
         })();
         Ok(found)
     }
@@ -190,16 +189,18 @@ impl Pushing {
         const I64_CONST: u8 = 0x42;
         const I64_SHIFT_RIGHT: u8 = 0x88;
         const I32_WRAP: u8 = 0xa7;
+        const DROP: u8 = 0x1a;
         const END: u8 = 0x0b;
-        let [push_list, push_u32, append] = self.push;
-        // No locals. The list's type, 0, is any list: the engine makes an array of all of them.
-        let mut code = vec![0, LOCAL_GET, 0, I32_CONST, 0, I32_CONST, 2];
-        put_call(&mut code, push_list);
+        // No locals. Of the call, of any type of list, of no bytes that are there already, two elements; the
+        // engine says whether it took the bytes.
+        let mut code = vec![0, LOCAL_GET, 0, I32_CONST, 0, I32_CONST, 0, I32_CONST, 2];
+        put_call(&mut code, self.push_list);
+        code.push(DROP);
         for shift in [0, 32] {
             code.extend([LOCAL_GET, 0, LOCAL_GET, 1, I64_CONST, shift, I64_SHIFT_RIGHT, I32_WRAP]);
-            put_call(&mut code, push_u32);
+            put_call(&mut code, self.push_u32);
             code.extend([LOCAL_GET, 0, I32_CONST, 0]);
-            put_call(&mut code, append);
+            put_call(&mut code, self.append);
         }
         code.push(END);
         code
@@ -240,7 +241,7 @@ mod tests {
     const COMPONENT: &str = r#"(component (component (core module
         (import "env" "wit_dylib_push_u32" (func (param i32 i32)))
         (import "env" "wit_dylib_push_u64" (func $push (param i32 i64)))
-        (import "env" "wit_dylib_push_list" (func (param i32 i32 i32)))
+        (import "env" "wit_dylib_push_list" (func (param i32 i32 i32 i32) (result i32)))
         (import "env" "wit_dylib_list_append" (func (param i32 i32)))
         (func (export "seed") (param i64)
             (call $push (i32.const 7) (local.get 0))
@@ -259,8 +260,9 @@ mod tests {
         let mut store = wasmtime::Store::new(&engine, Vec::<String>::new());
         let mut linker = wasmtime::Linker::new(&engine);
         type Caller<'a> = wasmtime::Caller<'a, Vec<String>>;
-        let list = |mut it: Caller<'_>, call: i32, _: i32, capacity: i32| {
-            it.data_mut().push(format!("list of {capacity} in {call}"));
+        let list = |mut it: Caller<'_>, call: i32, _: i32, _: i32, length: i32| {
+            it.data_mut().push(format!("list of {length} in {call}"));
+            0
         };
         let half = |mut it: Caller<'_>, _: i32, half: i32| {
             it.data_mut().push(format!("{:x}", half as u32))
@@ -289,7 +291,7 @@ mod tests {
         };
         check("(component)");
         check(&COMPONENT.replace("push_u64", "push_number"));
-        check(&COMPONENT.replace("(func (param i32 i32 i32))", "(func (param i32 i32))"));
+        check(&COMPONENT.replace("(result i32)", ""));
         assert!(whole(b"\0asm\x0d\0\x01\0\x04\xff").is_err());
     }
 }
