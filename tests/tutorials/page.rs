@@ -29,27 +29,30 @@ pub enum What {
 pub fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = (1..).zip(page.lines()).peekable();
-    let mut blank = true;
+    let (mut blank, mut typed) = (true, false);
     while let Some((line, text)) = lines.next() {
         if let Some(info) = text.strip_prefix("```") {
             let inside: Vec<&str> =
                 lines.by_ref().map(|(_, text)| text).take_while(|it| *it != "```").collect();
-            let typed = matches!(steps.last(), Some(Step { what: What::Type(_), .. }));
             let inside: String = inside.iter().map(|it| format!("{it}\n")).collect();
             steps.extend(fenced(info, inside, typed).map(|what| Step { line, what }));
+            typed = false;
         } else if blank && let Some(first) = text.strip_prefix("    ") {
-            let mut typed = vec![first];
+            let mut lines_typed = vec![first];
             while let Some((_, next)) = lines.next_if(|(_, it)| it.starts_with("    ")) {
-                typed.push(&next[4..]);
+                lines_typed.push(&next[4..]);
             }
-            steps.push(Step { line, what: What::Type(typed.join("\n")) });
+            steps.push(Step { line, what: What::Type(lines_typed.join("\n")) });
+            typed = true;
+        } else if !text.trim().is_empty() {
+            typed = false;
         }
         blank = text.trim().is_empty();
     }
     steps
 }
 
-/// Returns what a fenced block is for. `typed`: an indented one stands before it.
+/// Returns what a fenced block is for. `typed`: an indented one stands right before it.
 fn fenced(info: &str, text: String, typed: bool) -> Option<What> {
     let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
     match (language, rest) {
@@ -106,6 +109,14 @@ For reading.
 1
 ```
 
+    see it
+
+Some words.
+
+```text
+For reading.
+```
+
 - a list
     goes on
 ";
@@ -121,6 +132,7 @@ For reading.
             step(12, What::Write { path: "src/lib.rs".into(), text: "fn main() {\n\n}\n".into() }),
             step(20, What::Append { path: "a.toml".into(), text: "[x]\n".into() }),
             step(26, expect("1\n", true)),
+            step(30, What::Type("see it".into())),
         ]
     );
 }
