@@ -50,8 +50,10 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path plugins/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path tests/guests/Cargo.toml
+	rustfmt --check --edition 2024 sdk/templates/rust/*/src/lib.rs
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --no-deps -p aligner-sdk
 
 # Without a network, once `make fetch` has run.
 test: setup

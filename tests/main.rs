@@ -14,3 +14,4 @@ mod reproduce_tests;
 mod runs;
 mod runtime;
 mod sharing;
+mod tutorials;

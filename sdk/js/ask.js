@@ -22,8 +22,8 @@ export class Ask {
   #answers;
 
   constructor(seed, answers) {
-    /** Drawn from (run seed, round, stage, record); of its 64 bits a number keeps the first 53. */
-    this.seed = seed;
+    /** Drawn from (run seed, round, stage, record): a BigInt of 64 bits. */
+    this.seed = BigInt(seed);
     this.#answers = answers[Symbol.iterator]();
   }
 
@@ -34,8 +34,8 @@ export class Ask {
 
   /**
    * Asks a model (`policy`, `initial`, `previous`, or a name from `[models]`) for a completion. What
-   * `decoding` leaves open is taken from `[generate]`; `seed` tells requests apart that are otherwise equal.
-   * Throws `UnansweredError` where the host could not carry it out.
+   * `decoding` leaves open is taken from `[generate]`; `seed`, under 2⁵³, tells requests apart that are otherwise
+   * equal. Throws `UnansweredError` where the host could not carry it out.
    */
   generate(model, prompt, decoding = {}, seed = 0) {
     return only('completion', this.all([{ tag: 'generate', val: { model, prompt, decoding, seed } }]));

@@ -36,7 +36,7 @@ export type Decoding = {
   stop?: string[] | null;
 };
 
-export type GenerateRequest = { model: string; prompt: Text; decoding?: Decoding; seed?: number };
+export type GenerateRequest = { model: string; prompt: Text; decoding?: Decoding; seed?: number | bigint };
 export type ScoreRequest = { model: string; prompt: Text; completion: string };
 export type RewardRequest = { model: string; prompt: Text; completion: string };
 export type Request =
@@ -61,7 +61,8 @@ export type Opinion =
   | { tag: 'unparsable'; val: string };
 export type Candidate = { id: string; tags: string[]; difficulty: number | null; selected: number };
 export type Card = { id: string; tags: string[] };
-export type Slot = { id: string; tags: string[]; seed: number };
+/** `seed` has 64 bits, more than a number holds; `new Rng(seed)` takes it. */
+export type Slot = { id: string; tags: string[]; seed: bigint };
 export type Equipment = { exemplars?: string[]; decoding?: Decoding };
 
 export type About = {
@@ -131,7 +132,7 @@ export interface Principle {
 
 /** Selects the prompts of a round by id, none twice, and equips each. */
 export interface Sampler {
-  select(context: Context, pool: Candidate[], seed: number): string[];
+  select(context: Context, pool: Candidate[], seed: bigint): string[];
   equip?(context: Context, slot: Slot, catalogue: Card[]): Equipment;
 }
 
@@ -142,9 +143,9 @@ export interface PromptWriter extends Sampler {
 
 /** A record's conversation with the models, replayed from the answers it has had so far. */
 export class Ask {
-  readonly seed: number;
+  readonly seed: bigint;
   rng(): Rng;
-  generate(model: string, prompt: Text, decoding?: Decoding, seed?: number): Completion;
+  generate(model: string, prompt: Text, decoding?: Decoding, seed?: number | bigint): Completion;
   score(model: string, prompt: Text, completion: string): Score;
   reward(model: string, prompt: Text, completion: string): number;
   all(requests: Iterable<Request>): Answer[];

@@ -61,10 +61,10 @@ export function interfaces(authored) {
 
   const sampler = {
     select: (context, pool, seed) =>
-      guarded('the pool', () => out.texts('what is selected', plugin('select').select(context, pool, seed))),
+      guarded('the pool', () => out.texts('what is selected', plugin('select').select(context, pool, exact(seed)))),
     equip: (context, batch, catalogue) =>
       batch.map((slot) =>
-        guarded(named(slot.id), () => out.equipment(plugin('select').equip?.(context, slot, catalogue) ?? {})),
+        guarded(named(slot.id), () => out.equipment(plugin('select').equip?.(context, { ...slot, seed: exact(slot.seed) }, catalogue) ?? {})),
       ),
   };
 
@@ -89,7 +89,7 @@ function find(authored) {
 }
 
 function one({ seed, answers }, lay, work) {
-  const outcome = Ask.converse(seed, answers, work);
+  const outcome = Ask.converse(exact(seed), answers, work);
   return 'ask' in outcome
     ? { tag: 'ask', val: outcome.ask.map(out.request) }
     : { tag: 'done', val: lay(outcome.done) };
@@ -115,6 +115,16 @@ function contract(error, place) {
   }
   if (error instanceof PluginError) return says('internal', place + error.message);
   return says('internal', `${place}${error}${line(error)}`);
+}
+
+/**
+ * Returns a seed as a BigInt. `aligner plugin build` has the component get its 64 bits in two halves, the low one
+ * first, since a number holds 53; as 32 bits with a sign each.
+ */
+function exact(seed) {
+  if (!Array.isArray(seed)) return BigInt(seed);
+  const [low, high] = seed.map((half) => BigInt.asUintN(32, BigInt(half)));
+  return (high << 32n) | low;
 }
 
 /** Returns the line of the author's own code that an error came from. */

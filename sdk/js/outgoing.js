@@ -21,6 +21,12 @@ function whole(what, it, most) {
   return it;
 }
 
+/** Lays out a request's seed. Out of a component a number is all that there is, of 53 bits. */
+function seed(it) {
+  const fits = typeof it === 'bigint' && it <= Number.MAX_SAFE_INTEGER;
+  return whole('the seed', fits ? Number(it) : it, Number.MAX_SAFE_INTEGER);
+}
+
 export function list(what, it, each) {
   if (!Array.isArray(it)) throw wrong(what, 'an array', it);
   return it.map(each);
@@ -30,6 +36,7 @@ export const texts = (what, it) => list(what, it, (one) => text(what, one));
 
 function object(what, it) {
   if (it === null || typeof it !== 'object') throw wrong(what, 'an object', it);
+  if (typeof it.then === 'function') throw new InternalError(`${what} is a promise; a plugin awaits nothing`);
   return it;
 }
 
@@ -83,7 +90,7 @@ export function request(it) {
       model: text('the model', object('a request', val).model),
       prompt: prompt(val.prompt),
       decoding: decoding(val.decoding ?? {}),
-      seed: whole('the seed', val.seed ?? 0, Number.MAX_SAFE_INTEGER),
+      seed: seed(val.seed ?? 0),
     }),
     score: scored,
     reward: scored,

@@ -15,7 +15,7 @@ export function exemplar(id: string, text: string): Exemplar;
 export function awkward(): Record[];
 export function awkwardTexts(): string[];
 export function noModel(request: Request): never;
-export function run<T>(seed: number, answer: Model, call: (ask: Ask) => T): T;
+export function run<T>(seed: number | bigint, answer: Model, call: (ask: Ask) => T): T;
 export function filter(plugin: Filter, record: Record, answer?: Model): Verdict;
 export function decide(plugin: SetFilter, standing: Record[], records: Record[]): Verdict[];
 export function judge(plugin: Judge, record: Record, answer?: Model): Opinion;

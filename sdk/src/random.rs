@@ -70,6 +70,12 @@ mod tests {
     }
 
     #[test]
+    fn every_bit_of_a_seed_counts() {
+        let mut rng = Rng::new(0xf123_4567_fedc_ba99);
+        assert_eq!((rng.bits(), rng.below(1000)), (0xe554_70e7_6bfb_22e9, 764));
+    }
+
+    #[test]
     fn choices_are_distinct_and_uniform() {
         let mut rng = Rng::new(3);
         let mut counts = [0; 8];

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{CliError, ProgressArg, host, output};
 use crate::{
-    plugin::{Kind, Limits, Setup},
+    plugin::{Interface, Limits, Setup},
     source::Found,
 };
 
@@ -53,8 +53,10 @@ pub struct NewArgs {
 /// The kinds that there are templates of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KindArg {
-    /// Keeps, drops or revises records
+    /// Keeps, drops or revises one record at a time
     Filter,
+    /// Keeps, drops or revises records after it has seen all of them
+    SetFilter,
     /// Says how good completions are
     Judge,
     /// Puts prompts into variants
@@ -63,17 +65,21 @@ pub enum KindArg {
     Difficulty,
     /// Selects the prompts of a round
     Sampler,
+    /// A sampler that lets the model write prompts
+    PromptWriter,
 }
 
 impl KindArg {
-    /// Returns the kind that is meant.
-    pub fn kind(self) -> Kind {
+    /// Returns what such a plugin exports.
+    pub fn interface(self) -> Interface {
         match self {
-            KindArg::Filter => Kind::Filter,
-            KindArg::Judge => Kind::Judge,
-            KindArg::Principle => Kind::Principle,
-            KindArg::Difficulty => Kind::Difficulty,
-            KindArg::Sampler => Kind::Sampler,
+            KindArg::Filter => Interface::Filter,
+            KindArg::SetFilter => Interface::SetFilter,
+            KindArg::Judge => Interface::Judge,
+            KindArg::Principle => Interface::Principle,
+            KindArg::Difficulty => Interface::Difficulty,
+            KindArg::Sampler => Interface::Sampler,
+            KindArg::PromptWriter => Interface::PromptWriter,
         }
     }
 }

@@ -179,14 +179,14 @@ mod tests {
     fn authors_get_sources_and_nothing_that_was_built() {
         let of =
             |start: &str| FOR_AUTHORS.iter().filter(|(path, _)| path.starts_with(start)).count();
-        // A manifest, a README, and two files for each of five kinds; in Rust one file for each.
-        assert_eq!(of("sdk/templates/python/"), 12);
-        assert_eq!(of("sdk/templates/js/"), 12);
-        assert_eq!(of("sdk/templates/rust/"), 7);
+        // A manifest, a README, a .gitignore, and two files for each of seven kinds; in Rust one for each.
+        assert_eq!(of("sdk/templates/python/"), 17);
+        assert_eq!(of("sdk/templates/js/"), 17);
+        assert_eq!(of("sdk/templates/rust/"), 10);
         assert_eq!(of("wit/"), 7);
         for (path, _) in FOR_AUTHORS {
             let extension = path.rsplit_once('.').map(|(_, extension)| extension);
-            let known = ["json", "js", "md", "py", "rs", "toml", "ts", "typed", "wit"];
+            let known = ["gitignore", "json", "js", "md", "py", "rs", "toml", "ts", "typed", "wit"];
             assert!(extension.is_some_and(|it| known.contains(&it)), "{path}");
         }
     }

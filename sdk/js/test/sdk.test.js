@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { schema } from '../config.js';
 import * as sdk from '../index.js';
 import { interfaces } from '../interfaces.js';
+import * as out from '../outgoing.js';
 import * as testing from '../testing.js';
 
 class Settings extends sdk.Plugin {
@@ -30,6 +31,7 @@ class Polite extends sdk.Plugin {
     if (record.prompt.id === 'broken') throw new sdk.InputError('no completion');
     if (record.prompt.id === 'crash') return null.x;
     if (record.prompt.id === 'nothing') return undefined;
+    if (record.prompt.id === 'later') return Promise.resolve(sdk.keep);
     if (record.prompt.id === 'half') return sdk.drop('🙂'.slice(0, 1));
     const answer = ask.generate('policy', sdk.user(sdk.gist(record.prompt.text)));
     return answer.text === 'bad' ? sdk.drop('impolite') : sdk.keep;
@@ -181,6 +183,7 @@ test('errors name the record, and faults their line', () => {
   check(turn('p-2', '?'), 'input', /^record `p-2`: the model gave no answer: too long$/u);
   check(turn('crash'), 'internal', /^record `crash`: TypeError: .* \(sdk\.test\.js, line \d+\)$/u);
   check(turn('nothing'), 'internal', /a verdict must be an object, not undefined/u);
+  check(turn('later'), 'internal', /a verdict is a promise; a plugin awaits nothing/u);
   check(turn('half'), 'internal', /half of a surrogate pair/u);
 });
 
@@ -190,6 +193,42 @@ test('random numbers are those of the other SDKs', () => {
   const chosen = new sdk.Rng(3).choose(9, 4);
   assert.deepEqual(chosen.toSorted(), [0, 1, 2, 3]);
   assert.equal(new sdk.Rng(1).below(0), 0);
+});
+
+test('a seed has all its 64 bits, in halves as a component gets it', () => {
+  const seen = [];
+  class Seeing extends sdk.Plugin {
+    static about = { name: 'seeing', version: '0.1.0', summary: 'For tests.' };
+    select(context, pool, seed) {
+      seen.push(seed);
+      return [];
+    }
+    equip(context, slot) {
+      seen.push(slot.seed);
+      return {};
+    }
+    write(context, pool, index, ask) {
+      seen.push(ask.seed);
+      return [];
+    }
+  }
+  const { meta, sampler, promptWriter } = interfaces({ Seeing });
+  meta.configure('{}');
+  // The halves come with a sign.
+  const halves = [0xfedcba99 | 0, 0xf1234567 | 0];
+  sampler.select(testing.context(), [], halves);
+  sampler.equip(testing.context(), [{ id: 'p-1', tags: [], seed: halves }], []);
+  promptWriter.write(testing.context(), [], [{ index: 0, seed: halves, answers: [] }]);
+  assert.deepEqual(seen, [0xf1234567fedcba99n, 0xf1234567fedcba99n, 0xf1234567fedcba99n]);
+  // As in the other SDKs.
+  const rng = new sdk.Rng(seen[0]);
+  assert.deepEqual([rng.bits(), rng.below(1000)], [0xe55470e76bfb22e9n, 764]);
+});
+
+test('a request has a seed that a number holds', () => {
+  const asked = (seed) => sdk.Ask.converse(1, [], (ask) => ask.generate('policy', sdk.user('a'), {}, seed)).ask[0];
+  assert.equal(out.request(asked(7n)).val.seed, 7);
+  assert.throws(() => out.request(asked(2n ** 53n)), /the seed must be a whole number from 0 to 9007199254740991/u);
 });
 
 test('a task parts at its first blank line, and comes back as it was put together', () => {

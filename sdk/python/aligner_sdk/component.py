@@ -5,18 +5,16 @@ Each class below is an interface of the contract; componentize-py takes those th
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import os
-import random
-import sys
-import time
 from types import TracebackType
 from typing import Any, Callable, NoReturn
 
 from componentize_py_types import Err
 from wit_world.exports import meta
 from wit_world.imports import log as wit_log
+
+from . import shut  # Before the plugin is imported, which keeps what it imports.
 
 import plugin as authored
 
@@ -115,14 +113,23 @@ def _named(record: str) -> str:
     return f"record `{record}`"
 
 
+def _begin() -> None:
+    log._write = _write
+    shut.begin()
+
+
+def _write(level: str, message: str) -> None:
+    wit_log.write(wit_log.Level[level.upper()], message.encode("utf-8", "replace").decode())
+
+
 class Meta:
     def describe(self) -> Any:
-        _shut()
+        _begin()
         it = _plugin_type
         return meta.Description(it.NAME, it.VERSION, it.SUMMARY, _schema, list(it.NEEDS))
 
     def configure(self, text: str) -> None:
-        _shut()
+        _begin()
         _configured[:] = [_guarded(lambda: config.parse(_plugin_type, text))]
 
 
@@ -217,56 +224,3 @@ def _variants(it: Any) -> list[Any]:
 
 def _prompts(it: Any) -> list[Any]:
     return [convert.prompt_back(one) for one in convert.listed("the prompts", it)]
-
-
-# What a plugin must not have. Reaching for it would end the component in a trap that says nothing;
-# these say what it was. Set in the first call: while it is built, a plugin may import and read.
-
-
-class _Lines:
-    """What is printed goes to the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            log.info(text.rstrip("\n"))
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-class _NoMoreImports:
-    def find_spec(self, name: str, *_: Any) -> NoReturn:
-        raise ImportError(f"`{name}` cannot be imported any more: import it at the top of the plugin")
-
-
-def _write(level: str, message: str) -> None:
-    wit_log.write(wit_log.Level[level.upper()], message.encode("utf-8", "replace").decode())
-
-
-def _refuse(what: str) -> Callable[..., NoReturn]:
-    def refused(*_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError(f"a plugin has no {what}")
-
-    return refused
-
-
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")
-_shut_already: list[bool] = []
-
-
-def _shut() -> None:
-    if _shut_already:
-        return
-    _shut_already.append(True)
-    log._write = _write
-    sys.stdout = sys.stderr = _Lines()  # type: ignore[assignment]
-    sys.meta_path[:] = [_NoMoreImports()]  # type: ignore[list-item]
-    builtins.open = _refuse("files")
-    os.urandom = random._urandom = _refuse("random numbers but those of `ask.rng()`")  # type: ignore[attr-defined]
-    for name in _CLOCKS:
-        setattr(time, name, _refuse("clock"))
-    # The module's own generator, which would start every batch at the same place.
-    for name, it in vars(random).items():
-        if getattr(it, "__self__", None) is random._inst:  # type: ignore[attr-defined]
-            setattr(random, name, _refuse("random numbers but those of `ask.rng()`"))

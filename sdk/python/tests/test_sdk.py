@@ -227,6 +227,8 @@ class Chance(unittest.TestCase):
     def test_random_numbers_are_those_of_the_other_sdks(self) -> None:
         rng = Rng(17)
         self.assertEqual([rng.bits(), rng.bits()], [0x808475F02EE37363, 0x6434FF62B4E8EDD1])
+        rng = Rng(0xF1234567FEDCBA99)  # More bits than a float holds.
+        self.assertEqual([rng.bits(), rng.below(1000)], [0xE55470E76BFB22E9, 764])
         self.assertEqual(sorted(Rng(3).choose(9, 4)), [0, 1, 2, 3])
         self.assertEqual(Rng(1).below(0), 0)
         items = list(range(100))

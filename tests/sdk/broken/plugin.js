@@ -1,5 +1,7 @@
 import { Plugin } from './aligner-sdk/index.js';
 
+const { random } = Math;
+
 /** Does what a plugin cannot do. For tests. */
 export class Broken extends Plugin {
   static about = { name: 'broken', version: '0.1.0', summary: 'Does what a plugin cannot do. For tests.' };
@@ -20,8 +22,23 @@ export class Broken extends Plugin {
       case 'performance':
         performance.now();
         break;
+      case 'timer':
+        setTimeout(() => {}, 1);
+        break;
       case 'chance':
         Math.random();
+        break;
+      case 'dice':
+        random();
+        break;
+      case 'entropy':
+        crypto.getRandomValues(new Uint8Array(4));
+        break;
+      case 'fetch':
+        fetch('https://example.org');
+        break;
+      case 'file':
+        require('node:fs');
         break;
       case 'deep':
         new Broken(config);

@@ -1,6 +1,8 @@
 //! `aligner plugin build`: a component of what lies in a folder. The compilers are other programs, each
 //! of one version; what is missing is named with the command that installs it.
 
+mod seeds;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -115,8 +117,15 @@ impl Plugin {
                 let mut command = Command::new(tool);
                 command.args(["--wit", "wit", "--js", "aligner-sdk/component.js"]);
                 command.args(["--module-root", ".", "--world", &format!("{kind}-plugin")]);
-                command.args(["--stub-wasi", "--sync", "--output"]).arg(out).stdout(Stdio::null());
-                self.run(command)
+                command.args(["--stub-wasi", "--sync", "--output"]).arg(&out).stdout(Stdio::null());
+                self.run(command)?;
+                let failed = |what: String| {
+                    failed(format!("what `componentize-qjs` made is not as expected: {what}"))
+                        .hint(install.clone())
+                };
+                let component = fs::read(&out).map_err(|error| failed(error.to_string()))?;
+                let component = seeds::whole(&component).map_err(failed)?;
+                fs::write(&out, component).map_err(|error| failed(error.to_string()))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 use super::{Language, NewArgs};
 use crate::{
     cli::{CliError, exit, output},
-    plugin::Kind,
+    plugin::Interface,
 };
 
 /// Makes the folder: whole, or not at all.
@@ -18,7 +18,7 @@ pub fn main(args: &NewArgs) -> Result<(), CliError> {
         return Err(CliError::usage(format!("`{name}` is there already"))
             .hint("give another name, or remove it"));
     }
-    make(folder, &files(kind.kind(), *language, name)).map_err(|error| {
+    make(folder, &files(kind.interface(), *language, name)).map_err(|error| {
         CliError::new(exit::PLUGIN, format!("cannot make the folder `{name}`: {error}"))
     })?;
     let test = match language {
@@ -44,7 +44,7 @@ fn check_name(name: &str) -> Result<(), CliError> {
 }
 
 /// Returns the files of a plugin: path within its folder, and text.
-fn files(kind: Kind, language: Language, name: &str) -> Vec<(String, String)> {
+fn files(kind: Interface, language: Language, name: &str) -> Vec<(String, String)> {
     let (template, sdk) = match language {
         Language::Rust => (
             "sdk/templates/rust/",
@@ -58,7 +58,8 @@ fn files(kind: Kind, language: Language, name: &str) -> Vec<(String, String)> {
         if let Some(rest) = path.strip_prefix(template) {
             // Beside the folders of the kinds lies what all kinds have.
             let own = rest.strip_prefix(kind.as_str()).and_then(|rest| rest.strip_prefix('/'));
-            let of_another = KINDS.iter().any(|it| rest.starts_with(&format!("{it}/")));
+            let of_another =
+                Interface::ALL.iter().any(|it| rest.starts_with(&format!("{}/", it.as_str())));
             return own.or((!of_another).then_some(rest)).map(|rest| (rest.into(), true));
         }
         if path.starts_with("wit/") {
@@ -76,17 +77,17 @@ fn files(kind: Kind, language: Language, name: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-const KINDS: [Kind; 5] =
-    [Kind::Filter, Kind::Judge, Kind::Principle, Kind::Difficulty, Kind::Sampler];
-
 /// Puts the plugin's names into a file of a template.
-fn filled(text: &str, kind: Kind, name: &str) -> String {
+fn filled(text: &str, kind: Interface, name: &str) -> String {
     let settings = match kind {
-        Kind::Filter => "\nafter = \"generate\"",
-        Kind::Judge | Kind::Difficulty => "\nask = { models = [\"policy\"] }",
-        Kind::Principle | Kind::Sampler => "",
+        Interface::Filter | Interface::SetFilter => "\nafter = \"generate\"",
+        Interface::Judge | Interface::Difficulty => "\nask = { models = [\"policy\"] }",
+        Interface::PromptWriter => {
+            "\nwrite = { prompts = 32, slots = 200 }\nask = { models = [\"policy\"] }"
+        }
+        Interface::Principle | Interface::Sampler => "",
     };
-    text.replace("my-section", &format!("{}{settings}", kind.section()))
+    text.replace("my-section", &format!("{}{settings}", kind.kind().section()))
         .replace("my-kind", kind.as_str())
         .replace("my-plugin", name)
         .replace("MyPlugin", &type_name(name))
@@ -162,23 +163,25 @@ mod tests {
         };
         let mut tried = 0;
         for language in [Language::Rust, Language::Python, Language::Js] {
-            for kind in KINDS {
+            for kind in Interface::ALL {
                 let files = files(kind, language, "min-words");
                 let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
-                for path in wanted(language).into_iter().chain(["README.md", "wit/types.wit"]) {
+                for path in
+                    wanted(language).into_iter().chain([".gitignore", "README.md", "wit/types.wit"])
+                {
                     let found = paths.iter().filter(|it| **it == path).count();
-                    assert_eq!(found, 1, "{language:?} {kind} {path}: {paths:?}");
+                    assert_eq!(found, 1, "{language:?} {kind:?} {path}: {paths:?}");
                 }
                 for (path, text) in &files {
                     for word in ["my-plugin", "MyPlugin", "my-kind", "my-section", "my_plugin"] {
-                        assert!(!text.contains(word), "{language:?} {kind} {path}: {word}");
+                        assert!(!text.contains(word), "{language:?} {kind:?} {path}: {word}");
                     }
                     assert!(!path.contains("templates"), "{path}");
                 }
                 tried += 1;
             }
         }
-        assert_eq!(tried, 15);
+        assert_eq!(tried, 21);
     }
 
     #[test]
