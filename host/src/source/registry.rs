@@ -425,8 +425,11 @@ mod tests {
         let made = || manifest(bytes, &config(bytes).unwrap(), &[("b", "2"), ("a", "1")]);
         assert_eq!(made(), made());
         let found: serde_json::Value = serde_json::from_slice(&config(bytes).unwrap()).unwrap();
-        let exports: Vec<_> = found["component"]["exports"].as_array().unwrap().clone();
-        assert!(exports.contains(&json!("aligner:plugin/filter@0.1.0")), "{exports:?}");
+        let exports = found["component"]["exports"].as_array().unwrap();
+        let is_filter = |name: &serde_json::Value| {
+            name.as_str().is_some_and(|name| name.starts_with("aligner:plugin/filter@"))
+        };
+        assert!(exports.iter().any(is_filter), "{exports:?}");
         assert_eq!(component(&made()).unwrap().digest, format!("sha256:{}", sha256(bytes)));
         let module = wat::parse_str("(module)").unwrap();
         assert!(config(&module).unwrap_err().message.contains("core module"));
