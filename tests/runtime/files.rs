@@ -177,7 +177,7 @@ fn crowded() -> Vec<Case> {
     let hostile = || guests::component("hostile");
     vec![
         Case::new("instances", parts::with_instances(hostile(), 100)),
-        Case::new("instances-of-everything", parts::with_instances(hostile(), 1100))
+        Case::new("instances-of-everything", parts::with_instances(hostile(), 600))
             .limits(|limits| limits.instances = usize::MAX),
         Case::new("handles", parts::with_handles(hostile())),
     ]
