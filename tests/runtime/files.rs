@@ -81,6 +81,11 @@ fn broken() -> Vec<Case> {
             component(&format!("(core module (func {}))", "i32.const 1 drop ".repeat(200_000))),
         ),
         Case::new("nesting", nested(1500)),
+        // Found by fuzzing: what the validator quotes is the plugin's own words.
+        Case::new(
+            "damaged-with-escapes",
+            component(r#"(instance $i) (alias export $i "\1b[31mred" (func))"#),
+        ),
         Case::new("memory-of-64-bits", component("(core module (memory i64 1))")),
         Case::new("memory-shared", component("(core module (memory 1 2 shared))")),
         Case::new("tail-call", component("(core module (func $f (return_call $f)))")),
