@@ -51,6 +51,7 @@ lint: setup
 	$(CARGO) fmt --all --check --manifest-path plugins/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path tests/guests/Cargo.toml
 	rustfmt --check --edition 2024 sdk/templates/rust/*/src/lib.rs
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --no-deps -p aligner-sdk

@@ -62,7 +62,7 @@ pub enum LoadFault {
     #[error("is not WebAssembly")]
     NotWasm,
     /// Truncated, corrupted, or with features that plugins may not use.
-    #[error("is damaged or uses what plugins may not: {0}")]
+    #[error("is damaged or uses what plugins may not: {}", clean(.0, 500))]
     Malformed(String),
     /// A core module that was not built against the contract.
     #[error("is a core module without the plugin contract in it")]

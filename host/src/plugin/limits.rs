@@ -16,7 +16,7 @@ pub const MAX_TABLES: usize = 512;
 /// The most table elements that a plugin set can give a plugin. Each takes 8 bytes of the host.
 pub const MAX_TABLE_ELEMENTS: usize = 4_000_000;
 /// The most module instances that a plugin set can give a plugin.
-pub const MAX_INSTANCES: usize = 1024;
+pub const MAX_INSTANCES: usize = 512;
 /// Handles of resources that an instance can hold. The contract has none, so only a component's own
 /// parts can pass them to each other.
 pub(super) const MAX_HANDLES: usize = 10_000;

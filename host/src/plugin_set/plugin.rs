@@ -41,7 +41,7 @@ pub struct Limits {
     /// Elements of the tables together; at most 4 M. Default: 200 k.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table_elements: Option<u32>,
-    /// Module instances, at most 1024. Default: 64.
+    /// Module instances, at most 512. Default: 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<u32>,
     /// Of one call; the last resort, after which the run stops. Default: 30.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use aligner::plugin::compile::Compiler;
 use aligner::plugin::{
-    Answerer, Ask, Cache, Candidate, Grant, Interface, Limits, Loaded, Place, PluginError,
-    Runtime, Settings, Setup, Spent,
+    Answerer, Ask, Cache, Candidate, Grant, Interface, Limits, Loaded, Place, PluginError, Runtime,
+    Settings, Setup, Spent,
 };
 use aligner::record::{
     Answer, Completion, Exemplar, Finish, Prompt, Record, Request, Score, Text, Variant,
@@ -156,4 +156,3 @@ pub fn check(result: Result<(), PluginError>) {
     let text = error.to_string();
     assert!(!text.is_empty() && !text.contains('\u{1b}') && text.len() < 10_000, "{text:?}");
 }
-
