@@ -1,6 +1,7 @@
 //! The plugin runtime against guests that behave, and guests that do not.
 
 mod asking;
+mod conformance;
 mod failing;
 pub mod guests;
 mod hostile;

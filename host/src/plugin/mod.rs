@@ -26,6 +26,7 @@ mod error;
 mod inspect;
 mod limits;
 mod load;
+mod probe;
 mod session;
 mod set;
 
