@@ -68,7 +68,9 @@ impl Shape {
 /// Makes records for a plugin: with its exemplars, where it has any, and with what it needs measured.
 #[derive(Clone, Debug, Default)]
 pub struct Maker {
+    /// Those of equipped and few-shot records.
     pub exemplars: Vec<Exemplar>,
+    /// What records carry as measured.
     pub needs: Vec<Need>,
 }
 

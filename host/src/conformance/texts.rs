@@ -2,8 +2,11 @@
 
 /// A prompt with a better and a worse completion.
 pub struct Exchange {
+    /// What the user says.
     pub prompt: &'static str,
+    /// What is hoped for.
     pub better: &'static str,
+    /// What is not.
     pub worse: &'static str,
 }
 
