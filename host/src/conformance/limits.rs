@@ -35,8 +35,8 @@ pub fn of_records(report: &mut Report, subject: Subject<'_>, maker: &Maker, work
     let of = format!("{} of 1 KiB, {}", counted(records.len() as u64, "records"), shape.as_str());
     shares(report, subject, "limits in a full batch", &of, &|subject| subject.records(&records));
     let text = texts::near_the_limit();
-    let large = [maker.record(shape, "record".into(), &text[..200], &text, &text[1000..])];
-    let of = format!("completions of 1 MiB, {}", shape.as_str());
+    let large = [maker.record(shape, "record".into(), &text[..200], &text, &text[..1000])];
+    let of = format!("a completion of {} KiB, {}", text.len() >> 10, shape.as_str());
     shares(report, subject, "limits with a large record", &of, &|subject| subject.records(&large));
 }
 

@@ -257,7 +257,7 @@ fn with_completion(maker: &Maker, shape: Shape, (name, text): &(&str, String)) -
     let mut records = vec![record("completion", text, ordinary.worse)];
     if matches!(shape, Shape::Contrast | Shape::Paired) {
         records.push(record("bad completion", ordinary.better, text));
-        records.push(record("both completions", text, text));
+        records.push(record("both completions", texts::a_quarter(text), texts::a_quarter(text)));
     }
     records
 }

@@ -80,8 +80,9 @@ pub const EXCHANGES: [Exchange; 12] = [
     ),
 ];
 
-/// The longest text that crosses the boundary, in bytes.
-const LONGEST: usize = 1 << 20;
+/// The longest text of the suite, in bytes: what crosses the boundary has 1 MiB at most, and a plugin may put
+/// words of its own around what it asks.
+const LONGEST: usize = (1 << 20) - (128 << 10);
 
 /// Texts that programs stumble over, by name: `empty` first. All of them may stand in a completion.
 pub fn awkward() -> Vec<(&'static str, String)> {
@@ -123,7 +124,16 @@ pub fn awkward() -> Vec<(&'static str, String)> {
 
 /// Returns ordinary words, of nearly as many bytes as one text may have.
 pub fn near_the_limit() -> String {
-    of_bytes(LONGEST - 1024)
+    of_bytes(LONGEST)
+}
+
+/// Returns the beginning of a text, so long that a plugin can put four of them into one text.
+pub fn a_quarter(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST / 4);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Returns ordinary words of about so many bytes: no two sentences are the same.
@@ -166,6 +176,8 @@ mod tests {
     #[test]
     fn made_up_texts_have_their_length_and_do_not_repeat_themselves() {
         assert_eq!(of_bytes(1024).len(), 1024);
+        assert_eq!(a_quarter(&"ä".repeat(LONGEST)).len(), LONGEST / 4);
+        assert_eq!(a_quarter("ä"), "ä");
         let text = near_the_limit();
         let sentences: Vec<&str> = text.split(". ").collect();
         let unique: BTreeSet<&&str> = sentences.iter().collect();
