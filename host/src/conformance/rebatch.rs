@@ -4,6 +4,9 @@ use super::report::Report;
 use super::said::Said;
 use crate::plugin::{Interface, PluginError};
 
+/// Makes calls with these items each, and says what came of all of them, in their order.
+pub type Calls<'a> = dyn Fn(&[Vec<usize>]) -> Result<Said, PluginError> + 'a;
+
 /// How items are cut into calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -53,14 +56,13 @@ impl Way {
     }
 }
 
-/// Tries `ways` with items of these names. `call` is given the items of each call, and says what came of
-/// all calls, in their order. Returns what came of the plain call.
+/// Tries `ways` with items of these names. Returns what came of the plain call.
 pub fn check(
     report: &mut Report,
     interface: Interface,
     names: &[String],
     ways: &[Way],
-    call: &dyn Fn(&[Vec<usize>]) -> Result<Said, PluginError>,
+    call: &Calls<'_>,
 ) -> Option<Said> {
     let about = Some(interface);
     let first = match call(&Way::Repeated.calls(names.len())) {

@@ -72,7 +72,9 @@ impl Subject<'_> {
             Interface::SetFilter => said(plugin.filter_set(&PLACE, &[], records)?, verdict),
             Interface::Judge => said(plugin.judge(&PLACE, records, answerer)?, opinion),
             Interface::Difficulty => said(plugin.score(&PLACE, records, answerer)?, difficulty),
-            Interface::Principle => said(plugin.render(&PLACE, records, answerer)?, variants),
+            Interface::Principle => {
+                said(plugin.render(&PLACE, records, answerer)?, |it| variants(it))
+            }
             Interface::Sampler | Interface::PromptWriter => {
                 let what = format!("{} is not called with records", interface.as_str());
                 return Err(PluginError::Host(what));
@@ -143,7 +145,7 @@ fn difficulty(_: &f64) -> String {
     "difficulty".into()
 }
 
-fn variants(variants: &Vec<Variant>) -> String {
+fn variants(variants: &[Variant]) -> String {
     let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
     names.join("+")
 }
