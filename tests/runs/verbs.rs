@@ -128,8 +128,9 @@ fn run_gives_a_line_for_each_record_in_order() {
 #[test]
 fn run_works_for_every_kind() {
     let place = place();
-    let pair = json!({"id": "p", "prompt": "Why?", "chosen": "Because.", "rejected": "No."});
-    std::fs::write(place.path("pairs.jsonl"), format!("{pair}\n{pair}\n")).unwrap();
+    let pair =
+        |id: &str| json!({"id": id, "prompt": "Why?", "chosen": "Because.", "rejected": "No."});
+    std::fs::write(place.path("pairs.jsonl"), format!("{}\n{}\n", pair("p"), pair("q"))).unwrap();
     let first = |more: &[&str]| lines(&run(&place, more).expect(0)).remove(0);
 
     let found = lines(&run(&place, &["builtin:rouge-l", "--data", "pairs.jsonl"]).expect(0));
