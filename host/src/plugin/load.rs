@@ -171,7 +171,7 @@ struct Prepared {
     pre: InstancePre<Account>,
     exports: Exports,
     interfaces: BTreeSet<Interface>,
-    compiled_in: Duration,
+    compiled_in: Option<Duration>,
 }
 
 /// What comes before the microseconds in an entry of the cache.
@@ -182,7 +182,7 @@ struct Compiled {
     component: Component,
     interfaces: BTreeSet<Interface>,
     /// What checking and compiling took, whenever that was.
-    compiled_in: Duration,
+    compiled_in: Option<Duration>,
 }
 
 /// Where the exports lie; only those that the component has.
@@ -314,8 +314,14 @@ impl Runtime {
         let damaged = || LoadFault::Compile("the machine code is damaged".into());
         let line = entry.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
         let names = std::str::from_utf8(&entry[..line]).map_err(|_| damaged())?;
-        let (names, micros) = names.rsplit_once(&format!(" {MICROS}")).ok_or_else(damaged)?;
-        let compiled_in = Duration::from_micros(micros.parse().map_err(|_| damaged())?);
+        // Entries of earlier versions do not say how long it took.
+        let (names, compiled_in) = match names.rsplit_once(&format!(" {MICROS}")) {
+            Some((names, micros)) => {
+                let micros = micros.parse().map_err(|_| damaged())?;
+                (names, Some(Duration::from_micros(micros)))
+            }
+            None => (names, None),
+        };
         let interfaces = names
             .split(' ')
             .map(Interface::from_name)
@@ -452,8 +458,9 @@ impl Loaded {
         &self.prepared.source_name
     }
 
-    /// Returns how long it took to check and compile it, now or when it came into the cache.
-    pub fn compiled_in(&self) -> Duration {
+    /// Returns how long it took to check and compile it, now or when it came into the cache, where that is
+    /// known.
+    pub fn compiled_in(&self) -> Option<Duration> {
         self.prepared.compiled_in
     }
 

@@ -25,8 +25,8 @@ struct Measured {
     name: String,
     version: String,
     bytes: usize,
-    /// Checking and compiling the file.
-    compile_milliseconds: f64,
+    /// Checking and compiling the file, where that is known.
+    compile_milliseconds: Option<f64>,
     /// Loading it from the cache of compiled plugins.
     load_milliseconds: f64,
     /// Making and configuring an instance.
@@ -154,7 +154,7 @@ fn measure(
         name: plugin.name().to_owned(),
         version: plugin.version().to_owned(),
         bytes: source.len(),
-        compile_milliseconds: loaded.compiled_in().as_secs_f64() * 1e3,
+        compile_milliseconds: loaded.compiled_in().map(|time| time.as_secs_f64() * 1e3),
         load_milliseconds: load.as_secs_f64() * 1e3,
         start_microseconds: median(starts) * 1e6,
         item_microseconds: seconds * 1e6 / items,
@@ -194,7 +194,7 @@ fn table(workload: &Workload, mine: &Measured, rival: &Measured) -> String {
     number("requests a record", &|it| it.requests_an_item);
     number("start of an instance, µs", &|it| it.start_microseconds);
     number("load from the cache, ms", &|it| it.load_milliseconds);
-    number("compile, ms", &|it| it.compile_milliseconds);
+    number("compile, ms", &|it| it.compile_milliseconds.unwrap_or_default());
     number("file, kB", &|it| it.bytes as f64 / 1e3);
     text
 }

@@ -15,7 +15,7 @@ pub fn main(args: &CheckArgs) -> Result<(), CliError> {
     let begun = std::time::Instant::now();
     let loaded = host::runtime()?.open(&file, &Limits::default())?;
     let load_milliseconds = begun.elapsed().as_secs_f64() * 1e3;
-    let compile_milliseconds = loaded.compiled_in().as_secs_f64() * 1e3;
+    let compile_milliseconds = loaded.compiled_in().map(|time| time.as_secs_f64() * 1e3);
     let kinds: Vec<String> = loaded.kinds().iter().map(ToString::to_string).collect();
     if let Some(config) = &args.config {
         for kind in loaded.kinds() {
@@ -63,7 +63,9 @@ pub fn main(args: &CheckArgs) -> Result<(), CliError> {
     );
     line("config", keys(&loaded));
     line("file", format!("{} bytes, sha256 {}", file.len(), loaded.digest()));
-    line("compiled in", format!("{compile_milliseconds:.1} ms"));
+    if let Some(milliseconds) = compile_milliseconds {
+        line("compiled in", format!("{milliseconds:.1} ms"));
+    }
     line("loaded in", format!("{load_milliseconds:.1} ms"));
     output::print(&text)
 }
