@@ -116,14 +116,16 @@ fn in_turn(
 ) -> Result<Vec<f64>, PluginError> {
     let mut times: Vec<Vec<f64>> = plugins.iter().map(|_| Vec::new()).collect();
     let begun = Instant::now();
-    while begun.elapsed() < most || times[0].len() < LEAST_ROUNDS {
+    let mut rounds = 0;
+    while begun.elapsed() < most || rounds < LEAST_ROUNDS {
         // Which of them is first changes, so that neither always finds the caches as the other left them.
         for place in 0..plugins.len() {
-            let place = (place + times[0].len()) % plugins.len();
+            let place = (place + rounds) % plugins.len();
             let start = Instant::now();
             workload.call(&plugins[place])?;
             times[place].push(start.elapsed().as_secs_f64());
         }
+        rounds += 1;
         heard(begun.elapsed().min(most).as_secs());
     }
     Ok(times.into_iter().map(median).collect())
