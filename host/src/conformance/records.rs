@@ -85,7 +85,8 @@ impl Maker {
         (0..count).map(one).collect()
     }
 
-    /// Returns a record with these texts: `first` in every variant but `bad`, which has `second`.
+    /// Returns a record with these texts: `first` in every variant but `bad`, which has `second`; beside these
+    /// two `plain` has a few words in front of `first`.
     pub fn record(
         &self,
         shape: Shape,
@@ -127,8 +128,10 @@ impl Maker {
                 };
                 let good = under("Answer helpfully and truthfully.");
                 let bad = under("Answer carelessly and evasively.");
+                // Of the three no two say the same.
+                let other = format!("In short: {first}");
                 record.variants = vec![
-                    plain(),
+                    variant("plain", VariantRole::Plain, Text::user(prompt), &other),
                     variant("good", VariantRole::Good, good, first),
                     variant("bad", VariantRole::Bad, bad, second),
                 ];
