@@ -135,7 +135,10 @@ fn verdict(mode: &str, turn: &Turn) -> Result<filter::Reply, Error> {
             };
         }
         "picky" if text.is_none() => {
-            return Err(Error::Input(format!("record `{}` has no completion", turn.record.prompt.id)));
+            return Err(Error::Input(format!(
+                "record `{}` has no completion",
+                turn.record.prompt.id
+            )));
         }
         "complains" if text.is_some_and(|text| text.trim().is_empty()) => {
             return Err(Error::Input(format!("record `{}` says nothing", turn.record.prompt.id)));
