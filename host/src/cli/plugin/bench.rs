@@ -226,7 +226,7 @@ mod tests {
     fn numbers_and_names_fit_their_columns() {
         assert_eq!([12345.6, 12.34, 0.129].map(digits), ["12346", "12.3", "0.13"]);
         assert_eq!(shown("builtin:length"), "builtin:length");
-        assert_eq!(shown("target/some/where/plugin.wasm"), "…ere/plugin.wasm");
+        assert_eq!(shown("target/some/where/plugin.wasm"), "…here/plugin.wasm");
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
     }
 }
