@@ -8,6 +8,7 @@ mod csv;
 mod error;
 mod labelled;
 mod pairs;
+mod records;
 
 pub use error::{DataError, RowProblem};
 pub use labelled::{
@@ -15,6 +16,7 @@ pub use labelled::{
     ROLES as LABELLED_ROLES,
 };
 pub use pairs::{GivenPair, GivenSteered, read_pairs};
+pub use records::{RecordFile, RecordRow, Upto};
 
 use std::{
     collections::HashSet,

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod cli;
+pub mod conformance;
 pub mod data;
 pub mod date;
 pub mod digest;

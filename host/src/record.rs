@@ -143,6 +143,16 @@ pub struct Completion {
     pub finish: Finish,
 }
 
+impl Completion {
+    /// Returns a completion that no model here has written: words stand for its tokens, and nothing is known
+    /// of its logprob.
+    pub fn unmeasured(text: &str, finish: Finish) -> Completion {
+        let words = text.split_whitespace().count();
+        let tokens = u32::try_from(words).unwrap_or(u32::MAX).max(1);
+        Completion { text: text.to_owned(), tokens, logprob: 0.0, entropy: 0.0, finish }
+    }
+}
+
 /// One way of putting a prompt, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Variant {

@@ -20,6 +20,7 @@ mod refusals;
 mod reward;
 mod reward_judge;
 mod saved;
+mod verbs;
 mod write;
 
 use std::collections::BTreeMap;

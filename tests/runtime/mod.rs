@@ -3,6 +3,7 @@
 mod asking;
 mod budgets;
 mod calls;
+mod conformance;
 mod contract;
 mod failing;
 mod files;

@@ -1,21 +1,27 @@
 //! `aligner plugin …`: one component by itself. This file holds the arguments.
 
+mod bench;
 mod build;
+mod check;
+mod data;
 mod lock;
 mod new;
 mod pack;
+mod run;
 mod share;
+mod test;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Value, json};
 
-use super::{CliError, ProgressArg, host, output};
+use super::{CliError, Device, ProgressArg, host};
 use crate::{
-    plugin::{Interface, Limits, Setup},
-    source::Found,
+    model::backend::WeightType,
+    plugin::{self, Interface, Kind, Loaded},
+    plugin_set::After,
 };
+use check::main as check;
 
 /// What to do with a plugin.
 #[derive(Clone, Debug, Subcommand)]
@@ -26,6 +32,12 @@ pub enum PluginCommand {
     Build(BuildArgs),
     /// Say what a component is, imports and asks, before anything of it runs
     Check(CheckArgs),
+    /// Try whether a component keeps the contract, with records that programs stumble over
+    Test(TestArgs),
+    /// Call a plugin with the records of a file and print what it says, as JSONL
+    Run(RunArgs),
+    /// Measure what a plugin takes, beside a shipped one of the same kind
+    Bench(BenchArgs),
     /// Put a plugin set, its plugins and its data into one file, or say what such a file holds
     Pack(PackArgs),
     /// Fetch a component, check it, and print the lines for a plugin set
@@ -120,6 +132,64 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// Arguments of `plugin test`.
+#[derive(Clone, Debug, Args)]
+pub struct TestArgs {
+    /// Component or core module, or builtin:NAME
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Configuration, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub config: Option<String>,
+    /// Records that it is tried on besides: prompts, completions or pairs, JSONL; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `plugin run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Component or core module, or builtin:NAME
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Prompts, completions, pairs, or records of a run: JSONL or a JSON list; .gz too, - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Configuration, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub config: Option<String>,
+    /// Which of its kinds a plugin of several is called as
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<KindArg>,
+    /// Where in a round a filter stands [default: generate]
+    #[arg(long, value_name = "PLACE")]
+    pub after: Option<AfterArg>,
+    /// Seed of the run that it is called as in
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Principle plugin whose exemplars a sampler draws from
+    #[arg(long, value_name = "FILE")]
+    pub principle: Option<String>,
+    /// What it may ask: alias, folder, FILE.gguf or hf:owner/name@revision
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// PEFT adapter folder beside the model; a reward model is asked for rewards
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: WeightType,
+    /// Where the model runs: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
+    /// Where the lines go; stdout where absent
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
 /// Arguments of `plugin pack`.
 #[derive(Clone, Debug, Args)]
 pub struct PackArgs {
@@ -164,12 +234,66 @@ pub struct LockArgs {
     pub set: PathBuf,
 }
 
+/// Where in a round a filter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AfterArg {
+    /// Sees prompts
+    Sample,
+    /// Sees completions
+    Generate,
+    /// Sees rewards
+    Judge,
+    /// Sees preference pairs
+    Pair,
+}
+
+impl AfterArg {
+    /// Returns the place that is meant.
+    pub fn after(self) -> After {
+        match self {
+            AfterArg::Sample => After::Sample,
+            AfterArg::Generate => After::Generate,
+            AfterArg::Judge => After::Judge,
+            AfterArg::Pair => After::Pair,
+        }
+    }
+}
+
+/// Arguments of `plugin bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Component or core module, or builtin:NAME
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Configuration, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub config: Option<String>,
+    /// Which of its kinds a plugin of several is called as
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<KindArg>,
+    /// Records that it is timed on, 256 at most [default: made-up ones of 1 KiB]
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// What it is compared with [default: a shipped plugin of the same kind]
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<String>,
+    /// How long the two are timed together
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Does what is asked of a plugin.
 pub fn main(command: &PluginCommand) -> Result<(), CliError> {
     match command {
         PluginCommand::New(args) => new::main(args),
         PluginCommand::Build(args) => build::main(args),
         PluginCommand::Check(args) => check(args),
+        PluginCommand::Test(args) => test::main(args),
+        PluginCommand::Run(args) => run::main(args),
+        PluginCommand::Bench(args) => bench::main(args),
         PluginCommand::Pack(args) => pack::main(args),
         PluginCommand::Pull(args) => share::pull(args),
         PluginCommand::Push(args) => share::push(args),
@@ -177,47 +301,22 @@ pub fn main(command: &PluginCommand) -> Result<(), CliError> {
     }
 }
 
-/// Says what a component is. A component that a run would refuse is refused here, with the same
-/// words; with `--config`, its configuration is tried too.
-fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let (_, Found { component: file, .. }) = host::component(&args.file, &ProgressArg::open(None))?;
-    let begun = std::time::Instant::now();
-    let loaded = host::runtime()?.open(&file, &Limits::default())?;
-    let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
-    let kinds: Vec<String> = loaded.kinds().iter().map(ToString::to_string).collect();
-    if let Some(config) = &args.config {
-        for kind in loaded.kinds() {
-            loaded.configure(Setup { config: config.clone(), ..Setup::new(kind) })?;
+/// Opens the component that the user names.
+fn named(file: &str) -> Result<plugin::Source, CliError> {
+    let (_, found) = host::component(file, &ProgressArg::open(None))?;
+    Ok(found.component)
+}
+
+/// Returns as which kind a component is called: the one that the user names, or its only one.
+fn kind(loaded: &Loaded, asked: Option<KindArg>) -> Result<Kind, CliError> {
+    let kinds: Vec<Kind> = loaded.kinds().into_iter().collect();
+    match (asked.map(|kind| kind.interface().kind()), kinds.as_slice()) {
+        (Some(kind), _) => Ok(kind),
+        (None, [only]) => Ok(*only),
+        (None, kinds) => {
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+            let message = format!("plugin `{}` is a {}", loaded.name(), names.join(" and a "));
+            Err(CliError::usage(message).hint("`--kind` says as which it is called"))
         }
     }
-    let interfaces: Vec<&str> = loaded.interfaces().iter().map(|it| it.as_str()).collect();
-    if args.json {
-        let schema: Value = serde_json::from_str(loaded.schema()).unwrap_or(Value::Null);
-        let found = json!({
-            "name": loaded.name(),
-            "version": loaded.version(),
-            "summary": loaded.summary(),
-            "kinds": kinds,
-            "interfaces": interfaces,
-            "contract": crate::plugin::CONTRACT,
-            "needs": loaded.needs(),
-            "digest": loaded.digest(),
-            "bytes": file.len(),
-            "config_schema": schema,
-            "load_milliseconds": milliseconds,
-        });
-        return output::print(&format!("{found:#}\n"));
-    }
-    let mut text = format!("{} {}\n  {}\n", loaded.name(), loaded.version(), loaded.summary());
-    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<10}{value}\n"));
-    line("kind", kinds.join(", "));
-    line("exports", interfaces.join(", "));
-    line("imports", "nothing but `log` and types".into());
-    line("contract", crate::plugin::CONTRACT.into());
-    if !loaded.needs().is_empty() {
-        line("needs", loaded.needs().join(", "));
-    }
-    line("file", format!("{} bytes, sha256 {}", file.len(), loaded.digest()));
-    line("loaded in", format!("{milliseconds:.1} ms"));
-    output::print(&text)
 }

@@ -3,8 +3,8 @@
 //! JSONL, or one JSON list of objects, as they are or under gzip (`.gz`). Rows of known collections are
 //! read as they are (`known`).
 
-mod known;
-mod objects;
+pub(super) mod known;
+pub(super) mod objects;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -241,7 +241,10 @@ fn prompt(row: &Map<String, Value>, columns: &Columns) -> Result<Text, RowProble
     }
 }
 
-fn completion(row: &Map<String, Value>, columns: &Columns) -> Result<(Text, String), RowProblem> {
+pub(super) fn completion(
+    row: &Map<String, Value>,
+    columns: &Columns,
+) -> Result<(Text, String), RowProblem> {
     let found = match columns.names.get("completion") {
         Some(_) => columns.get(row, "completion"),
         None => ["completion", "response", "answer", "output"]

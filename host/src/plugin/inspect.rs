@@ -245,6 +245,40 @@ pub(super) fn check_component(bytes: &[u8]) -> Result<BTreeSet<Interface>, LoadF
     Ok(interfaces)
 }
 
+/// Returns the names of what a component or a core module imports, sorted.
+pub(super) fn imports(bytes: &[u8]) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    let (mut depth, mut is_core) = (0_usize, None);
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::Version { encoding, .. }) => {
+                is_core.get_or_insert(encoding == Encoding::Module);
+            }
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::ComponentImportSection(section)) if depth == 0 => {
+                names.extend(section.into_iter().flatten().map(|it| it.name.name.to_owned()));
+            }
+            Ok(Payload::ImportSection(section)) if is_core == Some(true) => {
+                names.extend(section.into_imports().flatten().map(|it| it.module.to_owned()));
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    names.into_iter().collect()
+}
+
+/// Returns the release of the contract that a plugin was built for: what its export `meta` says.
+pub(super) fn contract(bytes: &[u8]) -> Option<String> {
+    // The same name stands in components and in core modules, in sections of different kinds.
+    let name = b"aligner:plugin/meta@";
+    let start = bytes.windows(name.len()).position(|window| window == name)? + name.len();
+    let is_version = |byte: &&u8| byte.is_ascii_alphanumeric() || b".-+".contains(byte);
+    let version: Vec<u8> = bytes[start..].iter().take_while(is_version).take(40).copied().collect();
+    String::from_utf8(version).ok().filter(|version| !version.is_empty())
+}
+
 /// What the validator lets pass; the engine has the last word.
 fn features() -> WasmFeatures {
     WasmFeatures::default()
@@ -346,6 +380,10 @@ mod tests {
                  (import "aligner:plugin/log@0.1.0" (instance (export "write" (func)))))"#,
             "exports none of",
         );
+        let bytes = wat(r#"(component (import "aligner:plugin/types@0.1.3" (instance))
+                 (component (import "wasi:io/poll@0.2.6" (instance))))"#);
+        assert_eq!(imports(&bytes), ["aligner:plugin/types@0.1.3"]);
+        assert_eq!((contract(&bytes), imports(b"no file").len()), (None, 0));
     }
 
     #[test]
@@ -412,6 +450,7 @@ mod tests {
                  (export "aligner:plugin/set-filter@0.1.2" (instance $i))
                  (export "aligner:plugin/later@0.1.2" (instance $i)))"#);
         assert_eq!(check_component(&bytes).unwrap(), BTreeSet::from([Interface::SetFilter]));
+        assert_eq!(contract(&bytes).as_deref(), Some("0.1.0"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
@@ -109,6 +110,16 @@ impl Source {
     pub fn digest(&self) -> String {
         sha256(&self.bytes)
     }
+
+    /// Returns the names of what it imports, sorted.
+    pub fn imports(&self) -> Vec<String> {
+        inspect::imports(&self.bytes)
+    }
+
+    /// Returns the release of the contract that it was built for, such as `0.1.0`, where it says one.
+    pub fn contract(&self) -> Option<String> {
+        inspect::contract(&self.bytes)
+    }
 }
 
 /// The requests that a stage may make where the plugin set gives no number.
@@ -198,6 +209,18 @@ struct Prepared {
     pre: InstancePre<Account>,
     exports: Exports,
     interfaces: BTreeSet<Interface>,
+    compiled_in: Option<Duration>,
+}
+
+/// What comes before the microseconds in an entry of the cache.
+const MICROS: &str = "microseconds:";
+
+/// A component of machine code.
+struct Compiled {
+    component: Component,
+    interfaces: BTreeSet<Interface>,
+    /// What checking and compiling took, whenever that was.
+    compiled_in: Option<Duration>,
 }
 
 /// Where the exports lie; only those that the component has.
@@ -282,15 +305,15 @@ impl Runtime {
     /// Loads a plugin and asks it who it is, without a configuration.
     pub fn open(&self, source: &Source, limits: &Limits) -> Result<Loaded, PluginError> {
         let fault = |fault| PluginError::Load { source_name: source.name.clone(), fault };
-        let (component, interfaces) = self.component(source).map_err(fault)?;
-        let prepared = self.prepare(source, &component, interfaces).map_err(fault)?;
+        let compiled = self.component(source).map_err(fault)?;
+        let prepared = self.prepare(source, compiled).map_err(fault)?;
         let description = describe(&prepared, limits).map_err(fault)?;
         check_shapes(&prepared, limits).map_err(fault)?;
         Ok(Loaded { prepared: Arc::new(prepared), description: Arc::new(description) })
     }
 
     /// Returns the compiled component, from the cache where it is there.
-    fn component(&self, source: &Source) -> Result<(Component, BTreeSet<Interface>), LoadFault> {
+    fn component(&self, source: &Source) -> Result<Compiled, LoadFault> {
         if source.bytes.len() > MAX_FILE_BYTES {
             return Err(LoadFault::TooLarge { bytes: source.bytes.len() });
         }
@@ -316,8 +339,9 @@ impl Runtime {
     }
 
     /// Checks the file and compiles it. The entry is a line with the interfaces it was found to
-    /// have, and the machine code after it.
+    /// have and the microseconds that this took, and the machine code after it.
     fn compile(&self, source: &Source) -> Result<Vec<u8>, LoadFault> {
+        let begun = Instant::now();
         let compiler = if source.trusted { &Compiler::InProcess } else { &self.compiler };
         let form = inspect::check_file(&source.bytes)?;
         let encoded = compile::encode(compiler, form, &source.bytes)?;
@@ -330,17 +354,26 @@ impl Runtime {
         };
         let interfaces = inspect::check_component(component)?;
         let names: Vec<_> = interfaces.iter().map(|interface| interface.as_str()).collect();
-        let mut entry = names.join(" ").into_bytes();
-        entry.push(b'\n');
-        entry.extend(compile::compile(compiler, &self.engine, component)?);
+        let code = compile::compile(compiler, &self.engine, component)?;
+        let micros = begun.elapsed().as_micros();
+        let mut entry = format!("{} {MICROS}{micros}\n", names.join(" ")).into_bytes();
+        entry.extend(code);
         Ok(entry)
     }
 
     /// Makes a component of an entry.
-    fn thaw(&self, entry: &[u8]) -> Result<(Component, BTreeSet<Interface>), LoadFault> {
+    fn thaw(&self, entry: &[u8]) -> Result<Compiled, LoadFault> {
         let damaged = || LoadFault::Compile("the machine code is damaged".into());
         let line = entry.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
         let names = std::str::from_utf8(&entry[..line]).map_err(|_| damaged())?;
+        // Entries of earlier versions do not say how long it took.
+        let (names, compiled_in) = match names.rsplit_once(&format!(" {MICROS}")) {
+            Some((names, micros)) => {
+                let micros = micros.parse().map_err(|_| damaged())?;
+                (names, Some(Duration::from_micros(micros)))
+            }
+            None => (names, None),
+        };
         let interfaces = names
             .split(' ')
             .map(Interface::from_name)
@@ -350,18 +383,14 @@ impl Runtime {
         // cache, whose keyed digest over exactly these bytes was checked.
         let component = unsafe { Component::deserialize(&self.engine, &entry[line + 1..]) }
             .map_err(|error| LoadFault::Compile(clean(&format!("{error:#}"), 500)))?;
-        Ok((component, interfaces))
+        Ok(Compiled { component, interfaces, compiled_in })
     }
 
     /// Links the component and looks up its exports.
-    fn prepare(
-        &self,
-        source: &Source,
-        component: &Component,
-        interfaces: BTreeSet<Interface>,
-    ) -> Result<Prepared, LoadFault> {
+    fn prepare(&self, source: &Source, compiled: Compiled) -> Result<Prepared, LoadFault> {
+        let Compiled { component, interfaces, compiled_in } = compiled;
         let shape = |error: wasmtime::Error| LoadFault::Shape(clean(&format!("{error:#}"), 500));
-        let pre = self.linker.instantiate_pre(component).map_err(shape)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(shape)?;
         macro_rules! find {
             ($interface:ident, $module:ident) => {
                 interfaces
@@ -387,6 +416,7 @@ impl Runtime {
             pre,
             exports,
             interfaces,
+            compiled_in,
         })
     }
 }
@@ -480,6 +510,12 @@ impl Loaded {
     /// Returns the file's path or the embedded plugin's name.
     pub fn source(&self) -> &str {
         &self.prepared.source_name
+    }
+
+    /// Returns how long it took to check and compile it, now or when it came into the cache, where that is
+    /// known.
+    pub fn compiled_in(&self) -> Option<Duration> {
+        self.prepared.compiled_in
     }
 
     /// Returns the interfaces that it has.

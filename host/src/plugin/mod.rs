@@ -29,6 +29,7 @@ mod fault;
 mod inspect;
 mod limits;
 mod load;
+mod probe;
 mod session;
 mod set;
 

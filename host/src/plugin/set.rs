@@ -101,7 +101,7 @@ fn without(batches: &[Range<usize>], batch: usize) -> Vec<Range<usize>> {
 
 /// Shows every batch to a fresh instance, then asks it about those from record `first` on. A failure
 /// comes with the number of its batch.
-fn attempt(
+pub(super) fn attempt(
     plugin: &Plugin,
     guest: &GuestIndices,
     place: &Place,

@@ -111,13 +111,8 @@ fn read(
         None if locked => Locking::None,
         None => Locking::Renewed,
     };
-    let around = Surroundings {
-        embedded,
-        file_folder: folder,
-        argument_folder: &here,
-        pack: None,
-        locking,
-    };
+    let around =
+        Surroundings { embedded, file_folder: folder, argument_folder: &here, pack: None, locking };
     let set = checked(&shown, &text, overrides, &around)?;
     Ok(Loaded { set, name: shown, text, folder: file_folder })
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 pub use registry::Pushed;
 
 use crate::model;
-use crate::pack;
 use crate::model::source::Progress;
+use crate::pack;
 use crate::plugin::{self, LoadFault, PluginError};
 use crate::plugin_set::{Pin, Source};
 

@@ -17,10 +17,18 @@ pub(crate) fn repeats(text: &str, completed: &Text, plain: &Text, length: usize)
         return false;
     }
     let (shown, asked) = (words(&completed.transcript()), words(&plain.transcript()));
-    let asked: BTreeSet<&[String]> = asked.windows(length).collect();
-    let shown: BTreeSet<&[String]> =
-        shown.windows(length).filter(|run| !asked.contains(run)).collect();
-    words(text).windows(length).any(|run| shown.contains(run))
+    let said = words(text);
+    // Either may have many pages; a set of the shorter one is soon made.
+    let (few, many) = if said.len() < shown.len() { (&said, &shown) } else { (&shown, &said) };
+    let few: BTreeSet<&[String]> = few.windows(length).collect();
+    let mut repeated: BTreeSet<&[String]> =
+        many.windows(length).filter(|run| few.contains(run)).collect();
+    if !repeated.is_empty() {
+        asked.windows(length).for_each(|run| {
+            repeated.remove(&run);
+        });
+    }
+    !repeated.is_empty()
 }
 
 /// Returns what follows a label such as `A helpful response:` where a text begins with one.

@@ -58,6 +58,8 @@ const HIGHEST: usize = 10;
 
 /// How many completions a record may have: it makes 256 requests at most.
 const MOST: usize = 256 / HIGHEST;
+/// Bytes that the requests of one record have at most, about: what a call may give back is 16 MiB.
+const MOST_BYTES: usize = 8 << 20;
 
 /// The plugin.
 pub struct Grade {
@@ -90,6 +92,10 @@ impl Judge for Grade {
     fn judge(&self, _: &Context, record: &Record, ask: &mut Ask) -> Result<Opinion, Error> {
         let graded = self.graded(record)?;
         let message = record.prompt.text.transcript();
+        let texts = graded.iter().map(|(_, answer)| message.len() + answer.text.len());
+        if HIGHEST * texts.sum::<usize>() > MOST_BYTES {
+            return Ok(Opinion::Unparsable("the answers are too long to be graded".into()));
+        }
         let questions = graded.iter().map(|(_, answer)| self.question(&message, &answer.text));
         let answers = ask.all(questions.flat_map(|question| self.requests(question)))?;
 
@@ -338,6 +344,13 @@ mod tests {
         check(r#"{"read": "answer"}"#, vague, "`few-shot`: no grade: Fine.");
         let long = Answer::Unanswered("too long".into());
         check("{}", long, "`few-shot`: the model gave no answer: too long");
+    }
+
+    #[test]
+    fn what_is_too_long_for_one_call_is_not_asked_about() {
+        let long = testing::answered("p-1", "Why?", &"so ".repeat(300_000));
+        let opinion = testing::judge(&plugin("{}"), &long, testing::no_model);
+        assert!(matches!(opinion, Ok(Opinion::Unparsable(why)) if why.contains("too long")));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Batch {
     }
 }
 
-/// Returns a variant with a completion. Its tokens are not known without a model: words stand for them.
+/// Returns a variant with a completion.
 pub fn variant(
     name: &str,
     role: VariantRole,
@@ -94,11 +94,8 @@ pub fn variant(
     text: &str,
     finish: Finish,
 ) -> Variant {
-    let words = text.split_whitespace().count();
-    let tokens = u32::try_from(words).unwrap_or(u32::MAX).max(1);
-    let completion =
-        Completion { text: text.to_owned(), tokens, logprob: 0.0, entropy: 0.0, finish };
-    Variant { name: name.to_owned(), role, prompt: prompt.clone(), completion: Some(completion) }
+    let completion = Some(Completion::unmeasured(text, finish));
+    Variant { name: name.to_owned(), role, prompt: prompt.clone(), completion }
 }
 
 /// Returns a record with one completion.

@@ -3,7 +3,7 @@
 mod batch;
 mod checks;
 mod contestant;
-mod oracle;
+pub(super) mod oracle;
 mod plugins;
 mod take;
 
@@ -112,7 +112,7 @@ pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
     let mut contestants: Vec<Contestant> =
         wanted.into_iter().map(|wanted| Contestant::load(&runtime, wanted, pairs)).collect();
     let asks = contestants.iter().any(Contestant::may_ask);
-    let oracle = if asks { Some(Oracle::load(args, &progress)?) } else { None };
+    let oracle = if asks { Some(Oracle::load(&args.asked(), &progress)?) } else { None };
     let model = oracle.as_ref().map(|oracle| oracle.name().to_owned());
     let mut evaluation = take::take(&mut source, &mut contestants, oracle, &progress)?;
     evaluation.model = model;

@@ -1,13 +1,15 @@
 //! The model that plugins ask, through the same engine as in a run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::EvaluateArgs;
 use crate::{
-    cli::{CliError, cancel, host},
+    cli::{CliError, Device, cancel, host},
+    model::backend::WeightType,
     plugin::{Answerer, Ask, NoAnswers},
     progress::Progress,
     record::{Answer, Decoding, Request},
@@ -33,13 +35,37 @@ pub struct Oracle {
     spent: Duration,
 }
 
+/// Which model is asked.
+pub struct Asked<'a> {
+    /// Absent: as the adapter says.
+    pub model: Option<&'a str>,
+    /// A PEFT folder.
+    pub adapter: Option<&'a Path>,
+    /// How weights are kept.
+    pub dtype: WeightType,
+    /// Where it runs.
+    pub device: Device,
+}
+
+impl EvaluateArgs {
+    /// Returns which model is asked.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked {
+            model: self.model.as_deref(),
+            adapter: self.adapter.as_deref(),
+            dtype: self.dtype,
+            device: self.device,
+        }
+    }
+}
+
 impl Oracle {
     /// Loads the model that the command line names.
-    pub fn load(args: &EvaluateArgs, progress: &Progress) -> Result<Oracle, CliError> {
+    pub fn load(args: &Asked<'_>, progress: &Progress) -> Result<Oracle, CliError> {
         let device = args.device.resolve(args.dtype)?;
-        let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
+        let name = host::model_name(args.model, args.adapter)?;
         let opened = host::open(&name, progress)?;
-        let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
+        let adapter = args.adapter.map(|it| host::adapter(it, &opened)).transpose()?;
         let (loaded, _) = host::load_adapted(&opened, None, &device, args.dtype, progress)?;
         let models = Models::new(&opened, loaded, BTreeMap::new(), Progress::new(SILENT));
         let policy = match adapter {

@@ -118,7 +118,9 @@ impl Answerer for Numbers {
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
         let number = |ask: &Ask<'_>| match ask.request {
             Request::Reward { .. } => Ok(Answer::Reward { value: ask.index as f64, tokens: 1 }),
-            Request::Score { .. } => Ok(Answer::Score(Score { logprob: -1.0, tokens: 1, entropy: None })),
+            Request::Score { .. } => {
+                Ok(Answer::Score(Score { logprob: -1.0, tokens: 1, entropy: None }))
+            }
             Request::Generate { .. } => Err("what a model writes is not known here".into()),
         };
         asks.iter().map(number).collect()
