@@ -248,9 +248,8 @@ fn an_adapter_where_a_model_belongs_is_called_one() {
     let shown = folder.canonicalize().unwrap().display().to_string();
     called(&shown, place.tiny("again", &["--model", &shown]));
     called(&shown, place.tiny("again", &["--set", &format!("models.policy={shown}")]));
-    let rows = tests().join("sets/tiny-prompts.jsonl").display().to_string();
     let short = "run/final/adapter";
-    called(short, place.aligner(&["model", "score", "--model", short, "--data", &rows]));
+    called(short, place.aligner(&["model", "chat", "--model", short, "--prompt", "x"]));
     assert!(!place.path("again").exists());
     // What the hint says can be done.
     place.aligner(&["model", "merge", "--adapter", short, "--out", "merged"]).expect(0);
