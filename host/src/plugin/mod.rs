@@ -34,6 +34,7 @@ pub use converse::{Answerer, Ask, NoAnswers, Outcome, Place, Spent, Stage};
 pub use error::{CallError, Fault, Identity, LoadFault, PluginError, Reported};
 pub use inspect::{CONTRACT, Interface, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
 pub use limits::{Limits, MAX_MEMORY_BYTES};
+pub use set::Sitting;
 pub use load::{Cache, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source};
 
 /// The reason under which a record is dropped where `on_error = "drop"`.

@@ -52,7 +52,13 @@ pub fn text(evaluation: &Evaluation) -> String {
 /// Returns one line: what was evaluated on.
 fn heading(evaluation: &Evaluation) -> String {
     let rows = match evaluation.pairs {
-        true => counted(evaluation.rows, "pairs"),
+        true if evaluation.good == evaluation.rows && evaluation.bad == evaluation.rows => {
+            counted(evaluation.rows, "pairs")
+        }
+        true => {
+            let rows = counted(evaluation.rows, "rows");
+            format!("{rows} with {} chosen and {} rejected", evaluation.good, evaluation.bad)
+        }
         false => {
             let rows = counted(evaluation.rows, "completions");
             format!("{rows}, {} good and {} bad", evaluation.good, evaluation.bad)
@@ -152,10 +158,15 @@ fn cost(evaluation: &Evaluation) -> Grid {
     row("says the same again", &|it| match it.determinism {
         None => "unknown".to_owned(),
         Some(found) if found.holds() => "yes".to_owned(),
-        Some(found) => format!(
-            "NO: {} repeated, {} reversed, {} alone of {}",
-            found.repeated, found.reversed, found.alone, found.records
-        ),
+        Some(found) => {
+            let counts = [
+                (Some(found.repeated), "repeated"),
+                (found.reversed, "reversed"),
+                (found.alone, "alone"),
+            ];
+            let shown = counts.iter().filter_map(|(count, how)| Some(format!("{} {how}", (*count)?)));
+            format!("NO: {} of {}", shown.collect::<Vec<_>>().join(", "), found.records)
+        }
     });
     grid
 }

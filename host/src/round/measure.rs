@@ -99,13 +99,8 @@ pub fn meet(
 ) -> Result<(), RunError> {
     for need in needs {
         match &need.what {
-            What::Likelihood { completion, prompt, initial, perplexity } => {
-                let model = if *initial { "initial" } else { "policy" };
-                let means = means(need, (completion, prompt), model, records, asker)?;
-                for (record, mean) in means {
-                    let value = if *perplexity { (-mean).exp() } else { mean };
-                    give(&mut records[record], need, value);
-                }
+            What::Likelihood { .. } => {
+                likelihood(need, records, |model, jobs| asker.scores(model, jobs))?;
             }
             What::Cluster { completion } => {
                 for (record, number) in numbers(shop, place, (need, completion), records, asker)? {
@@ -117,15 +112,16 @@ pub fn meet(
     Ok(())
 }
 
-/// Returns the mean logprob in nats a token of a completion under a prompt, for each record that lacks
-/// the measurement and has both.
-fn means(
+/// Gives records the likelihood that is needed, each that lacks it and has both completion and prompt.
+/// `score` answers jobs for a model, in their order.
+pub fn likelihood<E>(
     need: &Need,
-    (completion, prompt): (&str, &str),
-    model: &str,
-    records: &[Record],
-    asker: &mut Asker<'_>,
-) -> Result<Vec<(usize, f64)>, RunError> {
+    records: &mut [Record],
+    score: impl FnOnce(&str, &[ScoreJob]) -> Result<Vec<Answer>, E>,
+) -> Result<(), E> {
+    let What::Likelihood { completion, prompt, initial, perplexity } = &need.what else {
+        return Ok(());
+    };
     let (mut places, mut jobs) = (Vec::new(), Vec::new());
     for (place, record) in records.iter().enumerate().filter(|(_, record)| !need.is_met(record)) {
         let completion = variant(record, completion).and_then(|found| found.completion.as_ref());
@@ -138,13 +134,14 @@ fn means(
             });
         }
     }
-    let answers = asker.scores(model, &jobs)?;
-    let mean = |answer: Answer| match answer {
-        Answer::Score(score) => Some(score.logprob / f64::from(score.tokens)),
-        _ => None,
-    };
-    let means = places.into_iter().zip(answers).map(|(place, answer)| Some((place, mean(answer)?)));
-    Ok(means.flatten().collect())
+    let answers = score(if *initial { "initial" } else { "policy" }, &jobs)?;
+    for (place, answer) in places.into_iter().zip(answers) {
+        if let Answer::Score(score) = answer {
+            let mean = score.logprob / f64::from(score.tokens);
+            give(&mut records[place], need, if *perplexity { (-mean).exp() } else { mean });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the cluster of each record's completion, by where the policy's last hidden rows lie on average

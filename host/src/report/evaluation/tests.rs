@@ -56,7 +56,7 @@ fn evaluation() -> Evaluation {
     let one = Confusion { bad_dropped: 20, good_dropped: 5, bad_kept: 10, good_kept: 15 };
     let mut failed = evaluated("other", Confusion::default());
     failed.failed = Some("it trapped\n  in round 1".into());
-    failed.determinism = Some(Determinism { records: 9, alone: 2, ..Determinism::default() });
+    failed.determinism = Some(Determinism { records: 9, repeated: 0, reversed: Some(0), alone: Some(2) });
     let mut judge = evaluated("judge", one);
     judge.curve = curve(&[(1.0, true), (0.5, false), (0.4, true)]);
     let bin = Bin { margin: 1.0, confidence: 0.7, accuracy: 0.8, n: 10 };
