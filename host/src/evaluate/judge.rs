@@ -354,8 +354,7 @@ impl ScoreTally {
 mod tests {
     use super::*;
 
-    const FACTS: Facts<'_> =
-        Facts { row: 0, slices: &[], characters: 10, shown: "", score: None };
+    const FACTS: Facts<'_> = Facts { row: 0, slices: &[], characters: 10, shown: "", score: None };
 
     fn value(figures: &[Figure], name: &str) -> (Option<f64>, usize) {
         let figure = figures.iter().find(|figure| figure.name == name).unwrap();
@@ -417,7 +416,8 @@ mod tests {
     fn rewards_of_single_completions_make_a_curve() {
         let mut tally = ScoreTally::default();
         for i in 0..10 {
-            let slices = [("source".to_owned(), if i % 2 == 0 { "even" } else { "odd" }.to_owned())];
+            let slices =
+                [("source".to_owned(), if i % 2 == 0 { "even" } else { "odd" }.to_owned())];
             let facts = Facts { slices: &slices, ..FACTS };
             tally.note(facts, i >= 5, &Scored::Reward(f64::from(i)));
         }

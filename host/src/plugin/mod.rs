@@ -34,8 +34,8 @@ pub use converse::{Answerer, Ask, NoAnswers, Outcome, Place, Spent, Stage};
 pub use error::{CallError, Fault, Identity, LoadFault, PluginError, Reported};
 pub use inspect::{CONTRACT, Interface, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES};
 pub use limits::{Limits, MAX_MEMORY_BYTES};
-pub use set::Sitting;
 pub use load::{Cache, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source};
+pub use set::Sitting;
 
 /// The reason under which a record is dropped where `on_error = "drop"`.
 pub const PLUGIN_ERROR: &str = "plugin-error";

@@ -184,9 +184,8 @@ impl<'a> Sitting<'a> {
         place: Place<'a>,
         spent: &'a mut Spent,
     ) -> Result<Sitting<'a>, PluginError> {
-        let session = plugin
-            .session(spent)
-            .map_err(|fault| failure(plugin, &place, fault, Vec::new()))?;
+        let session =
+            plugin.session(spent).map_err(|fault| failure(plugin, &place, fault, Vec::new()))?;
         Ok(Sitting { plugin, guest, place, session })
     }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     plugin::{Interface, Kind, Outcome, Plugin, PluginError, Stage},
     record::{Finish, Opinion, Record, Text, Verdict},
+    report::evaluation::FOOLED,
     round::Need,
 };
 
@@ -205,7 +206,7 @@ fn preferred(front: &Choice, back: &Choice) -> String {
         (Failed(why), _) | (_, Failed(why)) => format!("failed: {why}"),
         (Unparsable(_), _) | (_, Unparsable(_)) => "unparsable".into(),
         (Right(_), Right(_)) => "the plain answer is better".into(),
-        (Wrong(_), Wrong(_)) => "THE PROBE IS BETTER".into(),
+        (Wrong(_), Wrong(_)) => FOOLED.into(),
         (Tie, Tie) => "tie".into(),
         (Right(_), Wrong(_)) | (Wrong(_), Right(_)) => "the place decides".into(),
         (Tie, _) | (_, Tie) => "a tie in one order".into(),

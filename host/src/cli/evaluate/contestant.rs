@@ -17,8 +17,7 @@ use crate::{
         summary::{Cost, Determinism, Evaluated},
     },
     plugin::{
-        Answerer, Fault, Kind, Outcome, Place, Plugin, PluginError, Runtime, Sitting, Spent,
-        Stage,
+        Answerer, Fault, Kind, Outcome, Place, Plugin, PluginError, Runtime, Sitting, Spent, Stage,
     },
     record::Record,
     round::{Need, What},
@@ -365,10 +364,8 @@ fn text_of(record: &Record) -> &str {
 }
 
 fn facts_of_single(batch: &Batch, place: usize) -> Facts<'_> {
-    let single = &batch.singles[place];
-    let shown = text_of(&batch.records[place]);
-    let characters = shown.chars().count();
-    Facts { row: single.row, slices: &single.slices, characters, shown, score: single.score }
+    let Single { row, score, characters, ref slices, .. } = batch.singles[place];
+    Facts { row, slices, characters, shown: text_of(&batch.records[place]), score }
 }
 
 fn facts_of_pair(double: &Double) -> Facts<'_> {
@@ -454,7 +451,7 @@ fn note_apart(tally: &mut JudgeTally, batch: &Batch, scored: &[Scored], of: &Mat
         }
         (Scored::Reward(better), Scored::Reward(worse)) => compare(better - worse),
     };
-    let [long, short] = [better, worse].map(|place| text_of(&batch.records[place]).chars().count());
+    let [long, short] = [better, worse].map(|place| batch.singles[place].characters);
     let Single { row, slices, .. } = &batch.singles[better];
     let facts = Facts { row: *row, slices, characters: long + short, ..Facts::default() };
     tally.note(facts, long.cmp(&short), &Judged::Apart(choice))

@@ -24,8 +24,9 @@ pub struct Terms {
     pub ask_tokens: Option<u64>,
 }
 
-/// Loads a plugin, with what is to be measured for it, or says why it cannot be called. `bytes` is the size
-/// of its file, as soon as that is known.
+/// Loads a plugin, with what is to be measured for it, or says why it cannot be called: where it needs
+/// measurements and none of them can be made, for example. `bytes` is the size of its file, as soon as that
+/// is known.
 pub fn load(
     runtime: &Runtime,
     wanted: &Wanted,
@@ -43,7 +44,12 @@ pub fn load(
     let together = kind == Kind::Judge && terms.pairs && !wanted.each;
     let names: &[&str] = if together { &[FIRST, SECOND] } else { &["plain"] };
     let need = |name: &String| need(name, names, terms.measures);
-    let needs = loaded.needs().iter().map(need).collect::<Result<_, _>>()?;
+    let (met, unmet): (Vec<_>, Vec<_>) = loaded.needs().iter().map(need).partition(Result::is_ok);
+    // As in a run, what a record cannot have is left out.
+    let needs: Vec<Need> = met.into_iter().flatten().collect();
+    if let (true, Some(Err(why))) = (needs.is_empty(), unmet.into_iter().next()) {
+        return Err(why);
+    }
     let grant = wanted.ask.then(|| Grant {
         models: NAMES.map(str::to_owned).into(),
         tokens: terms.ask_tokens.unwrap_or(TOKENS),
@@ -64,8 +70,11 @@ fn need(name: &str, variants: &[&str], measures: bool) -> Result<Need, String> {
             "{what}: clusters are among all completions of a round, and rows are read in chunks here"
         ));
     };
-    if let Some(other) = [completion, prompt].into_iter().find(|it| !variants.contains(&it.as_str())) {
-        let there = variants.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
+    if let Some(other) =
+        [completion, prompt].into_iter().find(|it| !variants.contains(&it.as_str()))
+    {
+        let there =
+            variants.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
         return Err(format!("{what}, and no variant is called `{other}` here; there is {there}"));
     }
     match measures {
@@ -104,7 +113,11 @@ mod tests {
         };
         check("perplexity(plain; initial)", true, "perplexity(plain; initial)");
         check("perplexity(plain)", false, "hint: `--model`");
-        check("alogp(plain | few-shot)", true, "no variant is called `few-shot` here; there is `plain`");
+        check(
+            "alogp(plain | few-shot)",
+            true,
+            "no variant is called `few-shot` here; there is `plain`",
+        );
         check("cluster(plain)", true, "clusters are among all completions");
         check("rouge", true, "a measurement is");
     }

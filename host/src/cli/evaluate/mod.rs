@@ -175,7 +175,8 @@ fn check_use(names_model: bool, contestants: &[Contestant]) -> Result<(), CliErr
     if !names_model || contestants.iter().any(Contestant::wants_model) {
         return Ok(());
     }
-    let error = CliError::usage("a model is named, and no plugin may ask it or needs it to measure");
+    let error =
+        CliError::usage("a model is named, and no plugin may ask it or needs it to measure");
     Err(error.hint("`--ask NAME` lets a plugin ask; a plugin that does not ask needs no model"))
 }
 

@@ -48,7 +48,14 @@ impl Oracle {
             Some(adapter) => models.adapted(adapter)?,
             None => models.initial(),
         };
-        Ok(Oracle { name, models, policy, known: HashMap::new(), spent: Duration::ZERO, left: None })
+        Ok(Oracle {
+            name,
+            models,
+            policy,
+            known: HashMap::new(),
+            spent: Duration::ZERO,
+            left: None,
+        })
     }
 
     /// Returns the model's name.

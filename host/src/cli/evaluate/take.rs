@@ -114,8 +114,7 @@ pub fn take(
         plugins: Vec::new(),
         comparisons: Vec::new(),
     };
-    let set_filters: Vec<Option<Plugin>> =
-        contestants.iter().map(Contestant::set_filter).collect();
+    let set_filters: Vec<Option<Plugin>> = contestants.iter().map(Contestant::set_filter).collect();
     let mut spent: Vec<Spent> = contestants.iter().map(|_| Spent::default()).collect();
     let mut sittings = sit(contestants, &set_filters, &mut spent);
     if sittings.iter().any(Option::is_some) {
@@ -139,6 +138,8 @@ pub fn take(
         found.rows += batch.rows as u64;
         found.good += batch.good as u64;
         found.bad += batch.bad as u64;
+        // To forget hundreds of thousands of texts takes a while, which the next batch need not wait for.
+        rayon::spawn(move || drop(batch));
         Ok(())
     })?;
     drop(sittings);

@@ -44,10 +44,8 @@ impl Objects {
         }
         let error = |error| DataError::Read { name: name.to_owned(), error };
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let file = Counted {
-            file: File::open(path).map_err(error)?,
-            bytes_read: bytes_read.clone(),
-        };
+        let file =
+            Counted { file: File::open(path).map_err(error)?, bytes_read: bytes_read.clone() };
         let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn BufRead + Send> = match is_gzip {
             true => {

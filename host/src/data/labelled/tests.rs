@@ -113,10 +113,7 @@ fn pairs_are_texts_or_conversations() {
         r#"{"prompt": "p", "chosen": ["a"], "rejected": ["b", "", "c"], "subset": "Ties"}"#,
         "1 p (1): a over b and  and c",
     );
-    check(
-        r#"{"prompt": "p", "chosen": "a", "rejected": ["b", 3]}"#,
-        "`rejected` must be a text",
-    );
+    check(r#"{"prompt": "p", "chosen": "a", "rejected": ["b", 3]}"#, "`rejected` must be a text");
     check(
         "{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\"}\n\
          {\"prompt\": \"p\", \"completion\": \"a\", \"label\": 1}",
