@@ -96,7 +96,7 @@ def look(browser, page_file, screen, folder):
     wrong += [f"a contrast of {found}" for found in contrast["found"]]
     plots = page.evaluate(PLOTS)
     for plot in plots:
-        if min(plot["width"], plot["height"]) < 40:
+        if min(plot["width"], plot["height"]) < 20:
             wrong.append(f"a plot of {plot['width']} by {plot['height']}: {plot['title']}")
         if not plot["title"] or not plot["desc"]:
             wrong.append(f"a plot without title or description: {plot['title']}")
@@ -108,7 +108,7 @@ def look(browser, page_file, screen, folder):
     if screen == "paper":
         wrong += [f"beyond the paper: {found}" for found in page.evaluate(WIDER, width)]
         # All that is folded away on a screen is on paper.
-        shut = page.evaluate("[...document.querySelectorAll('details > *')].filter(it => !it.checkVisibility()).length")
+        shut = page.evaluate("[...document.querySelectorAll('details > :not(summary)')].filter(it => !it.checkVisibility()).length")
         if shut:
             wrong.append(f"{shut} folded parts are not on paper")
         page.pdf(path=folder / f"{page_file.stem}.pdf", format="A4",

@@ -117,7 +117,7 @@ fn card((place, plugin): (usize, &Evaluated)) -> String {
     html.push_str("<ul>");
     if plugin.cost.seconds > 0.0 && plugin.cost.records > 0 {
         let rate = plugin.cost.records as f64 / plugin.cost.seconds;
-        let _ = write!(html, "<li>{rate:.0} records a second</li>");
+        let _ = write!(html, "<li>{} records a second</li>", grouped(rate));
     }
     match plugin.determinism {
         Some(found) if found.holds() => html.push_str("<li>says the same again</li>"),
@@ -130,6 +130,19 @@ fn card((place, plugin): (usize, &Evaluated)) -> String {
         let _ = write!(html, "<li class=\"bad\">fooled by {fooled} of {all} made-up records</li>");
     }
     html + "</ul></article>\n"
+}
+
+/// Returns a whole number with its thousands apart.
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn grid(corner: &str, grid: &Grid) -> String {

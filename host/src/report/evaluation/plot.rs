@@ -125,8 +125,8 @@ pub fn square(title: &str, (x, y): (&str, &str), chance: bool, lines: &[Line<'_>
 /// Returns a plot of values with their intervals, one below the other, from 0 to 1 or as far below 0 as
 /// they go; `mark` is drawn across them.
 pub fn dots(title: &str, mark: Option<f64>, dots: &[Dot<'_>]) -> String {
-    const NAMES: f64 = 104.0;
-    const WIDTH: f64 = 180.0;
+    const NAMES: f64 = 118.0;
+    const WIDTH: f64 = 170.0;
     const ROW: f64 = 22.0;
     let about = |dot: &Dot<'_>| {
         let value = dot.value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
@@ -150,7 +150,7 @@ pub fn dots(title: &str, mark: Option<f64>, dots: &[Dot<'_>]) -> String {
     }
     for (number, one) in dots.iter().enumerate() {
         let (y, class) = (TOP + 8.0 + ROW * number as f64, colour(one.colour));
-        label(&mut svg, ("end", ""), NAMES - 12.0, y + 4.0, &shortened(one.name, 14));
+        label(&mut svg, ("end", ""), NAMES - 12.0, y + 4.0, &shortened(one.name, 13));
         if let Some((low, high)) = one.ends {
             line(&mut svg, &format!("line {class}"), (across(low), y), (across(high), y));
         }
