@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(value(&ScoreTally::default().figures(None), "roc-auc"), (None, 0));
         let slices = tally.slices();
         let shown: Vec<_> = slices.iter().map(|it| (it.value.as_str(), it.n)).collect();
-        assert_eq!(shown, [("even", 5), ("odd", 5), ("10–10", 10)]);
+        assert_eq!(shown, [("even", 5), ("odd", 5), ("0–10", 10)]);
         assert!(slices.iter().all(|it| value(&it.figures, "roc-auc").0 == Some(1.0)));
     }
 

@@ -91,7 +91,7 @@ fn tables_show_plugins_side_by_side() {
         "too-long",
         "judge             short  0.400",
         "12 : 2",
-        "imports            log",
+        "imports                     log",
         "accuracy by slice",
         "source a",
         "probe",
