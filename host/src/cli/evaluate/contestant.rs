@@ -213,22 +213,22 @@ impl Contestant {
     /// Returns a failure with the way out that there is here.
     fn explain(&self, error: &PluginError) -> String {
         let text = error.to_string();
-        let is_grant =
-            matches!(error, PluginError::Call(call) if matches!(call.fault, Fault::NoGrant { .. }));
-        if !is_grant {
-            return text;
-        }
-        let what = text.split("\n\nhint: ").next().unwrap_or_default();
-        match self.wanted.ask {
-            false => format!(
-                "{what}\n\nhint: `--ask {}` lets it ask the model of `--model`",
-                self.wanted.name
-            ),
-            true => {
+        let PluginError::Call(call) = error else { return text };
+        let hint = match call.fault {
+            Fault::NoGrant { .. } if self.wanted.ask => {
                 let names = NAMES.map(|name| format!("`{name}`")).join(", ");
-                format!("{what}\n\nhint: the model is called {names} here; configure the plugin so")
+                format!("the model is called {names} here; configure the plugin so")
             }
-        }
+            Fault::NoGrant { .. } => {
+                format!("`--ask {}` lets it ask the model of `--model`", self.wanted.name)
+            }
+            Fault::Tokens { .. } => {
+                "`--ask-tokens` says how many tokens the answers to one plugin may have".to_owned()
+            }
+            _ => return text,
+        };
+        let what = text.split("\n\nhint: ").next().unwrap_or_default();
+        format!("{what}\n\nhint: {hint}")
     }
 
     /// Calls it again with the beginning of a batch, and with made-up records.
