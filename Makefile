@@ -61,12 +61,13 @@ test: setup
 	$(CARGO) test --release --locked --workspace
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
-# What needs Python or Node: the demo's adapter in PEFT, and merged in transformers; what authors of plugins do, in
-# each language; plugins in a real registry.
+# What needs Python, Node or a browser: the demo's adapter in PEFT, and merged in transformers; what authors of plugins
+# do, in each language; plugins in a real registry; the pages of `aligner evaluate` in Chromium.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run
 	tests/sharing/run
+	tests/evaluate/run
 
 # The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
 # `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.

@@ -153,13 +153,16 @@ fn a_plugin_that_fails_is_shown_and_the_others_go_on() {
     .says(&["3 of 5 plugins failed", "`gone`: ", "gone.wasm"]);
     assert!(said.stdout.contains("it failed on every record of a batch"), "{}", said.stdout);
     assert!(
-        said.stdout.contains("it needs measurements such as `perplexity(a)`"),
+        said.stdout.contains("needs the measurement `perplexity(a)`, and no variant is called `a`"),
         "{}",
         said.stdout
     );
     let found = json_of(&place);
     figure(&found["plugins"][1], "failed", 1.0);
     figure(&found["plugins"][1], "accuracy", 0.0);
+    // What fails is compared as failing: it is right about nothing.
+    let duels = found["comparisons"].as_array().unwrap();
+    assert_eq!((duels.len(), &duels[0]["n"], &duels[0]["first_only"]), (1, &json!(6), &json!(0)));
     figure(&found["plugins"][2], "tie", 1.0);
     figure(&found["plugins"][2], "accuracy", 0.5);
     // A filter sees both completions of each pair, and this one keeps all.
@@ -217,6 +220,159 @@ fn judges_ask_the_model_in_both_orders() {
 }
 
 #[test]
+fn filters_over_all_rows_see_all_of_them_first() {
+    let place = place();
+    // The same question 5000 times, which is more than a chunk, and one of its own in each: of like ones the
+    // first stays.
+    let row = |index: usize| {
+        let prompt = match index {
+            17 => "How high is the moon".to_owned(),
+            4500 => "What do bees eat".to_owned(),
+            _ => "Name three red fruits please".to_owned(),
+        };
+        json!({"prompt": prompt, "completion": "x", "label": matches!(index, 0 | 17 | 4500)})
+    };
+    let rows: String = (0..5000).map(|index| format!("{}\n", row(index))).collect();
+    std::fs::write(place.path("like.jsonl"), rows).unwrap();
+    let arguments =
+        ["builtin:rouge-l", "builtin:length", "--data", "like.jsonl", "--json", "out.json"];
+    evaluate(&place, &arguments).expect(0);
+    let found = json_of(&place);
+    let rouge = &found["plugins"][0];
+    figure(rouge, "accuracy", 1.0);
+    figure(rouge, "recall", 1.0);
+    assert_eq!(rouge["cost"]["records"], 5000);
+    assert!(rouge["cost"]["fuel"].as_u64().unwrap() > 0);
+    assert_eq!(
+        rouge["determinism"],
+        json!({"records": 128, "repeated": 0, "reversed": null, "alone": null})
+    );
+    assert_eq!(rouge["probes"]["empty"], "kept");
+    assert_eq!(found["comparisons"][0]["first_only"], 4997);
+}
+
+#[test]
+fn what_plugins_need_is_measured_by_the_model() {
+    let place = place();
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    let gauge = guests::path("gauge").display().to_string();
+    let measured = ["--model", &model, "--device", "cpu"];
+    let arguments = [&gauge, "--each", "gauge", "--data", "pairs.jsonl", "--json", "out.json"];
+    evaluate(&place, &arguments).expect(3).says(&["`perplexity(plain)`", "hint: `--model` names"]);
+
+    evaluate(&place, &[&arguments[..], &measured[..]].concat()).expect(0);
+    // Its reward is the perplexity: higher where the model is more surprised.
+    let scored: String = pairs()
+        .lines()
+        .flat_map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            ["chosen", "rejected"].map(|name| {
+                format!("{}\n", json!({"prompt": row["prompt"], "completion": row[name]}))
+            })
+        })
+        .collect();
+    std::fs::write(place.path("score.jsonl"), scored).unwrap();
+    let said = place
+        .aligner(&[&["model", "score", "--data", "score.jsonl"][..], &measured[..]].concat())
+        .expect(0);
+    let mean = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["logprob"].as_f64().unwrap() / row["tokens"].as_f64().unwrap()
+    };
+    let means: Vec<f64> = said.stdout.lines().map(mean).collect();
+    assert_eq!(means.len(), 12);
+    let right = means.chunks(2).filter(|pair| pair[0] < pair[1]).count();
+    let found = json_of(&place);
+    figure(&found["plugins"][0], "accuracy", right as f64 / 6.0);
+    figure(&found["plugins"][0], "failed", 0.0);
+    let plain = found["plugins"][0]["probes"]["plain answer"].as_str().unwrap();
+    assert!(plain.starts_with("reward "), "{plain}");
+}
+
+#[test]
+fn rows_of_several_completions_are_right_as_a_whole() {
+    let place = place();
+    let row = |index: usize| {
+        json!({"prompt": "Why?", "chosen": ["because it is so"], "subset": if index < 2 { "a" } else { "b" },
+            "rejected": ["no", "not at all", if index == 0 { "no" } else { "because it has to be so" }]})
+    };
+    let rows: String = (0..4).map(|index| format!("{}\n", row(index))).collect();
+    std::fs::write(place.path("best.jsonl"), rows).unwrap();
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    let arguments = [
+        "builtin:grade",
+        "--ask",
+        "grade",
+        "--each",
+        "grade",
+        "--model",
+        &model,
+        "--device",
+        "cpu",
+        "--data",
+        "best.jsonl",
+        "--json",
+        "out.json",
+    ];
+    let said = evaluate(&place, &arguments).expect(0);
+    assert!(said.stdout.contains("4 rows with 4 chosen and 12 rejected"), "{}", said.stdout);
+    let found = json_of(&place);
+    let grade = &found["plugins"][0];
+    assert_eq!(grade["cost"]["records"], 16);
+    let figures = grade["figures"].as_array().unwrap();
+    let n = |name: &str| figures.iter().find(|it| it["name"] == name).unwrap()["n"].clone();
+    assert_eq!((n("accuracy"), n("whole-row")), (json!(12), json!(4)));
+    assert!(said.stdout.contains("subset a"), "{}", said.stdout);
+}
+
+#[test]
+fn answers_have_a_budget() {
+    let place = place();
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    let arguments = [
+        "builtin:pairwise",
+        "--ask",
+        "pairwise",
+        "--model",
+        &model,
+        "--device",
+        "cpu",
+        "--data",
+        "pairs.jsonl",
+        "--ask-tokens",
+        "20",
+    ];
+    let said = evaluate(&place, &arguments).expect(3).says(&["20", "--ask-tokens"]);
+    assert!(said.stdout.contains("failed"), "{}", said.stdout);
+}
+
+#[test]
+fn scores_of_the_file_are_compared_with_what_is_kept() {
+    let place = place();
+    let row = |index: usize| {
+        let words = if index < 10 { 9 } else { 2 };
+        json!({"prompt": "Why?", "completion": "so ".repeat(words), "score": index})
+    };
+    let rows: String = (0..20).map(|index| format!("{}\n", row(index))).collect();
+    std::fs::write(place.path("scored.jsonl"), rows).unwrap();
+    let config = r#"length={"max_words": 5}"#;
+    let arguments = [
+        "builtin:length",
+        "--config",
+        config,
+        "--data",
+        "scored.jsonl",
+        "--threshold",
+        "15",
+        "--json",
+        "out.json",
+    ];
+    evaluate(&place, &arguments).expect(0);
+    figure(&json_of(&place)["plugins"][0], "kept-above", 1.0);
+    figure(&json_of(&place)["plugins"][0], "precision", 1.0);
+}
+
+#[test]
 fn rewards_of_labelled_completions_make_a_curve() {
     let place = place();
     let model = tests().join("fixtures/tiny-llama").display().to_string();
@@ -242,6 +398,11 @@ fn rewards_of_labelled_completions_make_a_curve() {
     assert_eq!(found["rows"], 8);
     let auc = found["plugins"][0]["curve"]["roc_auc"]["value"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&auc));
+    let slice = &found["plugins"][0]["slices"][0];
+    assert_eq!(
+        (&slice["figures"][0]["name"], &slice["value"]),
+        (&json!("roc-auc"), &json!("Latin"))
+    );
     assert!(std::fs::read_to_string(place.path("out.html")).unwrap().contains("ROC"));
 }
 
@@ -259,7 +420,7 @@ fn what_cannot_be_evaluated_is_refused() {
     check(&[length, "--data", "nowhere.jsonl"], 4, &["cannot read data file `nowhere.jsonl`"]);
     check(&[length, "--data", "bad.jsonl"], 4, &["the row has no `label`", "bad.jsonl:41"]);
     check(&[length, "--data", "rows.jsonl", "--ask", "length"], 2, &["none is named", "--model"]);
-    check(&[length, "--data", "rows.jsonl", "--model", "m"], 2, &["no plugin may ask it"]);
+    check(&[length, "--data", "rows.jsonl", "--model", "m"], 2, &["no plugin may ask it or needs"]);
     check(&[length, "--data", "rows.jsonl", "--ask", "x"], 2, &["`--ask` names `x`"]);
     check(
         &[length, "--data", "rows.jsonl", "--config", "length=3"],

@@ -57,21 +57,23 @@ pub struct Labelled {
     pub finish: Finish,
     /// Whether it should be kept.
     pub good: bool,
+    /// The number in the column of scores, where there is one.
+    pub score: Option<f64>,
     /// Columns by which rows are told apart, with their values.
     pub slices: Vec<(String, String)>,
 }
 
-/// Two completions of which one is known to be better.
+/// Completions of one prompt of which some are known to be better than the others: most often one and one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledPair {
     /// From 1.
     pub line: usize,
     /// What is asked.
     pub prompt: Text,
-    /// The better one; may be empty.
-    pub chosen: String,
-    /// The worse one; may be empty.
-    pub rejected: String,
+    /// The better ones: at least one; a text may be empty.
+    pub chosen: Vec<String>,
+    /// The worse ones: at least one; a text may be empty.
+    pub rejected: Vec<String>,
     /// Columns by which rows are told apart, with their values.
     pub slices: Vec<(String, String)>,
 }
@@ -119,7 +121,8 @@ impl LabelledFile {
         self.undecided
     }
 
-    /// Returns how many bytes of rows were read so far, those of gzip unpacked.
+    /// Returns how many bytes of the file were read so far, as they lie on the disk: a little more than
+    /// the rows that came out of them.
     pub fn bytes_read(&self) -> u64 {
         self.objects.bytes_read()
     }
@@ -194,8 +197,8 @@ fn read(bytes: &[u8], line: usize, columns: &Columns) -> Result<LabelledRow, Row
             Some((chosen, rejected)) => LabelledRow::Pair(LabelledPair {
                 line,
                 prompt: known.prompt,
-                chosen,
-                rejected,
+                chosen: vec![chosen],
+                rejected: vec![rejected],
                 slices,
             }),
         });
@@ -217,7 +220,8 @@ fn read(bytes: &[u8], line: usize, columns: &Columns) -> Result<LabelledRow, Row
                 Some(Value::String(finish)) if finish == "length" => Finish::Length,
                 Some(_) => return Err(wrong_type("finish", "`stop` or `length`")),
             };
-            let row = Labelled { line, prompt, completion, finish, good, slices };
+            let score = columns.get(&row, "score").and_then(Value::as_f64);
+            let row = Labelled { line, prompt, completion, finish, good, score, slices };
             Ok(LabelledRow::Completion(row))
         }
     }
@@ -258,18 +262,18 @@ pub(super) fn completion(
     }
 }
 
-/// Returns prompt, chosen and rejected completion.
+/// Returns prompt, chosen and rejected completions.
 fn pair(
     row: &Map<String, Value>,
     columns: &Columns,
     chosen: &Value,
     rejected: &Value,
-) -> Result<(Text, String, String), RowProblem> {
+) -> Result<(Text, Vec<String>, Vec<String>), RowProblem> {
     let has_prompt = columns.names.contains_key("prompt")
         || ["prompt", "instruction", "question", "query"].into_iter().any(|it| present(row, it));
     if has_prompt {
         let prompt = prompt(row, columns)?;
-        return Ok((prompt, words(chosen, "chosen")?, words(rejected, "rejected")?));
+        return Ok((prompt, several(chosen, "chosen")?, several(rejected, "rejected")?));
     }
     let (Value::Array(chosen), Value::Array(rejected)) = (chosen, rejected) else {
         return Err(RowProblem::NoPrompt);
@@ -279,7 +283,17 @@ fn pair(
     if prompt != same {
         return Err(RowProblem::Apart);
     }
-    Ok((prompt, chosen, rejected))
+    Ok((prompt, vec![chosen], vec![rejected]))
+}
+
+/// Returns the words of a completion, or of each in a list of texts.
+fn several(value: &Value, column: &str) -> Result<Vec<String>, RowProblem> {
+    match value {
+        Value::Array(items) if items.first().is_some_and(Value::is_string) => {
+            items.iter().map(|item| text(item, column, "a text").map(str::to_owned)).collect()
+        }
+        value => Ok(vec![words(value, column)?]),
+    }
 }
 
 /// Returns the words of a completion: a text, which may be empty, or a conversation of which the last

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::confusion::Confusion;
+use super::curve::{Curve, curve};
 use super::outcome::{Facts, Sifted, beginning};
 use super::slices::{Part, Slice, Slices};
 use crate::measure::figure::Figure;
@@ -22,6 +23,10 @@ pub struct FilterTally {
     failed: u64,
     reasons: BTreeMap<String, Reason>,
     slices: Slices<Confusion>,
+    /// The file's scores of completions, each with whether it is kept.
+    scored: Vec<(f64, bool)>,
+    /// What was measured of completions for the filter, each with whether it is labelled good.
+    measured: Vec<(f64, bool)>,
 }
 
 /// Why completions are dropped, or how the plugin failed.
@@ -66,10 +71,22 @@ impl FilterTally {
                 return false;
             }
         };
+        self.scored.extend(facts.score.map(|score| (score, kept)));
         let row = Confusion::row(good, kept);
         self.counts += row;
         self.slices.note(facts, row);
         kept == good
+    }
+
+    /// Adds the number that the filter reads of a completion: higher where it is better.
+    pub fn note_measured(&mut self, value: f64, good: bool) {
+        self.measured.push((value, good));
+    }
+
+    /// Returns how well what the filter reads tells good completions from bad ones, over all thresholds;
+    /// `None` where it reads nothing that is measured.
+    pub fn curve(&self) -> Option<Curve> {
+        curve(&self.measured)
     }
 
     fn note_reason(&mut self, reason: &str, good: bool, shown: &str) {
@@ -85,7 +102,8 @@ impl FilterTally {
         }
     }
 
-    /// Returns the numbers: those of the verdicts, and the shares of revised and failed completions.
+    /// Returns the numbers: those of the verdicts, the shares of revised and failed completions, and where
+    /// the file has scores `kept-above`: how often a kept completion has a higher one than a dropped one.
     pub fn figures(&self) -> Vec<Figure> {
         let rows = self.counts.rows() as usize;
         let mut figures = self.counts.figures();
@@ -93,6 +111,9 @@ impl FilterTally {
         figures.push(Figure::share("dropped", dropped, rows));
         figures.push(Figure::share("revised", self.revised as usize, rows));
         figures.push(Figure::share("failed", self.failed as usize, rows + self.failed as usize));
+        if let Some(curve) = curve(&self.scored) {
+            figures.push(Figure { name: "kept-above".to_owned(), ..curve.roc_auc });
+        }
         figures
     }
 
@@ -122,7 +143,8 @@ mod tests {
     fn verdicts_and_reasons_are_counted() {
         let mut tally = FilterTally::default();
         let mut note = |good: bool, sifted: Sifted| {
-            tally.note(Facts { slices: &[], characters: 3, shown: "a b" }, good, &sifted)
+            let facts = Facts { characters: 3, shown: "a b", ..Facts::default() };
+            tally.note(facts, good, &sifted)
         };
         assert!(note(true, Sifted::Kept));
         assert!(note(true, Sifted::Revised));
@@ -144,10 +166,27 @@ mod tests {
     }
 
     #[test]
+    fn scores_of_the_file_and_measurements_are_compared_over_all_thresholds() {
+        let mut tally = FilterTally::default();
+        for i in 0..10 {
+            let score = f64::from(i);
+            let facts = Facts { score: Some(score), ..Facts::default() };
+            let sifted = if i < 5 { Sifted::Dropped("low".into()) } else { Sifted::Kept };
+            tally.note(facts, i >= 3, &sifted);
+            tally.note_measured(-score, i < 5);
+        }
+        let figures = tally.figures();
+        let found = figures.iter().find(|figure| figure.name == "kept-above").unwrap();
+        assert_eq!((found.value, found.n), (Some(1.0), 10));
+        assert_eq!(tally.curve().unwrap().roc_auc.value, Some(1.0));
+        assert!(FilterTally::default().curve().is_none());
+    }
+
+    #[test]
     fn made_up_reasons_do_not_pile_up() {
         let mut tally = FilterTally::default();
         for i in 0..1000 {
-            let facts = Facts { slices: &[], characters: 1, shown: "x" };
+            let facts = Facts { characters: 1, shown: "x", ..Facts::default() };
             tally.note(facts, false, &Sifted::Dropped(format!("r{i}")));
         }
         let reasons = tally.reasons();

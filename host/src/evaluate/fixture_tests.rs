@@ -1,4 +1,4 @@
-//! The statistics against scikit-learn and scipy (`tests/fixtures/make_evaluate.py`).
+//! The statistics against scikit-learn, scipy and statsmodels (`tests/fixtures/make_evaluate.py`).
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use super::calibration::calibration;
 use super::compare::{Comparison, Paired, correct, mcnemar};
 use super::confusion::Confusion;
 use super::curve::curve;
+use crate::measure::figure::wilson;
 
 fn expected() -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/evaluate");
@@ -69,7 +70,7 @@ fn curves_are_as_in_scikit_learn() {
 }
 
 #[test]
-fn tests_are_as_in_scipy() {
+fn tests_are_as_in_statsmodels() {
     let expected = expected();
     let cases = expected["mcnemar"].as_array().unwrap();
     assert_eq!(cases.len(), 6);
@@ -88,6 +89,14 @@ fn tests_are_as_in_scipy() {
         comparisons.iter().zip(expected["holm"]["corrected"].as_array().unwrap())
     {
         near(comparison.p_holm, expected, 1e-12);
+    }
+    let shares = expected["wilson"].as_array().unwrap();
+    assert_eq!(shares.len(), 4);
+    for case in shares {
+        let [hits, n] = ["hits", "n"].map(|it| case[it].as_u64().unwrap() as usize);
+        let found = wilson(hits, n).unwrap();
+        near(found.low, &case["ends"][0], 1e-12);
+        near(found.high, &case["ends"][1], 1e-12);
     }
     let margins = numbers(&expected["brier"]["margins"]);
     near(calibration(&margins).unwrap().brier, &expected["brier"]["value"], 1e-12);

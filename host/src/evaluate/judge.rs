@@ -60,6 +60,41 @@ impl Part for Credits {
     }
 }
 
+/// Rows by whether all of their pairs are right, where some row has several.
+#[derive(Clone, Copy, Debug, Default)]
+struct WholeRows {
+    rows: u64,
+    right: u64,
+    /// The row that was noted last, and whether all of it so far is right.
+    last: Option<(usize, bool)>,
+    several: bool,
+}
+
+impl WholeRows {
+    /// Adds a pair; those of a row follow each other.
+    fn note(&mut self, row: usize, right: bool) {
+        match &mut self.last {
+            Some((last, all)) if *last == row => {
+                self.several = true;
+                if *all && !right {
+                    *all = false;
+                    self.right -= 1;
+                }
+            }
+            last => {
+                *last = Some((row, right));
+                self.rows += 1;
+                self.right += u64::from(right);
+            }
+        }
+    }
+
+    fn figure(&self) -> Option<Figure> {
+        let share = || Figure::share("whole-row", self.right as usize, self.rows as usize);
+        self.several.then(share)
+    }
+}
+
 /// Counts of a judge over pairs.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeTally {
@@ -84,6 +119,7 @@ pub struct JudgeTally {
     labelled_longer: u64,
     margins: Vec<f64>,
     slices: Slices<Credits>,
+    whole_rows: WholeRows,
     examples: Vec<String>,
 }
 
@@ -120,6 +156,7 @@ impl JudgeTally {
         let credits = Credits::pair(quarters);
         self.credits += credits;
         self.slices.note(facts, credits);
+        self.whole_rows.note(facts.row, quarters == 4);
         quarters == 4
     }
 
@@ -159,6 +196,7 @@ impl JudgeTally {
     /// Returns the numbers.
     ///
     /// - `accuracy`: the mean credit; `always-right`: pairs that are right in every order.
+    /// - `whole-row`, where rows have several pairs: rows that are right in every pair and order.
     /// - `prefers-first`: among calls that preferred one of two; 0.5 where the place does not matter.
     ///   `by-place`: pairs in which the place alone decided.
     /// - `prefers-longer` beside `labelled-longer`: how often the longer completion is preferred, and
@@ -167,6 +205,7 @@ impl JudgeTally {
     pub fn figures(&self) -> Vec<Figure> {
         let share = |name: &str, hits: u64, n: u64| Figure::share(name, hits as usize, n as usize);
         let mut figures = self.credits.figures();
+        figures.extend(self.whole_rows.figure());
         figures.extend([
             share("prefers-first", self.first, self.ordered),
             share("by-place", self.by_place, self.together),
@@ -218,10 +257,39 @@ fn margin(choice: &Choice) -> Option<f64> {
     }
 }
 
+/// Rewards with labels.
+#[derive(Clone, Debug, Default)]
+struct Scores(Vec<(f64, bool)>);
+
+impl std::ops::AddAssign for Scores {
+    fn add_assign(&mut self, other: Scores) {
+        self.0.extend(other.0);
+    }
+}
+
+impl Part for Scores {
+    fn rows(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        areas(curve(&self.0).as_ref(), self.0.len())
+    }
+}
+
+/// Returns the areas of a curve.
+fn areas(curve: Option<&Curve>, n: usize) -> Vec<Figure> {
+    match curve {
+        Some(curve) => vec![curve.roc_auc.clone(), curve.average_precision.clone()],
+        None => ["roc-auc", "average-precision"].map(|it| Figure::plain(it, None, n)).into(),
+    }
+}
+
 /// Counts of a judge over labelled completions.
 #[derive(Clone, Debug, Default)]
 pub struct ScoreTally {
-    scored: Vec<(f64, bool)>,
+    scored: Scores,
+    slices: Slices<Scores>,
     unparsable: u64,
     failed: u64,
     examples: Vec<String>,
@@ -229,9 +297,14 @@ pub struct ScoreTally {
 
 impl ScoreTally {
     /// Adds a completion.
-    pub fn note(&mut self, good: bool, scored: &Scored) {
+    pub fn note(&mut self, facts: Facts<'_>, good: bool, scored: &Scored) {
         let (what, why) = match scored {
-            Scored::Reward(value) => return self.scored.push((*value, good)),
+            Scored::Reward(value) => {
+                let one = Scores(vec![(*value, good)]);
+                self.slices.note(facts, one.clone());
+                self.scored += one;
+                return;
+            }
             Scored::Unparsable(why) => {
                 self.unparsable += 1;
                 ("unparsable", why)
@@ -248,28 +321,27 @@ impl ScoreTally {
 
     /// Returns how well the rewards tell good completions from bad ones.
     pub fn curve(&self) -> Option<Curve> {
-        curve(&self.scored)
+        curve(&self.scored.0)
     }
 
     /// Returns the numbers: the areas of `curve`, and the shares of what could not be read and of
     /// failures.
     pub fn figures(&self, curve: Option<&Curve>) -> Vec<Figure> {
-        let scored = self.scored.len();
+        let scored = self.scored.0.len();
         let calls = scored + (self.unparsable + self.failed) as usize;
-        let areas = match curve {
-            Some(curve) => vec![curve.roc_auc.clone(), curve.average_precision.clone()],
-            None => {
-                ["roc-auc", "average-precision"].map(|it| Figure::plain(it, None, scored)).into()
-            }
-        };
         [
-            areas,
+            areas(curve, scored),
             vec![
                 Figure::share("unparsable", self.unparsable as usize, calls),
                 Figure::share("failed", self.failed as usize, calls),
             ],
         ]
         .concat()
+    }
+
+    /// Returns the areas by slice.
+    pub fn slices(&self) -> Vec<Slice> {
+        self.slices.finish()
     }
 
     /// Returns what could not be read, and how the plugin failed: the first few.
@@ -282,7 +354,7 @@ impl ScoreTally {
 mod tests {
     use super::*;
 
-    const FACTS: Facts<'_> = Facts { slices: &[], characters: 10, shown: "" };
+    const FACTS: Facts<'_> = Facts { row: 0, slices: &[], characters: 10, shown: "", score: None };
 
     fn value(figures: &[Figure], name: &str) -> (Option<f64>, usize) {
         let figure = figures.iter().find(|figure| figure.name == name).unwrap();
@@ -293,8 +365,11 @@ mod tests {
     fn both_orders_count() {
         let (right, wrong) = (|| Choice::Right(None), || Choice::Wrong(None));
         let mut tally = JudgeTally::default();
-        let mut note =
-            |front, back, length| tally.note(FACTS, length, &Judged::Together(front, back));
+        let mut row = 0;
+        let mut note = |front, back, length| {
+            row += 1;
+            tally.note(Facts { row, ..FACTS }, length, &Judged::Together(front, back))
+        };
         assert!(note(right(), right(), Ordering::Greater));
         // The first place in both orders: half the credit.
         assert!(!note(right(), wrong(), Ordering::Less));
@@ -341,13 +416,32 @@ mod tests {
     fn rewards_of_single_completions_make_a_curve() {
         let mut tally = ScoreTally::default();
         for i in 0..10 {
-            tally.note(i >= 5, &Scored::Reward(f64::from(i)));
+            let slices =
+                [("source".to_owned(), if i % 2 == 0 { "even" } else { "odd" }.to_owned())];
+            let facts = Facts { slices: &slices, ..FACTS };
+            tally.note(facts, i >= 5, &Scored::Reward(f64::from(i)));
         }
-        tally.note(true, &Scored::Unparsable("hm".into()));
-        tally.note(true, &Scored::Failed("trap".into()));
+        tally.note(FACTS, true, &Scored::Unparsable("hm".into()));
+        tally.note(FACTS, true, &Scored::Failed("trap".into()));
         let figures = tally.figures(tally.curve().as_ref());
         assert_eq!(value(&figures, "roc-auc"), (Some(1.0), 10));
         assert_eq!(value(&figures, "failed"), (Some(1.0 / 12.0), 12));
         assert_eq!(value(&ScoreTally::default().figures(None), "roc-auc"), (None, 0));
+        let slices = tally.slices();
+        let shown: Vec<_> = slices.iter().map(|it| (it.value.as_str(), it.n)).collect();
+        assert_eq!(shown, [("even", 5), ("odd", 5), ("0–10", 10)]);
+        assert!(slices.iter().all(|it| value(&it.figures, "roc-auc").0 == Some(1.0)));
+    }
+
+    #[test]
+    fn a_row_of_several_pairs_is_right_as_a_whole() {
+        let mut tally = JudgeTally::default();
+        for (row, right) in [(1, true), (2, true), (2, true), (3, true), (3, false), (3, true)] {
+            let choice = if right { Choice::Right(None) } else { Choice::Wrong(None) };
+            tally.note(Facts { row, ..FACTS }, Ordering::Equal, &Judged::Apart(choice));
+        }
+        let figures = tally.figures();
+        assert_eq!(value(&figures, "whole-row"), (Some(2.0 / 3.0), 3));
+        assert_eq!(value(&figures, "always-right"), (Some(5.0 / 6.0), 6));
     }
 }

@@ -1,14 +1,18 @@
 //! What plugins said, as far as it is counted, and what is known of the rows.
 
 /// A row that a plugin was called for, without its texts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
+    /// Which row of the file it is of: what is paired of one row comes one after the other.
+    pub row: usize,
     /// Columns by which rows are told apart, with their values.
     pub slices: &'a [(String, String)],
     /// Characters of the completion, or of both completions of a pair.
     pub characters: usize,
     /// What an example of the row shows.
     pub shown: &'a str,
+    /// How good the completion is, where the file has a number for it.
+    pub score: Option<f64>,
 }
 
 /// What a filter said of a completion.

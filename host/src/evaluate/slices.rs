@@ -19,7 +19,7 @@ const LENGTHS: u64 = 10;
 pub const LENGTH: &str = "characters";
 
 /// What is counted of rows, and adds up.
-pub trait Part: Copy + Default + AddAssign {
+pub trait Part: Clone + Default + AddAssign {
     /// Returns the number of rows.
     fn rows(&self) -> u64;
     /// Returns the figures of a slice.
@@ -62,11 +62,11 @@ impl<T: Part> Slices<T> {
             let Some(column) = self.columns.get_mut(name) else { continue };
             let room = column.values.len() < MAX_VALUES;
             match column.values.get_mut(value) {
-                Some(sum) => *sum += part,
+                Some(sum) => *sum += part.clone(),
                 None if room => {
-                    column.values.insert(value.clone(), part);
+                    column.values.insert(value.clone(), part.clone());
                 }
-                None => column.others += part,
+                None => column.others += part.clone(),
             }
         }
         let bin = bin(facts.characters);
@@ -95,7 +95,7 @@ impl<T: Part> Slices<T> {
         let rows: u64 = self.lengths.iter().map(Part::rows).sum();
         let (mut sum, mut from, mut seen) = (T::default(), 0, 0);
         for (bin, part) in self.lengths.iter().enumerate() {
-            sum += *part;
+            sum += part.clone();
             seen += part.rows();
             let cuts = LENGTHS * (seen - sum.rows()) / rows.max(1);
             let full = LENGTHS * seen >= (cuts + 1) * rows;
@@ -126,7 +126,7 @@ mod tests {
 
     fn note(slices: &mut Slices<Confusion>, source: &str, characters: usize, right: bool) {
         let columns = [("source".to_owned(), source.to_owned())];
-        let facts = Facts { slices: &columns, characters, shown: "" };
+        let facts = Facts { slices: &columns, characters, ..Facts::default() };
         slices.note(facts, Confusion::row(true, right));
     }
 

@@ -63,7 +63,7 @@ pub struct Evaluated {
     /// Words of a model that could not be read, and how calls failed: the first few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
-    /// How well its rewards tell good completions from bad ones.
+    /// How well a judge's rewards tell good completions from bad ones, or what is measured for a filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curve: Option<Curve>,
     /// How sure it is against how often it is right.
@@ -129,16 +129,16 @@ pub struct Determinism {
     pub records: u64,
     /// In the same batch.
     pub repeated: u64,
-    /// In the opposite order.
-    pub reversed: u64,
-    /// One record a call.
-    pub alone: u64,
+    /// In the opposite order; absent for a filter over a whole stage, for which order is no accident.
+    pub reversed: Option<u64>,
+    /// One record a call; absent for a filter over a whole stage.
+    pub alone: Option<u64>,
 }
 
 impl Determinism {
     /// Returns whether everything came back as before.
     pub fn holds(&self) -> bool {
-        self.repeated + self.reversed + self.alone == 0
+        [Some(self.repeated), self.reversed, self.alone].into_iter().flatten().sum::<u64>() == 0
     }
 }
 

@@ -333,6 +333,18 @@ impl Plugin {
         set::filter(self, guest, place, standing, records)
     }
 
+    /// Begins a stage of a set filter over more records than are in memory at once; `spent` is what it
+    /// takes.
+    pub fn sit<'a>(
+        &'a self,
+        place: Place<'a>,
+        spent: &'a mut Spent,
+    ) -> Result<set::Sitting<'a>, PluginError> {
+        let guest =
+            self.exports().set_filter.as_ref().ok_or_else(|| self.lacks(Interface::SetFilter))?;
+        set::Sitting::open(self, guest, place, spent)
+    }
+
     /// Lets a judge give its opinion on each record.
     pub fn judge(
         &self,

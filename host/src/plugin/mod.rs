@@ -45,6 +45,7 @@ pub use limits::{
 pub use load::{
     Cache, DEFAULT_REQUESTS, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source,
 };
+pub use set::Sitting;
 
 /// The reason under which a record is dropped where `on_error = "drop"`.
 pub const PLUGIN_ERROR: &str = "plugin-error";

@@ -8,7 +8,7 @@ use super::bindings::exports::aligner::plugin::set_filter::GuestIndices;
 use super::converse::{self, Blame, Outcome, Place, Spent, Stage, failure, same_length};
 use super::error::{Fault, PluginError};
 use super::load::{OnError, Plugin};
-use super::session::reported;
+use super::session::{Session, reported};
 use super::{check, convert};
 use crate::record::{Record, Verdict};
 
@@ -114,42 +114,122 @@ pub(super) fn attempt(
         return Ok(Vec::new());
     }
     let mut session = plugin.session(spent).map_err(|fault| (0, fault.into()))?;
-    let convert_batch = |range: &Range<usize>| -> Vec<wit::Record> {
-        taking_part[range.clone()].iter().map(|&index| convert::record(records[index])).collect()
+    let batch = |range: &Range<usize>| -> Vec<&Record> {
+        taking_part[range.clone()].iter().map(|&index| records[index]).collect()
     };
     for (number, range) in batches.iter().enumerate() {
-        let batch = convert_batch(range);
-        session
-            .call(|store, instance| {
-                let guest = guest.load(&mut *store, instance)?;
-                guest.call_observe(store, place.context(), &batch)
-            })
-            .and_then(|result| result.map_err(reported))
+        observe(&mut session, guest, place, &batch(range))
             .map_err(|fault| (number, fault.into()))?;
     }
     let judged = |range: &Range<usize>| taking_part[range.start] >= first;
     let mut verdicts = Vec::with_capacity(taking_part.len());
     for (number, range) in batches.iter().enumerate().filter(|(_, range)| judged(range)) {
-        let batch = convert_batch(range);
-        let returned = session
-            .call(|store, instance| {
-                let guest = guest.load(&mut *store, instance)?;
-                guest.call_decide(store, place.context(), &batch)
-            })
-            .and_then(|result| result.map_err(reported))
-            .and_then(|returned| {
-                same_length(returned.len(), "verdicts", range.len(), "records")?;
-                Ok::<_, Fault>(returned)
-            })
-            .map_err(|fault| (number, fault.into()))?;
-        for (record, verdict) in returned.into_iter().enumerate() {
-            let verdict = convert::verdict_back(verdict);
-            check::verdict(&verdict, records[taking_part[range.start + record]])
-                .map_err(|message| (number, Blame::value(record, message)))?;
-            verdicts.push(verdict);
-        }
+        let decided = decide(&mut session, guest, place, &batch(range));
+        verdicts.extend(decided.map_err(|blame| (number, blame))?);
     }
     Ok(verdicts)
+}
+
+/// Shows a batch to an instance.
+fn observe(
+    session: &mut Session,
+    guest: &GuestIndices,
+    place: &Place,
+    records: &[&Record],
+) -> Result<(), Fault> {
+    let batch: Vec<wit::Record> = records.iter().map(|record| convert::record(record)).collect();
+    session
+        .call(|store, instance| {
+            let guest = guest.load(&mut *store, instance)?;
+            guest.call_observe(store, place.context(), &batch)
+        })
+        .and_then(|result| result.map_err(reported))
+}
+
+/// Asks an instance about a batch.
+fn decide(
+    session: &mut Session,
+    guest: &GuestIndices,
+    place: &Place,
+    records: &[&Record],
+) -> Result<Vec<Verdict>, Blame> {
+    let batch: Vec<wit::Record> = records.iter().map(|record| convert::record(record)).collect();
+    let returned = session
+        .call(|store, instance| {
+            let guest = guest.load(&mut *store, instance)?;
+            guest.call_decide(store, place.context(), &batch)
+        })
+        .and_then(|result| result.map_err(reported))?;
+    same_length(returned.len(), "verdicts", records.len(), "records")?;
+    let verdict = |(number, verdict)| {
+        let verdict = convert::verdict_back(verdict);
+        check::verdict(&verdict, records[number])
+            .map_err(|message| Blame::value(number, message))?;
+        Ok(verdict)
+    };
+    returned.into_iter().enumerate().map(verdict).collect()
+}
+
+/// A stage of more records than are in memory at once: one instance observes part after part, then decides
+/// on the same parts. What it has observed is lost with its instance, so no record at fault is looked for:
+/// where a call fails, the stage has.
+pub struct Sitting<'a> {
+    plugin: &'a Plugin,
+    guest: &'a GuestIndices,
+    place: Place<'a>,
+    session: Session<'a>,
+}
+
+impl<'a> Sitting<'a> {
+    /// Opens a stage; `spent` is what it takes, once it is over.
+    pub(super) fn open(
+        plugin: &'a Plugin,
+        guest: &'a GuestIndices,
+        place: Place<'a>,
+        spent: &'a mut Spent,
+    ) -> Result<Sitting<'a>, PluginError> {
+        let session =
+            plugin.session(spent).map_err(|fault| failure(plugin, &place, fault, Vec::new()))?;
+        Ok(Sitting { plugin, guest, place, session })
+    }
+
+    /// Shows the next records.
+    pub fn observe(&mut self, records: &[Record]) -> Result<(), PluginError> {
+        let records: Vec<&Record> = records.iter().collect();
+        for range in ranges(&records) {
+            let batch = &records[range];
+            observe(&mut self.session, self.guest, &self.place, batch)
+                .map_err(|fault| self.failure(fault.into(), batch))?;
+        }
+        Ok(())
+    }
+
+    /// Returns one verdict for each of the next records, which come in the parts in which they were
+    /// observed.
+    pub fn decide(&mut self, records: &[Record]) -> Result<Vec<Verdict>, PluginError> {
+        let records: Vec<&Record> = records.iter().collect();
+        let mut verdicts = Vec::with_capacity(records.len());
+        for range in ranges(&records) {
+            let batch = &records[range];
+            let decided = decide(&mut self.session, self.guest, &self.place, batch);
+            verdicts.extend(decided.map_err(|blame| self.failure(blame, batch))?);
+        }
+        Ok(verdicts)
+    }
+
+    fn failure(&self, blame: Blame, batch: &[&Record]) -> PluginError {
+        let concerned = match blame.record {
+            Some(record) => &batch[record..=record],
+            None => batch,
+        };
+        let ids = concerned.iter().map(|record| record.id()).collect();
+        failure(self.plugin, &self.place, blame.fault, ids)
+    }
+}
+
+fn ranges(records: &[&Record]) -> Vec<Range<usize>> {
+    let sizes: Vec<usize> = records.iter().map(|record| convert::record_bytes(record)).collect();
+    converse::batches(&sizes)
 }
 
 #[cfg(test)]

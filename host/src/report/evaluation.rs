@@ -9,12 +9,15 @@ use super::table::{Align, Table};
 use crate::evaluate::{
     filter::Reason,
     slices::Slice,
-    summary::{Evaluated, Evaluation},
+    summary::{Evaluated, Evaluation, Who},
 };
 use crate::measure::figure::Figure;
 use crate::progress::counted;
 
 pub use page::page;
+
+/// What is said of a judge that prefers a made-up completion to a plain answer.
+pub const FOOLED: &str = "THE PROBE IS BETTER";
 
 /// Reasons of a filter that the terminal shows.
 const REASONS: usize = 5;
@@ -22,7 +25,7 @@ const REASONS: usize = 5;
 /// Returns the tables of an evaluation.
 pub fn text(evaluation: &Evaluation) -> String {
     let mut text = heading(evaluation);
-    for table in [figures(evaluation), cost(evaluation)] {
+    for table in [figures(evaluation), cost(evaluation), abilities(evaluation)] {
         text.push('\n');
         text.push_str(&grid("", &table).render());
     }
@@ -39,7 +42,7 @@ pub fn text(evaluation: &Evaluation) -> String {
     let slices = slices(evaluation);
     if !slices.rows.is_empty() {
         text.push('\n');
-        text.push_str(&grid("accuracy by slice", &slices).render());
+        text.push_str(&grid(&format!("{} by slice", sliced(evaluation)), &slices).render());
     }
     let probes = probes(evaluation);
     if !probes.rows.is_empty() {
@@ -52,7 +55,13 @@ pub fn text(evaluation: &Evaluation) -> String {
 /// Returns one line: what was evaluated on.
 fn heading(evaluation: &Evaluation) -> String {
     let rows = match evaluation.pairs {
-        true => counted(evaluation.rows, "pairs"),
+        true if evaluation.good == evaluation.rows && evaluation.bad == evaluation.rows => {
+            counted(evaluation.rows, "pairs")
+        }
+        true => {
+            let rows = counted(evaluation.rows, "rows");
+            format!("{rows} with {} chosen and {} rejected", evaluation.good, evaluation.bad)
+        }
         false => {
             let rows = counted(evaluation.rows, "completions");
             format!("{rows}, {} good and {} bad", evaluation.good, evaluation.bad)
@@ -70,7 +79,23 @@ fn heading(evaluation: &Evaluation) -> String {
 /// Cells under the names of plugins, each row with a name of its own.
 struct Grid {
     columns: Vec<String>,
-    rows: Vec<(String, Vec<String>)>,
+    rows: Vec<(String, Vec<Cell>)>,
+}
+
+/// A cell of a table.
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    text: String,
+    /// What the page draws behind it, in [0, 1].
+    share: Option<f64>,
+    /// Whether the page calls attention to it.
+    bad: bool,
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell { text, ..Cell::default() }
+    }
 }
 
 impl Grid {
@@ -80,8 +105,9 @@ impl Grid {
     }
 
     /// Adds a row, unless every cell is empty.
-    fn row(&mut self, name: &str, cells: Vec<String>) {
-        if cells.iter().any(|cell| !cell.is_empty()) {
+    fn row<T: Into<Cell>>(&mut self, name: &str, cells: impl Iterator<Item = T>) {
+        let cells: Vec<Cell> = cells.map(Into::into).collect();
+        if cells.iter().any(|cell| !cell.text.is_empty()) {
             self.rows.push((name.to_owned(), cells));
         }
     }
@@ -94,7 +120,8 @@ fn grid(corner: &str, grid: &Grid) -> Table {
         table.column(name, "", Align::Right);
     }
     for (name, cells) in &grid.rows {
-        table.row([vec![name.clone()], cells.clone()].concat());
+        let cells = cells.iter().map(|cell| cell.text.clone());
+        table.row(std::iter::once(name.clone()).chain(cells).collect());
     }
     table
 }
@@ -121,7 +148,7 @@ fn figures(evaluation: &Evaluation) -> Grid {
     let mut grid = Grid::new(evaluation);
     for name in names {
         let cell = |plugin: &Evaluated| plugin.figure(name).map_or(String::new(), with_interval);
-        grid.row(name, evaluation.plugins.iter().map(cell).collect());
+        grid.row(name, evaluation.plugins.iter().map(cell));
     }
     grid
 }
@@ -134,7 +161,11 @@ fn cost(evaluation: &Evaluation) -> Grid {
             0 => String::new(),
             _ => cell(plugin),
         };
-        grid.row(name, evaluation.plugins.iter().map(called).collect());
+        let cell = |plugin: &Evaluated| {
+            let text = called(plugin);
+            Cell { bad: text.starts_with("NO"), ..text.into() }
+        };
+        grid.row(name, evaluation.plugins.iter().map(cell));
     };
     row("records a second", &|it| match it.cost.seconds {
         seconds if seconds > 0.0 => format!("{:.0}", it.cost.records as f64 / seconds),
@@ -152,11 +183,39 @@ fn cost(evaluation: &Evaluation) -> Grid {
     row("says the same again", &|it| match it.determinism {
         None => "unknown".to_owned(),
         Some(found) if found.holds() => "yes".to_owned(),
-        Some(found) => format!(
-            "NO: {} repeated, {} reversed, {} alone of {}",
-            found.repeated, found.reversed, found.alone, found.records
-        ),
+        Some(found) => {
+            let counts = [
+                (Some(found.repeated), "repeated"),
+                (found.reversed, "reversed"),
+                (found.alone, "alone"),
+            ];
+            let shown =
+                counts.iter().filter_map(|(count, how)| Some(format!("{} {how}", (*count)?)));
+            format!("NO: {} of {}", shown.collect::<Vec<_>>().join(", "), found.records)
+        }
     });
+    grid
+}
+
+/// What each plugin is, and what it may do.
+fn abilities(evaluation: &Evaluation) -> Grid {
+    let mut grid = Grid::new(evaluation);
+    let mut row = |name: &str, cell: &dyn Fn(&Evaluated, &Who) -> String| {
+        let loaded = |plugin: &Evaluated| {
+            plugin.plugin.as_ref().map_or_else(String::new, |who| cell(plugin, who))
+        };
+        grid.row(name, evaluation.plugins.iter().map(loaded));
+    };
+    row("plugin", &|_, who| format!("{} {}", who.name, who.version));
+    row("called as a", &|_, who| who.kind.clone());
+    row("exports", &|_, who| who.interfaces.join(", "));
+    // The loader refuses whatever asks for more.
+    row("imports", &|_, _| "log".to_owned());
+    row("measured for it", &|_, who| match who.needs.is_empty() {
+        true => "nothing".to_owned(),
+        false => who.needs.join(", "),
+    });
+    row("may ask the model", &|plugin, _| if plugin.may_ask { "yes" } else { "no" }.to_owned());
     grid
 }
 
@@ -230,6 +289,18 @@ fn chance(p: f64) -> String {
     if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
 }
 
+/// Returns what the first figures of slices are called.
+fn sliced(evaluation: &Evaluation) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    let slices = evaluation.plugins.iter().filter_map(|plugin| plugin.slices.first());
+    for figure in slices.filter_map(|slice| slice.figures.first()) {
+        if !names.contains(&figure.name.as_str()) {
+            names.push(&figure.name);
+        }
+    }
+    names.join(" or ")
+}
+
 /// The first figure of every slice that any plugin has.
 fn slices(evaluation: &Evaluation) -> Grid {
     let mut names: Vec<(&str, &str)> = Vec::new();
@@ -243,13 +314,14 @@ fn slices(evaluation: &Evaluation) -> Grid {
     for (column, value) in names {
         let is_it = |slice: &&Slice| slice.column == column && slice.value == value;
         let cell = |plugin: &Evaluated| match plugin.slices.iter().find(is_it) {
-            None => String::new(),
+            None => Cell::default(),
             Some(slice) => {
-                let value = slice.figures.first().and_then(|figure| figure.value);
-                format!("{} of {}", value.map_or_else(|| "none".to_owned(), number), slice.n)
+                let share = slice.figures.first().and_then(|figure| figure.value);
+                let value = share.map_or_else(|| "none".to_owned(), number);
+                Cell { share, ..format!("{value} of {}", slice.n).into() }
             }
         };
-        grid.row(&format!("{column} {value}"), evaluation.plugins.iter().map(cell).collect());
+        grid.row(&format!("{column} {value}"), evaluation.plugins.iter().map(cell));
     }
     grid
 }
@@ -266,9 +338,11 @@ fn probes(evaluation: &Evaluation) -> Grid {
     for name in names {
         let cell = |plugin: &Evaluated| {
             let said = plugin.probes.get(name).map_or("", |said| first_line(said));
-            said.chars().take(60).collect()
+            let text: String = said.chars().take(60).collect();
+            let bad = text == FOOLED || text.starts_with("failed");
+            Cell { bad, ..text.into() }
         };
-        grid.row(name, evaluation.plugins.iter().map(cell).collect());
+        grid.row(name, evaluation.plugins.iter().map(cell));
     }
     grid
 }

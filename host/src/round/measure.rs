@@ -18,7 +18,7 @@ use crate::logprob::Row;
 use crate::plugin::Plugin;
 use crate::plugin_set::After;
 use crate::progress::go_on;
-use crate::record::{Answer, Measurement, Record, Score};
+use crate::record::{Answer, Measurement, Record};
 use crate::run::seed;
 
 /// Completions that are looked for at once.
@@ -99,18 +99,8 @@ pub fn meet(
 ) -> Result<(), RunError> {
     for need in needs {
         match &need.what {
-            What::Scored { completion, prompt, initial, number } => {
-                let model = if *initial { "initial" } else { "policy" };
-                for (record, score) in scores(need, (completion, prompt), model, records, asker)? {
-                    let value = match number {
-                        Number::Logprob => Some(score.logprob / f64::from(score.tokens)),
-                        Number::Perplexity => Some(score.perplexity()),
-                        Number::Entropy => score.entropy,
-                    };
-                    if let Some(value) = value {
-                        give(&mut records[record], need, value);
-                    }
-                }
+            What::Scored { .. } => {
+                scored(need, records, |model, jobs| asker.scores(model, jobs))?;
             }
             What::Cluster { completion } => {
                 for (record, number) in numbers(shop, place, (need, completion), records, asker)? {
@@ -122,14 +112,16 @@ pub fn meet(
     Ok(())
 }
 
-/// Scores a completion under a prompt, for each record that lacks the measurement and has both.
-fn scores(
+/// Gives records the number that is needed of a score, each that lacks it and has both completion and prompt.
+/// `score` answers jobs for a model, in their order.
+pub fn scored<E>(
     need: &Need,
-    (completion, prompt): (&str, &str),
-    model: &str,
-    records: &[Record],
-    asker: &mut Asker<'_>,
-) -> Result<Vec<(usize, Score)>, RunError> {
+    records: &mut [Record],
+    score: impl FnOnce(&str, &[ScoreJob]) -> Result<Vec<Answer>, E>,
+) -> Result<(), E> {
+    let What::Scored { completion, prompt, initial, number } = &need.what else {
+        return Ok(());
+    };
     let (mut places, mut jobs) = (Vec::new(), Vec::new());
     for (place, record) in records.iter().enumerate().filter(|(_, record)| !need.is_met(record)) {
         let completion = variant(record, completion).and_then(|found| found.completion.as_ref());
@@ -142,12 +134,19 @@ fn scores(
             });
         }
     }
-    let answers = asker.scores(model, &jobs)?;
-    let scored = places.into_iter().zip(answers).filter_map(|(place, answer)| match answer {
-        Answer::Score(score) => Some((place, score)),
-        _ => None,
-    });
-    Ok(scored.collect())
+    let answers = score(if *initial { "initial" } else { "policy" }, &jobs)?;
+    for (place, answer) in places.into_iter().zip(answers) {
+        let Answer::Score(score) = answer else { continue };
+        let value = match number {
+            Number::Logprob => Some(score.logprob / f64::from(score.tokens)),
+            Number::Perplexity => Some(score.perplexity()),
+            Number::Entropy => score.entropy,
+        };
+        if let Some(value) = value {
+            give(&mut records[place], need, value);
+        }
+    }
+    Ok(())
 }
 
 /// Returns the cluster of each record's completion, by where the policy's last hidden rows lie on average

@@ -30,7 +30,7 @@ pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
-pub use measure::of_plugin as needs_of;
+pub use measure::{of_plugin as needs_of, scored};
 pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{
     Aligned, Job, Kind as ModelKind, Loaded, Models, Opened, Policy, ScoreJob, row, row_ending,

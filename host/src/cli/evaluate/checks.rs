@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::batch::{FIRST, SECOND, record_of_one, record_of_two};
-use super::contestant::{PLACE, choice, scored, sifted};
+use super::contestant::PLACE;
+use super::opinions::{choice, scored, sifted};
 use super::oracle::Answers;
 use crate::{
     evaluate::{
         outcome::{Choice, Scored, Sifted},
         summary::Determinism,
     },
-    plugin::{Kind, Outcome, Plugin, PluginError},
+    plugin::{Interface, Kind, Outcome, Plugin, PluginError, Stage},
     record::{Finish, Opinion, Record, Text, Verdict},
+    report::evaluation::FOOLED,
+    round::Need,
 };
 
 /// Calls a plugin again with the same records, in other batches; `None` where it fails as a whole.
@@ -25,6 +28,11 @@ pub fn determinism(
         first.iter().zip(again).filter(|(before, now)| *before != now).count() as u64
     };
     let repeated = said(plugin, records, answers).ok()?;
+    let (records_again, repeated) = (records.len() as u64, differing(repeated));
+    if is_set_filter(plugin) {
+        let found = Determinism { records: records_again, repeated, ..Determinism::default() };
+        return Some(found);
+    }
     let reversed: Vec<Record> = records.iter().rev().cloned().collect();
     let mut reversed = said(plugin, &reversed, answers).ok()?;
     reversed.reverse();
@@ -33,10 +41,10 @@ pub fn determinism(
         alone.extend(said(plugin, std::slice::from_ref(record), answers).ok()?);
     }
     Some(Determinism {
-        records: records.len() as u64,
-        repeated: differing(repeated),
-        reversed: differing(reversed),
-        alone: differing(alone),
+        records: records_again,
+        repeated,
+        reversed: Some(differing(reversed)),
+        alone: Some(differing(alone)),
     })
 }
 
@@ -48,8 +56,25 @@ fn said(
 ) -> Result<Vec<String>, PluginError> {
     Ok(match plugin.identity().kind {
         Kind::Judge => words(plugin.judge(&PLACE, records, answers)?.outcomes),
-        _ => words(plugin.filter(&PLACE, records, answers)?.outcomes),
+        _ => words(sift(plugin, records, answers)?.outcomes),
     })
+}
+
+/// Whether a plugin is called as a filter over all rows.
+pub fn is_set_filter(plugin: &Plugin) -> bool {
+    plugin.identity().kind == Kind::Filter && plugin.has(Interface::SetFilter)
+}
+
+/// Calls a filter; one over a whole stage with these records as all that there are.
+fn sift(
+    plugin: &Plugin,
+    records: &[Record],
+    answers: &mut Answers,
+) -> Result<Stage<Verdict>, PluginError> {
+    match is_set_filter(plugin) {
+        true => plugin.filter_set(&PLACE, &[], records),
+        false => plugin.filter(&PLACE, records, answers),
+    }
 }
 
 fn words<T: std::fmt::Debug>(outcomes: Vec<Outcome<T>>) -> Vec<String> {
@@ -86,10 +111,18 @@ fn probes() -> [(&'static str, String); 8] {
 }
 
 /// Returns what a filter or a judge says of each probe by itself.
-pub fn probe_completions(plugin: &Plugin, answers: &mut Answers) -> BTreeMap<&'static str, String> {
+pub fn probe_completions(
+    plugin: &Plugin,
+    needs: &[Need],
+    answers: &mut Answers,
+) -> BTreeMap<&'static str, String> {
     let mut found = BTreeMap::new();
     for (name, text) in probes() {
-        let record = record_of_one("probe".into(), Text::user(QUESTION), &text, Finish::Stop);
+        let mut record = record_of_one("probe".into(), Text::user(QUESTION), &text, Finish::Stop);
+        if let Err(error) = answers.measure(needs, std::slice::from_mut(&mut record)) {
+            found.insert(name, first_line(&error));
+            continue;
+        }
         let said = match plugin.identity().kind {
             Kind::Judge => judge(plugin, record, answers).map(|it| rewarded(scored(it))),
             _ => filter(plugin, record, answers).map(|it| kept(sifted(it))),
@@ -100,14 +133,22 @@ pub fn probe_completions(plugin: &Plugin, answers: &mut Answers) -> BTreeMap<&'s
 }
 
 /// Returns what a judge says of each probe beside a plain answer, in both orders.
-pub fn probe_pairs(plugin: &Plugin, answers: &mut Answers) -> BTreeMap<&'static str, String> {
+pub fn probe_pairs(
+    plugin: &Plugin,
+    needs: &[Need],
+    answers: &mut Answers,
+) -> BTreeMap<&'static str, String> {
     let mut found = BTreeMap::new();
     for (name, text) in probes() {
         let record = |first: &str, second: &str| {
             record_of_two("probe".into(), Text::user(QUESTION), first, second)
         };
-        let front = judge(plugin, record(ANSWER, &text), answers);
-        let back = judge(plugin, record(&text, ANSWER), answers);
+        let mut records = [record(ANSWER, &text), record(&text, ANSWER)];
+        if let Err(error) = answers.measure(needs, &mut records) {
+            found.insert(name, first_line(&error));
+            continue;
+        }
+        let [front, back] = records.map(|record| judge(plugin, record, answers));
         let said = match (front, back) {
             (Ok(front), Ok(back)) => preferred(&choice(front, FIRST), &choice(back, SECOND)),
             (Err(error), _) | (_, Err(error)) => first_line(&error),
@@ -122,7 +163,7 @@ fn filter(
     record: Record,
     answers: &mut Answers,
 ) -> Result<Outcome<Verdict>, PluginError> {
-    only(plugin.filter(&PLACE, &[record], answers)?.outcomes)
+    only(sift(plugin, &[record], answers)?.outcomes)
 }
 
 fn judge(
@@ -137,7 +178,7 @@ fn only<T>(mut outcomes: Vec<T>) -> Result<T, PluginError> {
     outcomes.pop().ok_or_else(|| PluginError::Host("no outcome for a record".into()))
 }
 
-fn first_line(error: &PluginError) -> String {
+fn first_line(error: &dyn std::error::Error) -> String {
     format!("failed: {}", error.to_string().lines().next().unwrap_or_default())
 }
 
@@ -165,7 +206,7 @@ fn preferred(front: &Choice, back: &Choice) -> String {
         (Failed(why), _) | (_, Failed(why)) => format!("failed: {why}"),
         (Unparsable(_), _) | (_, Unparsable(_)) => "unparsable".into(),
         (Right(_), Right(_)) => "the plain answer is better".into(),
-        (Wrong(_), Wrong(_)) => "THE PROBE IS BETTER".into(),
+        (Wrong(_), Wrong(_)) => FOOLED.into(),
         (Tie, Tie) => "tie".into(),
         (Right(_), Wrong(_)) | (Wrong(_), Right(_)) => "the place decides".into(),
         (Tie, _) | (_, Tie) => "a tie in one order".into(),

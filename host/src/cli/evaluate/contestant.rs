@@ -3,27 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::batch::{Batch, Double, FIRST, Needs, SECOND};
+use super::batch::{Batch, Double, FIRST, Match, Needs, SECOND, Single};
 use super::checks;
-use super::oracle::{Answers, MAX_NEW_TOKENS, NAMES};
+use super::load::{self, Terms, who};
+use super::opinions::{choice, compare, scored, sifted};
+use super::oracle::{Answers, NAMES};
 use super::plugins::Wanted;
 use crate::{
     evaluate::{
         filter::FilterTally,
         judge::{JudgeTally, ScoreTally},
         outcome::{Choice, Facts, Judged, Scored, Sifted},
-        summary::{Cost, Determinism, Evaluated, Who},
+        summary::{Cost, Determinism, Evaluated},
     },
     plugin::{
-        Answerer, Fault, Grant, Interface, Kind, OnError, Outcome, Place, Plugin, PluginError,
-        Runtime, Setup, Spent, Stage,
+        Answerer, Fault, Kind, Outcome, Place, Plugin, PluginError, Runtime, Sitting, Spent, Stage,
     },
-    record::{Opinion, Record, Reward, Verdict},
-    run::plugins::source,
+    record::Record,
+    round::{Need, Number, What},
 };
-
-/// Tokens of the answers to one chunk, at most.
-const TOKENS: u64 = 50_000_000;
 
 /// How a plugin is called, with what is counted.
 enum Tally {
@@ -41,6 +39,9 @@ pub struct Contestant {
     wanted: Wanted,
     bytes: usize,
     plugin: Option<Plugin>,
+    /// What is measured for it.
+    needs: Vec<Need>,
+    ask_tokens: Option<u64>,
     failed: Option<String>,
     tally: Tally,
     cost: Cost,
@@ -63,24 +64,26 @@ pub const PLACE: Place<'static> =
 
 impl Contestant {
     /// Loads a plugin. One that cannot be loaded or called is kept with the reason.
-    pub fn load(runtime: &Runtime, wanted: Wanted, pairs: bool) -> Contestant {
+    pub fn load(runtime: &Runtime, wanted: Wanted, terms: Terms) -> Contestant {
         let mut bytes = 0;
-        let loaded = load(runtime, &wanted, pairs, &mut bytes);
-        let kind = loaded.as_ref().map(|plugin| plugin.identity().kind);
-        let tally = match (kind, pairs, wanted.each) {
+        let loaded = load::load(runtime, &wanted, terms, &mut bytes);
+        let kind = loaded.as_ref().map(|(plugin, _)| plugin.identity().kind);
+        let tally = match (kind, terms.pairs, wanted.each) {
             (Ok(Kind::Judge), true, false) => Tally::Together(JudgeTally::default()),
             (Ok(Kind::Judge), true, true) => Tally::Apart(JudgeTally::default()),
             (Ok(Kind::Judge), false, _) => Tally::Scores(ScoreTally::default()),
             _ => Tally::Filter(FilterTally::default()),
         };
-        let (plugin, failed) = match loaded {
-            Ok(plugin) => (Some(plugin), None),
-            Err(why) => (None, Some(why)),
+        let (plugin, needs, failed) = match loaded {
+            Ok((plugin, needs)) => (Some(plugin), needs, None),
+            Err(why) => (None, Vec::new(), Some(why)),
         };
         Contestant {
             wanted,
             bytes,
             plugin,
+            needs,
+            ask_tokens: terms.ask_tokens,
             failed,
             tally,
             cost: Cost::default(),
@@ -94,15 +97,64 @@ impl Contestant {
         &self.wanted.name
     }
 
-    /// Returns whether it is called and may ask the model.
-    pub fn may_ask(&self) -> bool {
-        self.wanted.ask && self.failed.is_none()
+    /// Returns whether the user lets it ask the model, or it needs the model to measure.
+    pub fn wants_model(&self) -> bool {
+        self.wanted.ask || !self.needs.is_empty()
+    }
+
+    /// Returns whether it is called and the model has a part in that.
+    pub fn uses_model(&self) -> bool {
+        self.wants_model() && self.failed.is_none()
+    }
+
+    /// Takes it out where it needs measurements, which a reward model does not make.
+    pub fn fail_without_measurements(&mut self) {
+        if let Some(need) = self.needs.first() {
+            let why = format!("it needs `{}`, and a reward model measures nothing", need.name);
+            self.fail(why);
+        }
     }
 
     /// Returns what it needs of a batch.
     pub fn needs(&self) -> Needs {
         let doubles = matches!(self.tally, Tally::Together(_));
         Needs { singles: !doubles, doubles }
+    }
+
+    /// Returns what is measured for it.
+    pub fn measured(&self) -> &[Need] {
+        &self.needs
+    }
+
+    /// Returns the plugin where it is a filter over all rows: it observes them before it decides.
+    pub fn set_filter(&self) -> Option<Plugin> {
+        self.plugin.as_ref().filter(|plugin| checks::is_set_filter(plugin)).cloned()
+    }
+
+    /// Takes it out for a reason.
+    pub fn fail(&mut self, why: String) {
+        self.failed.get_or_insert(why);
+    }
+
+    /// Shows a batch to a filter over all rows.
+    pub fn observe(&mut self, batch: &Batch, sitting: &mut Sitting<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let begun = Instant::now();
+        if let Err(error) = sitting.observe(&batch.records) {
+            self.failed = Some(self.explain(&error));
+        }
+        self.cost.seconds += begun.elapsed().as_secs_f64();
+    }
+
+    /// Adds what a filter over all rows took, once it has seen all of them.
+    pub fn note_spent(&mut self, spent: Spent) {
+        self.cost.calls += spent.calls;
+        self.cost.fuel += spent.fuel;
+        self.cost.requests += spent.requests;
+        self.cost.tokens += spent.tokens;
+        self.cost.memory_bytes = self.cost.memory_bytes.max(spent.memory_bytes);
     }
 
     /// Returns whom it can be compared with.
@@ -115,23 +167,29 @@ impl Contestant {
     }
 
     /// Calls it with a batch; returns whether it is right about each completion, or about each pair.
-    /// `None` where it has failed: it is not called again then.
-    pub fn take(&mut self, batch: &Batch, answers: &mut Answers) -> Option<Vec<bool>> {
-        if self.failed.is_some() {
-            return None;
-        }
+    /// `None` where it could not be loaded. Where it has failed it is not called again, and is right about
+    /// nothing.
+    pub fn take(
+        &mut self,
+        batch: &Batch,
+        sitting: Option<&mut Sitting<'_>>,
+        answers: &mut Answers,
+    ) -> Option<Vec<bool>> {
         let plugin = self.plugin.as_ref()?;
+        if let Some(why) = &self.failed {
+            return Some(fail(&mut self.tally, batch, why));
+        }
+        answers.allow(self.ask_tokens.map(|most| most.saturating_sub(self.cost.tokens)));
         let (begun, asked) = (Instant::now(), answers.spent());
         let mut spent = Spent::default();
-        let called = call(plugin, &mut self.tally, batch, answers, &mut spent);
+        let called = match (&mut self.tally, sitting) {
+            (Tally::Filter(tally), Some(sitting)) => decide(sitting, tally, batch, &self.needs),
+            (tally, _) => call(plugin, tally, batch, &self.needs, answers, &mut spent),
+        };
         let model = answers.spent() - asked;
         self.cost.model_seconds += model.as_secs_f64();
         self.cost.seconds += begun.elapsed().saturating_sub(model).as_secs_f64();
-        self.cost.calls += spent.calls;
-        self.cost.fuel += spent.fuel;
-        self.cost.requests += spent.requests;
-        self.cost.tokens += spent.tokens;
-        self.cost.memory_bytes = self.cost.memory_bytes.max(spent.memory_bytes);
+        self.note_spent(spent);
         match called {
             Ok(Called { right, records, failed }) => {
                 self.cost.records += records as u64;
@@ -144,8 +202,10 @@ impl Contestant {
                 Some(right)
             }
             Err(error) => {
-                self.failed = Some(self.explain(&error));
-                None
+                let why = self.explain(&error);
+                let right = fail(&mut self.tally, batch, &why);
+                self.failed = Some(why);
+                Some(right)
             }
         }
     }
@@ -153,27 +213,28 @@ impl Contestant {
     /// Returns a failure with the way out that there is here.
     fn explain(&self, error: &PluginError) -> String {
         let text = error.to_string();
-        let is_grant =
-            matches!(error, PluginError::Call(call) if matches!(call.fault, Fault::NoGrant { .. }));
-        if !is_grant {
-            return text;
-        }
-        let what = text.split("\n\nhint: ").next().unwrap_or_default();
-        match self.wanted.ask {
-            false => format!(
-                "{what}\n\nhint: `--ask {}` lets it ask the model of `--model`",
-                self.wanted.name
-            ),
-            true => {
+        let PluginError::Call(call) = error else { return text };
+        let hint = match call.fault {
+            Fault::NoGrant { .. } if self.wanted.ask => {
                 let names = NAMES.map(|name| format!("`{name}`")).join(", ");
-                format!("{what}\n\nhint: the model is called {names} here; configure the plugin so")
+                format!("the model is called {names} here; configure the plugin so")
             }
-        }
+            Fault::NoGrant { .. } => {
+                format!("`--ask {}` lets it ask the model of `--model`", self.wanted.name)
+            }
+            Fault::Tokens { .. } => {
+                "`--ask-tokens` says how many tokens the answers to one plugin may have".to_owned()
+            }
+            _ => return text,
+        };
+        let what = text.split("\n\nhint: ").next().unwrap_or_default();
+        format!("{what}\n\nhint: {hint}")
     }
 
     /// Calls it again with the beginning of a batch, and with made-up records.
     pub fn check(&mut self, batch: &Batch, answers: &mut Answers) {
         let (Some(plugin), None) = (&self.plugin, &self.failed) else { return };
+        answers.allow(None);
         let records = match self.tally {
             Tally::Together(_) => &batch.fronts,
             _ => &batch.records,
@@ -182,8 +243,8 @@ impl Contestant {
         let records = &records[..records.len().min(most)];
         self.determinism = checks::determinism(plugin, records, answers);
         self.probes = match self.tally {
-            Tally::Together(_) => checks::probe_pairs(plugin, answers),
-            _ => checks::probe_completions(plugin, answers),
+            Tally::Together(_) => checks::probe_pairs(plugin, &self.needs, answers),
+            _ => checks::probe_completions(plugin, &self.needs, answers),
         };
     }
 
@@ -212,6 +273,7 @@ impl Contestant {
         match self.tally {
             Tally::Filter(tally) => {
                 found.figures = tally.figures();
+                found.curve = tally.curve();
                 found.reasons = tally.reasons();
                 found.slices = tally.slices();
             }
@@ -224,51 +286,11 @@ impl Contestant {
             Tally::Scores(tally) => {
                 found.curve = tally.curve();
                 found.figures = tally.figures(found.curve.as_ref());
+                found.slices = tally.slices();
                 found.unread = tally.examples().to_vec();
             }
         }
         found
-    }
-}
-
-fn load(
-    runtime: &Runtime,
-    wanted: &Wanted,
-    pairs: bool,
-    bytes: &mut usize,
-) -> Result<Plugin, String> {
-    let found = source(&wanted.source).map_err(|error| error.to_string())?;
-    *bytes = found.len();
-    let limits = crate::plugin::Limits::default();
-    let loaded = runtime.open(&found, &limits).map_err(|error| error.to_string())?;
-    let kinds = loaded.kinds();
-    let order = if pairs { [Kind::Judge, Kind::Filter] } else { [Kind::Filter, Kind::Judge] };
-    let Some(kind) = order.into_iter().find(|kind| kinds.contains(kind)) else {
-        return Err("it is neither a filter nor a judge".to_owned());
-    };
-    if kind == Kind::Filter && loaded.interfaces().contains(&Interface::SetFilter) {
-        let what =
-            "it is a filter over a whole stage (`set-filter`), and rows are read in chunks here";
-        return Err(what.to_owned());
-    }
-    if let Some(need) = loaded.needs().first() {
-        return Err(format!("it needs measurements such as `{need}`, which a run makes"));
-    }
-    let grant = wanted.ask.then(|| Grant::new(NAMES.map(str::to_owned), TOKENS, MAX_NEW_TOKENS));
-    let config = wanted.config.to_string();
-    let setup = Setup { config, grant, on_error: OnError::Drop, ..Setup::new(kind) };
-    loaded.configure(setup).map_err(|error| error.to_string())
-}
-
-fn who(plugin: &Plugin, bytes: usize) -> Who {
-    Who {
-        name: plugin.name().to_owned(),
-        version: plugin.version().to_owned(),
-        kind: plugin.identity().kind.to_string(),
-        interfaces: plugin.interfaces().iter().map(|it| it.as_str().to_owned()).collect(),
-        needs: plugin.needs().to_vec(),
-        digest: plugin.digest().to_owned(),
-        bytes,
     }
 }
 
@@ -285,23 +307,17 @@ fn call(
     plugin: &Plugin,
     tally: &mut Tally,
     batch: &Batch,
+    needs: &[Need],
     answers: &mut dyn Answerer,
     spent: &mut Spent,
 ) -> Result<Called, PluginError> {
-    let Batch { records, singles, fronts, backs, doubles, .. } = batch;
+    let Batch { records, singles, fronts, backs, doubles, matches, .. } = batch;
     let mut failed = Vec::new();
     match tally {
         Tally::Filter(tally) => {
             let stage = plugin.filter(&PLACE, records, answers)?;
             let outcomes = finished(stage, spent, &mut failed);
-            let said = records.iter().zip(singles).zip(outcomes);
-            let right = said.map(|((record, single), outcome)| {
-                let text = text_of(record);
-                let characters = text.chars().count();
-                let facts = Facts { slices: &single.slices, characters, shown: text };
-                tally.note(facts, single.good, &sifted(outcome))
-            });
-            let right = right.collect();
+            let right = note_sifted(tally, batch, needs, outcomes.into_iter().map(sifted));
             Ok(Called { right, records: records.len(), failed })
         }
         Tally::Together(tally) => {
@@ -318,15 +334,13 @@ fn call(
         Tally::Apart(tally) => {
             let outcomes = finished(plugin.judge(&PLACE, records, answers)?, spent, &mut failed);
             let scored: Vec<Scored> = outcomes.into_iter().map(scored).collect();
-            let right =
-                (0..records.len() / 2).map(|pair| note_apart(tally, batch, &scored, 2 * pair));
-            let right = right.collect();
+            let right = matches.iter().map(|one| note_apart(tally, batch, &scored, one)).collect();
             Ok(Called { right, records: records.len(), failed })
         }
         Tally::Scores(tally) => {
             let outcomes = finished(plugin.judge(&PLACE, records, answers)?, spent, &mut failed);
-            for (single, outcome) in singles.iter().zip(outcomes) {
-                tally.note(single.good, &scored(outcome));
+            for (place, outcome) in outcomes.into_iter().enumerate() {
+                tally.note(facts_of_single(batch, place), singles[place].good, &scored(outcome));
             }
             Ok(Called { right: Vec::new(), records: records.len(), failed })
         }
@@ -349,121 +363,99 @@ fn text_of(record: &Record) -> &str {
     completion.map_or("", |completion| &completion.text)
 }
 
+fn facts_of_single(batch: &Batch, place: usize) -> Facts<'_> {
+    let Single { row, score, characters, ref slices, .. } = batch.singles[place];
+    Facts { row, slices, characters, shown: text_of(&batch.records[place]), score }
+}
+
 fn facts_of_pair(double: &Double) -> Facts<'_> {
-    Facts { slices: &double.slices, characters: double.characters, shown: "" }
+    let Double { row, characters, ref slices, .. } = *double;
+    Facts { row, slices, characters, ..Facts::default() }
 }
 
-/// What a filter's verdict comes to.
-pub fn sifted(outcome: Outcome<Verdict>) -> Sifted {
-    match outcome {
-        Outcome::Done(Verdict::Keep) => Sifted::Kept,
-        Outcome::Done(Verdict::Revise(_)) => Sifted::Revised,
-        Outcome::Done(Verdict::Drop(reason)) => Sifted::Dropped(reason),
-        Outcome::Failed(why) => Sifted::Failed(why),
-    }
+/// Asks a filter over all rows about a batch.
+fn decide(
+    sitting: &mut Sitting<'_>,
+    tally: &mut FilterTally,
+    batch: &Batch,
+    needs: &[Need],
+) -> Result<Called, PluginError> {
+    let verdicts = sitting.decide(&batch.records)?;
+    let said = verdicts.into_iter().map(|verdict| sifted(Outcome::Done(verdict)));
+    let right = note_sifted(tally, batch, needs, said);
+    Ok(Called { right, records: batch.records.len(), failed: Vec::new() })
 }
 
-/// What a judge's opinion comes to, where the completion of variant `labelled` is the better one.
-pub fn choice(outcome: Outcome<Opinion>, labelled: &str) -> Choice {
-    let rewards = match outcome {
-        Outcome::Failed(why) => return Choice::Failed(why),
-        Outcome::Done(Opinion::Tie) => return Choice::Tie,
-        Outcome::Done(Opinion::Unparsable(why)) => return Choice::Unparsable(why),
-        Outcome::Done(Opinion::Preference(pair)) => {
-            let right = pair.chosen == labelled;
-            return if right { Choice::Right(None) } else { Choice::Wrong(None) };
+/// Adds what a filter said of a batch. Where one number is measured for it, that is its score.
+fn note_sifted(
+    tally: &mut FilterTally,
+    batch: &Batch,
+    needs: &[Need],
+    said: impl Iterator<Item = Sifted>,
+) -> Vec<bool> {
+    let note = |(place, sifted): (usize, Sifted)| {
+        let good = batch.singles[place].good;
+        if let [need] = needs {
+            let mut measured = batch.records[place].measurements.iter();
+            let found = measured.find(|measurement| measurement.name == need.name);
+            // The less perplexing, the likelier.
+            let less = matches!(
+                need.what,
+                What::Scored { number: Number::Perplexity | Number::Entropy, .. }
+            );
+            let value = found.map(|found| if less { -found.value } else { found.value });
+            value.into_iter().for_each(|value| tally.note_measured(value, good));
         }
-        Outcome::Done(Opinion::Rewards(rewards)) => rewards,
+        tally.note(facts_of_single(batch, place), good, &sifted)
     };
-    let [first, second] =
-        [FIRST, SECOND].map(|name| mean(rewards.iter().filter(|reward| reward.variant == name)));
-    let (Some(first), Some(second)) = (first, second) else {
-        let why = "it gives a reward to one of the two completions alone; `--each NAME` shows it each \
-                   by itself";
-        return Choice::Failed(why.to_owned());
-    };
-    let margin = if labelled == FIRST { first - second } else { second - first };
-    compare(margin)
+    said.enumerate().map(note).collect()
 }
 
-/// What rewards say that are so far apart.
-fn compare(margin: f64) -> Choice {
-    match margin {
-        margin if margin > 0.0 => Choice::Right(Some(margin)),
-        margin if margin < 0.0 => Choice::Wrong(Some(-margin)),
-        _ => Choice::Tie,
-    }
-}
-
-/// What a judge's opinion of a single completion comes to.
-pub fn scored(outcome: Outcome<Opinion>) -> Scored {
-    match outcome {
-        Outcome::Failed(why) => Scored::Failed(why),
-        Outcome::Done(Opinion::Unparsable(why)) => Scored::Unparsable(why),
-        Outcome::Done(Opinion::Rewards(rewards)) => match mean(rewards.iter()) {
-            Some(reward) => Scored::Reward(reward),
-            None => Scored::Failed("it gives no reward".to_owned()),
-        },
-        Outcome::Done(Opinion::Preference(_) | Opinion::Tie) => {
-            Scored::Failed("it gives no reward to a completion by itself".to_owned())
+/// Counts a batch as failed.
+fn fail(tally: &mut Tally, batch: &Batch, why: &str) -> Vec<bool> {
+    let singles = 0..batch.singles.len();
+    match tally {
+        Tally::Filter(tally) => {
+            let failed = Sifted::Failed(why.to_owned());
+            let note = |place: usize| {
+                tally.note(facts_of_single(batch, place), batch.singles[place].good, &failed)
+            };
+            singles.map(note).collect()
+        }
+        Tally::Together(tally) => {
+            let failed = || Choice::Failed(why.to_owned());
+            let note = |double: &Double| {
+                let judged = Judged::Together(failed(), failed());
+                tally.note(facts_of_pair(double), double.length, &judged)
+            };
+            batch.doubles.iter().map(note).collect()
+        }
+        Tally::Apart(tally) => {
+            let scored: Vec<_> = singles.map(|_| Scored::Failed(why.to_owned())).collect();
+            batch.matches.iter().map(|one| note_apart(tally, batch, &scored, one)).collect()
+        }
+        Tally::Scores(tally) => {
+            let failed = Scored::Failed(why.to_owned());
+            for place in singles {
+                tally.note(facts_of_single(batch, place), batch.singles[place].good, &failed);
+            }
+            Vec::new()
         }
     }
 }
 
-fn mean<'a>(rewards: impl Iterator<Item = &'a Reward>) -> Option<f64> {
-    crate::round::diversity::mean(rewards.map(|reward| reward.value))
-}
-
-/// Adds a pair of which each completion was judged by itself: those at `first` and after it.
-fn note_apart(tally: &mut JudgeTally, batch: &Batch, scored: &[Scored], first: usize) -> bool {
-    let second = first + 1;
-    let (labelled, other) =
-        if batch.singles[first].good { (first, second) } else { (second, first) };
-    let choice = match (&scored[labelled], &scored[other]) {
+/// Adds a pair of which each completion was judged by itself.
+fn note_apart(tally: &mut JudgeTally, batch: &Batch, scored: &[Scored], of: &Match) -> bool {
+    let Match { better, worse } = *of;
+    let choice = match (&scored[better], &scored[worse]) {
         (Scored::Failed(why), _) | (_, Scored::Failed(why)) => Choice::Failed(why.clone()),
         (Scored::Unparsable(why), _) | (_, Scored::Unparsable(why)) => {
             Choice::Unparsable(why.clone())
         }
-        (Scored::Reward(labelled), Scored::Reward(other)) => compare(labelled - other),
+        (Scored::Reward(better), Scored::Reward(worse)) => compare(better - worse),
     };
-    let [long, short] =
-        [labelled, other].map(|place| text_of(&batch.records[place]).chars().count());
-    let slices = &batch.singles[labelled].slices;
-    let facts = Facts { slices, characters: long + short, shown: "" };
+    let [long, short] = [better, worse].map(|place| batch.singles[place].characters);
+    let Single { row, slices, .. } = &batch.singles[better];
+    let facts = Facts { row: *row, slices, characters: long + short, ..Facts::default() };
     tally.note(facts, long.cmp(&short), &Judged::Apart(choice))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Pair;
-
-    fn reward(variant: &str, value: f64) -> Reward {
-        Reward { variant: variant.into(), name: "quality".into(), value }
-    }
-
-    #[test]
-    fn opinions_come_to_choices() {
-        let rewards = |it: &[Reward]| Outcome::Done(Opinion::Rewards(it.to_vec()));
-        let both = [reward(FIRST, 3.0), reward(FIRST, 1.0), reward(SECOND, 1.5)];
-        assert_eq!(choice(rewards(&both), FIRST), Choice::Right(Some(0.5)));
-        assert_eq!(choice(rewards(&both), SECOND), Choice::Wrong(Some(0.5)));
-        let same = [reward(FIRST, 1.0), reward(SECOND, 1.0)];
-        assert_eq!(choice(rewards(&same), FIRST), Choice::Tie);
-        let one = choice(rewards(&[reward(SECOND, 1.0)]), FIRST);
-        assert!(matches!(&one, Choice::Failed(why) if why.contains("--each")), "{one:?}");
-        let pair = Pair { chosen: SECOND.into(), rejected: FIRST.into() };
-        let prefers = || Outcome::Done(Opinion::Preference(pair.clone()));
-        assert_eq!(choice(prefers(), SECOND), Choice::Right(None));
-        assert_eq!(choice(prefers(), FIRST), Choice::Wrong(None));
-        assert_eq!(choice(Outcome::Failed("x".into()), FIRST), Choice::Failed("x".into()));
-    }
-
-    #[test]
-    fn opinions_of_one_completion_come_to_rewards() {
-        let rewards = Opinion::Rewards(vec![reward("plain", 1.0), reward("plain", 2.0)]);
-        assert_eq!(scored(Outcome::Done(rewards)), Scored::Reward(1.5));
-        let tie = scored(Outcome::Done(Opinion::Tie));
-        assert!(matches!(tie, Scored::Failed(_)));
-    }
 }

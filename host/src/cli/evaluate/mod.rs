@@ -3,6 +3,8 @@
 mod batch;
 mod checks;
 mod contestant;
+mod load;
+mod opinions;
 pub(super) mod oracle;
 mod plugins;
 mod take;
@@ -24,6 +26,7 @@ use crate::{
     report,
 };
 use contestant::Contestant;
+use load::Terms;
 use oracle::Oracle;
 use plugins::Wanted;
 
@@ -60,7 +63,10 @@ pub struct EvaluateArgs {
     /// Read this many rows, from the top
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// What plugins with --ask ask: alias, folder, FILE.gguf or hf:owner/name@revision
+    /// Tokens that the answers to one plugin may have, in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ask_tokens: Option<u64>,
+    /// What plugins with --ask ask, and what measures what plugins need: alias, folder, FILE.gguf or hf:owner/name@revision
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// PEFT adapter folder beside the model; a reward model is asked for rewards
@@ -106,13 +112,19 @@ pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
         slices: args.slices.clone(),
     };
     let progress = Progress::new(Style::Fancy);
-    let mut source = take::Source::open(&args.data, columns, args.limit, &wanted)?;
+    let names_model = args.model.is_some() || args.adapter.is_some();
+    let mut source = take::Source::open(&args.data, columns, args.limit, names_model)?;
     let runtime = host::runtime()?;
-    let pairs = source.is_pairs();
+    let terms =
+        Terms { pairs: source.is_pairs(), measures: names_model, ask_tokens: args.ask_tokens };
     let mut contestants: Vec<Contestant> =
-        wanted.into_iter().map(|wanted| Contestant::load(&runtime, wanted, pairs)).collect();
-    let asks = contestants.iter().any(Contestant::may_ask);
+        wanted.into_iter().map(|wanted| Contestant::load(&runtime, wanted, terms)).collect();
+    check_use(names_model, &contestants)?;
+    let asks = contestants.iter().any(Contestant::uses_model);
     let oracle = if asks { Some(Oracle::load(&args.asked(), &progress)?) } else { None };
+    if oracle.as_ref().is_some_and(|oracle| !oracle.writes()) {
+        contestants.iter_mut().for_each(Contestant::fail_without_measurements);
+    }
     let model = oracle.as_ref().map(|oracle| oracle.name().to_owned());
     let mut evaluation = take::take(&mut source, &mut contestants, oracle, &progress)?;
     evaluation.model = model;
@@ -146,7 +158,7 @@ fn failures(evaluation: &Evaluation) -> Result<(), CliError> {
     })
 }
 
-/// Fails where plugins may ask and there is no model, or the other way round.
+/// Fails where plugins may ask and there is no model.
 fn check_asks(args: &EvaluateArgs, wanted: &[Wanted]) -> Result<(), CliError> {
     let asking = wanted.iter().find(|wanted| wanted.ask);
     match (asking, &args.model, &args.adapter) {
@@ -154,13 +166,18 @@ fn check_asks(args: &EvaluateArgs, wanted: &[Wanted]) -> Result<(), CliError> {
             let message = format!("`{}` may ask a model, and none is named", wanted.name);
             Err(CliError::usage(message).hint("name it with `--model`"))
         }
-        (None, Some(_), _) | (None, _, Some(_)) => {
-            let error = CliError::usage("a model is named, and no plugin may ask it");
-            Err(error
-                .hint("`--ask NAME` lets a plugin ask; a plugin that does not ask needs no model"))
-        }
         _ => Ok(()),
     }
+}
+
+/// Fails where there is a model that nobody has a use for.
+fn check_use(names_model: bool, contestants: &[Contestant]) -> Result<(), CliError> {
+    if !names_model || contestants.iter().any(Contestant::wants_model) {
+        return Ok(());
+    }
+    let error =
+        CliError::usage("a model is named, and no plugin may ask it or needs it to measure");
+    Err(error.hint("`--ask NAME` lets a plugin ask; a plugin that does not ask needs no model"))
 }
 
 /// Fails where a file cannot be put at `path`, before anything is computed for it.

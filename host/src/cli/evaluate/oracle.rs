@@ -12,8 +12,8 @@ use crate::{
     model::backend::WeightType,
     plugin::{Answerer, Ask, NoAnswers},
     progress::Progress,
-    record::{Answer, Decoding, Request},
-    round::{Job, ModelKind, Models, Policy, RunError, ScoreJob},
+    record::{Answer, Decoding, Record, Request},
+    round::{Job, ModelKind, Models, Need, Policy, RunError, ScoreJob, scored},
     run::journal,
 };
 
@@ -33,6 +33,8 @@ pub struct Oracle {
     /// Answers of the chunk at hand: to ask again costs nothing.
     known: HashMap<String, Answer>,
     spent: Duration,
+    /// Tokens that answers may have from here on; absent: any number.
+    left: Option<u64>,
 }
 
 /// Which model is asked.
@@ -72,7 +74,14 @@ impl Oracle {
             Some(adapter) => models.adapted(adapter)?,
             None => models.initial(),
         };
-        Ok(Oracle { name, models, policy, known: HashMap::new(), spent: Duration::ZERO })
+        Ok(Oracle {
+            name,
+            models,
+            policy,
+            known: HashMap::new(),
+            spent: Duration::ZERO,
+            left: None,
+        })
     }
 
     /// Returns the model's name.
@@ -88,6 +97,48 @@ impl Oracle {
     /// Returns how long the model has worked in all.
     pub fn spent(&self) -> Duration {
         self.spent
+    }
+
+    /// Returns whether the model writes: one that gives rewards measures nothing.
+    pub fn writes(&self) -> bool {
+        self.models.kind("policy", &self.policy) == ModelKind::Writes
+    }
+
+    /// Gives records the measurements that they lack. A completion that the model cannot read is left
+    /// without.
+    fn measure(&mut self, needs: &[Need], records: &mut [Record]) -> Result<(), RunError> {
+        let begun = Instant::now();
+        for need in needs {
+            scored(need, records, |model, jobs| {
+                let (models, policy) = (&self.models, &self.policy);
+                let scores = models.score(model, policy, jobs, cancel::flag(), &mut |_| {})?;
+                let answers = scores.into_iter().map(|score| match score {
+                    Ok(score) => Answer::Score(score),
+                    Err(error) => Answer::Unanswered(error.to_string()),
+                });
+                Ok::<_, RunError>(answers.collect())
+            })?;
+        }
+        self.spent += begun.elapsed();
+        Ok(())
+    }
+
+    /// Fails where the answers to these requests could have more tokens than are left.
+    fn check_left(&self, asks: &[Ask<'_>]) -> Result<(), Failure> {
+        let most = |ask: &Ask<'_>| match ask.request {
+            Request::Generate { decoding, .. } => decoding.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
+            // What is read is known only once it is.
+            Request::Score { .. } | Request::Reward { .. } => 1,
+        };
+        let wanted: u64 = asks.iter().map(|ask| u64::from(most(ask))).sum();
+        match self.left {
+            Some(left) if wanted > left => Err(format!(
+                "its requests may take {wanted} tokens, and {left} are left\n\nhint: `--ask-tokens` says how \
+                 many the answers to one plugin may have"
+            )
+            .into()),
+            _ => Ok(()),
+        }
     }
 
     fn answer_all(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, Failure> {
@@ -182,6 +233,7 @@ const SILENT: crate::progress::Style = crate::progress::Style::Silent;
 
 impl Answerer for Oracle {
     fn answer(&mut self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, Failure> {
+        self.check_left(asks)?;
         let begun = Instant::now();
         let answers = self.answer_all(asks);
         self.spent += begun.elapsed();
@@ -209,6 +261,21 @@ impl Answers {
         match self {
             Answers::Model(oracle) => oracle.spent(),
             Answers::Nobody(_) => Duration::ZERO,
+        }
+    }
+
+    /// Says how many tokens answers may have from here on.
+    pub fn allow(&mut self, left: Option<u64>) {
+        if let Answers::Model(oracle) = self {
+            oracle.left = left;
+        }
+    }
+
+    /// Gives records the measurements that they lack; without a model nothing is measured.
+    pub fn measure(&mut self, needs: &[Need], records: &mut [Record]) -> Result<(), RunError> {
+        match self {
+            Answers::Model(oracle) => oracle.measure(needs, records),
+            Answers::Nobody(_) => Ok(()),
         }
     }
 

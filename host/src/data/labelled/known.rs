@@ -15,8 +15,8 @@ pub struct Known {
 }
 
 /// Reads a row where it is one of LLMBar (Zeng et al. 2024), PandaLM (Wang et al. 2024) or HH-RLHF (Bai
-/// et al. 2022). Those of RewardBench have `prompt`, `chosen`, `rejected` and `subset`, and need nothing of
-/// their own.
+/// et al. 2022). Those of RewardBench have `prompt`, `chosen`, `rejected` and `subset`, in its second
+/// version lists of `chosen` and `rejected`, and need nothing of their own.
 pub fn read(row: &Map<String, Value>) -> Result<Option<Known>, RowProblem> {
     let has = |names: &[&str]| names.iter().all(|name| row.contains_key(*name));
     if has(&["input", "output_1", "output_2", "label"]) {

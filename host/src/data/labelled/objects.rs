@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{DataError, LONGEST_LINE, RowProblem};
 
@@ -17,7 +19,21 @@ pub struct Objects {
     line: usize,
     /// Whether it is one list; `None` before the first byte.
     is_list: Option<bool>,
-    bytes_read: u64,
+    bytes_read: Arc<AtomicU64>,
+}
+
+/// A file that says how much of it was read, whatever unpacks it.
+struct Counted {
+    file: File,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 impl Objects {
@@ -27,7 +43,9 @@ impl Objects {
             return Err(DataError::Folder { name: name.to_owned() });
         }
         let error = |error| DataError::Read { name: name.to_owned(), error };
-        let file = File::open(path).map_err(error)?;
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let file =
+            Counted { file: File::open(path).map_err(error)?, bytes_read: bytes_read.clone() };
         let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn BufRead + Send> = match is_gzip {
             true => {
@@ -35,12 +53,12 @@ impl Objects {
             }
             false => Box::new(BufReader::with_capacity(1 << 18, file)),
         };
-        Ok(Objects { name: name.to_owned(), reader, line: 1, is_list: None, bytes_read: 0 })
+        Ok(Objects { name: name.to_owned(), reader, line: 1, is_list: None, bytes_read })
     }
 
-    /// Returns how many bytes of objects were read so far, those of gzip unpacked.
+    /// Returns how many bytes of the file were read so far, as they lie on the disk.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes_read
+        self.bytes_read.load(Ordering::Relaxed)
     }
 
     /// Reads up to `most` objects, each with its line; fewer where they are long, none at the end.
@@ -59,7 +77,6 @@ impl Objects {
             bytes += next.1.len();
             objects.push(next);
         }
-        self.bytes_read += bytes as u64;
         Ok(objects)
     }
 

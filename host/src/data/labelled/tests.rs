@@ -28,6 +28,7 @@ fn show(rows: LabelledRows) -> String {
             Text::Raw(_) => 0,
         };
         let LabelledPair { line, prompt, chosen, rejected, .. } = row;
+        let (chosen, rejected) = (chosen.join(" and "), rejected.join(" and "));
         format!("{line} {} ({messages}): {chosen} over {rejected}", prompt.gist())
     };
     match rows {
@@ -109,6 +110,11 @@ fn pairs_are_texts_or_conversations() {
         "the row has one of `chosen` and `rejected` without the other",
     );
     check(
+        r#"{"prompt": "p", "chosen": ["a"], "rejected": ["b", "", "c"], "subset": "Ties"}"#,
+        "1 p (1): a over b and  and c",
+    );
+    check(r#"{"prompt": "p", "chosen": "a", "rejected": ["b", 3]}"#, "`rejected` must be a text");
+    check(
         "{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\"}\n\
          {\"prompt\": \"p\", \"completion\": \"a\", \"label\": 1}",
         MIXED,
@@ -171,7 +177,11 @@ fn lists_gzip_and_chunks() {
     assert!(found[0].starts_with("3 p{[0: \"}\\ true; 4 p{[1"), "{found:?}");
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(rows.join("\n").as_bytes()).unwrap();
-    assert_eq!(all("d.jsonl.gz", &gzip.finish().unwrap(), 100).len(), 1);
+    let gzip = gzip.finish().unwrap();
+    assert_eq!(all("d.jsonl.gz", &gzip, 100).len(), 1);
+    let (_folder, mut found) = open("d.jsonl.gz", &gzip, Columns::default());
+    found.chunk(3).unwrap();
+    assert_eq!(found.bytes_read(), gzip.len() as u64);
 }
 
 #[test]

@@ -1,60 +1,50 @@
-//! The page of an evaluation: one file, with its style and plots in it, for light and dark screens and
-//! for paper. It loads nothing and runs nothing.
+//! The page of an evaluation: one file, with its style and plots in it, for light and dark screens, for
+//! phones and for paper. It loads nothing and runs nothing.
 
 use std::fmt::Write;
 
-use super::plot::{Dot, Line, dots, escape, square};
-use super::{Grid, comparisons, cost, figures, heading, probes, with_interval};
+use super::plot::{Bar, Dot, Line, Style, bars, colour, dots, escape, square};
+use super::{
+    Cell, Grid, abilities, comparisons, cost, figures, heading, probes, sliced, with_interval,
+};
 use crate::evaluate::slices::LENGTH;
 use crate::evaluate::summary::{Evaluated, Evaluation};
+use crate::measure::figure::Figure;
+use crate::report::number;
 
-/// Figures that are drawn, where a plugin has them.
-const DRAWN: [&str; 9] = [
-    "accuracy",
-    "kappa",
-    "f1",
-    "precision",
-    "recall",
-    "always-right",
-    "prefers-first",
-    "prefers-longer",
-    "roc-auc",
+/// Figures that are drawn, where a plugin has them, with what says nothing.
+const DRAWN: [(&str, Option<f64>); 11] = [
+    ("accuracy", None),
+    ("kappa", Some(0.0)),
+    ("f1", None),
+    ("precision", None),
+    ("recall", None),
+    ("always-right", None),
+    ("whole-row", None),
+    ("prefers-first", Some(0.5)),
+    ("prefers-longer", None),
+    ("roc-auc", Some(0.5)),
+    ("kept-above", Some(0.5)),
 ];
 
-const STYLE: &str = "\
-:root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--faint:#666e78;--rule:#d6dbe1;\
---c0:#0b62c4;--c1:#c2410c;--c2:#157f3d;--c3:#7c3aed;--c4:#a16207;--c5:#be185d}\
-@media (prefers-color-scheme:dark){:root{--back:#14171b;--text:#e6e9ed;--faint:#9aa4af;--rule:#363d46;\
---c0:#6cb0ff;--c1:#ff9a62;--c2:#6ad38f;--c3:#b79bff;--c4:#e2bd5b;--c5:#ff8dbd}}\
-body{margin:2rem auto;max-width:70rem;padding:0 1rem;background:var(--back);color:var(--text);\
-font:15px/1.5 system-ui,sans-serif}\
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid var(--rule)}\
-h3{font-size:1rem}\
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}\
-th,td{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}\
-td.number{text-align:right;white-space:nowrap}.faint{color:var(--faint)}.failed{color:var(--c1)}\
-.plots{display:flex;flex-wrap:wrap;gap:1.2rem}svg{max-width:100%;height:auto}\
-svg text{font:11px system-ui,sans-serif;fill:var(--text)}\
-.grid{stroke:var(--rule)}.chance{stroke:var(--faint);stroke-dasharray:4 4}.line{fill:none;stroke-width:2}\
-.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}\
-.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}\
-.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}\
-.dot.c4{fill:var(--c4)}.dot.c5{fill:var(--c5)}\
-code{font-size:.85em;overflow-wrap:anywhere}\
-@media print{:root{--back:#fff;--text:#000;--faint:#444;--rule:#bbb;--c0:#0b62c4;--c1:#c2410c;--c2:#157f3d;\
---c3:#7c3aed;--c4:#a16207;--c5:#be185d}body{margin:0;max-width:none;font-size:11px}\
-svg,table{break-inside:avoid}.wide{overflow:visible}}";
+/// The figure that stands for a plugin: the first that it has.
+const FIRST: [&str; 3] = ["kappa", "accuracy", "roc-auc"];
+
+const STYLE: &str = include_str!("page.css");
 
 /// Returns the page.
 pub fn page(evaluation: &Evaluation) -> String {
+    let data = escape(evaluation.data.rsplit('/').next().unwrap_or_default());
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>Evaluation on {data}</title><style>{STYLE}</style></head><body>\n\
-         <h1>Filters and judges on {data}</h1>\n<p>{}</p>\n",
+         <title>Evaluation on {data}</title>\n<style>\n{STYLE}</style></head><body>\n\
+         <h1>Filters and judges on {data}</h1>\n<p class=\"faint\">{}</p>\n",
         escape(heading(evaluation).trim()),
-        data = escape(&evaluation.data),
     );
+    let cards: String = evaluation.plugins.iter().enumerate().map(card).collect();
+    let _ = writeln!(page, "<div class=\"cards\">{cards}</div>");
+    plots(&mut page, evaluation);
     section(&mut page, "Figures", &grid("", &figures(evaluation)));
     page.push_str(
         "<p class=\"faint\">In brackets: 95 % intervals. Of a filter, to drop is the positive class: \
@@ -62,69 +52,164 @@ pub fn page(evaluation: &Evaluation) -> String {
          dropped. Of a judge, accuracy counts both orders of a pair, a tie or an answer that cannot be \
          read as one half; prefers-first is 0.5 where places do not matter.</p>\n",
     );
-    let plots = plots(evaluation);
-    if !plots.is_empty() {
-        section(&mut page, "Plots", &format!("<div class=\"plots\">{plots}</div>"));
-    }
     if !evaluation.comparisons.is_empty() {
-        section(&mut page, "Compared on the same rows", &table(&comparisons(evaluation).cells()));
+        let mut rows = comparisons(evaluation).cells().into_iter();
+        let head = rows.next().unwrap_or_default();
+        let rows = rows.map(|row| row.into_iter().map(Cell::from).collect());
+        section(&mut page, "Compared on the same rows", &table(&head, rows));
     }
+    section(&mut page, "Made-up records", &grid("probe", &probes(evaluation)));
+    let slices = format!("By slice: {}", sliced(evaluation));
+    section(&mut page, &slices, &grid("slice", &super::slices(evaluation)));
     section(&mut page, "Cost and determinism", &grid("", &cost(evaluation)));
-    let slices = super::slices(evaluation);
-    if !slices.rows.is_empty() {
-        section(&mut page, "Accuracy by slice", &grid("slice", &slices));
-    }
-    let probes = probes(evaluation);
-    if !probes.rows.is_empty() {
-        section(&mut page, "Made-up records", &grid("probe", &probes));
-    }
-    let each: String = evaluation.plugins.iter().map(plugin).collect();
-    section(&mut page, "Plugins", &each);
+    section(&mut page, "What each may do", &grid("", &abilities(evaluation)));
+    page.push_str("<h2>Plugins</h2>\n");
+    page.extend(evaluation.plugins.iter().enumerate().map(plugin));
     let _ = write!(page, "<p class=\"faint\">aligner {}</p>\n</body></html>\n", evaluation.aligner);
     page
 }
 
+/// Adds a heading with what is below it, which may be wider than the page; nothing where that is empty.
 fn section(page: &mut String, title: &str, content: &str) {
-    let _ = write!(page, "<h2>{title}</h2>\n<div class=\"wide\">{content}</div>\n");
+    if !content.is_empty() {
+        let _ = write!(page, "<h2>{}</h2>\n<div class=\"wide\">{content}</div>\n", escape(title));
+    }
+}
+
+/// Returns what there is to say of a plugin at a glance.
+fn card((place, plugin): (usize, &Evaluated)) -> String {
+    let mut html = format!("<article class=\"card {}\">", colour(place));
+    let _ = write!(html, "<h3 class=\"name\">{}</h3>", escape(&plugin.name));
+    if let Some(who) = &plugin.plugin {
+        let who = format!("{} {}, a {}", who.name, who.version, who.kind);
+        let _ = write!(html, "<p class=\"faint\">{}</p>", escape(&who));
+    }
+    if let Some(why) = &plugin.failed {
+        let why = why.lines().next().unwrap_or_default();
+        let _ = write!(html, "<p class=\"failed\">failed: {}</p>", escape(why));
+    }
+    let first = FIRST.iter().filter_map(|name| plugin.figure(name)).find(|it| it.value.is_some());
+    if let Some(Figure { name, value: Some(value), interval, .. }) = first {
+        let ends = interval.map(|ends| format!(", {} to {}", number(ends.low), number(ends.high)));
+        let name = format!("{name}{}", ends.unwrap_or_default());
+        let _ = write!(
+            html,
+            "<p class=\"big\">{}</p><p class=\"faint\">{}</p>",
+            number(*value),
+            escape(&name)
+        );
+    }
+    let parts: Vec<Bar<'_>> = [
+        ("recall", "bad completions", "dropped"),
+        ("good-kept", "good completions", "kept"),
+        ("always-right", "pairs", "right in every order"),
+        ("by-place", "pairs", "by place alone"),
+        ("unparsable", "calls", "cannot be read"),
+    ]
+    .into_iter()
+    .filter_map(|(figure, name, part)| {
+        Some(Bar { name, share: plugin.figure(figure)?.value?, part })
+    })
+    .collect();
+    if !parts.is_empty() {
+        html.push_str(&bars(&format!("shares of {}", plugin.name), place, &parts));
+    }
+    html.push_str("<ul>");
+    if plugin.cost.seconds > 0.0 && plugin.cost.records > 0 {
+        let rate = plugin.cost.records as f64 / plugin.cost.seconds;
+        let _ = write!(html, "<li>{} records a second</li>", grouped(rate));
+    }
+    match plugin.determinism {
+        Some(found) if found.holds() => html.push_str("<li>says the same again</li>"),
+        Some(_) => html.push_str("<li class=\"bad\">does not say the same again</li>"),
+        None => {}
+    }
+    let fooled = plugin.probes.values().filter(|said| *said == super::FOOLED).count();
+    if fooled > 0 {
+        let all = plugin.probes.len();
+        let _ = write!(html, "<li class=\"bad\">fooled by {fooled} of {all} made-up records</li>");
+    }
+    html + "</ul></article>\n"
+}
+
+/// Returns a whole number with its thousands apart.
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn grid(corner: &str, grid: &Grid) -> String {
-    let heading = [vec![corner.to_owned()], grid.columns.clone()].concat();
-    let rows = grid.rows.iter().map(|(name, cells)| [vec![name.clone()], cells.clone()].concat());
-    table(&[vec![heading], rows.collect()].concat())
+    if grid.rows.is_empty() {
+        return String::new();
+    }
+    let head = [vec![corner.to_owned()], grid.columns.clone()].concat();
+    let row = |(name, cells): &(String, Vec<Cell>)| {
+        std::iter::once(name.clone().into()).chain(cells.iter().cloned()).collect()
+    };
+    table(&head, grid.rows.iter().map(row))
 }
 
-/// Returns a table; the first row is its heading.
-fn table(rows: &[Vec<String>]) -> String {
-    let mut html = String::from("<table>");
-    for (number, row) in rows.iter().enumerate() {
+/// Returns a table. What is mostly numbers is on the right of its column.
+fn table(head: &[String], rows: impl Iterator<Item = Vec<Cell>>) -> String {
+    let rows: Vec<Vec<Cell>> = rows.collect();
+    let is_number = |cell: &Cell| cell.text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    let numbers = |place: usize| {
+        let filled = rows.iter().filter_map(|row| row.get(place)).filter(|it| !it.text.is_empty());
+        let (yes, no): (Vec<&Cell>, Vec<&Cell>) = filled.partition(|cell| is_number(cell));
+        place > 0 && yes.len() > no.len()
+    };
+    let class = |place: usize, more: &str| match numbers(place) {
+        true => format!(" class=\"number{more}\""),
+        false if more.is_empty() => String::new(),
+        false => format!(" class=\"{}\"", more.trim()),
+    };
+    let mut html = String::from("<table><thead><tr>");
+    for (place, cell) in head.iter().enumerate() {
+        let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class(place, ""), escape(cell));
+    }
+    html.push_str("</tr></thead><tbody>\n");
+    for row in &rows {
         html.push_str("<tr>");
         for (place, cell) in row.iter().enumerate() {
-            let cell = escape(cell);
-            let _ = match (number, place) {
-                (0, _) => write!(html, "<th scope=\"col\">{cell}</th>"),
-                (_, 0) => write!(html, "<th scope=\"row\">{cell}</th>"),
-                _ if cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
-                    write!(html, "<td class=\"number\">{cell}</td>")
-                }
-                _ => write!(html, "<td>{cell}</td>"),
+            let mut more = String::new();
+            more.push_str(if cell.bad { " bad" } else { "" });
+            more.push_str(if cell.share.is_some() { " share" } else { "" });
+            more.push_str(if cell.text.len() > 80 { " text" } else { "" });
+            let share = cell
+                .share
+                .map(|share| format!(" style=\"--share:{:.1}%\"", 100.0 * share.clamp(0.0, 1.0)));
+            let (class, share) = (class(place, &more), share.unwrap_or_default());
+            let text = escape(&cell.text);
+            let _ = match place {
+                0 => write!(html, "<th scope=\"row\">{text}</th>"),
+                _ => write!(html, "<td{class}{share}>{text}</td>"),
             };
         }
         html.push_str("</tr>\n");
     }
-    html + "</table>"
+    html + "</tbody></table>"
 }
 
-fn plots(evaluation: &Evaluation) -> String {
-    let mut plots = String::new();
-    for name in DRAWN {
+type Points = Vec<(f64, f64)>;
+
+/// Adds the plots: every figure of every plugin, then what goes over thresholds and lengths.
+fn plots(page: &mut String, evaluation: &Evaluation) {
+    let mut small = String::new();
+    for (name, mark) in DRAWN {
         let dot = |(colour, plugin): (usize, &'_ Evaluated)| {
             let figure = plugin.figure(name)?;
             let ends = figure.interval.map(|ends| (ends.low, ends.high));
-            Some((plugin.name.clone(), colour, figure.value?, ends))
+            Some((plugin.name.clone(), colour, figure.value, ends))
         };
         let found: Vec<_> = evaluation.plugins.iter().enumerate().filter_map(dot).collect();
-        if !found.is_empty() {
+        if found.iter().any(|(_, _, value, _)| value.is_some()) {
             let found: Vec<Dot<'_>> = found
                 .iter()
                 .map(|(name, colour, value, ends)| Dot {
@@ -134,47 +219,60 @@ fn plots(evaluation: &Evaluation) -> String {
                     ends: *ends,
                 })
                 .collect();
-            plots.push_str(&dots(name, &found));
+            small.push_str(&dots(name, mark, &found));
         }
     }
-    type Points = Vec<(f64, f64)>;
-    let mut lines = |title: &str,
-                     x: &str,
-                     y: &str,
-                     marked: bool,
-                     chance: bool,
-                     of: &dyn Fn(&Evaluated) -> Option<Points>| {
-        let found: Vec<Line<'_>> = evaluation
-            .plugins
+    let mut large = String::new();
+    let mut add = |title: &str,
+                   axes: (&str, &str),
+                   style: Style,
+                   chance: bool,
+                   of: &dyn Fn(&Evaluated) -> Option<Points>| {
+        let line = |(colour, it): (usize, &'_ Evaluated)| {
+            Some((it.name.clone(), colour, of(it).filter(|points| !points.is_empty())?))
+        };
+        let found: Vec<_> = evaluation.plugins.iter().enumerate().filter_map(line).collect();
+        let lines: Vec<Line<'_>> = found
             .iter()
-            .enumerate()
-            .filter_map(|(colour, it)| {
-                Some(Line { name: &it.name, colour, points: of(it)?, marked })
+            .map(|(name, colour, points)| Line {
+                name,
+                colour: *colour,
+                points: points.clone(),
+                style,
             })
-            .filter(|line| !line.points.is_empty())
             .collect();
-        if !found.is_empty() {
-            plots.push_str(&square(title, x, y, chance, &found));
+        if !lines.is_empty() {
+            large.push_str(&square(title, axes, chance, &lines));
         }
     };
-    lines("ROC", "false positive rate", "true positive rate (ROC)", false, true, &|it| {
-        it.curve.as_ref().map(|curve| curve.roc.clone())
+    let axes = ("good ones dropped", "bad ones dropped");
+    add("caught, at what price", axes, Style::Marks, true, &|it| {
+        Some(vec![(1.0 - it.figure("good-kept")?.value?, it.figure("recall")?.value?)])
     });
-    lines("precision and recall", "recall", "precision", false, false, &|it| {
-        it.curve.as_ref().map(|curve| curve.precision_recall.clone())
+    let axes = ("false positive rate", "true positive rate");
+    add("ROC", axes, Style::Line, true, &|it| Some(it.curve.as_ref()?.roc.clone()));
+    let axes = ("recall", "precision");
+    add("precision, recall", axes, Style::Line, false, &|it| {
+        Some(it.curve.as_ref()?.precision_recall.clone())
     });
-    let sure = "confidence: sigmoid of the distance of rewards";
-    lines("calibration", sure, "accuracy", true, true, &|it| {
+    let axes = ("confidence: sigmoid of the margin", "accuracy");
+    add("calibration", axes, Style::Marked, true, &|it| {
         let bins = &it.calibration.as_ref()?.bins;
         Some(bins.iter().map(|bin| (bin.confidence, bin.accuracy)).collect())
     });
-    let tenth = "rows by length, shortest to longest";
-    lines("accuracy by length", tenth, "accuracy", true, false, &by_length);
-    plots
+    let axes = ("rows, shortest to longest", &*sliced(evaluation));
+    add("by length", axes, Style::Marked, false, &by_length);
+    if small.is_empty() && large.is_empty() {
+        return;
+    }
+    page.push_str("<h2>Side by side</h2>\n");
+    for plots in [small, large].iter().filter(|plots| !plots.is_empty()) {
+        let _ = writeln!(page, "<div class=\"plots\">{plots}</div>");
+    }
 }
 
-/// The accuracy of each slice by length, the slices evenly apart.
-fn by_length(plugin: &Evaluated) -> Option<Vec<(f64, f64)>> {
+/// The first figure of each slice by length, the slices evenly apart.
+fn by_length(plugin: &Evaluated) -> Option<Points> {
     let slices: Vec<_> = plugin.slices.iter().filter(|slice| slice.column == LENGTH).collect();
     let apart = slices.len().checked_sub(1).filter(|&apart| apart > 0)? as f64;
     let point = |(place, slice): (usize, &&crate::evaluate::slices::Slice)| {
@@ -184,47 +282,50 @@ fn by_length(plugin: &Evaluated) -> Option<Vec<(f64, f64)>> {
 }
 
 /// Returns what there is to say of one plugin.
-fn plugin(plugin: &Evaluated) -> String {
-    let mut html = format!("<h3>{}</h3>\n", escape(&plugin.name));
+fn plugin((place, plugin): (usize, &Evaluated)) -> String {
+    let (class, name) = (colour(place), escape(&plugin.name));
+    let mut html = format!("<section class=\"plugin {class}\">\n<h3 class=\"name\">{name}</h3>\n");
     if let Some(why) = &plugin.failed {
         let _ = writeln!(html, "<p class=\"failed\">failed: {}</p>", escape(why));
     }
-    let mut facts = vec![vec!["source".to_owned(), plugin.source.clone()]];
-    let mut fact = |name: &str, value: String| facts.push(vec![name.to_owned(), value]);
+    let config = plugin.config.to_string();
+    let mut facts = vec![("source", plugin.source.clone()), ("configuration", config)];
     if let Some(who) = &plugin.plugin {
-        fact("plugin", format!("{} {}, a {}", who.name, who.version, who.kind));
-        fact("exports", who.interfaces.join(", "));
-        fact("imports", "nothing but log and types".to_owned());
-        fact("file", format!("{} bytes, sha256 {}", who.bytes, who.digest));
+        facts.push(("file", format!("{} bytes", who.bytes)));
+        facts.push(("sha256", who.digest.clone()));
     }
-    fact("configuration", plugin.config.to_string());
-    fact("may ask the model", if plugin.may_ask { "yes" } else { "no" }.to_owned());
-    html.push_str(&table(&[vec![vec![String::new(), String::new()]], facts].concat()));
+    for (name, value) in facts {
+        let _ = writeln!(html, "<p class=\"faint\">{name}: <code>{}</code></p>", escape(&value));
+    }
     if !plugin.reasons.is_empty() {
-        let mut rows = vec![
-            ["reason", "completions", "of them good", "for example"].map(String::from).to_vec(),
-        ];
-        for reason in &plugin.reasons {
+        let head = ["reason", "completions", "of them good", "for example"].map(String::from);
+        let rows = plugin.reasons.iter().map(|reason| {
             let (n, good) = (reason.n.to_string(), reason.good.to_string());
-            rows.push(vec![reason.reason.clone(), n, good, reason.examples.join("\n")]);
-        }
-        html.push_str(&table(&rows));
+            let cells = [reason.reason.clone(), n, good, reason.examples.join("\n\n")];
+            cells.map(Cell::from).to_vec()
+        });
+        let _ = writeln!(html, "<div class=\"wide\">{}</div>", table(&head, rows));
     }
     for line in &plugin.unread {
         let _ = writeln!(html, "<p class=\"faint\"><code>{}</code></p>", escape(line));
     }
-    if !plugin.slices.is_empty() {
-        html.push_str("<details><summary>Slices</summary>");
-        let names = plugin.slices[0].figures.iter().map(|figure| figure.name.clone());
-        let mut rows =
-            vec![["column", "value", "rows"].map(String::from).into_iter().chain(names).collect()];
-        for slice in &plugin.slices {
-            let figures = slice.figures.iter().map(with_interval);
-            let front = [slice.column.clone(), slice.value.clone(), slice.n.to_string()];
-            rows.push(front.into_iter().chain(figures).collect::<Vec<_>>());
-        }
-        html.push_str(&table(&rows));
-        html.push_str("</details>\n");
+    if let Some(first) = plugin.slices.first() {
+        let names = first.figures.iter().map(|figure| figure.name.clone());
+        let head: Vec<String> =
+            ["slice", "rows"].map(String::from).into_iter().chain(names).collect();
+        let rows = plugin.slices.iter().map(|slice| {
+            let front = [format!("{} {}", slice.column, slice.value), slice.n.to_string()];
+            front
+                .into_iter()
+                .chain(slice.figures.iter().map(with_interval))
+                .map(Cell::from)
+                .collect()
+        });
+        let table = table(&head, rows);
+        let _ = writeln!(
+            html,
+            "<details><summary>Slices</summary><div class=\"wide\">{table}</div></details>"
+        );
     }
-    html
+    html + "</section>\n"
 }

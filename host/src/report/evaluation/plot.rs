@@ -8,22 +8,50 @@ pub struct Line<'a> {
     /// Lines and dots of one number have one colour, in all plots.
     pub colour: usize,
     pub points: Vec<(f64, f64)>,
-    /// Whether each point has a mark.
-    pub marked: bool,
+    /// How the points are shown.
+    pub style: Style,
+}
+
+/// How the points of a line are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// As a line alone.
+    Line,
+    /// With a mark at each.
+    Marked,
+    /// As marks alone.
+    Marks,
 }
 
 /// A value with the ends of its interval.
 pub struct Dot<'a> {
     pub name: &'a str,
     pub colour: usize,
-    pub value: f64,
+    /// Absent where there is none: the row says so.
+    pub value: Option<f64>,
     pub ends: Option<(f64, f64)>,
+}
+
+/// A bar in parts of one whole, the first of which has the plugin's colour.
+pub struct Bar<'a> {
+    /// What is told apart.
+    pub name: &'a str,
+    /// The first part's share, in [0, 1].
+    pub share: f64,
+    /// What the first part is.
+    pub part: &'a str,
 }
 
 /// Colours that lines have before they begin again.
 const COLOURS: usize = 6;
-const LEFT: f64 = 46.0;
-const SIDE: f64 = 240.0;
+const LEFT: f64 = 42.0;
+const TOP: f64 = 32.0;
+const SIDE: f64 = 270.0;
+
+/// Returns the class of a colour.
+pub fn colour(number: usize) -> String {
+    format!("c{}", number % COLOURS)
+}
 
 /// Escapes what HTML would read.
 pub fn escape(text: &str) -> String {
@@ -44,87 +72,141 @@ pub fn escape(text: &str) -> String {
 
 /// Returns a plot of lines in the unit square, with a diagonal where `chance` says that it is what
 /// chance would give.
-pub fn square(title: &str, x: &str, y: &str, chance: bool, lines: &[Line<'_>]) -> String {
-    let height = SIDE + 62.0 + 16.0 * lines.len() as f64;
-    let mut svg = begin(title, LEFT + SIDE + 14.0, height);
+pub fn square(title: &str, (x, y): (&str, &str), chance: bool, lines: &[Line<'_>]) -> String {
+    let height = TOP + SIDE + 44.0 + 17.0 * lines.len() as f64;
+    let about = |line: &Line<'_>| {
+        let ends = [line.points.first(), line.points.last()].into_iter().flatten();
+        let ends: Vec<String> = ends.map(|(x, y)| format!("({x:.2}, {y:.2})")).collect();
+        format!("{} from {}", line.name, ends.join(" to "))
+    };
+    let about: Vec<String> = lines.iter().map(about).collect();
+    let about = format!("{y} over {x}: {}", about.join("; "));
+    let mut svg = begin(title, &about, LEFT + SIDE + 18.0, height);
+    head(&mut svg, title);
     let place = |(x, y): (f64, f64)| {
-        (LEFT + SIDE * x.clamp(0.0, 1.0), 24.0 + SIDE * (1.0 - y.clamp(0.0, 1.0)))
+        (LEFT + SIDE * x.clamp(0.0, 1.0), TOP + SIDE * (1.0 - y.clamp(0.0, 1.0)))
     };
     for step in 0..=4 {
         let share = f64::from(step) / 4.0;
         let ((left, top), (right, _)) = (place((0.0, share)), place((1.0, share)));
         line(&mut svg, "grid", (left, top), (right, top));
-        label(&mut svg, "end", left - 5.0, top + 4.0, &format!("{share:.2}"));
+        label(&mut svg, ("end", "dim"), left - 6.0, top + 4.0, &format!("{share:.2}"));
         let (across, bottom) = place((share, 0.0));
-        label(&mut svg, "middle", across, bottom + 15.0, &format!("{share:.2}"));
+        label(&mut svg, ("middle", "dim"), across, bottom + 16.0, &format!("{share:.2}"));
     }
     if chance {
         line(&mut svg, "chance", place((0.0, 0.0)), place((1.0, 1.0)));
     }
-    label(&mut svg, "middle", LEFT + SIDE / 2.0, 24.0 + SIDE + 30.0, x);
-    label(&mut svg, "start", 2.0, 14.0, y);
+    let wide = LEFT + SIDE;
+    label(&mut svg, ("end", ""), wide, TOP + SIDE + 32.0, &format!("{x} →"));
+    label(&mut svg, ("end", ""), wide, 13.0, &format!("↑ {y}"));
     for (number, one) in lines.iter().enumerate() {
-        let colour = one.colour % COLOURS;
-        let points: Vec<String> = one
-            .points
-            .iter()
-            .map(|&point| place(point))
-            .map(|(x, y)| format!("{x:.1},{y:.1}"))
-            .collect();
-        let _ = write!(svg, r#"<polyline class="line c{colour}" points="{}"/>"#, points.join(" "));
-        for &point in one.points.iter().filter(|_| one.marked) {
-            let (x, y) = place(point);
-            let _ = write!(svg, r#"<circle class="dot c{colour}" cx="{x:.1}" cy="{y:.1}" r="3"/>"#);
+        let class = colour(one.colour);
+        let points: Vec<(f64, f64)> = one.points.iter().map(|&point| place(point)).collect();
+        if one.style != Style::Marks {
+            let joined: Vec<String> =
+                points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let _ =
+                write!(svg, r#"<polyline class="line {class}" points="{}"/>"#, joined.join(" "));
         }
-        let y = SIDE + 74.0 + 16.0 * number as f64;
-        let _ =
-            write!(svg, r#"<circle class="dot c{colour}" cx="{LEFT}" cy="{:.1}" r="4"/>"#, y - 4.0);
-        label(&mut svg, "start", LEFT + 10.0, y, one.name);
+        let radius = if one.style == Style::Marks { 6.0 } else { 3.0 };
+        for (place, (x, y)) in points.iter().enumerate().filter(|_| one.style != Style::Line) {
+            let (at, value) = one.points[place];
+            let said = format!("{}: {value:.3} at {at:.3}", one.name);
+            dot(&mut svg, &class, (*x, *y), radius, &said);
+        }
+        let y = TOP + SIDE + 54.0 + 17.0 * number as f64;
+        dot(&mut svg, &class, (LEFT + 4.0, y - 4.0), 4.5, one.name);
+        label(&mut svg, ("start", ""), LEFT + 15.0, y, &shortened(one.name, 40));
     }
     svg + "</svg>"
 }
 
 /// Returns a plot of values with their intervals, one below the other, from 0 to 1 or as far below 0 as
-/// they go.
-pub fn dots(title: &str, dots: &[Dot<'_>]) -> String {
-    const NAMES: f64 = 150.0;
-    const WIDTH: f64 = 300.0;
-    let least = |dot: &Dot<'_>| dot.ends.map_or(dot.value, |(low, _)| low.min(dot.value));
+/// they go; `mark` is drawn across them.
+pub fn dots(title: &str, mark: Option<f64>, dots: &[Dot<'_>]) -> String {
+    const NAMES: f64 = 118.0;
+    const WIDTH: f64 = 170.0;
+    const ROW: f64 = 22.0;
+    let about = |dot: &Dot<'_>| {
+        let value = dot.value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
+        let ends = dot.ends.map(|(low, high)| format!(" ({low:.3} to {high:.3})"));
+        format!("{} {value}{}", dot.name, ends.unwrap_or_default())
+    };
+    let least = |dot: &Dot<'_>| dot.ends.map(|(low, _)| low).or(dot.value).unwrap_or(0.0);
     let low = if dots.iter().map(least).fold(0.0, f64::min) < 0.0 { -1.0 } else { 0.0 };
-    let height = 44.0 + 22.0 * dots.len() as f64;
-    let mut svg = begin(title, NAMES + WIDTH + 20.0, height);
+    let bottom = TOP + ROW * dots.len() as f64;
+    let all: Vec<String> = dots.iter().map(about).collect();
+    let mut svg = begin(title, &all.join("; "), NAMES + WIDTH + 56.0, bottom + 20.0);
+    head(&mut svg, title);
     let across = |value: f64| NAMES + WIDTH * ((value - low) / (1.0 - low)).clamp(0.0, 1.0);
-    let bottom = height - 20.0;
-    for step in 0..=4 {
-        let value = low + (1.0 - low) * f64::from(step) / 4.0;
-        line(&mut svg, "grid", (across(value), 18.0), (across(value), bottom));
-        label(&mut svg, "middle", across(value), bottom + 14.0, &format!("{value:.2}"));
+    for step in 0..=2 {
+        let value = low + (1.0 - low) * f64::from(step) / 2.0;
+        line(&mut svg, "grid", (across(value), TOP - 6.0), (across(value), bottom));
+        label(&mut svg, ("middle", "dim"), across(value), bottom + 15.0, &format!("{value}"));
     }
-    label(&mut svg, "start", 2.0, 13.0, title);
-    for (number, dot) in dots.iter().enumerate() {
-        let (y, colour) = (33.0 + 22.0 * number as f64, dot.colour % COLOURS);
-        label(&mut svg, "end", NAMES - 8.0, y + 4.0, &shortened(dot.name));
-        if let Some((low, high)) = dot.ends {
-            line(&mut svg, &format!("line c{colour}"), (across(low), y), (across(high), y));
+    if let Some(mark) = mark {
+        line(&mut svg, "chance", (across(mark), TOP - 6.0), (across(mark), bottom));
+    }
+    for (number, one) in dots.iter().enumerate() {
+        let (y, class) = (TOP + 8.0 + ROW * number as f64, colour(one.colour));
+        label(&mut svg, ("end", ""), NAMES - 12.0, y + 4.0, &shortened(one.name, 13));
+        if let Some((low, high)) = one.ends {
+            line(&mut svg, &format!("line {class}"), (across(low), y), (across(high), y));
         }
-        let x = across(dot.value);
-        let _ = write!(svg, r#"<circle class="dot c{colour}" cx="{x:.1}" cy="{y:.1}" r="4"/>"#);
+        let shown = match one.value {
+            Some(value) => {
+                dot(&mut svg, &class, (across(value), y), 5.0, &about(one));
+                format!("{value:.3}")
+            }
+            None => "none".to_owned(),
+        };
+        label(&mut svg, ("start", ""), NAMES + WIDTH + 12.0, y + 4.0, &shown);
     }
     svg + "</svg>"
 }
 
-fn shortened(name: &str) -> String {
-    match name.char_indices().nth(20) {
+/// Returns bars below each other, each with what its first part is.
+pub fn bars(title: &str, number: usize, bars: &[Bar<'_>]) -> String {
+    const WIDTH: f64 = 260.0;
+    const ROW: f64 = 36.0;
+    let class = colour(number);
+    let about = |bar: &Bar<'_>| format!("{}: {:.1} % {}", bar.name, 100.0 * bar.share, bar.part);
+    let all: Vec<String> = bars.iter().map(about).collect();
+    let mut svg = begin(title, &all.join("; "), WIDTH, ROW * bars.len() as f64);
+    for (number, bar) in bars.iter().enumerate() {
+        let y = ROW * number as f64;
+        let (said, width) = (format!("{:.1} % {}", 100.0 * bar.share, bar.part), WIDTH * bar.share);
+        label(&mut svg, ("start", ""), 0.0, y + 12.0, bar.name);
+        label(&mut svg, ("end", ""), WIDTH, y + 12.0, &said);
+        let top = y + 18.0;
+        for (class, width) in [("rest", WIDTH), (&*format!("bar {class}"), width)] {
+            let _ = write!(
+                svg,
+                r#"<rect class="{class}" x="0" y="{top}" width="{width:.1}" height="9" rx="3"/>"#
+            );
+        }
+    }
+    svg + "</svg>"
+}
+
+fn shortened(name: &str, most: usize) -> String {
+    match name.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
     }
 }
 
-fn begin(title: &str, width: f64, height: f64) -> String {
-    format!(
-        r#"<svg viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}" role="img" aria-label="{}">"#,
-        escape(title)
-    )
+/// Begins a plot, with what it is and what it shows in words.
+fn begin(title: &str, about: &str, width: f64, height: f64) -> String {
+    let (title, about) = (escape(title), escape(about));
+    let size = format!(r#"viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}""#);
+    format!(r#"<svg {size} role="img"><title>{title}</title><desc>{about}</desc>"#)
+}
+
+/// Puts the title into the corner.
+fn head(svg: &mut String, title: &str) {
+    let _ = write!(svg, r#"<text class="head" x="0" y="13">{}</text>"#, escape(title));
 }
 
 fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
@@ -135,7 +217,18 @@ fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     );
 }
 
-fn label(svg: &mut String, anchor: &str, x: f64, y: f64, text: &str) {
+fn dot(svg: &mut String, class: &str, (x, y): (f64, f64), radius: f64, said: &str) {
+    let said = escape(said);
+    let _ = write!(
+        svg,
+        r#"<circle class="dot {class}" cx="{x:.1}" cy="{y:.1}" r="{radius}"><title>{said}</title></circle>"#
+    );
+}
+
+fn label(svg: &mut String, (anchor, class): (&str, &str), x: f64, y: f64, text: &str) {
     let text = escape(text);
-    let _ = write!(svg, r#"<text text-anchor="{anchor}" x="{x:.1}" y="{y:.1}">{text}</text>"#);
+    let _ = write!(
+        svg,
+        r#"<text class="{class}" text-anchor="{anchor}" x="{x:.1}" y="{y:.1}">{text}</text>"#
+    );
 }

@@ -56,7 +56,8 @@ fn evaluation() -> Evaluation {
     let one = Confusion { bad_dropped: 20, good_dropped: 5, bad_kept: 10, good_kept: 15 };
     let mut failed = evaluated("other", Confusion::default());
     failed.failed = Some("it trapped\n  in round 1".into());
-    failed.determinism = Some(Determinism { records: 9, alone: 2, ..Determinism::default() });
+    failed.determinism =
+        Some(Determinism { records: 9, repeated: 0, reversed: Some(0), alone: Some(2) });
     let mut judge = evaluated("judge", one);
     judge.curve = curve(&[(1.0, true), (0.5, false), (0.4, true)]);
     let bin = Bin { margin: 1.0, confidence: 0.7, accuracy: 0.8, n: 10 };
@@ -90,6 +91,8 @@ fn tables_show_plugins_side_by_side() {
         "too-long",
         "judge             short  0.400",
         "12 : 2",
+        "imports                     log",
+        "accuracy by slice",
         "source a",
         "probe",
     ] {
@@ -103,9 +106,12 @@ fn the_page_is_one_file_and_escapes_what_it_shows() {
     for part in [
         "<title>Evaluation on d&amp;d.jsonl</title>",
         "&lt;script&gt;alert(1)",
-        "prefers-color-scheme:dark",
+        "prefers-color-scheme: dark",
         "@media print",
         "<polyline",
+        "<desc>short 0.",
+        "--share:70.0%",
+        "does not say the same again",
         "it trapped",
         "{&quot;max_words&quot;:3}",
     ] {
@@ -115,7 +121,7 @@ fn the_page_is_one_file_and_escapes_what_it_shows() {
         assert!(!page.contains(foreign), "has {foreign}");
     }
     let count = |part: &str| page.matches(part).count();
-    for tag in ["table", "tr", "svg", "div", "details"] {
+    for tag in ["table", "tr", "svg", "div", "details", "article", "section", "title"] {
         assert_eq!(count(&format!("<{tag}")), count(&format!("</{tag}>")), "{tag}");
     }
 }
