@@ -257,7 +257,10 @@ fn compile_bombs_end_in_the_child() {
     let check = |limits, expected| check_bomb(&bomb, limits, expected);
     check(CompileLimits { cpu_seconds: 1, ..limits }, "it took over 1 s of processor time");
     check(CompileLimits { wall_seconds: 0.3, ..limits }, "it took over 0.3 s");
-    check(CompileLimits { memory_bytes: 96 << 20, ..limits }, "it took more than 96 MiB of memory");
+    check(
+        CompileLimits { memory_bytes: 256 << 20, ..limits },
+        "it took more than 256 MiB of memory",
+    );
     check_bomb(
         &guests::hostile(),
         CompileLimits { output_bytes: 4096, ..limits },
