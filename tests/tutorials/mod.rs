@@ -241,8 +241,8 @@ fn the_templates_in_rust_test_and_build() {
         };
         for expected in [
             "test result: ok. 3 passed; …",
-            &format!("exports   {exports}"),
-            "imports   nothing but `log` and types",
+            &format!("exports      {exports}"),
+            "imports      nothing but `log` and types",
         ] {
             assert!(printed(&said, expected), "{kind}: no {expected:?} in\n{said}");
         }

@@ -172,7 +172,7 @@ mod tests {
             let line = format!("aligner model merge --adapter a --out o --max-shard-size={size}");
             check(&line, Err("expected a size in KB, MB, GB or TB"));
         }
-        check("aligner plugin check", Err("<FILE>"));
+        check("aligner plugin check", Err("<SOURCE>"));
         check("aligner plugin pack --list x.aligner -o y", Err("cannot be used with"));
         check("aligner evaluate a.wasm", Err("--data <FILE>"));
         check("aligner evaluate a.wasm --data d --limit 0", Err("0 is not in 1.."));
