@@ -32,6 +32,16 @@ fn a_run_ends_where_its_budget_does_also_after_a_kill() {
     let parts = [what.as_str(), "\n  in round 2, stage filter-generate", "`limits = { run_fuel = "];
     place.tiny("stopped", &["--set", &less]).expect(3).says(&parts);
     place.aligner(&["resume", "stopped"]).expect(3).says(&parts);
+    // Given more it goes on, and comes to what it would have come to.
+    let resumed = ["--resume", "--set", enough.as_str()];
+    place.tiny("copy", &["--set", &less]).expect(3);
+    place.tiny("copy", &resumed).expect(0);
+    let (went_on, whole) = (place.files("copy"), place.files("enough"));
+    assert_eq!(lines(&went_on, "journal.jsonl").len(), lines(&whole, "journal.jsonl").len());
+    for round in 1..=2 {
+        let file = format!("rounds/{round:02}/filter-generate.jsonl");
+        assert!(went_on[&file] == whole[&file], "{file}");
+    }
     let journal = &place.files("stopped")["journal.jsonl"];
     for number in [15, 30, 45] {
         let run = format!("killed-{number}");

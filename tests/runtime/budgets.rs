@@ -104,7 +104,7 @@ fn nothing_is_kept_between_calls() {
         assert!(outcomes[..512].iter().all(|outcome| *outcome == expected(256)));
         assert!(outcomes[512..].iter().all(|outcome| *outcome == expected(88)));
     }
-    // After a batch that failed and was halved too: call 1 again, in the halves.
+    // A set-filter keeps what it saw within a stage, and nothing of it for the next one.
     let set = hostile(Kind::Filter, "", |_| {});
     for _ in 0..2 {
         let stage = set.filter_set(&PLACE, &[], &records(["p-1", "p-2"])).unwrap();
@@ -113,7 +113,8 @@ fn nothing_is_kept_between_calls() {
 }
 
 /// What the host cannot see in one call: verdicts that depend on the batch, or come in another order.
-/// Calling with the same records in other batches shows both, and is what `aligner evaluate` does.
+/// Calling with the same records in other batches shows both, and is what `aligner plugin test` and
+/// `aligner evaluate` do.
 #[test]
 fn other_batches_tell_what_one_call_does_not() {
     let differing = |how: &str| {

@@ -36,6 +36,8 @@ pub(super) enum CacheError {
     Foreign(PathBuf),
     #[error("`{}` is open to other users (mode {:o})", .0.display(), .1)]
     Open(PathBuf, u32),
+    #[error("`{}` is no file", .0.display())]
+    NoKey(PathBuf),
     #[error("`{}` is not a folder", .0.display())]
     NoFolder(PathBuf),
     #[error("`{}` is not a file", .0.display())]
@@ -215,15 +217,23 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), CacheError> {
     Ok(())
 }
 
+/// Opens the key's file; of a pipe nobody waits for the other end.
+fn open_key(path: &Path) -> io::Result<fs::File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 /// Reads the key, making it where it is missing.
 fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
     let path = folder.join(KEY_FILE);
     let io = |error| CacheError::Io(path.clone(), error);
     // Twice: another process may make it at the same time, or it may be damaged.
     for _ in 0..2 {
-        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+        match open_key(&path) {
             Ok(mut file) => {
                 let metadata = file.metadata().map_err(io)?;
+                if !metadata.is_file() {
+                    return Err(CacheError::NoKey(path.clone()));
+                }
                 check_owner(&path, &metadata)?;
                 if metadata.mode() & 0o077 != 0 {
                     return Err(CacheError::Open(path.clone(), metadata.mode() & 0o777));
@@ -253,8 +263,7 @@ fn read_key(folder: &Path) -> Result<[u8; 32], CacheError> {
             _ => {}
         }
     }
-    let mut file =
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path).map_err(io)?;
+    let mut file = open_key(&path).map_err(io)?;
     let mut key = [0; 32];
     file.read_exact(&mut key).map_err(io)?;
     Ok(key)

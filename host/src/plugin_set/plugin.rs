@@ -80,6 +80,26 @@ impl Default for Limits {
     }
 }
 
+impl Plugin {
+    /// Returns it without the limits that only ever stop a run: none of them decides what is in the data, so
+    /// a run goes on where one is given more.
+    pub fn deciding(&self) -> Plugin {
+        let mut plugin = self.clone();
+        let Limits { wall_seconds, .. } = Limits::default();
+        plugin.limits = Limits {
+            wall_seconds,
+            run_fuel: None,
+            run_log_bytes: None,
+            run_wall_seconds: None,
+            ..plugin.limits
+        };
+        if let Some(ask) = &mut plugin.ask {
+            (ask.run_tokens, ask.run_requests) = (None, None);
+        }
+        plugin
+    }
+}
+
 /// What a failing call of a plugin does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -99,6 +99,13 @@ impl FromStr for Source {
                 )
             })?;
             check_url(&url)?;
+            // Blanks and controls are taken away in silence where an address is read.
+            if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                return Err(SourceError::new(
+                    "has a blank or a control character in it",
+                    "an address is `https://HOST/FILE.wasm`",
+                ));
+            }
             // An address may be fetched from wherever redirects lead; what a user writes is kept.
             if url.query().is_some() || url.fragment().is_some() {
                 return Err(SourceError::new(

@@ -72,6 +72,9 @@ pub struct PluginId {
     pub digest: String,
     /// As the plugin set names it.
     pub source: String,
+    /// SHA-256 of the manifest that named it, where it is of a registry and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
 }
 
 impl Manifest {
@@ -98,7 +101,7 @@ impl Manifest {
         for (plugin, id) in set.plugins_mut().into_iter().zip(&self.plugins) {
             if plugin.source.is_remote() {
                 let sha256 = id.digest.clone();
-                plugin.pin = Some(Pin { sha256, manifest: None, by: PinnedBy::Run });
+                plugin.pin = Some(Pin { sha256, manifest: id.manifest.clone(), by: PinnedBy::Run });
             }
         }
         set
@@ -119,13 +122,19 @@ impl Manifest {
         note(self.prompts != other.prompts, format!("prompts `{}`", self.prompts.source));
         note(self.held_out != other.held_out, "held-out prompts".into());
         for (ours, theirs) in self.plugins.iter().zip(&other.plugins) {
-            note(ours != theirs, format!("{} `{}`", ours.kind, ours.name));
+            // The component is the same wherever its manifest lies.
+            let theirs = PluginId { manifest: ours.manifest.clone(), ..theirs.clone() };
+            note(*ours != theirs, format!("{} `{}`", ours.kind, ours.name));
         }
         note(self.plugins.len() != other.plugins.len(), "the list of plugins".into());
         note(self.engine != other.engine, format!("engine `{}`", self.engine));
         note(self.format != other.format, "the run format".into());
-        let sets = [&self.plugin_set, &other.plugin_set]
-            .map(|set| serde_json::to_value(set).expect("our own types serialise"));
+        let sets = [&self.plugin_set, &other.plugin_set].map(|set| {
+            let mut set = set.clone();
+            // A run whose plugin has used up what it may goes on where it is given more.
+            set.plugins_mut().into_iter().for_each(|plugin| *plugin = plugin.deciding());
+            serde_json::to_value(&set).expect("our own types serialise")
+        });
         // A section that is left at its defaults may be absent in either.
         let sections =
             |set: usize| sets[set].as_object().into_iter().flatten().map(|(name, _)| name);

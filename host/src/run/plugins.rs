@@ -47,6 +47,7 @@ impl Plugins {
                 version: plugin.version().into(),
                 digest: plugin.digest().into(),
                 source: wanted.source.to_string(),
+                manifest: found.manifest,
             });
             Ok::<_, PluginError>(plugin)
         };
@@ -104,12 +105,13 @@ impl Plugins {
     }
 }
 
-/// Returns what a stage's key must hold of a plugin: its file, its configuration, and what a failing
-/// call does.
+/// Returns what a stage's key must hold of a plugin: its file, its configuration, what a failing call does,
+/// and the limits that decide what is in the data.
 pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Value {
+    let wanted = wanted.map(plugin_set::Plugin::deciding);
     json!([
         plugin.map(|plugin| plugin.digest()),
-        wanted.map(|wanted| (&wanted.config, wanted.on_error, &wanted.limits, &wanted.ask))
+        wanted.map(|wanted| (wanted.config, wanted.on_error, wanted.limits, wanted.ask))
     ])
 }
 

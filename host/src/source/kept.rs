@@ -32,16 +32,19 @@ impl Kept {
         if !fs::symlink_metadata(&path).ok()?.is_file() {
             return None;
         }
-        let mut file = File::options().read(true).write(true).open(&path).ok()?;
+        let file = File::open(&path).ok()?;
         let mut bytes = Vec::new();
-        (&mut file).take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+        (&file).take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
         if sha256(&bytes) != digest {
             tracing::warn!("discarding `{}`: it is not as it was fetched", path.display());
             let _ = fs::remove_file(&path);
             return None;
         }
-        // Where this fails, the file goes sooner.
-        let _ = file.set_modified(SystemTime::now());
+        // Where this fails, as in a cache that is only to be read, the file goes sooner.
+        let _ = File::options()
+            .append(true)
+            .open(&path)
+            .map(|file| file.set_modified(SystemTime::now()));
         Some(bytes)
     }
 

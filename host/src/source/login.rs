@@ -19,7 +19,9 @@ pub(super) const WAY_OUT: &str = "log in with `docker login`, or set ALIGNER_REG
 /// `ALIGNER_REGISTRY` is this registry, else of Docker's `config.json`, else none.
 pub(super) fn of(registry: &str, variable: fn(&str) -> Option<OsString>) -> RegistryAuth {
     let text = |name| variable(name)?.into_string().ok().filter(|text| !text.is_empty());
-    if text("ALIGNER_REGISTRY").as_deref() == Some(registry)
+    let hub = |name: &str| ["docker.io", "index.docker.io"].contains(&name);
+    let is_meant = |named: &str| named == registry || hub(named) && hub(registry);
+    if text("ALIGNER_REGISTRY").is_some_and(|named| is_meant(&named))
         && let Some(token) = text("ALIGNER_REGISTRY_TOKEN")
     {
         return match text("ALIGNER_REGISTRY_USER") {

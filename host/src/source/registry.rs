@@ -155,7 +155,8 @@ fn component(manifest: &[u8]) -> Result<OciDescriptor, Fault> {
     match (layers.next(), layers.next()) {
         (Some(layer), None) if Pin::digits(&layer.digest).is_some() => {
             check_size(u64::try_from(layer.size).unwrap_or(0))?;
-            Ok(layer.clone())
+            // It comes from the registry, and from no other address that a manifest may name.
+            Ok(OciDescriptor { urls: None, ..layer.clone() })
         }
         (Some(_), None) => Err(Fault::new("names its component by no sha256", hint)),
         (Some(_), Some(_)) => Err(Fault::new("holds several components", hint)),

@@ -68,11 +68,19 @@ fn plugins(set: &PluginSet, folder: &Path) -> Result<Vec<Locked>, CliError> {
         let report = &mut |state| downloads.note(state);
         let found = fetcher.open(&plugin.source, plugin.pin.as_ref(), report)?;
         runtime.open(&found.component, &Limits::default())?;
+        // What was fetched before comes without the manifest that a tag stands for; a lock says it all the same.
+        let manifest = match (&plugin.source, found.manifest) {
+            (Source::Oci(_), None) => {
+                let asked = fetcher.open(&plugin.source, None, report)?;
+                asked.manifest.filter(|_| asked.component.digest() == found.component.digest())
+            }
+            (_, manifest) => manifest,
+        };
         locked.push(Locked {
             source: named(&plugin.source, folder),
             sha256: found.component.digest(),
             bytes: found.component.len() as u64,
-            manifest: found.manifest,
+            manifest,
             sets: Vec::new(),
         });
     }

@@ -1,5 +1,6 @@
 //! `aligner plugin run`: a plugin by itself over the records of a file, one line of JSON for each.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::{
         evaluate::oracle::{Answers, Asked, MAX_NEW_TOKENS, NAMES, Oracle},
         exit, host,
     },
-    data::{DataError, RecordFile, RecordRow},
+    data::{DataError, RecordFile, RecordRow, RowProblem},
     plugin::{
         Candidate, Grant, Interface, Kind, Limits, Loaded, OnError, Outcome, Place, Plugin,
         PluginError, Setup, Stage,
@@ -243,14 +244,23 @@ fn candidate(record: &Record) -> Candidate {
     }
 }
 
+/// Reads all records. They are told apart by their ids, so none stands there twice.
 fn everything(file: &mut RecordFile) -> Result<Vec<RecordRow>, CliError> {
-    let mut all = Vec::new();
+    let (mut all, mut ids) = (Vec::new(), HashMap::new());
     loop {
         let rows = file.chunk(RECORDS)?;
         if rows.is_empty() {
             return Ok(all);
         }
-        all.extend(rows);
+        for row in rows {
+            let id = row.record.id().to_owned();
+            if let Some(first) = ids.insert(id.clone(), row.line) {
+                let (name, line) = (file.name().to_owned(), row.line);
+                let problem = RowProblem::DuplicateId { id, first };
+                return Err(DataError::Row { name, line, problem }.into());
+            }
+            all.push(row);
+        }
     }
 }
 
