@@ -33,7 +33,8 @@ fn a_run_ends_where_its_budget_does_also_after_a_kill() {
     place.tiny("stopped", &["--set", &less]).expect(3).says(&parts);
     place.aligner(&["resume", "stopped"]).expect(3).says(&parts);
     // Given more it goes on, and comes to what it would have come to.
-    let resumed = ["--resume", "--set", enough.as_str()];
+    let more = format!("filter.0.limits={{ fuel = {budget}, run_fuel = {} }}", first + second);
+    let resumed = ["--resume", "--set", more.as_str()];
     place.tiny("copy", &["--set", &less]).expect(3);
     place.tiny("copy", &resumed).expect(0);
     let (went_on, whole) = (place.files("copy"), place.files("enough"));

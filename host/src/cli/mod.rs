@@ -10,6 +10,7 @@ mod memory;
 pub mod methods;
 pub mod model;
 pub mod output;
+pub mod place;
 pub mod plugin;
 pub mod report;
 pub mod resume;

@@ -45,7 +45,9 @@ const MAX_TEXT_BYTES: u64 = 4 << 20;
 
 /// Returns whether a path is that of a pack, by its name.
 pub fn is_pack(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == EXTENSION) && path.is_file()
+    path.extension().is_some_and(|extension| extension == EXTENSION)
+        && path.exists()
+        && !path.is_dir()
 }
 
 /// What `aligner-pack.json` holds.
@@ -83,7 +85,11 @@ pub struct Pack {
 impl Pack {
     /// Opens a pack and checks all but the contents of its files.
     pub fn open(path: &Path) -> Result<Pack, PackError> {
-        let opened = File::open(path).map_err(Fault::from).and_then(Archive::open);
+        let opened = match path.is_file() {
+            true => File::open(path).map_err(Fault::from).and_then(Archive::open),
+            // A pipe would be waited for.
+            false => Err(Fault::from(std::io::Error::other("it is no file"))),
+        };
         opened.and_then(|archive| Pack::checked(path, archive)).map_err(failed(path))
     }
 

@@ -192,8 +192,12 @@ fn sequences(train: &Train) -> [u64; 2] {
 
 /// Renders at most `count` prompts as round 1 would; a principle plugin that asks gets no answers.
 pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Variant>, RunError> {
+    put(prepared, &spread(&prepared.prompts, count))
+}
+
+/// Renders these prompts as round 1 would.
+pub(super) fn put(prepared: &Prepared, prompts: &[Prompt]) -> Result<Vec<Variant>, RunError> {
     let set = &prepared.set;
-    let prompts: Vec<Prompt> = spread(&prepared.prompts, count);
     let bare = |prompt: &Prompt| Variant {
         name: "plain".into(),
         role: VariantRole::Plain,
@@ -209,7 +213,7 @@ pub(super) fn rendered(prepared: &Prepared, count: usize) -> Result<Vec<Variant>
     let place = place(prepared, 1, "sample");
     let mut records: Vec<Record> = prompts.iter().cloned().map(Record::new).collect();
     if let Some(sampler) = &prepared.plugins.sampler {
-        let equipped = sampler.equip(&place, &prompts, &prepared.catalogue)?.outcomes;
+        let equipped = sampler.equip(&place, prompts, &prepared.catalogue)?.outcomes;
         for (record, outcome) in records.iter_mut().zip(equipped) {
             if let Outcome::Done(equipment) = outcome {
                 let drawn = |&i: &usize| -> Exemplar { prepared.catalogue[i].clone() };

@@ -9,19 +9,16 @@ pub(super) mod oracle;
 mod plugins;
 mod take;
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Device, cancel, exit, host, output};
+use super::{CliError, Device, cancel, exit, host, output, place};
 use crate::{
     data::{Columns, LABELLED_ROLES},
     evaluate::summary::Evaluation,
     model::backend::WeightType,
+    plugin_set::Source,
     progress::{Progress, Style},
     report,
 };
@@ -55,7 +52,7 @@ pub struct EvaluateArgs {
     #[arg(long = "column", value_name = "ROLE=NAME", value_parser = column)]
     pub columns: Vec<(String, String)>,
     /// Completions with this score or more are good
-    #[arg(long, value_name = "SCORE", default_value_t = 0.5, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.5, allow_negative_numbers = true, value_parser = finite)]
     pub threshold: f64,
     /// Column by which rows are told apart [default: source, subset, category, language]
     #[arg(long = "slice", value_name = "COLUMN")]
@@ -86,6 +83,12 @@ pub struct EvaluateArgs {
     pub json: Option<PathBuf>,
 }
 
+/// Reads a number that is one.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|number| number.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
 /// Reads `ROLE=NAME`.
 fn column(text: &str) -> Result<(String, String), String> {
     let roles = || LABELLED_ROLES.map(|role| format!("`{role}`")).join(", ");
@@ -102,8 +105,17 @@ fn column(text: &str) -> Result<(String, String), String> {
 pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
     let wanted = plugins::wanted(args)?;
     check_asks(args, &wanted)?;
+    let mut read = vec![args.data.as_path()];
+    read.extend(args.file.as_deref());
+    read.extend(wanted.iter().filter_map(|wanted| match &wanted.source {
+        Source::File(path) => Some(path.as_path()),
+        _ => None,
+    }));
     for (flag, path) in [("--json", &args.json), ("--report", &args.report)] {
-        path.as_deref().map(|path| check_place(flag, path)).transpose()?;
+        path.as_deref().map(|path| place::check(flag, path, &read)).transpose()?;
+    }
+    if let (Some(json), Some(report)) = (&args.json, &args.report) {
+        place::check_apart(("--json", json), ("--report", report))?;
     }
     cancel::listen()?;
     let columns = Columns {
@@ -131,10 +143,10 @@ pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
 
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&evaluation).map_err(anyhow::Error::from)?;
-        write_whole(path, &(json + "\n"))?;
+        place::write(path, (json + "\n").as_bytes())?;
     }
     if let Some(path) = &args.report {
-        write_whole(path, &report::evaluation::page(&evaluation))?;
+        place::write(path, report::evaluation::page(&evaluation).as_bytes())?;
     }
     output::print(&report::evaluation::text(&evaluation))?;
     failures(&evaluation)
@@ -178,36 +190,4 @@ fn check_use(names_model: bool, contestants: &[Contestant]) -> Result<(), CliErr
     let error =
         CliError::usage("a model is named, and no plugin may ask it or needs it to measure");
     Err(error.hint("`--ask NAME` lets a plugin ask; a plugin that does not ask needs no model"))
-}
-
-/// Fails where a file cannot be put at `path`, before anything is computed for it.
-fn check_place(flag: &str, path: &Path) -> Result<(), CliError> {
-    let shown = path.display();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if path.is_dir() {
-        return Err(CliError::usage(format!("`{flag} {shown}` is a folder")));
-    }
-    match folder {
-        Some(folder) if !folder.is_dir() => Err(CliError::usage(format!(
-            "`{flag} {shown}` cannot be written: `{}` is no folder",
-            folder.display()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Writes a file that is whole or not there.
-fn write_whole(path: &Path, text: &str) -> Result<(), CliError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error| {
-        CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
-    })
 }

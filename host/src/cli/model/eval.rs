@@ -6,7 +6,6 @@ mod take;
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,7 @@ use serde_json::json;
 
 use super::EvalArgs;
 use crate::{
-    cli::{CliError, cancel, exit, host, output},
+    cli::{CliError, cancel, exit, host, output, place},
     digest::sha256,
     measure::{
         figure::Figure,
@@ -54,7 +53,7 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
         Some(out) => Some(NewFolder::begin(out).map_err(ExportError::from)?),
         None => None,
     };
-    args.json.as_deref().map(check_place).transpose()?;
+    args.json.as_deref().map(|path| place::check("--json", path, &[])).transpose()?;
 
     let progress = Progress::new(Style::Fancy);
     let opened = host::open(&name, &progress)?;
@@ -94,7 +93,7 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
     });
     let json = serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)? + "\n";
     // What cannot be written must not take the table with it.
-    let written = args.json.as_deref().map_or(Ok(()), |path| write_whole(path, &json));
+    let written = args.json.as_deref().map_or(Ok(()), |path| place::write(path, json.as_bytes()));
     let tables = all.iter().map(|summary| (summary.name.as_str(), summary.figures.as_slice()));
     let mut text = report::measures(tables);
     for summary in &all {
@@ -293,60 +292,4 @@ impl Others for OtherModels<'_> {
         let model = Respondent { loaded: &loaded, adapter: None, progress: self.progress };
         letters(model, what, Format::Chat, pairs)
     }
-}
-
-/// Fails where a file cannot be put at `path`, before anything is computed for it.
-fn check_place(path: &Path) -> Result<(), CliError> {
-    let shown = path.display();
-    if path.is_dir() {
-        return Err(CliError::usage(format!("`--json {shown}` is a folder"))
-            .hint("`--out` writes into a folder"));
-    }
-    if is_special(path) {
-        return Ok(());
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(CliError::usage(format!(
-            "`--json {shown}` cannot be written: `{}` is no folder",
-            folder.display()
-        )));
-    }
-    // Tried now, and gone again at once.
-    tempfile::tempfile_in(folder).map(|_| ()).map_err(|error| cannot_write(path, &error))
-}
-
-/// Returns whether there is something at a path that is no file, such as a device or a pipe: it is written
-/// into, and never replaced.
-fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
-    CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
-}
-
-/// Writes a file that is whole or not there; behind a link, the file that it leads to.
-fn write_whole(path: &Path, text: &str) -> Result<(), CliError> {
-    if is_special(path) {
-        return fs::write(path, text).map_err(|error| cannot_write(path, &error));
-    }
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        // A file of its own may be read by others, as those that are created otherwise.
-        file.as_file().set_permissions(permissions(&target))?;
-        file.as_file().sync_all()?;
-        file.persist(&target).map(|_| ()).map_err(|error| error.error)
-    };
-    write().map_err(|error| cannot_write(path, &error))
-}
-
-/// Returns the permissions of the file that is replaced, or those of a new one.
-fn permissions(path: &Path) -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::metadata(path).map_or_else(|_| fs::Permissions::from_mode(0o644), |it| it.permissions())
 }

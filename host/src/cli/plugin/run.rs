@@ -1,7 +1,6 @@
 //! `aligner plugin run`: a plugin by itself over the records of a file, one line of JSON for each.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -15,6 +14,7 @@ use crate::{
         CliError, cancel,
         evaluate::oracle::{Answers, Asked, MAX_NEW_TOKENS, NAMES, Oracle},
         exit, host,
+        place::{self, Unfinished, cannot_write},
     },
     data::{DataError, RecordFile, RecordRow, RowProblem},
     plugin::{
@@ -35,12 +35,27 @@ const TOKENS: u64 = 50_000_000;
 
 /// Where lines go.
 struct Lines {
-    writer: Box<dyn Write>,
-    /// The file that they become, and what it is called until it is whole.
-    placed: Option<(PathBuf, PathBuf)>,
+    writer: Sink,
+    /// The file that they become.
+    path: Option<PathBuf>,
     records: u64,
     failed: u64,
     first_failure: Option<String>,
+}
+
+/// What lines are written to.
+enum Sink {
+    Stdout(BufWriter<io::Stdout>),
+    File(BufWriter<Unfinished>),
+}
+
+impl Sink {
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Sink::Stdout(writer) => writer,
+            Sink::File(writer) => writer,
+        }
+    }
 }
 
 /// Why lines end before the file does.
@@ -64,6 +79,9 @@ impl From<DataError> for Ended {
 
 /// Runs the plugin. It fails at the end where it failed on records, which have a line too.
 pub fn main(args: &RunArgs) -> Result<(), CliError> {
+    if let Some(out) = &args.out {
+        place::check("--out", out, &[&args.data, Path::new(&args.file)])?;
+    }
     let source = super::named(&args.file)?;
     let runtime = host::runtime()?;
     let loaded = runtime.open(&source, &Limits::default())?;
@@ -290,17 +308,15 @@ fn explain(error: PluginError, rows: &[RecordRow], file: &str, plugin: &Plugin) 
 
 impl Lines {
     fn open(out: Option<&Path>) -> Result<Lines, CliError> {
-        let (writer, placed): (Box<dyn Write>, _) = match out {
-            None => (Box::new(BufWriter::new(io::stdout())), None),
+        let writer = match out {
+            None => Sink::Stdout(BufWriter::new(io::stdout())),
             Some(path) => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(".tmp");
-                let unfinished = PathBuf::from(name);
-                let file = File::create(&unfinished).map_err(|error| cannot_write(path, &error))?;
-                (Box::new(BufWriter::new(file)), Some((path.to_owned(), unfinished)))
+                let file = Unfinished::open(path).map_err(|error| cannot_write(path, &error))?;
+                Sink::File(BufWriter::new(file))
             }
         };
-        Ok(Lines { writer, placed, records: 0, failed: 0, first_failure: None })
+        let path = out.map(Path::to_owned);
+        Ok(Lines { writer, path, records: 0, failed: 0, first_failure: None })
     }
 
     /// Writes a line for each record of a stage.
@@ -335,7 +351,7 @@ impl Lines {
 
     fn line(&mut self, line: &Value) -> Result<(), Ended> {
         self.records += 1;
-        match writeln!(self.writer, "{line}") {
+        match writeln!(self.writer.writer(), "{line}") {
             Ok(()) => Ok(()),
             Err(error) => Err(self.ended(&error)),
         }
@@ -343,27 +359,29 @@ impl Lines {
 
     /// A reader that has gone away, as in `| head`, is none of our business.
     fn ended(&self, error: &io::Error) -> Ended {
-        match &self.placed {
+        match &self.path {
             None if error.kind() == io::ErrorKind::BrokenPipe => Ended::Unread,
             None => Ended::Failed(CliError::new(
                 exit::INTERNAL,
                 format!("cannot write to stdout: {error}"),
             )),
-            Some((path, _)) => Ended::Failed(cannot_write(path, error)),
+            Some(path) => Ended::Failed(cannot_write(path, error)),
         }
     }
 
     /// Puts the file into its place; fails where the plugin failed on records.
     fn finish(mut self) -> Result<(), CliError> {
-        match self.writer.flush() {
+        match self.writer.writer().flush() {
             Ok(()) => {}
             Err(error) => match self.ended(&error) {
                 Ended::Unread => return Ok(()),
                 Ended::Failed(error) => return Err(error),
             },
         }
-        if let Some((path, unfinished)) = &self.placed {
-            std::fs::rename(unfinished, path).map_err(|error| cannot_write(path, &error))?;
+        if let (Sink::File(writer), Some(path)) = (self.writer, &self.path) {
+            let cannot = |error: io::Error| cannot_write(path, &error);
+            let file = writer.into_inner().map_err(|error| cannot(error.into_error()))?;
+            file.finish().map_err(cannot)?;
         }
         match self.first_failure {
             None => Ok(()),
@@ -374,8 +392,4 @@ impl Lines {
             }
         }
     }
-}
-
-fn cannot_write(path: &Path, error: &io::Error) -> CliError {
-    CliError::new(exit::MODEL_OR_DATA, format!("cannot write `{}`: {error}", path.display()))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{PullArgs, PushArgs};
 use crate::{
-    cli::{CliError, ProgressArg, exit, host, output},
+    cli::{CliError, ProgressArg, host, output, place},
     plugin::{self, Limits, Loaded},
     plugin_set::Source,
     source::{Fetcher, Found},
@@ -83,7 +83,5 @@ fn lines(source: &Source, found: &Found) -> String {
 }
 
 fn write(out: &Path, component: &plugin::Source) -> Result<(), CliError> {
-    std::fs::write(out, component.as_bytes()).map_err(|error| {
-        CliError::new(exit::USAGE, format!("cannot write `{}`: {error}", out.display()))
-    })
+    place::write(out, component.as_bytes())
 }

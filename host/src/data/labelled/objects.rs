@@ -19,6 +19,10 @@ pub struct Objects {
     line: usize,
     /// Whether it is one list; `None` before the first byte.
     is_list: Option<bool>,
+    /// Of a list, whether its bracket was passed by.
+    ended: bool,
+    /// Objects of a list so far.
+    items: usize,
     bytes_read: Arc<AtomicU64>,
 }
 
@@ -53,7 +57,15 @@ impl Objects {
             }
             false => Box::new(BufReader::with_capacity(1 << 18, file)),
         };
-        Ok(Objects { name: name.to_owned(), reader, line: 1, is_list: None, bytes_read })
+        Ok(Objects {
+            name: name.to_owned(),
+            reader,
+            line: 1,
+            is_list: None,
+            ended: false,
+            items: 0,
+            bytes_read,
+        })
     }
 
     /// Returns how many bytes of the file were read so far, as they lie on the disk.
@@ -61,7 +73,8 @@ impl Objects {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// Reads up to `most` objects, each with its line; fewer where they are long, none at the end.
+    /// Reads up to `most` objects, each with its line, or its number where they are those of a list, which may
+    /// stand in one line; fewer where they are long, none at the end.
     pub fn take(&mut self, most: usize) -> Result<Vec<(usize, Vec<u8>)>, DataError> {
         let is_list = match self.is_list {
             Some(is_list) => is_list,
@@ -141,11 +154,27 @@ impl Objects {
 
     /// Returns the next object of a list.
     fn item(&mut self) -> Result<Option<(usize, Vec<u8>)>, DataError> {
+        if self.ended {
+            return Ok(None);
+        }
         loop {
             match self.peek()? {
                 Some(b',') => self.reader.consume(1),
                 Some(b'{') => break,
-                Some(b']') => return Ok(None),
+                Some(b']') => {
+                    self.reader.consume(1);
+                    return match self.peek()? {
+                        None => {
+                            // Nothing more is looked for: there is no end to come to again.
+                            self.ended = true;
+                            Ok(None)
+                        }
+                        Some(_) => {
+                            let message = "something stands behind the list".to_owned();
+                            Err(self.wrong(RowProblem::NotJson(message)))
+                        }
+                    };
+                }
                 None => {
                     let message = "the list has no end".to_owned();
                     return Err(self.wrong(RowProblem::NotJson(message)));
@@ -153,7 +182,7 @@ impl Objects {
                 Some(_) => return Err(self.wrong(RowProblem::NotAnObject)),
             }
         }
-        let begins = self.line;
+        self.items += 1;
         let (mut object, mut depth) = (Vec::new(), 0_usize);
         let (mut in_text, mut escaped) = (false, false);
         loop {
@@ -188,7 +217,7 @@ impl Objects {
             object.extend_from_slice(&buffer[..used]);
             self.reader.consume(used);
             if ended {
-                return Ok(Some((begins, object)));
+                return Ok(Some((self.items, object)));
             }
         }
     }

@@ -174,7 +174,9 @@ fn lists_gzip_and_chunks() {
     assert!(lines[2].ends_with("19 p{[9: \"}\\ true"), "{lines:?}");
     let list = format!("\n [\n{}\n]\n", rows.join(",\n"));
     let found = all("d.json", list.as_bytes(), 100);
-    assert!(found[0].starts_with("3 p{[0: \"}\\ true; 4 p{[1"), "{found:?}");
+    assert!(found[0].starts_with("1 p{[0: \"}\\ true; 2 p{[1"), "{found:?}");
+    // In one line too, each is told apart.
+    assert_eq!(all("d.json", format!("[{}]", rows.join(",")).as_bytes(), 100), found);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(rows.join("\n").as_bytes()).unwrap();
     let gzip = gzip.finish().unwrap();
@@ -203,5 +205,6 @@ fn broken_files_are_refused_with_their_line() {
     check(&format!("{row}\n{{"), "d.json:2");
     check(&format!("[{row},\n{{\"a\": "), "the object has no end");
     check(&format!("[{row}"), "the list has no end");
+    check(&format!("[{row}] x"), "something stands behind the list");
     check(&format!("[{row}, 3]"), "the line is not a JSON object");
 }

@@ -2,14 +2,16 @@
 //! a judge calls them is known once it has spoken, so it is shown completions that are made up. One that
 //! asks a model to write is not answered, and nothing is known of it.
 
+use std::collections::BTreeSet;
+
 use super::{measured, place};
 use crate::plugin::{Answerer, Ask, Interface, NoAnswers, OnError, Outcome, Plugin};
 use crate::plugin_set::After;
-use crate::record::{Answer, Completion, Finish, Opinion, Record, Request, Score, Variant};
+use crate::record::{Answer, Completion, Finish, Opinion, Prompt, Record, Request, Score, Variant};
 use crate::round::{self, Need, RunError, filter_stage, given_variants, needs_of};
 use crate::run::Prepared;
 use crate::run::memory::spread;
-use crate::run::plan::rendered;
+use crate::run::plan::{PROBES, put};
 
 /// What the made-up completions say.
 const SAYINGS: [&str; 3] = [
@@ -18,7 +20,8 @@ const SAYINGS: [&str; 3] = [
     "First:\n\n- one\n- two\n\nThen the rest, because it follows from these.",
 ];
 
-/// Fails where a reward is wanted that the judge gives to none of the completions.
+/// Fails where a reward is wanted that the judge gives to none of the completions. A judge that gives other
+/// names for other prompts may give it to one that was not tried, so nothing is said of it.
 pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
     let (set, plugins) = (&prepared.set, &prepared.plugins);
     let round = (1..=set.run.rounds).find(|&round| set.judge(round).is_some());
@@ -30,7 +33,11 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
         return Ok(());
     }
     let needs: Vec<Need> = needs_of(judge).collect();
-    let records = measured(&needs, &made_up(prepared)?);
+    let mut records = Vec::new();
+    for prompt in spread(&prepared.prompts, PROBES) {
+        records.extend(made_up(prepared, prompt)?);
+    }
+    let records = measured(&needs, &records);
     let at = place(prepared, round, "judge");
     // What it makes of completions that no model wrote is no fault of its own.
     let Ok(stage) = judge.judge(&at, &records, &mut Numbers) else { return Ok(()) };
@@ -39,7 +46,11 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
         Some(Record { rewards, ..record })
     });
     let judged: Vec<Record> = judged.collect();
-    if judged.is_empty() {
+    let names = |record: &Record| {
+        record.rewards.iter().map(|reward| reward.name.clone()).collect::<BTreeSet<String>>()
+    };
+    let all_alike = judged.windows(2).all(|pair| names(&pair[0]) == names(&pair[1]));
+    if judged.is_empty() || !all_alike {
         return Ok(());
     }
     if let Some(pairing) = &pairing {
@@ -79,17 +90,14 @@ pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
 
 /// Returns records of one prompt with completions that are made up; none where it is not known before
 /// how the prompt is put.
-fn made_up(prepared: &Prepared) -> Result<Vec<Record>, RunError> {
+fn made_up(prepared: &Prepared, prompt: Prompt) -> Result<Vec<Record>, RunError> {
     let principle = prepared.plugins.principle.as_ref();
-    let Some(prompt) = spread(&prepared.prompts, 1).into_iter().next() else {
-        return Ok(Vec::new());
-    };
     let variants = match prepared.given.get(&prompt.id) {
         Some(given) => return Ok(vec![with(given_variants(given), prompt)]),
         None if principle.is_some_and(|plugin| plugin.setup().grant.is_some()) => {
             return Ok(Vec::new());
         }
-        None => rendered(prepared, 1)?,
+        None => put(prepared, std::slice::from_ref(&prompt))?,
     };
     let says = |first: usize| {
         let completed = variants.iter().enumerate().map(|(index, variant)| {
@@ -104,7 +112,7 @@ fn made_up(prepared: &Prepared) -> Result<Vec<Record>, RunError> {
     Ok((0..SAYINGS.len()).map(says).collect())
 }
 
-fn with(variants: Vec<Variant>, prompt: crate::record::Prompt) -> Record {
+fn with(variants: Vec<Variant>, prompt: Prompt) -> Record {
     Record { variants, ..Record::new(prompt) }
 }
 
