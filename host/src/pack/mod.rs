@@ -85,10 +85,12 @@ pub struct Pack {
 impl Pack {
     /// Opens a pack and checks all but the contents of its files.
     pub fn open(path: &Path) -> Result<Pack, PackError> {
-        let opened = match path.is_file() {
-            true => File::open(path).map_err(Fault::from).and_then(Archive::open),
+        let opened = match path.metadata() {
             // A pipe would be waited for.
-            false => Err(Fault::from(std::io::Error::other("it is no file"))),
+            Ok(metadata) if !metadata.is_file() => {
+                Err(Fault::from(std::io::Error::other("it is no file")))
+            }
+            _ => File::open(path).map_err(Fault::from).and_then(Archive::open),
         };
         opened.and_then(|archive| Pack::checked(path, archive)).map_err(failed(path))
     }
