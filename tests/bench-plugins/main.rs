@@ -25,7 +25,7 @@ use aligner::plugin::{
 };
 use aligner::plugin_set;
 use aligner::record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole};
-use aligner::run::plugins::source;
+use aligner::source::Fetcher;
 use anyhow::{Result, ensure};
 use clap::Parser;
 
@@ -167,14 +167,20 @@ fn boundary(arguments: &Arguments, folder: &Path, table: &mut Table) -> Result<(
         [(metered, "fuel, clock and NaN rule", 2.1), (unmetered, "clock and NaN rule", 1.7)];
     for (ours, limits, goal) in goals {
         let title = format!("{what}: {limits}");
-        table.ratio(&title, "the same code native", (ours, native), per_record, Goal::AtMost(goal));
+        table.compare(
+            &title,
+            "the same code native",
+            (ours, native),
+            &per_record,
+            Goal::AtMost(goal),
+        );
     }
     if arguments.extism.is_some() {
         let faster = Goal::AtLeast(1.4);
-        table.faster(what, "Extism 1.30, JSON", (metered, theirs), per_record, faster);
+        table.compare(what, "Extism 1.30, JSON", (metered, theirs), &per_record, faster);
         let nanoseconds = |seconds: f64| format!("{:.0} ns", seconds * 1e9);
         let faster = Goal::AtLeast(8.0);
-        table.faster("empty call", "Extism 1.30", (empty, their_empty), nanoseconds, faster);
+        table.compare("empty call", "Extism 1.30", (empty, their_empty), &nanoseconds, faster);
     } else {
         table.note("Extism: not built (`make bench-plugins` builds it)");
     }
@@ -191,7 +197,10 @@ fn loading(arguments: &Arguments, folder: &Path, table: &mut Table) -> Result<()
         let cache = Cache::Folder(cache.clone());
         Runtime::new(Settings { compiler: Compiler::InProcess, cache })
     };
-    let builtin = |name: &str| source(&plugin_set::Source::Builtin(name.to_owned()));
+    let builtin = |name: &str| {
+        let source = plugin_set::Source::Builtin(name.to_owned());
+        Fetcher::from_env().open(&source, None, &mut |_| {}).map(|found| found.component)
+    };
     let sources = FIVE.map(builtin).into_iter().collect::<Result<Vec<_>, _>>()?;
     let limits = Limits::default();
     let load = || {

@@ -53,39 +53,20 @@ fn spread(over: &[f64], under: &[f64]) -> (f64, f64) {
 }
 
 impl Table {
-    /// Adds our time over the other's: less is better.
-    pub fn ratio(
+    /// Adds a ratio, the way that the goal reads: our time over the other's where less is better, the other's
+    /// over ours where more is.
+    pub fn compare(
         &mut self,
         what: &str,
         against: &str,
         (ours, theirs): (&[f64], &[f64]),
-        unit: impl Fn(f64) -> String,
-        goal: Goal,
-    ) {
-        self.compare(what, against, (ours, theirs), (ours, theirs), &unit, goal);
-    }
-
-    /// Adds the other's time over ours: more is better.
-    pub fn faster(
-        &mut self,
-        what: &str,
-        against: &str,
-        (ours, theirs): (&[f64], &[f64]),
-        unit: impl Fn(f64) -> String,
-        goal: Goal,
-    ) {
-        self.compare(what, against, (ours, theirs), (theirs, ours), &unit, goal);
-    }
-
-    fn compare(
-        &mut self,
-        what: &str,
-        against: &str,
-        (ours, theirs): (&[f64], &[f64]),
-        (over, under): (&[f64], &[f64]),
         unit: &dyn Fn(f64) -> String,
         goal: Goal,
     ) {
+        let (over, under) = match goal {
+            Goal::AtMost(_) => (ours, theirs),
+            Goal::AtLeast(_) => (theirs, ours),
+        };
         let ratio = median(over) / median(under);
         let (goal, reached) = match goal {
             Goal::AtMost(most) => (format!("≤ {most}×"), ratio <= most),

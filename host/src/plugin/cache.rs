@@ -137,7 +137,7 @@ impl Store {
             Ok(())
         };
         match write() {
-            Ok(()) => self.prune(MAX_BYTES),
+            Ok(()) => prune(&self.folder, MAX_BYTES, is_entry),
             Err(error) => tracing::warn!(
                 "a compiled plugin could not be kept in `{}`: {error}",
                 self.folder.display()
@@ -151,29 +151,6 @@ impl Store {
         let _ = fs::remove_file(self.path(name));
     }
 
-    /// Deletes the oldest entries until `most` bytes are left at most.
-    fn prune(&self, most: u64) {
-        let Ok(files) = fs::read_dir(&self.folder) else { return };
-        let mut entries: Vec<(SystemTime, u64, PathBuf)> = files
-            .filter_map(|file| {
-                let (file, path) = file.ok().map(|file| (file.metadata(), file.path()))?;
-                let metadata = file.ok()?;
-                let ours = path.extension().is_some_and(|end| end == "bin" || end == "tmp");
-                ours.then(|| Some((metadata.modified().ok()?, metadata.len(), path)))?
-            })
-            .collect();
-        let mut total: u64 = entries.iter().map(|entry| entry.1).sum();
-        entries.sort();
-        for (_, bytes, path) in entries {
-            if total <= most {
-                return;
-            }
-            if fs::remove_file(path).is_ok() {
-                total -= bytes;
-            }
-        }
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.bin"))
     }
@@ -182,6 +159,34 @@ impl Store {
     fn digest(&self, name: &str, payload: &[u8]) -> [u8; 32] {
         hmac(&self.key, &[&(name.len() as u64).to_le_bytes(), name.as_bytes(), payload])
     }
+}
+
+/// Deletes the files of a folder that were not changed for longest, of those that are `ours`, until these have
+/// `most` bytes at most.
+pub(crate) fn prune(folder: &Path, most: u64, ours: impl Fn(&Path) -> bool) {
+    let Ok(files) = fs::read_dir(folder) else { return };
+    let mut entries: Vec<(SystemTime, u64, PathBuf)> = files
+        .filter_map(|file| {
+            let (file, path) = file.ok().map(|file| (file.metadata(), file.path()))?;
+            let metadata = file.ok()?;
+            ours(&path).then(|| Some((metadata.modified().ok()?, metadata.len(), path)))?
+        })
+        .collect();
+    let mut total: u64 = entries.iter().map(|entry| entry.1).sum();
+    entries.sort();
+    for (_, bytes, path) in entries {
+        if total <= most {
+            return;
+        }
+        if fs::remove_file(path).is_ok() {
+            total -= bytes;
+        }
+    }
+}
+
+/// Whether a file is an entry, or one that was not finished.
+fn is_entry(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "bin" || end == "tmp")
 }
 
 /// Returns the name of the entry for a plugin file: its digest, and everything that machine code
@@ -412,7 +417,7 @@ mod tests {
                 .and_then(|file| file.set_modified(time))
                 .unwrap();
         }
-        store.prune(2500);
+        prune(&store.folder, 2500, is_entry);
         let left = ["old", "middle", "new"].map(|name| store.path(name).exists());
         assert_eq!(left, [false, true, true]);
         assert!(store.folder.join(KEY_FILE).exists());

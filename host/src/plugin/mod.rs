@@ -34,6 +34,7 @@ mod session;
 mod set;
 
 pub use asking::MAX_REQUESTS;
+pub(crate) use cache::prune;
 pub use call::{Candidate, Equipment};
 pub use converse::{Answerer, Ask, NoAnswers, Outcome, Place, Spent, Stage};
 pub use error::{CallError, Fault, Identity, LoadFault, PluginError, Reported, Span};

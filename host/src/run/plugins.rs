@@ -5,9 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifest::PluginId;
-use crate::plugin::{
-    Grant, Kind, Limits, OnError, Plugin, PluginError, RunLimits, Runtime, Setup, Source,
-};
+use crate::plugin::{Grant, Kind, Limits, OnError, Plugin, PluginError, RunLimits, Runtime, Setup};
 use crate::plugin_set::{self, After, PluginSet};
 use crate::source::{Fetcher, Report};
 
@@ -113,12 +111,6 @@ pub fn key(plugin: Option<&Plugin>, wanted: Option<&plugin_set::Plugin>) -> Valu
         plugin.map(|plugin| plugin.digest()),
         wanted.map(|wanted| (wanted.config, wanted.on_error, wanted.limits, wanted.ask))
     ])
-}
-
-/// Returns the component that a source names, fetched where it has to be. Nothing says what it has to be: it
-/// is for those who look at a plugin, or measure it, and say which one it was.
-pub fn source(source: &plugin_set::Source) -> Result<Source, PluginError> {
-    Ok(Fetcher::from_env().open(source, None, &mut |_| {})?.component)
 }
 
 fn setup(set: &PluginSet, kind: Kind, wanted: &plugin_set::Plugin) -> Setup {

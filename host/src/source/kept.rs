@@ -5,11 +5,11 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::digest::sha256;
-use crate::plugin::MAX_FILE_BYTES;
+use crate::plugin::{MAX_FILE_BYTES, prune};
 
 /// The files together; over it those go that were not used for longest.
 const MAX_BYTES: u64 = 1 << 30;
@@ -69,33 +69,11 @@ impl Kept {
             Ok(())
         };
         match write() {
-            Ok(()) => prune(folder, MAX_BYTES),
+            Ok(()) => prune(folder, MAX_BYTES, |_| true),
             Err(error) => {
                 let folder = folder.display();
                 tracing::warn!("what was fetched could not be kept in `{folder}`: {error}");
             }
-        }
-    }
-}
-
-/// Deletes what was not used for longest, until `most` bytes are left at most.
-fn prune(folder: &Path, most: u64) {
-    let Ok(files) = fs::read_dir(folder) else { return };
-    let mut entries: Vec<(SystemTime, u64, PathBuf)> = files
-        .filter_map(|file| {
-            let file = file.ok()?;
-            let metadata = file.metadata().ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), file.path()))
-        })
-        .collect();
-    let mut total: u64 = entries.iter().map(|entry| entry.1).sum();
-    entries.sort();
-    for (_, bytes, path) in entries {
-        if total <= most {
-            return;
-        }
-        if fs::remove_file(path).is_ok() {
-            total -= bytes;
         }
     }
 }
@@ -149,7 +127,7 @@ mod tests {
             file.set_modified(SystemTime::now() - Duration::from_secs(*age)).unwrap();
         }
         kept.get(&sha256(&files[0])).unwrap();
-        prune(&folder, 2500);
+        prune(&folder, 2500, |_| true);
         let left: Vec<bool> =
             files.iter().map(|bytes| folder.join(sha256(bytes)).exists()).collect();
         assert_eq!(left, [true, false, true]);

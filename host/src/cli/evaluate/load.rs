@@ -1,17 +1,14 @@
 //! From what the user names to a plugin that can be called on rows.
 
 use super::batch::{FIRST, SECOND};
-use super::oracle::{MAX_NEW_TOKENS, NAMES};
+use super::oracle::grant;
 use super::plugins::Wanted;
 use crate::{
     evaluate::summary::Who,
-    plugin::{Grant, Kind, Limits, OnError, Plugin, Runtime, Setup},
+    plugin::{Kind, Limits, OnError, Plugin, Runtime, Setup},
     round::{GRAMMAR, Need, What},
-    run::plugins::source,
+    source::Fetcher,
 };
-
-/// Tokens of the answers to one chunk, at most, where the user says no number.
-const TOKENS: u64 = 50_000_000;
 
 /// What plugins are called on, and with what.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +30,8 @@ pub fn load(
     terms: Terms,
     bytes: &mut usize,
 ) -> Result<(Plugin, Vec<Need>), String> {
-    let found = source(&wanted.source).map_err(|error| error.to_string())?;
+    let found = Fetcher::from_env().open(&wanted.source, None, &mut |_| {});
+    let found = found.map_err(|error| error.to_string())?.component;
     *bytes = found.len();
     let loaded = runtime.open(&found, &Limits::default()).map_err(|error| error.to_string())?;
     let kinds = loaded.kinds();
@@ -50,9 +48,7 @@ pub fn load(
     if let (true, Some(Err(why))) = (needs.is_empty(), unmet.into_iter().next()) {
         return Err(why);
     }
-    let grant = wanted.ask.then(|| {
-        Grant::new(NAMES.map(str::to_owned), terms.ask_tokens.unwrap_or(TOKENS), MAX_NEW_TOKENS)
-    });
+    let grant = wanted.ask.then(|| grant(terms.ask_tokens));
     let config = wanted.config.to_string();
     let setup = Setup { config, grant, on_error: OnError::Drop, ..Setup::new(kind) };
     let plugin = loaded.configure(setup).map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use super::EvaluateArgs;
 use crate::{
     cli::{CliError, Device, cancel, host},
     model::backend::WeightType,
-    plugin::{Answerer, Ask, NoAnswers},
+    plugin::{Answerer, Ask, Grant, NoAnswers},
     progress::Progress,
     record::{Answer, Decoding, Record, Request},
     round::{Job, ModelKind, Models, Need, Policy, RunError, ScoreJob, scored},
@@ -22,6 +22,14 @@ pub const MAX_NEW_TOKENS: u32 = 256;
 
 /// Names under which the model is asked. There is one: whichever name a judge uses in a run.
 pub const NAMES: [&str; 4] = ["policy", "initial", "previous", "reward"];
+
+/// Tokens of the answers to one chunk, at most, where the user says no number.
+const TOKENS: u64 = 50_000_000;
+
+/// Returns the right to ask the model, under each of its names, up to a number of tokens.
+pub fn grant(tokens: Option<u64>) -> Grant {
+    Grant::new(NAMES.map(str::to_owned), tokens.unwrap_or(TOKENS), MAX_NEW_TOKENS)
+}
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -12,14 +12,14 @@ use super::{AfterArg, RunArgs, data, kind};
 use crate::{
     cli::{
         CliError, cancel,
-        evaluate::oracle::{Answers, Asked, MAX_NEW_TOKENS, NAMES, Oracle},
+        evaluate::oracle::{Answers, Asked, NAMES, Oracle, grant},
         exit, host,
         place::{self, Unfinished, cannot_write},
     },
     data::{DataError, RecordFile, RecordRow, RowProblem},
     plugin::{
-        Candidate, Grant, Interface, Kind, Limits, Loaded, OnError, Outcome, Place, Plugin,
-        PluginError, Setup, Stage,
+        Candidate, Interface, Kind, Limits, Loaded, OnError, Outcome, Place, Plugin, PluginError,
+        Setup, Stage,
     },
     progress::{Progress, Style},
     record::{Exemplar, Record},
@@ -30,8 +30,6 @@ use crate::{
 const RECORDS: usize = 4096;
 /// Records of a chunk where a model is asked: what it answers is kept that long.
 const RECORDS_ASKED: usize = 64;
-/// Tokens of the answers to one chunk, at most.
-const TOKENS: u64 = 50_000_000;
 
 /// Where lines go.
 struct Lines {
@@ -136,7 +134,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
 /// Makes the plugin ready: it may ask where there is a model.
 fn configure(args: &RunArgs, loaded: &Loaded, kind: Kind) -> Result<Plugin, CliError> {
     let asks = args.model.is_some() || args.adapter.is_some();
-    let grant = asks.then(|| Grant::new(NAMES.map(str::to_owned), TOKENS, MAX_NEW_TOKENS));
+    let grant = asks.then(|| grant(None));
     let config = args.config.clone().unwrap_or_else(|| "{}".into());
     let setup = Setup { config, grant, on_error: OnError::Drop, ..Setup::new(kind) };
     Ok(loaded.configure(setup)?)
