@@ -143,7 +143,7 @@ fn boundary(arguments: &Arguments, folder: &Path, table: &mut Table) -> Result<(
     };
     let mut raw = raw::Filter::new(&guests::component("light"))?;
     let worker = match &arguments.extism {
-        Some(built) => Some(RefCell::new(peer::Worker::start(built, folder, &texts)?)),
+        Some(built) => Some(RefCell::new(peer::Worker::start(built, folder, &records)?)),
         None => None,
     };
     let peer = |work| worker.as_ref().map_or(Ok(f64::NAN), |it| it.borrow_mut().run(work));
@@ -177,7 +177,7 @@ fn boundary(arguments: &Arguments, folder: &Path, table: &mut Table) -> Result<(
     }
     if arguments.extism.is_some() {
         let faster = Goal::AtLeast(1.4);
-        table.compare(what, "Extism 1.30, JSON", (metered, theirs), &per_record, faster);
+        table.compare(what, "Extism 1.30, as JSON", (metered, theirs), &per_record, faster);
         let nanoseconds = |seconds: f64| format!("{:.0} ns", seconds * 1e9);
         let faster = Goal::AtLeast(8.0);
         table.compare("empty call", "Extism 1.30", (empty, their_empty), &nanoseconds, faster);

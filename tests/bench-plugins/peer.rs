@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use aligner::record::Record;
 use anyhow::{Context, Result};
-use serde_json::json;
 
 /// A worker that waits for work.
 pub struct Worker {
@@ -15,13 +15,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it with the texts that it shall judge.
-    pub fn start(built: &Path, folder: &Path, texts: &[String]) -> Result<Worker> {
-        let prompt = "How do I tell what I do not know?";
-        let row = |text: &String| json!({ "prompt": prompt, "completion": text });
-        let rows: Vec<_> = texts.iter().map(row).collect();
-        let path = folder.join("extism-rows.json");
-        std::fs::write(&path, serde_json::to_vec(&rows)?)?;
+    /// Starts it with the records that it shall judge.
+    pub fn start(built: &Path, folder: &Path, records: &[Record]) -> Result<Worker> {
+        let path = folder.join("extism-records.json");
+        std::fs::write(&path, serde_json::to_vec(records)?)?;
         let program = built.join("release/extism-host");
         let mut child = Command::new(&program)
             .arg(built.join("wasm32-unknown-unknown/release/extism_guest.wasm"))

@@ -21,4 +21,6 @@ wasmtime::component::bindgen!({
     ",
     world: "aligner:host/everything",
     imports: { default: trappable },
+    // What goes in is borrowed from the host's records: no text is copied but into the guest.
+    ownership: Borrowing { duplicate_if_necessary: true },
 });

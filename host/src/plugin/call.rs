@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use bumpalo::Bump;
+
 use super::bindings::aligner::plugin::types as wit;
 use super::bindings::exports::aligner::plugin as exports;
 use super::converse::{
@@ -38,15 +40,12 @@ pub struct Equipment {
 }
 
 /// The contract's turns for the records of a call.
-fn turns(records: &[Record], todos: &[Todo]) -> Vec<wit::Turn> {
-    todos
-        .iter()
-        .map(|todo| wit::Turn {
-            record: convert::record(&records[todo.index]),
-            seed: todo.seed,
-            answers: todo.answers.iter().map(convert::answer).collect(),
-        })
-        .collect()
+fn turns<'a>(arena: &'a Bump, records: &'a [Record], todos: &'a [Todo<'a>]) -> &'a [wit::Turn<'a>] {
+    convert::list(arena, todos, |arena, todo| wit::Turn {
+        record: convert::record(arena, &records[todo.index]),
+        seed: todo.seed,
+        answers: convert::list(arena, todo.answers, convert::answer),
+    })
 }
 
 fn items(records: &[Record]) -> Items<'_> {
@@ -134,11 +133,12 @@ impl Plugin {
         let principle =
             self.exports().principle.as_ref().ok_or_else(|| self.lacks(Interface::Principle))?;
         let call = |session: &mut Session, todos: &[Todo]| {
-            let batch = turns(records, todos);
+            let arena = Bump::new();
+            let batch = turns(&arena, records, todos);
             let returned = session
                 .call(|store, instance| {
                     let guest = principle.load(&mut *store, instance)?;
-                    guest.call_render(store, place.context(), &batch)
+                    guest.call_render(store, place.context(), batch)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("renderings", "records"), |reply, _| match reply {
@@ -161,22 +161,21 @@ impl Plugin {
     ) -> Result<(Vec<usize>, Spent), PluginError> {
         let sampler =
             self.exports().sampler.as_ref().ok_or_else(|| self.lacks(Interface::Sampler))?;
-        let candidates: Vec<_> = pool
-            .iter()
-            .map(|candidate| exports::sampler::Candidate {
-                id: candidate.id.clone(),
-                tags: candidate.tags.clone(),
+        let arena = Bump::new();
+        let candidates =
+            convert::list(&arena, pool, |arena, candidate| exports::sampler::Candidate {
+                id: &candidate.id,
+                tags: convert::strings(arena, &candidate.tags),
                 difficulty: candidate.difficulty,
                 selected: candidate.selected,
-            })
-            .collect();
+            });
         let seed = seed::of([place.run_seed.into(), place.round.into(), "select".into()]);
         let mut spent = Spent::default();
         let chosen = self.once(&mut spent, |session| {
             let ids = session
                 .call(|store, instance| {
                     let guest = sampler.load(&mut *store, instance)?;
-                    guest.call_select(store, place.context(), &candidates, seed)
+                    guest.call_select(store, place.context(), candidates, seed)
                 })?
                 .map_err(reported)?;
             check::positions("prompt", &ids, pool.iter().map(|candidate| candidate.id.as_str()))
@@ -199,26 +198,22 @@ impl Plugin {
     ) -> Result<Stage<Equipment>, PluginError> {
         let sampler =
             self.exports().sampler.as_ref().ok_or_else(|| self.lacks(Interface::Sampler))?;
-        let cards: Vec<_> = catalogue
-            .iter()
-            .map(|exemplar| exports::sampler::Card {
-                id: exemplar.id.clone(),
-                tags: exemplar.tags.clone(),
-            })
-            .collect();
+        let arena = Bump::new();
+        let cards = convert::list(&arena, catalogue, |arena, exemplar| exports::sampler::Card {
+            id: &exemplar.id,
+            tags: convert::strings(arena, &exemplar.tags),
+        });
         let call = |session: &mut Session, todos: &[Todo]| {
-            let slots: Vec<_> = todos
-                .iter()
-                .map(|todo| exports::sampler::Slot {
-                    id: prompts[todo.index].id.clone(),
-                    tags: prompts[todo.index].tags.clone(),
-                    seed: todo.seed,
-                })
-                .collect();
+            let arena = Bump::new();
+            let slots = convert::list(&arena, todos, |arena, todo| exports::sampler::Slot {
+                id: &prompts[todo.index].id,
+                tags: convert::strings(arena, &prompts[todo.index].tags),
+                seed: todo.seed,
+            });
             let returned = session
                 .call(|store, instance| {
                     let guest = sampler.load(&mut *store, instance)?;
-                    guest.call_equip(store, place.context(), &slots, &cards)
+                    guest.call_equip(store, place.context(), slots, cards)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("equipments", "prompts"), |equipment, _| {
@@ -258,22 +253,21 @@ impl Plugin {
             .prompt_writer
             .as_ref()
             .ok_or_else(|| self.lacks(Interface::PromptWriter))?;
-        let pool: Vec<_> = pool.iter().map(convert::prompt).collect();
+        let arena = Bump::new();
+        let pool = convert::list(&arena, pool, convert::prompt);
         let indices: Vec<u32> = slots.collect();
         let ids: Vec<String> = indices.iter().map(|index| format!("slot-{index}")).collect();
         let call = |session: &mut Session, todos: &[Todo]| {
-            let batch: Vec<_> = todos
-                .iter()
-                .map(|todo| Slot {
-                    index: indices[todo.index],
-                    seed: todo.seed,
-                    answers: todo.answers.iter().map(convert::answer).collect(),
-                })
-                .collect();
+            let arena = Bump::new();
+            let batch = convert::list(&arena, todos, |arena, todo| Slot {
+                index: indices[todo.index],
+                seed: todo.seed,
+                answers: convert::list(arena, todo.answers, convert::answer),
+            });
             let returned = session
                 .call(|store, instance| {
                     let guest = writer.load(&mut *store, instance)?;
-                    guest.call_write(store, place.context(), &pool, &batch)
+                    guest.call_write(store, place.context(), pool, batch)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("lists of prompts", "slots"), |reply, _| match reply {
@@ -300,11 +294,12 @@ impl Plugin {
         use exports::filter::Reply as Wit;
         let filter = self.exports().filter.as_ref().ok_or_else(|| self.lacks(Interface::Filter))?;
         let call = |session: &mut Session, todos: &[Todo]| {
-            let batch = turns(records, todos);
+            let arena = Bump::new();
+            let batch = turns(&arena, records, todos);
             let returned = session
                 .call(|store, instance| {
                     let guest = filter.load(&mut *store, instance)?;
-                    guest.call_filter(store, place.context(), &batch)
+                    guest.call_filter(store, place.context(), batch)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("verdicts", "records"), |reply, index| match reply {
@@ -355,11 +350,12 @@ impl Plugin {
         use exports::judge::{Opinion as WitOpinion, Reply as Wit};
         let judge = self.exports().judge.as_ref().ok_or_else(|| self.lacks(Interface::Judge))?;
         let call = |session: &mut Session, todos: &[Todo]| {
-            let batch = turns(records, todos);
+            let arena = Bump::new();
+            let batch = turns(&arena, records, todos);
             let returned = session
                 .call(|store, instance| {
                     let guest = judge.load(&mut *store, instance)?;
-                    guest.call_judge(store, place.context(), &batch)
+                    guest.call_judge(store, place.context(), batch)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("opinions", "records"), |reply, index| {
@@ -392,11 +388,12 @@ impl Plugin {
         let difficulty =
             self.exports().difficulty.as_ref().ok_or_else(|| self.lacks(Interface::Difficulty))?;
         let call = |session: &mut Session, todos: &[Todo]| {
-            let batch = turns(records, todos);
+            let arena = Bump::new();
+            let batch = turns(&arena, records, todos);
             let returned = session
                 .call(|store, instance| {
                     let guest = difficulty.load(&mut *store, instance)?;
-                    guest.call_score(store, place.context(), &batch)
+                    guest.call_score(store, place.context(), batch)
                 })?
                 .map_err(reported)?;
             replies(returned, todos, ("difficulties", "records"), |reply, _| match reply {

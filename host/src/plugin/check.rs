@@ -192,7 +192,7 @@ fn judged(what: &str, prompt: &Text, completion: &str) -> Check {
 }
 
 /// The variants of a record, as the principle plugin renders them.
-pub(super) fn variants(variants: &[wit::Variant]) -> Check {
+pub(super) fn variants(variants: &[wit::VariantResult]) -> Check {
     ensure!(!variants.is_empty(), "gave no variant");
     let mut names = HashSet::new();
     for variant in variants {
@@ -451,31 +451,37 @@ mod tests {
 
     #[test]
     fn rendered_variants() {
-        let variant = |name: &str, prompt| wit::Variant {
+        let variant = |name: &str, prompt| wit::VariantResult {
             name: name.into(),
             role: wit::VariantRole::Plain,
             prompt,
             completion: None,
         };
-        let raw = || wit::Text::Raw("q".into());
-        let check = |list: &[wit::Variant], expected| expect(variants(list), expected);
+        let raw = || wit::TextResult::Raw("q".into());
+        let check = |list: &[wit::VariantResult], expected| expect(variants(list), expected);
         check(&[], "no variant");
         check(&[variant("a", raw()), variant("b", raw())], "");
         check(&[variant("a", raw()), variant("a", raw())], "variant `a` twice");
         check(&[variant("", raw())], "an empty variant name");
-        check(&[variant("a", wit::Text::Raw(String::new()))], "an empty prompt");
-        check(&[variant("a", wit::Text::Chat(vec![]))], "without messages");
-        let message = wit::Message { speaker: wit::Speaker::Assistant, content: "x".into() };
-        check(&[variant("a", wit::Text::Chat(vec![message]))], "last message is the assistant's");
-        let completion = wit::Completion {
+        check(&[variant("a", wit::TextResult::Raw(String::new()))], "an empty prompt");
+        check(&[variant("a", wit::TextResult::Chat(vec![]))], "without messages");
+        let message = wit::MessageResult { speaker: wit::Speaker::Assistant, content: "x".into() };
+        check(
+            &[variant("a", wit::TextResult::Chat(vec![message]))],
+            "last message is the assistant's",
+        );
+        let completion = wit::CompletionResult {
             text: String::new(),
             tokens: 1,
             logprob: 0.0,
             finish: wit::Finish::Stop,
         };
-        let complete = wit::Variant { completion: Some(completion), ..variant("a", raw()) };
+        let complete = wit::VariantResult { completion: Some(completion), ..variant("a", raw()) };
         check(&[complete], "completions are the model's");
-        check(&[variant("a", wit::Text::Raw("x".repeat(MAX_TEXT_BYTES + 1)))], "of 1048577 bytes");
+        check(
+            &[variant("a", wit::TextResult::Raw("x".repeat(MAX_TEXT_BYTES + 1)))],
+            "of 1048577 bytes",
+        );
     }
 
     #[test]

@@ -1,32 +1,47 @@
-//! Between the host's records and the contract's types, field by field.
+//! Between the host's records and the contract's types, field by field. What goes in borrows all text from
+//! the records; lists that the contract has in another form lie in an arena for as long as the call.
+
+use bumpalo::Bump;
 
 use super::bindings::aligner::plugin::types as wit;
 use super::bindings::aligner::plugin::verdicts;
 use crate::record;
 
-pub(super) fn text(text: &record::Text) -> wit::Text {
+/// Converts a list into the arena.
+pub(super) fn list<'a, T, R>(
+    arena: &'a Bump,
+    items: &'a [T],
+    convert: impl Fn(&'a Bump, &'a T) -> R,
+) -> &'a [R] {
+    arena.alloc_slice_fill_iter(items.iter().map(|item| convert(arena, item)))
+}
+
+pub(super) fn strings<'a>(arena: &'a Bump, strings: &'a [String]) -> &'a [&'a str] {
+    list(arena, strings, |_, string| string.as_str())
+}
+
+fn text<'a>(arena: &'a Bump, text: &'a record::Text) -> wit::TextParam<'a> {
     match text {
-        record::Text::Raw(raw) => wit::Text::Raw(raw.clone()),
-        record::Text::Chat(messages) => wit::Text::Chat(
-            messages
-                .iter()
-                .map(|message| wit::Message {
-                    speaker: match message.speaker {
-                        record::Speaker::System => wit::Speaker::System,
-                        record::Speaker::User => wit::Speaker::User,
-                        record::Speaker::Assistant => wit::Speaker::Assistant,
-                    },
-                    content: message.content.clone(),
-                })
-                .collect(),
-        ),
+        record::Text::Raw(raw) => wit::TextParam::Raw(raw),
+        record::Text::Chat(messages) => wit::TextParam::Chat(list(arena, messages, message)),
     }
 }
 
-pub(super) fn text_back(text: wit::Text) -> record::Text {
+fn message<'a>(_: &'a Bump, message: &'a record::Message) -> wit::MessageParam<'a> {
+    wit::MessageParam {
+        speaker: match message.speaker {
+            record::Speaker::System => wit::Speaker::System,
+            record::Speaker::User => wit::Speaker::User,
+            record::Speaker::Assistant => wit::Speaker::Assistant,
+        },
+        content: &message.content,
+    }
+}
+
+pub(super) fn text_back(text: wit::TextResult) -> record::Text {
     match text {
-        wit::Text::Raw(raw) => record::Text::Raw(raw),
-        wit::Text::Chat(messages) => record::Text::Chat(
+        wit::TextResult::Raw(raw) => record::Text::Raw(raw),
+        wit::TextResult::Chat(messages) => record::Text::Chat(
             messages
                 .into_iter()
                 .map(|message| record::Message {
@@ -42,29 +57,33 @@ pub(super) fn text_back(text: wit::Text) -> record::Text {
     }
 }
 
-pub(super) fn prompt(prompt: &record::Prompt) -> wit::Prompt {
-    wit::Prompt { id: prompt.id.clone(), text: text(&prompt.text), tags: prompt.tags.clone() }
-}
-
-pub(super) fn prompt_back(prompt: wit::Prompt) -> record::Prompt {
-    record::Prompt { id: prompt.id, text: text_back(prompt.text), tags: prompt.tags }
-}
-
-fn exemplar(exemplar: &record::Exemplar) -> wit::Exemplar {
-    wit::Exemplar {
-        id: exemplar.id.clone(),
-        tags: exemplar.tags.clone(),
-        text: exemplar.text.clone(),
+pub(super) fn prompt<'a>(arena: &'a Bump, prompt: &'a record::Prompt) -> wit::PromptParam<'a> {
+    wit::PromptParam {
+        id: &prompt.id,
+        text: text(arena, &prompt.text),
+        tags: strings(arena, &prompt.tags),
     }
 }
 
-pub(super) fn exemplar_back(exemplar: wit::Exemplar) -> record::Exemplar {
+pub(super) fn prompt_back(prompt: wit::PromptResult) -> record::Prompt {
+    record::Prompt { id: prompt.id, text: text_back(prompt.text), tags: prompt.tags }
+}
+
+fn exemplar<'a>(arena: &'a Bump, exemplar: &'a record::Exemplar) -> wit::ExemplarParam<'a> {
+    wit::ExemplarParam {
+        id: &exemplar.id,
+        tags: strings(arena, &exemplar.tags),
+        text: &exemplar.text,
+    }
+}
+
+pub(super) fn exemplar_back(exemplar: wit::ExemplarResult) -> record::Exemplar {
     record::Exemplar { id: exemplar.id, tags: exemplar.tags, text: exemplar.text }
 }
 
-fn completion(completion: &record::Completion) -> wit::Completion {
-    wit::Completion {
-        text: completion.text.clone(),
+fn completion(completion: &record::Completion) -> wit::CompletionParam<'_> {
+    wit::CompletionParam {
+        text: &completion.text,
         tokens: completion.tokens,
         logprob: completion.logprob,
         finish: match completion.finish {
@@ -81,21 +100,21 @@ fn finish_back(finish: wit::Finish) -> record::Finish {
     }
 }
 
-fn variant(variant: &record::Variant) -> wit::Variant {
-    wit::Variant {
-        name: variant.name.clone(),
+fn variant<'a>(arena: &'a Bump, variant: &'a record::Variant) -> wit::VariantParam<'a> {
+    wit::VariantParam {
+        name: &variant.name,
         role: match variant.role {
             record::VariantRole::Plain => wit::VariantRole::Plain,
             record::VariantRole::Good => wit::VariantRole::Good,
             record::VariantRole::Bad => wit::VariantRole::Bad,
         },
-        prompt: text(&variant.prompt),
+        prompt: text(arena, &variant.prompt),
         completion: variant.completion.as_ref().map(completion),
     }
 }
 
 /// The variant without a completion: `check` refuses one that has it.
-pub(super) fn variant_back(variant: wit::Variant) -> record::Variant {
+pub(super) fn variant_back(variant: wit::VariantResult) -> record::Variant {
     record::Variant {
         name: variant.name,
         role: match variant.role {
@@ -108,44 +127,36 @@ pub(super) fn variant_back(variant: wit::Variant) -> record::Variant {
     }
 }
 
-pub(super) fn record(record: &record::Record) -> wit::Record {
+pub(super) fn record<'a>(arena: &'a Bump, record: &'a record::Record) -> wit::Record<'a> {
     wit::Record {
-        prompt: prompt(&record.prompt),
-        exemplars: record.exemplars.iter().map(exemplar).collect(),
-        variants: record.variants.iter().map(variant).collect(),
-        rewards: record
-            .rewards
-            .iter()
-            .map(|reward| wit::Reward {
-                variant: reward.variant.clone(),
-                name: reward.name.clone(),
-                value: reward.value,
-            })
-            .collect(),
+        prompt: prompt(arena, &record.prompt),
+        exemplars: list(arena, &record.exemplars, exemplar),
+        variants: list(arena, &record.variants, variant),
+        rewards: list(arena, &record.rewards, |_, reward| wit::RewardParam {
+            variant: &reward.variant,
+            name: &reward.name,
+            value: reward.value,
+        }),
         pair: record
             .pair
             .as_ref()
-            .map(|pair| wit::Pair { chosen: pair.chosen.clone(), rejected: pair.rejected.clone() }),
+            .map(|pair| wit::PairParam { chosen: &pair.chosen, rejected: &pair.rejected }),
         difficulty: record.difficulty,
-        measurements: record
-            .measurements
-            .iter()
-            .map(|measurement| wit::Measurement {
-                name: measurement.name.clone(),
-                value: measurement.value,
-            })
-            .collect(),
+        measurements: list(arena, &record.measurements, |_, measurement| wit::Measurement {
+            name: &measurement.name,
+            value: measurement.value,
+        }),
     }
 }
 
-pub(super) fn answer(answer: &record::Answer) -> wit::Answer {
+pub(super) fn answer<'a>(_: &'a Bump, answer: &'a record::Answer) -> wit::Answer<'a> {
     match answer {
         record::Answer::Completion(c) => wit::Answer::Completion(completion(c)),
         record::Answer::Score(score) => {
             wit::Answer::Score(wit::Score { logprob: score.logprob, tokens: score.tokens })
         }
         record::Answer::Reward { value, .. } => wit::Answer::Reward(*value),
-        record::Answer::Unanswered(why) => wit::Answer::Unanswered(why.clone()),
+        record::Answer::Unanswered(why) => wit::Answer::Unanswered(why),
     }
 }
 
@@ -181,11 +192,11 @@ pub(super) fn request_back(request: wit::Request) -> record::Request {
     }
 }
 
-pub(super) fn reward_back(reward: wit::Reward) -> record::Reward {
+pub(super) fn reward_back(reward: wit::RewardResult) -> record::Reward {
     record::Reward { variant: reward.variant, name: reward.name, value: reward.value }
 }
 
-pub(super) fn pair_back(pair: wit::Pair) -> record::Pair {
+pub(super) fn pair_back(pair: wit::PairResult) -> record::Pair {
     record::Pair { chosen: pair.chosen, rejected: pair.rejected }
 }
 

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::bindings::aligner::plugin::types as wit;
+use bumpalo::Bump;
+
 use super::bindings::exports::aligner::plugin::set_filter::GuestIndices;
 use super::converse::{self, Blame, Outcome, Place, Spent, Stage, failure, same_length};
 use super::error::{Fault, PluginError};
@@ -137,11 +138,12 @@ fn observe(
     place: &Place,
     records: &[&Record],
 ) -> Result<(), Fault> {
-    let batch: Vec<wit::Record> = records.iter().map(|record| convert::record(record)).collect();
+    let arena = Bump::new();
+    let batch = convert::list(&arena, records, |arena, record| convert::record(arena, record));
     session
         .call(|store, instance| {
             let guest = guest.load(&mut *store, instance)?;
-            guest.call_observe(store, place.context(), &batch)
+            guest.call_observe(store, place.context(), batch)
         })
         .and_then(|result| result.map_err(reported))
 }
@@ -153,11 +155,12 @@ fn decide(
     place: &Place,
     records: &[&Record],
 ) -> Result<Vec<Verdict>, Blame> {
-    let batch: Vec<wit::Record> = records.iter().map(|record| convert::record(record)).collect();
+    let arena = Bump::new();
+    let batch = convert::list(&arena, records, |arena, record| convert::record(arena, record));
     let returned = session
         .call(|store, instance| {
             let guest = guest.load(&mut *store, instance)?;
-            guest.call_decide(store, place.context(), &batch)
+            guest.call_decide(store, place.context(), batch)
         })
         .and_then(|result| result.map_err(reported))?;
     same_length(returned.len(), "verdicts", records.len(), "records")?;

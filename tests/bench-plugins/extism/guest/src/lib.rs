@@ -3,17 +3,16 @@
 
 #[path = "../../../light.rs"]
 mod light;
+#[path = "../../record.rs"]
+#[allow(
+    dead_code,
+    reason = "a filter reads the completion; the rest is parsed, as a plugin has to"
+)]
+mod record;
 
 use extism_pdk::{FnResult, Json, plugin_fn};
-use serde::{Deserialize, Serialize};
-
-/// As much of a record as this filter reads.
-#[derive(Deserialize)]
-struct Row {
-    #[allow(dead_code, reason = "a verdict is about a prompt, which comes along")]
-    prompt: String,
-    completion: String,
-}
+use record::Record;
+use serde::Serialize;
 
 #[derive(Serialize)]
 struct Verdict {
@@ -27,12 +26,13 @@ pub fn empty() -> FnResult<()> {
     Ok(())
 }
 
-/// Judges each row.
+/// Judges each record.
 #[plugin_fn]
-pub fn filter(Json(rows): Json<Vec<Row>>) -> FnResult<Json<Vec<Verdict>>> {
-    let verdict = |row: &Row| {
-        let reason = light::fault(&row.completion);
+pub fn filter(Json(records): Json<Vec<Record>>) -> FnResult<Json<Vec<Verdict>>> {
+    let verdict = |record: &Record| {
+        let completions = record.variants.iter().filter_map(|it| it.completion.as_ref());
+        let reason = completions.map(|it| light::fault(&it.text)).find_map(|it| it);
         Verdict { keep: reason.is_none(), reason }
     };
-    Ok(Json(rows.iter().map(verdict).collect()))
+    Ok(Json(records.iter().map(verdict).collect()))
 }

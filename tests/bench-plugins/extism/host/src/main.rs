@@ -1,21 +1,18 @@
-//! A worker of `make bench-plugins`: `extism-host GUEST ROWS.json`. For each line of its input, `filter` or
+//! A worker of `make bench-plugins`: `extism-host GUEST RECORDS.json`. For each line of its input, `filter` or
 //! `empty`, it does the work and prints how many nanoseconds of processor time that took.
 
 mod clock;
+#[path = "../../record.rs"]
+mod record;
 
 use std::io::{BufRead, Write};
 
 use extism::{CompiledPlugin, Manifest, Plugin, PluginBuilder, Wasm};
-use serde::{Deserialize, Serialize};
+use record::Record;
+use serde::Deserialize;
 
 /// Calls of `empty` for each line.
 const EMPTY_CALLS: u32 = 10_000;
-
-#[derive(Deserialize, Serialize)]
-struct Row {
-    prompt: String,
-    completion: String,
-}
 
 #[derive(Deserialize)]
 struct Verdict {
@@ -26,8 +23,10 @@ struct Verdict {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, guest, rows] = &arguments[..] else { return Err("GUEST and ROWS are needed".into()) };
-    let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(rows)?)?;
+    let [_, guest, records] = &arguments[..] else {
+        return Err("GUEST and RECORDS are needed".into());
+    };
+    let records: Vec<Record> = serde_json::from_slice(&std::fs::read(records)?)?;
     let manifest = Manifest::new([Wasm::data(std::fs::read(guest)?)]);
     let compiled = CompiledPlugin::new(PluginBuilder::new(manifest).with_wasi(false))?;
     let mut plugin = Plugin::new_from_compiled(&compiled)?;
@@ -37,11 +36,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let took = match line?.as_str() {
             "filter" => {
                 let verdicts: Vec<Verdict> = {
-                    let given = serde_json::to_vec(&rows)?;
+                    let given = serde_json::to_vec(&records)?;
                     let said = plugin.call::<Vec<u8>, Vec<u8>>("filter", given)?;
                     serde_json::from_slice(&said)?
                 };
-                assert_eq!(verdicts.len(), rows.len());
+                assert_eq!(verdicts.len(), records.len());
                 assert!(verdicts.iter().any(|verdict| verdict.keep));
                 nanoseconds()
             }
