@@ -5,7 +5,7 @@ use aligner::plugin_set::{Pin, PinnedBy, Source};
 use aligner::source::{Fetcher, Patience};
 
 use super::registry::Registry;
-use super::server::Server;
+use super::server::{Server, respond};
 use super::{Desk, another, component, lines_for_a_set};
 
 #[test]
@@ -156,6 +156,93 @@ fn an_endless_manifest_and_a_mute_registry_end() {
     let error = open(&mute, 0.2);
     let said = ["cannot be reached", "is not there after 0.4 s"];
     assert!(said.iter().any(|said| error.contains(said)), "{error}");
+}
+
+#[test]
+fn an_answer_without_an_end_is_cut() {
+    use std::io::Write;
+    let registry = |endless: &'static str, status: &'static str| {
+        Server::start(move |request, stream| {
+            if request.path.starts_with(endless) {
+                write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n")?;
+                loop {
+                    stream.write_all(&[b' '; 1 << 16])?;
+                }
+            }
+            let host = request.header("host").unwrap_or_default();
+            let wants = format!("www-authenticate: Bearer realm=\"http://{host}/token\"\r\n");
+            match request.path.as_str() {
+                "/v2/" => respond(stream, "401 Unauthorized", &wants, b""),
+                _ => respond(stream, "200 OK", "", br#"{"token":"a\nb"}"#),
+            }
+        })
+    };
+    let open = |server: &Server| {
+        let source: Source = format!("oci:{}/x:1", server.address).parse().unwrap();
+        let fetcher = Fetcher { kept: None, patience: Patience::default(), variable: |_| None };
+        fetcher.open(&source, None, &mut |_| {}).unwrap_err().to_string()
+    };
+    let tokens = registry("/token", "200 OK");
+    assert!(
+        open(&tokens).contains("is answered with more than 1048576 bytes"),
+        "{}",
+        open(&tokens)
+    );
+    let wrong = registry("nothing", "200 OK");
+    assert!(open(&wrong).contains("it has characters that no token has"), "{}", open(&wrong));
+
+    let manifests = |status: &'static str| {
+        Server::start(move |request, stream| {
+            if request.path == "/v2/" {
+                return respond(stream, "200 OK", "", b"{}");
+            }
+            write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b' '; 1 << 16])?;
+            }
+        })
+    };
+    let endless = open(&manifests("200 OK"));
+    assert!(endless.contains("is answered with more than 1048576 bytes"), "{endless}");
+    let failing = open(&manifests("500 Internal Server Error"));
+    assert!(failing.contains("cannot be had"), "{failing}");
+}
+
+#[test]
+fn a_token_opens_a_registry() {
+    let registry = Registry::start(Some("Bearer abc.def"));
+    let folder = tempfile::tempdir().unwrap();
+    let inside = registry.server.address;
+    // In front of it: says where tokens are, and gives one.
+    let front = Server::start(move |request, stream| {
+        if request.path.starts_with("/token?") {
+            assert_eq!(request.path, "/token?scope=repository%3Alength%3Apull&service=here");
+            return respond(stream, "200 OK", "", br#"{"access_token":"abc.def"}"#);
+        }
+        let host = request.header("host").unwrap_or_default();
+        let wants =
+            format!("www-authenticate: Bearer realm=\"http://{host}/token\",service=\"here\"\r\n");
+        match request.path.as_str() {
+            "/v2/" => respond(stream, "401 Unauthorized", &wants, b""),
+            _ if request.header("authorization") != Some("Bearer abc.def") => {
+                respond(stream, "401 Unauthorized", "", b"")
+            }
+            // Another host: the token does not go there.
+            path => {
+                respond(stream, "307 Moved", &format!("location: http://{inside}{path}\r\n"), b"")
+            }
+        }
+    });
+    let source: Source = format!("oci:{}/length:1", front.address).parse().unwrap();
+    let fetcher = Fetcher {
+        kept: Some(folder.path().to_owned()),
+        patience: Patience::default(),
+        variable: |_| None,
+    };
+    let error = fetcher.open(&source, None, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("the registry wants a login"), "{error}");
+    assert_eq!(front.asked().len(), 3);
+    assert_eq!(registry.server.asked(), ["GET /v2/length/manifests/1"]);
 }
 
 #[test]

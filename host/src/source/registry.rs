@@ -2,33 +2,31 @@
 //! configuration is an `application/vnd.wasm.config.v0+json` and whose one layer is the component
 //! (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>).
 //!
-//! `oci-client` is asynchronous; nothing of that leaves this file.
+//! `reqwest` and `oci-client` are asynchronous; nothing of that leaves this module.
+
+mod session;
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use oci_client::client::{Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
 use oci_client::{Reference, RegistryOperation};
 use serde_json::json;
-use url::Url;
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::kept::Kept;
-use super::{Fault, Fetcher, Patience, Report, Watch, check, check_size, login};
+use super::{Fault, Fetcher, Report, Watch, check, check_size, login};
 use crate::digest::sha256;
-use crate::plugin_set::{Pin, is_loopback};
+use crate::plugin_set::Pin;
+use session::Session;
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_TYPE: &str = "application/wasm";
 /// The same under the name that it had before there was a layout.
 const OLD_LAYER_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";
-/// A manifest with a layer has less than a kilobyte.
-const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
 /// A component out of a registry.
 pub(super) struct Pulled {
@@ -65,18 +63,13 @@ pub(super) fn pull(
     }
     let exact = parsed.digest().and_then(Pin::digits);
     let manifest = exact.as_ref().and_then(|digest| kept.get(digest));
-    let patience = fetcher.patience;
-    block_on(patience.whole, async {
-        let client = LazyClient { reference: &parsed, fetcher };
+    block_on(fetcher.patience.whole, async {
+        let mut session = None;
         let manifest = match manifest {
             Some(bytes) => bytes,
             None => {
-                let (client, auth) = client.open()?;
-                let asked = client.pull_manifest_raw(&parsed, &auth, &[OCI_IMAGE_MEDIA_TYPE]);
-                let asked = tokio::time::timeout(2 * patience.silence, asked).await;
-                let (bytes, _) =
-                    asked.map_err(|_| slow(2 * patience.silence))?.map_err(|e| failed(&e))?;
-                bytes.to_vec()
+                let opened = Session::open(&parsed, fetcher, RegistryOperation::Pull).await?;
+                session.insert(opened).manifest().await?
             }
         };
         let digest = sha256(&manifest);
@@ -95,57 +88,52 @@ pub(super) fn pull(
         let bytes = match kept.get(&wanted) {
             Some(bytes) => bytes,
             None => {
-                let (client, auth) = client.open()?;
-                client.store_auth_if_needed(parsed.resolve_registry(), &auth).await;
-                blob(&client, &parsed, &layer, &patience, report).await?
+                let session = match session {
+                    Some(session) => session,
+                    None => Session::open(&parsed, fetcher, RegistryOperation::Pull).await?,
+                };
+                blob(&session, parsed.repository(), &layer, &wanted, report).await?
             }
         };
         Ok(Pulled { bytes, manifest: digest })
     })
 }
 
-/// Fetches a layer, which is checked against its digest on the way.
+/// Fetches a layer, which has to have its digest.
 async fn blob(
-    client: &Client,
-    reference: &Reference,
+    session: &Session,
+    repository: &str,
     layer: &OciDescriptor,
-    patience: &Patience,
+    wanted: &str,
     report: Report<'_>,
 ) -> Result<Vec<u8>, Fault> {
-    let asked = client.pull_blob_stream(reference, layer);
-    let asked = tokio::time::timeout(2 * patience.silence, asked).await;
-    let mut stream =
-        asked.map_err(|_| slow(2 * patience.silence))?.map_err(|error| failed(&error))?.stream;
-    let what = reference.repository().to_owned();
-    let total = u64::try_from(layer.size).ok();
+    let mut answer = session.layer(&layer.digest).await?;
+    let (what, total) = (repository.to_owned(), u64::try_from(layer.size).ok());
     let mut watch = Watch { report, what, total, begun: Instant::now() };
     let mut bytes = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| {
-            match error.get_ref().is_some_and(|inner| inner.is::<DigestError>()) {
-                true => Fault::new(
-                    format!("gives something else than its manifest says: {error}"),
-                    "try again later; if it stays so, do not use it",
-                ),
-                false => Fault::new(
-                    format!("broke off after {} bytes: {}", bytes.len(), chain(&error)),
-                    "try again later",
-                ),
-            }
+    loop {
+        let chunk = answer.chunk().await.map_err(|error| {
+            let why = format!("broke off after {} bytes: {}", bytes.len(), chain(&error));
+            Fault::new(why, "try again later")
         })?;
+        let Some(chunk) = chunk else { break };
         check_size(bytes.len() as u64 + chunk.len() as u64)?;
         bytes.extend_from_slice(&chunk);
         watch.note(bytes.len());
     }
-    Ok(bytes)
+    let found = sha256(&bytes);
+    match found == wanted {
+        true => Ok(bytes),
+        false => Err(Fault::new(
+            format!("gives a layer with sha256 {found}, and its manifest says sha256:{wanted}"),
+            "try again later; if it stays so, do not use it",
+        )),
+    }
 }
 
 /// Returns the layer of a manifest that is the component.
 fn component(manifest: &[u8]) -> Result<OciDescriptor, Fault> {
     let hint = "`aligner plugin push` and other tools for components write one";
-    if manifest.len() > MAX_MANIFEST_BYTES {
-        return Err(Fault::new(format!("has a manifest of {} bytes", manifest.len()), hint));
-    }
     let manifest: OciImageManifest = serde_json::from_slice(manifest).map_err(|error| {
         Fault::new(format!("is no component: its manifest is another one ({error})"), hint)
     })?;
@@ -184,11 +172,8 @@ pub(super) fn push(
         reference: format!("{}@{}", reference.whole(), digest(&manifest)),
     };
     block_on(fetcher.patience.whole, async {
-        let (client, auth) = LazyClient { reference: &reference, fetcher }.open()?;
-        client
-            .auth(&reference, &auth, RegistryOperation::Push)
-            .await
-            .map_err(|error| failed(&error))?;
+        let session = Session::open(&reference, fetcher, RegistryOperation::Push).await?;
+        let client = session.pusher().await?;
         for blob in [component, &config] {
             let there = client.blob_exists(&reference, &digest(blob)).await;
             if !there.map_err(|error| failed(&error))? {
@@ -272,41 +257,6 @@ fn parse(reference: &str) -> Result<Reference, Fault> {
     reference.parse().map_err(|error| {
         Fault::new(format!("is no OCI reference: {error}"), "write `oci:REGISTRY/NAME:TAG`")
     })
-}
-
-/// A client for a registry, made where something has to be fetched.
-struct LazyClient<'a> {
-    reference: &'a Reference,
-    fetcher: &'a Fetcher,
-}
-
-impl LazyClient<'_> {
-    fn open(&self) -> Result<(Client, oci_client::secrets::RegistryAuth), Fault> {
-        let registry = self.reference.resolve_registry();
-        // Another one may be there already, which will do as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let no_client = |why: String| {
-            Fault::new(
-                format!("cannot be fetched: {why}"),
-                "TLS needs the system's certificates (on Debian `ca-certificates`), or SSL_CERT_FILE",
-            )
-        };
-        // `oci-client` would panic where this fails.
-        reqwest::Client::builder().build().map_err(|error| no_client(chain(&error)))?;
-        let here = Url::parse(&format!("http://{registry}/"))
-            .is_ok_and(|url| url.host().is_some_and(|host| is_loopback(&host)));
-        let config = ClientConfig {
-            protocol: if here { ClientProtocol::Http } else { ClientProtocol::Https },
-            // A list of components for several platforms is no component.
-            platform_resolver: None,
-            connect_timeout: Some(self.fetcher.patience.connect),
-            read_timeout: Some(self.fetcher.patience.silence),
-            user_agent: concat!("aligner/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|error| no_client(chain(&error)))?;
-        Ok((client, login::of(registry, self.fetcher.variable)))
-    }
 }
 
 /// Does asynchronous work on this thread, within a time.
