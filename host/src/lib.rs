@@ -29,5 +29,6 @@ pub mod report;
 pub mod reward;
 pub mod round;
 pub mod run;
+pub mod shown;
 pub mod source;
 pub mod train;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256;
+use crate::shown::printable;
 use archive::Archive;
 pub use error::{Fault, PackError};
 
@@ -258,10 +259,7 @@ fn check_length(name: &str, bytes: u64, most: u64) -> Result<(), Fault> {
 
 /// Makes text from a pack safe to show: one line, no control characters, not long.
 fn shown(text: &str) -> String {
-    let hidden =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let safe = |c: char| if hidden(c) { '\u{fffd}' } else { c };
-    let mut shown: String = text.chars().take(200).map(safe).collect();
+    let mut shown: String = printable(text).chars().take(200).collect();
     if text.chars().nth(200).is_some() {
         shown.push('…');
     }

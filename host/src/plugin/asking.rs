@@ -6,6 +6,7 @@ use super::error::{Fault, PluginError, Span};
 use super::load::Plugin;
 use crate::record::{Answer, Request};
 use crate::run::seed;
+use crate::shown::one_line;
 
 /// How often a plugin may ask for one record.
 const MAX_ROUNDS: usize = 64;
@@ -71,7 +72,7 @@ pub(super) fn answer_all(
                 .as_ref()
                 .is_some_and(|grant| grant.models.contains(request.model()));
             if !allowed {
-                let fault = Fault::NoGrant { model: super::error::clean(request.model(), 60) };
+                let fault = Fault::NoGrant { model: one_line(request.model(), 60) };
                 return Err(failure(plugin, place, fault, vec![id]));
             }
             let own = match request {

@@ -7,10 +7,10 @@ use std::collections::HashSet;
 
 use super::bindings::aligner::plugin::types as wit;
 use super::bindings::exports::aligner::plugin::meta;
-use super::error::clean;
 use crate::record::{
     Decoding, Exemplar, Message, Opinion, Prompt, Record, Request, Speaker, Text, Verdict,
 };
+use crate::shown::one_line;
 
 /// The longest drop reason, name or id, in bytes.
 const MAX_NAME_BYTES: usize = 200;
@@ -31,7 +31,7 @@ macro_rules! ensure {
 
 /// Quotes a plugin's word for a message.
 fn quoted(word: &str) -> String {
-    format!("`{}`", clean(word, 60))
+    format!("`{}`", one_line(word, 60))
 }
 
 /// A short word on one line: a name, an id, a reason.

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use wasmtime::Engine;
 
 use super::engine;
-use super::error::{LoadFault, clean};
+use super::error::LoadFault;
 use super::inspect::{Form, MAX_FILE_BYTES};
+use crate::shown::one_line;
 
 /// The hidden first argument under which the program is a compiler: see [`child_main`].
 pub const ARGUMENT: &str = "__compile-plugin";
@@ -140,7 +141,7 @@ pub(super) fn compile(
     match compiler {
         Compiler::InProcess => engine
             .precompile_component(component)
-            .map_err(|error| LoadFault::Compile(clean(&format!("{error:#}"), 500))),
+            .map_err(|error| LoadFault::Compile(one_line(&format!("{error:#}"), 500))),
         Compiler::Child(_) => perform(compiler, Task::Compile, component),
     }
 }
@@ -164,7 +165,7 @@ fn work(task: Task, bytes: &[u8]) -> Result<Vec<u8>, String> {
             .and_then(|engine| engine.precompile_component(bytes))
             .map_err(|error| format!("{error:#}")),
     };
-    result.map_err(|text| clean(&text, 500))
+    result.map_err(|text| one_line(&text, 500))
 }
 
 /// Starts the child and waits for what it makes.
@@ -244,7 +245,7 @@ fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>>
 /// Says how the child ended.
 fn death(status: ExitStatus, stderr: &str, limits: &CompileLimits) -> String {
     use std::os::unix::process::ExitStatusExt;
-    let text = clean(stderr, 500);
+    let text = one_line(stderr, 500);
     match (status.code(), status.signal()) {
         (Some(1), _) if !text.is_empty() => text,
         (Some(101), _) => format!("the compiler panicked: {text}"),

@@ -7,12 +7,13 @@ use std::fmt;
 
 pub use super::fault::{Fault, Reported, Span};
 use super::inspect::{CONTRACT, Kind, MAX_FILE_BYTES, MAX_FUNCTION_BYTES, RELEASE};
+use crate::shown::one_line;
 
 /// Why a plugin could not be loaded, or what it did wrong in a call.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     /// The file cannot be used as this plugin; nothing of the run was touched.
-    #[error("plugin `{}` {fault}{}", clean(.source_name, 300), Hint(.fault.hint()))]
+    #[error("plugin `{}` {fault}{}", one_line(.source_name, 300), Hint(.fault.hint()))]
     Load {
         /// The file or the name of the embedded plugin.
         source_name: String,
@@ -62,7 +63,7 @@ pub enum LoadFault {
     #[error("is not WebAssembly")]
     NotWasm,
     /// Truncated, corrupted, or with features that plugins may not use.
-    #[error("is damaged or uses what plugins may not: {}", clean(.0, 500))]
+    #[error("is damaged or uses what plugins may not: {}", one_line(.0, 500))]
     Malformed(String),
     /// A core module that was not built against the contract.
     #[error("is a core module without the plugin contract in it")]
@@ -215,12 +216,12 @@ impl fmt::Display for CallError {
         write!(f, "stage {}", self.stage)?;
         match &self.records[..] {
             [] => {}
-            [only] => write!(f, ", record `{}`", clean(only, 100))?,
+            [only] => write!(f, ", record `{}`", one_line(only, 100))?,
             [first, .., last] => write!(
                 f,
                 ", records `{}` to `{}` ({} of them)",
-                clean(first, 100),
-                clean(last, 100),
+                one_line(first, 100),
+                one_line(last, 100),
                 self.records.len()
             )?,
         }
@@ -252,44 +253,9 @@ impl fmt::Display for Kinds<'_> {
     }
 }
 
-/// Makes a plugin's words safe to show: one line, no control characters, at most `max_bytes` long.
-pub(super) fn clean(text: &str, max_bytes: usize) -> String {
-    let mut out = String::new();
-    let mut gap = false;
-    for c in text.chars() {
-        // Bidirectional overrides could make a terminal show a line in another order.
-        let hidden =
-            c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if hidden || c == ' ' {
-            gap = !out.is_empty();
-            continue;
-        }
-        if out.len() + c.len_utf8() + usize::from(gap) > max_bytes {
-            out.push('…');
-            return out;
-        }
-        if std::mem::take(&mut gap) {
-            out.push(' ');
-        }
-        out.push(c);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_of_plugins_are_made_safe() {
-        let check = |text: &str, max, expected: &str| assert_eq!(clean(text, max), expected);
-        check("plain", 100, "plain");
-        check(" a\nb\r\n\tc ", 100, "a b c");
-        check("\x1b[31mred\x07", 100, "[31mred");
-        check("a\u{202e}b", 100, "a b");
-        check("äöü", 4, "äö…");
-        check("", 0, "");
-    }
 
     #[test]
     fn a_failed_call_reads_as_the_style_says() {

@@ -5,11 +5,11 @@ use std::fmt;
 use wasmtime::Trap;
 
 use super::asking::MAX_REQUESTS;
-use super::error::clean;
 use super::limits::{
     Exceeded, Limits, MAX_HANDLES, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES,
     MAX_TABLE_ELEMENTS, MAX_TABLES,
 };
+use crate::shown::one_line;
 
 /// Over what a budget is counted. Displays as what follows it in a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,7 +335,7 @@ impl Fault {
                         limit: limits.instances.min(MAX_INSTANCES),
                     },
                     () if said("store handle limit exceeded") => Fault::Handles,
-                    () => Fault::Trap(clean(&text, 500)),
+                    () => Fault::Trap(one_line(&text, 500)),
                 }
             }
         }

@@ -6,7 +6,8 @@ use std::fmt;
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
-use super::error::{LoadFault, clean};
+use super::error::LoadFault;
+use crate::shown::one_line;
 
 /// The contract that this program has, without the patch number: `0.1.z` only adds (`wit/README.md`).
 pub const CONTRACT: &str = "0.1";
@@ -311,7 +312,7 @@ fn check_version(name: &str) -> Result<(), LoadFault> {
         [major, minor, _] => format!("{major}.{minor}"),
         _ => version.to_owned(),
     };
-    Err(LoadFault::OtherContract { theirs: clean(&theirs, 40) })
+    Err(LoadFault::OtherContract { theirs: one_line(&theirs, 40) })
 }
 
 fn check_import_name(name: &str) -> Result<(), LoadFault> {
@@ -325,7 +326,7 @@ fn check_import_name(name: &str) -> Result<(), LoadFault> {
 fn refused_import(name: &str) -> LoadFault {
     match is_newer(name) {
         true => newer(name, "imports"),
-        false => LoadFault::ForeignImport { name: clean(name, 200) },
+        false => LoadFault::ForeignImport { name: one_line(name, 200) },
     }
 }
 
@@ -338,7 +339,11 @@ fn is_newer(name: &str) -> bool {
 
 fn newer(name: &str, does: &'static str) -> LoadFault {
     let (interface, version) = split(name).unwrap_or((name, ""));
-    LoadFault::NewerContract { does, interface: clean(interface, 100), theirs: clean(version, 40) }
+    LoadFault::NewerContract {
+        does,
+        interface: one_line(interface, 100),
+        theirs: one_line(version, 40),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
 use super::bindings::aligner::plugin::log;
-use super::error::clean;
+use crate::shown::one_line;
 
 /// The most memory that a plugin set can give a plugin, in bytes.
 pub const MAX_MEMORY_BYTES: usize = 256 << 20;
@@ -203,7 +203,7 @@ impl log::Host for Account {
             return Err(Exceeded::Log.into());
         };
         self.log_left = left;
-        let (plugin, line) = (self.name.as_str(), clean(&message, 4096));
+        let (plugin, line) = (self.name.as_str(), one_line(&message, 4096));
         match level {
             log::Level::Debug => tracing::debug!(target: "plugin", plugin, "{line}"),
             log::Level::Info => tracing::info!(target: "plugin", plugin, "{line}"),

@@ -17,12 +17,13 @@ use super::bindings::exports::aligner::plugin as exports;
 use super::budget::{Clock, Used};
 use super::compile::{self, Compiler};
 use super::converse::Spent;
-use super::error::{Fault, Identity, LoadFault, PluginError, Reported, clean};
+use super::error::{Fault, Identity, LoadFault, PluginError, Reported};
 use super::inspect::{self, Interface, Kind, MAX_FILE_BYTES};
 use super::limits::{Account, Limits};
 use super::session::{Session, reported};
 use super::{cache, check, engine};
 use crate::digest::sha256;
+use crate::shown::one_line;
 
 /// Where compiled plugins are kept.
 #[derive(Clone, Debug, Default)]
@@ -382,14 +383,14 @@ impl Runtime {
         // SAFETY: the bytes are what our own compiler wrote: either just now, or they come from the
         // cache, whose keyed digest over exactly these bytes was checked.
         let component = unsafe { Component::deserialize(&self.engine, &entry[line + 1..]) }
-            .map_err(|error| LoadFault::Compile(clean(&format!("{error:#}"), 500)))?;
+            .map_err(|error| LoadFault::Compile(one_line(&format!("{error:#}"), 500)))?;
         Ok(Compiled { component, interfaces, compiled_in })
     }
 
     /// Links the component and looks up its exports.
     fn prepare(&self, source: &Source, compiled: Compiled) -> Result<Prepared, LoadFault> {
         let Compiled { component, interfaces, compiled_in } = compiled;
-        let shape = |error: wasmtime::Error| LoadFault::Shape(clean(&format!("{error:#}"), 500));
+        let shape = |error: wasmtime::Error| LoadFault::Shape(one_line(&format!("{error:#}"), 500));
         let pre = self.linker.instantiate_pre(&component).map_err(shape)?;
         macro_rules! find {
             ($interface:ident, $module:ident) => {
@@ -431,7 +432,7 @@ fn describe(prepared: &Prepared, limits: &Limits) -> Result<Description, LoadFau
     let mut shape = None;
     let result = session.call(|store, instance| {
         let meta = prepared.exports.meta.load(&mut *store, instance).inspect_err(|error| {
-            shape = Some(clean(&format!("{error:#}"), 500));
+            shape = Some(one_line(&format!("{error:#}"), 500));
         })?;
         meta.call_describe(store)
     });
@@ -462,7 +463,7 @@ fn check_shapes(prepared: &Prepared, limits: &Limits) -> Result<(), LoadFault> {
             ($($name:ident)*) => {$(
                 if let Some(indices) = &exports.$name {
                     indices.load(&mut *store, instance).inspect_err(|error| {
-                        shape = Some(clean(&format!("{error:#}"), 500));
+                        shape = Some(one_line(&format!("{error:#}"), 500));
                     })?;
                 }
             )*};

@@ -8,8 +8,9 @@ use wasmtime::component::{Instance, InstancePre};
 use super::budget::Clock;
 use super::converse::Spent;
 use super::engine;
-use super::error::{Fault, Reported, clean};
+use super::error::{Fault, Reported};
 use super::limits::{Account, Limits, MAX_HANDLES};
+use crate::shown::one_line;
 
 /// A fresh instance. It is thrown away after its batch, and after any fault at once.
 pub(super) struct Session<'a> {
@@ -60,7 +61,7 @@ fn guarded<T>(
     spent: &mut Spent,
     run: impl FnOnce(&mut Store<Account>) -> wasmtime::Result<T>,
 ) -> Result<T, Fault> {
-    let host = |error: wasmtime::Error| Fault::Trap(clean(&error.to_string(), 500));
+    let host = |error: wasmtime::Error| Fault::Trap(one_line(&error.to_string(), 500));
     // What is left for the run may be less than a call has.
     let left = clock.left(limits)?;
     let deadline = left.map_or(limits.deadline, |left| left.min(limits.deadline));
@@ -92,5 +93,5 @@ pub(super) fn reported(error: super::bindings::aligner::plugin::types::Error) ->
         Error::Input(message) => (Reported::Input, message),
         Error::Internal(message) => (Reported::Internal, message),
     };
-    Fault::Reported { kind, message: clean(&message, 1000) }
+    Fault::Reported { kind, message: one_line(&message, 1000) }
 }

@@ -8,7 +8,7 @@ use super::{
     lock::LockError,
     typed::{OverrideError, Place},
 };
-use crate::pack::PackError;
+use crate::{pack::PackError, shown::is_hidden};
 
 /// Why there is no plugin set.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +237,7 @@ fn printable(text: &str) -> String {
         match c {
             '\t' => shown.push_str("    "),
             '\n' => shown.push('⏎'),
-            c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => shown.push('\u{fffd}'),
+            c if is_hidden(c) => shown.push('\u{fffd}'),
             c => shown.push(c),
         }
     }
@@ -332,8 +332,8 @@ mod tests {
 
     #[test]
     fn escape_sequences_do_not_reach_the_terminal() {
-        let drawn = file_excerpt("f", "a = \"\u{1b}[2J\u{202e}\"", 0..1, "x");
-        assert!(!drawn.contains(['\u{1b}', '\u{202e}']), "{drawn:?}");
+        let drawn = file_excerpt("f", "a = \"\u{1b}[2J\u{202e}\u{2066}\"", 0..1, "x");
+        assert!(!drawn.contains(['\u{1b}', '\u{202e}', '\u{2066}']), "{drawn:?}");
     }
 
     #[test]

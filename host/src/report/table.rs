@@ -2,6 +2,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+pub(super) use crate::shown::printable;
+
 /// On which side a column's cells stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -70,11 +72,6 @@ impl Table {
         }
         text
     }
-}
-
-/// Replaces what would move the cursor; names come from plugins.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

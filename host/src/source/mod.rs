@@ -19,6 +19,7 @@ use crate::model::source::Progress;
 use crate::pack;
 use crate::plugin::{self, LoadFault, PluginError};
 use crate::plugin_set::{Pin, Source};
+use crate::shown::one_line;
 
 /// Hears how far a download is.
 pub type Report<'a> = &'a mut dyn FnMut(Progress);
@@ -80,7 +81,9 @@ impl Fault {
     }
 
     fn of(self, source: &Source) -> PluginError {
-        let Fault { message, hint } = self;
+        // What is wrong may be in the words of a server.
+        let message = one_line(&self.message, 1000);
+        let hint = self.hint;
         let fault = LoadFault::Source { message, hint };
         PluginError::Load { source_name: source.to_string(), fault }
     }

@@ -1,0 +1,80 @@
+//! Text from elsewhere, made safe to show: names and words of plugins, of files, of servers.
+
+/// Returns whether a character cannot be seen where it stands, or moves what can be: control characters, what
+/// ends a line, what turns the direction of text round, and blanks without a width. Joiners are not among them,
+/// which scripts and emoji are written with.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+                | '\u{200b}' | '\u{2060}' | '\u{feff}' | '\u{2028}' | '\u{2029}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Returns the text with U+FFFD in the place of every hidden character.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Returns the text on one line of at most `max_bytes`, and `…` where it has more: blanks in a row, line breaks
+/// and hidden characters become one blank.
+pub fn one_line(text: &str, max_bytes: usize) -> String {
+    let mut out = String::new();
+    let mut gap = false;
+    for c in text.chars() {
+        if is_hidden(c) || c == ' ' {
+            gap = !out.is_empty();
+            continue;
+        }
+        if out.len() + c.len_utf8() + usize::from(gap) > max_bytes {
+            out.push('…');
+            return out;
+        }
+        if std::mem::take(&mut gap) {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_one_and_not_long() {
+        let check =
+            |text: &str, max, expected: &str| assert_eq!(one_line(text, max), expected, "{text:?}");
+        check("plain", 100, "plain");
+        check(" a\nb\r\n\tc ", 100, "a b c");
+        check("\x1b[31mred\x07", 100, "[31mred");
+        check("a\u{202e}b\u{2066}c\u{2028}d", 100, "a b c d");
+        check("äöü", 4, "äö…");
+        check("", 0, "");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_replaced_and_what_is_written_stays() {
+        for hidden in [
+            "\n",
+            "\t",
+            "\u{1b}",
+            "\u{9b}",
+            "\u{202e}",
+            "\u{2067}",
+            "\u{200b}",
+            "\u{feff}",
+            "\u{e0041}",
+        ] {
+            assert_eq!(printable(&format!("a{hidden}b")), "a\u{fffd}b", "{hidden:?}");
+        }
+        // A family, a Persian word, a combining mark, a wide blank.
+        for text in ["👩\u{200d}👧", "می\u{200c}خواهم", "e\u{301}", "a\u{3000}b", "日本語"]
+        {
+            assert_eq!(printable(text), text);
+        }
+    }
+}
