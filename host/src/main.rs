@@ -1,7 +1,7 @@
 //! Parses the command line, calls the verb, prints its error and picks the exit code.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
@@ -9,16 +9,16 @@ use std::{
 use aligner::{
     cli::{self, Cli, CliError, Command, exit},
     plugin::compile,
+    progress::LOG_TARGET,
 };
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == compile::ARGUMENT) {
         return compile::child_main();
     }
     let cli = Cli::parse();
-    start_log();
+    cli::log::start();
     // The text of a panic is on stderr already; what is left is the documented exit code.
     let result = catch_unwind(AssertUnwindSafe(|| run(&cli))).unwrap_or_else(|_| {
         Err(CliError::new(exit::INTERNAL, "aligner itself failed; the lines above say where").hint(
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
             let _ = writeln!(std::io::stderr().lock(), "{error}");
+            tracing::error!(target: LOG_TARGET, "{error}");
             ExitCode::from(error.code)
         }
     }
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), CliError> {
     match (&cli.command, &cli.run) {
         (Some(Command::Resume(args)), _) => cli::resume::main(args),
+        (Some(Command::Verify(args)), _) => cli::verify::main(args),
         (Some(Command::Report(args)), _) => cli::report::main(args),
         (Some(Command::Show(args)), _) => cli::show::main(args),
         (Some(Command::Model(command)), _) => cli::model::main(command),
@@ -46,18 +48,4 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         (None, Some(args)) => cli::run::main(args),
         (None, None) => Err(CliError::usage("nothing to do").hint("see `aligner --help`")),
     }
-}
-
-/// Sends log lines to stderr: warnings, or what `RUST_LOG` asks for.
-fn start_log() {
-    let filter =
-        EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .log_internal_errors(false)
-        .init();
 }

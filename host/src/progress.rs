@@ -1,4 +1,6 @@
-//! How far a stage is: a bar on a terminal, lines elsewhere; all of it on stderr.
+//! How far a stage is: a bar on a terminal, lines elsewhere, or JSON; all of it on stderr.
+
+mod event;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,6 +14,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::{memory, report};
+use event::Event;
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -19,6 +24,9 @@ pub enum Style {
     Plain,
     /// A bar that moves; lines where stderr is not a terminal.
     Fancy,
+    /// One JSON object a line, for other programs: at the start, at most every half second, and at
+    /// the end.
+    Json,
     /// Nothing at all.
     Silent,
 }
@@ -32,6 +40,16 @@ pub struct Progress {
 /// Time between two lines of a stage.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
+/// Time between two JSON objects of a stage.
+const EVENT_EVERY: Duration = Duration::from_millis(500);
+
+/// Time between two looks at how much memory is held.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What log lines are filed under that stderr shows in a way of its own, such as stages that have
+/// ended: they go to a run's log alone.
+pub const LOG_TARGET: &str = "progress";
+
 /// A stage that ends sooner gets no line at its end.
 const BLINK: Duration = Duration::from_millis(200);
 
@@ -40,6 +58,15 @@ impl Progress {
     pub fn new(style: Style) -> Progress {
         let drawable = style != Style::Fancy || io::stderr().is_terminal();
         Progress { style: if drawable { style } else { Style::Plain } }
+    }
+
+    /// Says something that is neither a result nor a warning, such as the plan of a run.
+    pub fn note(&self, text: &str) {
+        match self.style {
+            Style::Plain | Style::Fancy => say(text.trim_end_matches('\n')),
+            Style::Json => say(&Event::Note { text: text.trim_end_matches('\n') }.line()),
+            Style::Silent => {}
+        }
     }
 
     /// Begins a stage, for example `round 2, generate` with 96 `completions`. A stage without
@@ -53,16 +80,22 @@ impl Progress {
                 say(&format!("{name}: {}", counted(total, unit)));
                 None
             }
+            Style::Json => {
+                say(&Event::Stage { stage: name, unit, total }.line());
+                None
+            }
             Style::Silent => None,
         };
+        let now = Instant::now();
         Stage {
             counts,
             style,
             bar,
-            begun: Instant::now(),
+            begun: now,
             done: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
-            last_line: Mutex::new(Instant::now()),
+            memory: AtomicU64::new(memory::resident().unwrap_or(0)),
+            last: Mutex::new(Last { line: now, look: now }),
         }
     }
 
@@ -93,7 +126,16 @@ pub struct Stage {
     begun: Instant,
     done: AtomicU64,
     tokens: AtomicU64,
-    last_line: Mutex<Instant>,
+    /// The most bytes that the process was seen to hold; 0 where the system does not say.
+    memory: AtomicU64,
+    last: Mutex<Last>,
+}
+
+/// When something was done last.
+#[derive(Debug)]
+struct Last {
+    line: Instant,
+    look: Instant,
 }
 
 #[derive(Debug)]
@@ -112,9 +154,10 @@ impl Stage {
                 bar.set_position(done);
                 bar.set_message(self.rates(done));
             }
-            None if self.style == Style::Plain => self.line(done),
+            None if matches!(self.style, Style::Plain | Style::Json) => self.line(done),
             None => {}
         }
+        self.look();
     }
 
     /// Returns what hears how many units of a part are done in all, and notes those that are new.
@@ -136,22 +179,59 @@ impl Stage {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        self.note_memory();
         let elapsed = self.begun.elapsed();
-        if self.style != Style::Silent && (self.bar.is_some() || elapsed >= BLINK) {
-            let (done, tokens) = self.now();
-            say(&self.counts.last_line(done, tokens, elapsed));
+        let (done, tokens) = self.now();
+        let memory = Some(self.memory.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0);
+        if self.counts.total == 0 {
+            return;
         }
+        let line = self.counts.last_line(done, tokens, elapsed, memory);
+        match self.style {
+            Style::Silent => {}
+            Style::Json => {
+                let Counts { name: stage, unit, .. } = &self.counts;
+                let seconds = elapsed.as_secs_f64();
+                say(&Event::Done { stage, unit, done, seconds, tokens, memory_bytes: memory }
+                    .line());
+            }
+            Style::Plain | Style::Fancy if self.bar.is_some() || elapsed >= BLINK => say(&line),
+            Style::Plain | Style::Fancy => {}
+        }
+        tracing::info!(target: LOG_TARGET, "{line}");
     }
 
     fn line(&self, done: u64) {
         // Whoever finds the clock in use need not wait for it: the other one shows a line.
-        let Ok(mut last) = self.last_line.try_lock() else { return };
-        if last.elapsed() >= LINE_EVERY && done < self.counts.total {
-            *last = Instant::now();
-            let rates = self.rates(done);
-            let Counts { name, unit, total } = &self.counts;
-            say(&format!("{name}: {done}/{total} {unit}, {rates}"));
+        let Ok(mut last) = self.last.try_lock() else { return };
+        let every = if self.style == Style::Json { EVENT_EVERY } else { LINE_EVERY };
+        if last.line.elapsed() < every || done >= self.counts.total {
+            return;
         }
+        last.line = Instant::now();
+        let Counts { name, unit, total } = &self.counts;
+        if self.style != Style::Json {
+            return say(&format!("{name}: {done}/{total} {unit}, {}", self.rates(done)));
+        }
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        let rate = done as f64 / self.begun.elapsed().as_secs_f64().max(1e-3);
+        let seconds_left = (done > 0).then(|| (total - done) as f64 / rate);
+        let event =
+            Event::Progress { stage: name, unit, done, total: *total, rate, tokens, seconds_left };
+        say(&event.line());
+    }
+
+    /// Takes note of how much memory is held, now and then.
+    fn look(&self) {
+        let Ok(mut last) = self.last.try_lock() else { return };
+        if last.look.elapsed() >= LOOK_EVERY {
+            last.look = Instant::now();
+            self.note_memory();
+        }
+    }
+
+    fn note_memory(&self) {
+        self.memory.fetch_max(memory::resident().unwrap_or(0), Ordering::Relaxed);
     }
 
     fn rates(&self, done: u64) -> String {
@@ -188,7 +268,7 @@ impl Counts {
         text
     }
 
-    fn last_line(&self, done: u64, tokens: u64, elapsed: Duration) -> String {
+    fn last_line(&self, done: u64, tokens: u64, elapsed: Duration, memory: Option<u64>) -> String {
         let seconds = elapsed.as_secs_f64().max(1e-3);
         let mut text = format!(
             "{}: {} in {} ({}/s",
@@ -200,6 +280,9 @@ impl Counts {
         if tokens > 0 {
             let (tokens, rate) = (counted(tokens, "tokens"), short(tokens as f64 / seconds));
             text.push_str(&format!(", {tokens}, {rate} tok/s"));
+        }
+        if let Some(memory) = memory {
+            text.push_str(&format!(", {} held", report::bytes(memory)));
         }
         text.push(')');
         text
@@ -310,12 +393,12 @@ mod tests {
         assert_eq!(counts.rates(0, 0, Duration::ZERO), "0 completions/s");
         assert_eq!(counts.rates(200, 0, ten), "20 completions/s, 0.0 s left");
         assert_eq!(
-            counts.last_line(96, 6000, Duration::from_secs(40)),
-            "round 1, generate: 96 completions in 40 s (2.4/s, 6000 tokens, 150 tok/s)"
+            counts.last_line(96, 6000, Duration::from_secs(40), Some(940_000_000)),
+            "round 1, generate: 96 completions in 40 s (2.4/s, 6000 tokens, 150 tok/s, 940 MB held)"
         );
         let one = Counts { name: "round 1: train".into(), unit: "steps".into(), total: 1 };
         assert_eq!(
-            one.last_line(1, 1, ten),
+            one.last_line(1, 1, ten, None),
             "round 1: train: 1 step in 10 s (0.10/s, 1 token, 0.10 tok/s)"
         );
     }
@@ -330,6 +413,7 @@ mod tests {
         });
         stage.note_tokens(3);
         assert_eq!(stage.now(), (800, 3));
+        assert!(stage.memory.load(Ordering::Relaxed) > 1 << 20);
         stage.finish();
     }
 }

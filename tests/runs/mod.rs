@@ -90,6 +90,7 @@ impl Place {
         let mut files = BTreeMap::new();
         collect(&self.path(run), &self.path(run), &mut files);
         files.remove("timings.jsonl");
+        files.remove("log.txt");
         files.remove(".lock");
         files
     }

@@ -6,22 +6,26 @@ mod error;
 pub mod evaluate;
 pub mod exit;
 pub mod host;
+pub mod log;
 mod memory;
 pub mod methods;
 pub mod model;
 pub mod output;
 pub mod place;
 pub mod plugin;
+mod progress;
 pub mod report;
 pub mod resume;
+mod reuse;
 pub mod run;
 pub mod show;
+pub mod verify;
 
 use clap::{Parser, Subcommand};
 
 pub use device::Device;
 pub use error::CliError;
-pub use run::ProgressArg;
+pub use progress::{ProgressArg, ProgressArgs};
 
 /// What the user typed.
 ///
@@ -57,6 +61,8 @@ pub enum Command {
     Resume(resume::ResumeArgs),
     /// Print the tables of runs
     Report(report::ReportArgs),
+    /// Do the work of a finished run again, all or a sample of it, and compare every byte
+    Verify(verify::VerifyArgs),
     /// Say what became of a record, or what was dropped and why
     Show(show::ShowArgs),
     /// Fetch a model, talk to it, score with it, measure it, or merge an adapter into it
@@ -109,6 +115,8 @@ mod tests {
         check("aligner --plugins s --seed=-1", Ok("seed: Some(-1)"));
         check("aligner --plugins s --progress plain --dry-run", Ok("progress: Some(Plain)"));
         check("aligner --plugins s --out d --resume", Ok("resume: true"));
+        check("aligner resume runs/x -q", Ok("quiet: true"));
+        check("aligner plugin bench f.wasm --progress json", Ok("progress: Some(Json)"));
         check("aligner resume runs/x", Ok(r#"Resume(ResumeArgs { directory: "runs/x""#));
         check("aligner report a b", Ok(r#"directories: ["a", "b"]"#));
         check("aligner show d p-001", Ok(r#"record: Some("p-001")"#));
@@ -150,7 +158,8 @@ mod tests {
             "aligner --plugins s --device gpu",
             Err("expected `auto`, `cpu`, `cuda` or `cuda:N`"),
         );
-        check("aligner --plugins s --progress json", Err("possible values: plain, fancy"));
+        check("aligner --plugins s --progress dots", Err("possible values: plain, fancy, json"));
+        check("aligner resume d -q --progress json", Err("cannot be used with"));
         check("aligner --plugins s report d", Err("cannot be used with"));
         check("aligner --plugins s extra", Err("extra"));
         check("aligner resum d", Err("resume"));

@@ -11,7 +11,7 @@ mod score;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CliError, Device, host::DEFAULT_MODEL};
+use super::{CliError, Device, ProgressArgs, host::DEFAULT_MODEL};
 use crate::model::{backend::WeightType, export};
 
 /// What to do with a model.
@@ -49,6 +49,9 @@ pub struct PullArgs {
     /// Alias, or hf:owner/name@revision
     #[arg(value_name = "MODEL", default_value = DEFAULT_MODEL)]
     pub model: String,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `model chat`.
@@ -85,6 +88,9 @@ pub struct ChatArgs {
     /// Where the model runs: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `model score`.
@@ -110,6 +116,9 @@ pub struct ScoreArgs {
     /// Where the model runs: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `model eval`.
@@ -140,6 +149,9 @@ pub struct EvalArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `model merge`.
@@ -166,6 +178,9 @@ pub struct MergeArgs {
     /// Where the logits are compared: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `model extrapolate`.
@@ -191,6 +206,9 @@ pub struct ExtrapolateArgs {
     /// Most bytes of weights in one file, such as 5GB or 512MiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub max_shard_size: u64,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Types that weights can be written in.

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CliError, Device, ProgressArg, host};
+use super::{CliError, Device, ProgressArgs, host};
+use crate::progress::Progress;
 use crate::{
     model::backend::WeightType,
     plugin::{self, Interface, Kind, Loaded},
@@ -130,6 +131,9 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin test`.
@@ -147,6 +151,9 @@ pub struct TestArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin run`.
@@ -188,6 +195,9 @@ pub struct RunArgs {
     /// Where the lines go; stdout where absent
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin pack`.
@@ -202,6 +212,9 @@ pub struct PackArgs {
     /// Print what a pack holds, once its files are found to be those that were packed
     #[arg(long)]
     pub list: bool,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin pull`.
@@ -213,6 +226,9 @@ pub struct PullArgs {
     /// Where the component goes; only into the cache where absent
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin push`.
@@ -224,6 +240,9 @@ pub struct PushArgs {
     /// oci:REGISTRY/NAME:TAG
     #[arg(value_name = "REFERENCE")]
     pub reference: String,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Arguments of `plugin lock`.
@@ -232,6 +251,9 @@ pub struct LockArgs {
     /// Plugin set: a TOML file
     #[arg(value_name = "SET")]
     pub set: PathBuf,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Where in a round a filter stands.
@@ -283,6 +305,9 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Does what is asked of a plugin.
@@ -302,8 +327,8 @@ pub fn main(command: &PluginCommand) -> Result<(), CliError> {
 }
 
 /// Opens the component that the user names.
-fn named(file: &str) -> Result<plugin::Source, CliError> {
-    let (_, found) = host::component(file, &ProgressArg::open(None))?;
+fn named(file: &str, progress: &Progress) -> Result<plugin::Source, CliError> {
+    let (_, found) = host::component(file, progress)?;
     Ok(found.component)
 }
 

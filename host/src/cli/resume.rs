@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Device, ProgressArg, cancel, exit, memory, run as run_verb};
+use super::{CliError, Device, ProgressArgs, cancel, exit, memory, reuse, run as run_verb};
 use crate::run::{self, Existing, Opened, manifest::Manifest};
 
 /// Arguments of `resume`.
@@ -16,9 +16,9 @@ pub struct ResumeArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
-    /// How progress is shown [default: fancy on a terminal]
-    #[arg(long, value_enum, value_name = "STYLE")]
-    pub progress: Option<ProgressArg>,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Fails where what a run stands on is not what it was: files, models, or what it is computed with.
@@ -43,25 +43,19 @@ fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(),
 /// Goes on with a run to its end; one that is finished has its table printed.
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     cancel::listen()?;
-    let shown = args.directory.display();
-    let Some(manifest) = Manifest::read(&args.directory)? else {
-        return Err(CliError::new(exit::RUN_DIRECTORY, format!("`{shown}` is no run directory"))
-            .hint(
-                "a run directory holds `run.json`; `aligner --plugins SET --out DIR` makes one",
-            ));
-    };
-    let progress = ProgressArg::open(args.progress);
+    let manifest = reuse::manifest(&args.directory)?;
+    let progress = args.shown.open();
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
     let prepared = run_verb::prepare(manifest.clone().pinned_set(), device, &progress)?;
     check_same(args, &prepared.manifest, &manifest)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
-        Opened::Finished(directory) => run_verb::finished(&prepared, &directory),
+        Opened::Finished(directory) => run_verb::finished(&prepared, &directory, &progress),
         Opened::Open(directory) => {
             let estimate = run::memory::estimate(&prepared)?;
             let way_out = |part| run::memory::way_out(&prepared.set, part);
             memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
             let models = run_verb::models(&prepared, &progress)?;
-            run_verb::work(&prepared, &models, directory, estimate, &progress)
+            run_verb::work(&prepared, &models, directory, None, estimate, &progress)
         }
     }
 }

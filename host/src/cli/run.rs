@@ -2,22 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{CliError, Device, cancel, host, memory, output};
+use super::{CliError, Device, ProgressArgs, cancel, host, log, memory, output, reuse};
 use crate::{
     memory::{Budget, Estimate},
     model::{backend::AnyDevice, peft},
     plugin_set::{self, Embedded, Loaded, Override, PluginSet},
-    progress::{Progress, Style},
+    progress::Progress,
     report::{self, Report},
     round::{Models, RunError},
-    run::{self, Existing, Opened, Prepared, directory::Directory, plan},
+    run::{self, Existing, Opened, Prepared, directory::Directory, earlier::Earlier, plan},
 };
 
 /// Arguments of a run.
@@ -44,6 +44,9 @@ pub struct RunArgs {
     /// Begin anew, and throw away the run in the run directory
     #[arg(long)]
     pub fresh: bool,
+    /// Take over what another run has done: every stage, completion and answer that stands on the same
+    #[arg(long, value_name = "DIR")]
+    pub reuse: Option<PathBuf>,
     /// Rounds, in place of `run.rounds`
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub rounds: Option<i64>,
@@ -56,9 +59,9 @@ pub struct RunArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
-    /// How progress is shown [default: fancy on a terminal]
-    #[arg(long, value_enum, value_name = "STYLE")]
-    pub progress: Option<ProgressArg>,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
     /// Print the plan, check everything, and stop
     #[arg(long)]
     pub dry_run: bool,
@@ -69,7 +72,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let loaded = args.plugin_set(&host::embedded())?;
     let device = args.device.resolve(loaded.set.run.dtype)?;
-    let progress = ProgressArg::open(args.progress);
+    let progress = args.shown.open();
     let prepared = prepare(loaded.set, device, &progress)?;
     let out = match &args.out {
         Some(out) => out.clone(),
@@ -85,8 +88,18 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
     if args.fresh || !run::has_ended(&out) {
         memory::check(&estimate, available, |part| run::memory::way_out(&prepared.set, part))?;
     }
+    let earlier = match &args.reuse {
+        Some(path) => Some(reuse::open(path, &prepared, &out)?),
+        None => None,
+    };
     if args.dry_run {
-        return Ok(());
+        return match &args.reuse {
+            Some(path) => {
+                let models = models(&prepared, &progress)?;
+                reuse::look(&prepared, &models, path, estimate, &progress)
+            }
+            None => Ok(()),
+        };
     }
     let existing = match (args.resume, args.fresh) {
         (true, _) => Existing::Resume,
@@ -99,14 +112,14 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
         _ => None,
     };
     match run::open(&out, &prepared.manifest, existing)? {
-        Opened::Finished(directory) => finished(&prepared, &directory),
+        Opened::Finished(directory) => finished(&prepared, &directory, &progress),
         Opened::Open(directory) => {
-            tell(&plan);
+            progress.note(&plan);
             let models = match loaded {
                 Some(models) => models,
                 None => self::models(&prepared, &progress)?,
             };
-            work(&prepared, &models, directory, estimate, &progress)
+            work(&prepared, &models, directory, earlier, estimate, &progress)
         }
     }
 }
@@ -147,27 +160,38 @@ pub fn prepare(
     Ok(prepared)
 }
 
-/// Does what is left of a run, and prints its table.
+/// Does what is left of a run, and prints its table. `earlier` has done some of it.
 pub fn work(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    earlier: Option<Arc<Earlier>>,
     estimate: Estimate,
     progress: &Progress,
 ) -> Result<(), CliError> {
+    log::open(&directory);
     let path = directory.path().to_owned();
     // What the environment says has been read before.
     let available = &|| memory::available(&prepared.device).ok().flatten();
     let budget = Budget { estimate, available };
-    let report = run::execute(prepared, models, directory, &budget, progress, cancel::flag())?;
+    let cancel = cancel::flag();
+    let known = earlier.clone();
+    let report = run::execute(prepared, models, directory, known, &budget, progress, cancel)?;
+    if let Some(earlier) = earlier {
+        reuse::tell(&earlier, progress);
+    }
     result(prepared, &path, &report)
 }
 
 /// Prints the table of a run that has ended before; a result that is gone is put back.
-pub fn finished(prepared: &Prepared, directory: &Directory) -> Result<(), CliError> {
+pub fn finished(
+    prepared: &Prepared,
+    directory: &Directory,
+    progress: &Progress,
+) -> Result<(), CliError> {
     let report: Report = directory.read_json(report::FILE)?;
     run::put_result(prepared, directory, &report)?;
-    tell(&format!("`{}` is finished; nothing to do\n", directory.path().display()));
+    progress.note(&format!("`{}` is finished; nothing to do", directory.path().display()));
     result(prepared, directory.path(), &report)
 }
 
@@ -217,11 +241,6 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
     }
 }
 
-/// Says something that is not the result.
-fn tell(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
 /// Returns the day in UTC as `20261122`.
 fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -241,25 +260,6 @@ fn date(day: u64) -> String {
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!("{year:04}{month:02}{day:02}")
-}
-
-/// The value of `--progress`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProgressArg {
-    /// Lines
-    Plain,
-    /// A bar for each stage
-    Fancy,
-}
-
-impl ProgressArg {
-    /// Returns what shows progress; where the user did not say, bars on a terminal and lines elsewhere.
-    pub fn open(choice: Option<ProgressArg>) -> Progress {
-        Progress::new(match choice {
-            Some(ProgressArg::Plain) => Style::Plain,
-            Some(ProgressArg::Fancy) | None => Style::Fancy,
-        })
-    }
 }
 
 impl RunArgs {

@@ -73,6 +73,18 @@ pub enum DirectoryError {
         /// One sentence that names the thing.
         what: String,
     },
+    /// What is done again does not come out as it was.
+    #[error("{what}")]
+    Differs {
+        /// One sentence that names the stage, the file and, where there is one, the record.
+        what: String,
+    },
+    /// A stage that nothing is to be done in is not done.
+    #[error("{what} is not done")]
+    ToDo {
+        /// For example `round 2: judge`.
+        what: String,
+    },
 }
 
 impl DirectoryError {
@@ -82,7 +94,9 @@ impl DirectoryError {
             DirectoryError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, then `aligner resume` goes on from the last finished batch".into())
             }
-            DirectoryError::Io { .. } => None,
+            DirectoryError::Io { .. }
+            | DirectoryError::Differs { .. }
+            | DirectoryError::ToDo { .. } => None,
             DirectoryError::InUse { .. } => Some(
                 "wait for it to end; `aligner --plugins SET --out DIR` begins another run".into(),
             ),
@@ -99,6 +113,9 @@ impl DirectoryError {
         }
     }
 }
+
+/// Log lines of the processes that worked on the run, with the time of day: no part of what the run is.
+pub const LOG: &str = "log.txt";
 
 /// An open run directory, held by this process alone.
 #[derive(Debug)]
@@ -244,6 +261,41 @@ impl Directory {
         })
     }
 
+    /// Copies a file of another run to the same name in this one. Returns whether it was there, and with
+    /// this SHA-256; there is no file else.
+    pub fn take(&self, run: &Path, name: &str, digest: &str) -> Result<bool, DirectoryError> {
+        let (source, path) = (run.join(name), self.join(name));
+        let mut from = match File::open(&source) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(io_error("read", &source)(error)),
+        };
+        let folder = path.parent().expect("a file in the run directory has a parent");
+        fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        let temporary = self.join(&format!("{name}.tmp"));
+        let mut file = File::create(&temporary).map_err(io_error("write", &temporary))?;
+        io::copy(&mut from, &mut file)
+            .and_then(|_| fault::point())
+            .and_then(|()| file.sync_all())
+            .map_err(io_error("write", &temporary))?;
+        // Of the copy: what was read may have changed in between.
+        let found = File::open(&temporary).and_then(sha256_of);
+        if found.map_err(io_error("read", &temporary))? != digest {
+            self.remove(&format!("{name}.tmp"))?;
+            return Ok(false);
+        }
+        fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        sync_folder(folder)?;
+        fault::point().map_err(io_error("write", &path))?;
+        Ok(true)
+    }
+
+    /// Opens the log, to write at its end.
+    pub fn log(&self) -> Result<File, DirectoryError> {
+        let path = self.join(LOG);
+        OpenOptions::new().create(true).append(true).open(&path).map_err(io_error("open", &path))
+    }
+
     /// Reads a whole file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, DirectoryError> {
         let path = self.join(name);
@@ -347,6 +399,28 @@ pub fn check_file(run: &Path, name: &str, digest: &str) -> Result<(), DirectoryE
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged(path, "it is gone")),
         Err(error) => Err(io_error("read", &path)(error)),
     }
+}
+
+/// Returns the files below a folder, by their names from there, with their SHA-256; none where it is not
+/// there.
+pub fn tree(folder: &Path) -> Result<BTreeMap<String, String>, DirectoryError> {
+    let mut files = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(io_error("read", folder)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(io_error("read", folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            files.extend(tree(&path)?.into_iter().map(|(file, it)| (format!("{name}/{file}"), it)));
+        } else {
+            let digest = File::open(&path).and_then(sha256_of).map_err(io_error("read", &path))?;
+            files.insert(name, digest);
+        }
+    }
+    Ok(files)
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {

@@ -13,13 +13,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Device, cancel, exit, host, output, place};
+use super::{CliError, Device, ProgressArgs, cancel, exit, host, output, place};
 use crate::{
     data::{Columns, LABELLED_ROLES},
     evaluate::summary::Evaluation,
     model::backend::WeightType,
     plugin_set::Source,
-    progress::{Progress, Style},
     report,
 };
 use contestant::Contestant;
@@ -81,6 +80,9 @@ pub struct EvaluateArgs {
     /// Write every number
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// Reads a number that is one.
@@ -123,7 +125,7 @@ pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
         threshold: args.threshold,
         slices: args.slices.clone(),
     };
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let names_model = args.model.is_some() || args.adapter.is_some();
     let mut source = take::Source::open(&args.data, columns, args.limit, names_model)?;
     let runtime = host::runtime()?;

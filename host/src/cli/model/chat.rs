@@ -10,7 +10,6 @@ use crate::{
     cli::{CliError, exit, host, output},
     generate::{self, Hooks, Job, Sampling, SequenceError, Settings},
     model::{backend::AnyDevice, weights::LoadedAdapter},
-    progress::{Progress, Style},
     record::{Message, Speaker, Text},
     round::{Loaded, RunError},
     run::seed,
@@ -19,7 +18,7 @@ use crate::{
 /// Answers one prompt, or each line of standard input in turn, until its end.
 pub fn main(args: &ChatArgs) -> Result<(), CliError> {
     let device = args.device.resolve(args.dtype)?;
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter =
@@ -38,8 +37,7 @@ pub fn main(args: &ChatArgs) -> Result<(), CliError> {
     let stdin = io::stdin();
     let terminal = stdin.is_terminal();
     if terminal {
-        let hint = "an empty line or Ctrl-D ends it";
-        let _ = writeln!(io::stderr(), "talking to {name}; {hint}");
+        progress.note(&format!("talking to {name}; an empty line or Ctrl-D ends it"));
     }
     loop {
         if terminal {

@@ -26,7 +26,7 @@ use crate::{
         backend::{AnyDevice, WeightType},
         export::{self, ExportError, NewFolder},
     },
-    progress::{Progress, Style, counted},
+    progress::{Progress, counted},
     record::Text,
     report,
     round::{Loaded, Opened},
@@ -55,7 +55,7 @@ pub fn main(args: &EvalArgs) -> Result<(), CliError> {
     };
     args.json.as_deref().map(|path| place::check("--json", path, &[])).transpose()?;
 
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let opened = host::open(&name, &progress)?;
     let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
     check_reward_model(&suite, adapter.as_ref())?;

@@ -12,14 +12,14 @@ use crate::{
         export::{self, Dtype, NewFolder},
         layout, merge, peft,
     },
-    progress::{Progress, Style, go_on},
+    progress::{Progress, go_on},
     round::{Opened, RunError},
 };
 
 /// Writes the extrapolated model, or adapter. The folder gets its name only once it is whole.
 pub fn main(args: &ExtrapolateArgs) -> Result<(), CliError> {
     cancel::listen()?;
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     if let Some(initial) = args.initial.as_deref().filter(|name| peft::is_adapter(Path::new(name)))
     {
         let message = format!("`--initial` names `{initial}`, which is an adapter");

@@ -19,7 +19,7 @@ use crate::{
         text::Model,
         weights::{LoadedAdapter, WeightsError},
     },
-    progress::{Progress, Style, go_on},
+    progress::{Progress, go_on},
     record::Text,
     round::{Loaded, Opened, RunError},
 };
@@ -31,7 +31,7 @@ pub fn main(args: &MergeArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let name = host::model_name(args.model.as_deref(), Some(&args.adapter))?;
     let mut folder = NewFolder::begin(&args.out).map_err(export::ExportError::from)?;
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let opened = host::open(&name, &progress)?;
     let model = &*opened.model;
     let adapter = host::writing_adapter(&args.adapter, &opened)?;

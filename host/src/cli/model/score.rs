@@ -10,7 +10,7 @@ use crate::{
     logprob,
     model::adapter::Adapter,
     plugin_set::Source,
-    progress::{Progress, Style, go_on},
+    progress::go_on,
     reward::{self, RewardModel},
     round::{self, RunError},
 };
@@ -51,7 +51,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
     let device = args.device.resolve(args.dtype)?;
     cancel::listen()?;
     let data = data::read_score_rows(&Source::File(args.data.clone()))?;
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
     let opened = host::open(&name, &progress)?;
     let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;

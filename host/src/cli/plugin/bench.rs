@@ -10,7 +10,6 @@ use crate::{
     cli::{CliError, host, output},
     conformance::{MOST_DATA, PLACE, Workload, fuel_of_a_call},
     plugin::{Interface, Kind, Limits, Loaded, Plugin, PluginError, Runtime, Source},
-    progress::{Progress, Style},
 };
 
 /// Rounds of both plugins, at least.
@@ -42,13 +41,13 @@ struct Measured {
 
 /// Times the plugin and what it is compared with.
 pub fn main(args: &BenchArgs) -> Result<(), CliError> {
-    let progress = Progress::new(Style::Fancy);
+    let progress = args.shown.open();
     let runtime = host::runtime()?;
-    let mine = super::named(&args.file)?;
+    let mine = super::named(&args.file, &progress)?;
     let loaded = runtime.open(&mine, &Limits::default())?;
     let interface = interface(&loaded, kind(&loaded, args.kind)?);
     let rival_name = args.against.clone().unwrap_or_else(|| rival(interface).to_owned());
-    let rival = super::named(&rival_name)?;
+    let rival = super::named(&rival_name, &progress)?;
     let other = runtime.open(&rival, &Limits::default())?;
     let data = match &args.data {
         Some(path) => data::some(path, MOST_DATA)?,

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use super::{BuildArgs, CheckArgs, Language};
-use crate::cli::{CliError, exit, output};
+use crate::cli::{CliError, ProgressArgs, exit, output};
 
 /// What the components of Python plugins are made with.
 const COMPONENTIZE_PY: &str = "0.25.1";
@@ -30,7 +30,7 @@ pub fn main(args: &BuildArgs) -> Result<(), CliError> {
     let unfinished = out.with_extension("wasm.unfinished");
     let built = plugin.build(&unfinished).and_then(|()| {
         let file = unfinished.display().to_string();
-        super::check(&CheckArgs { file, config: None, json: false })
+        super::check(&CheckArgs { file, config: None, json: false, shown: ProgressArgs::default() })
     });
     let placed = built.and_then(|()| {
         fs::rename(&unfinished, &out)

@@ -11,7 +11,7 @@ use crate::{
 /// Says what a component is. A component that a run would refuse is refused here, with the same
 /// words; with `--config`, its configuration is tried too.
 pub fn main(args: &CheckArgs) -> Result<(), CliError> {
-    let file = super::named(&args.file)?;
+    let file = super::named(&args.file, &args.shown.open())?;
     let begun = std::time::Instant::now();
     let loaded = host::runtime()?.open(&file, &Limits::default())?;
     let load_milliseconds = begun.elapsed().as_secs_f64() * 1e3;

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use super::LockArgs;
 use crate::{
-    cli::{CliError, ProgressArg, exit, host, output},
+    cli::{CliError, exit, host, output},
     digest::sha256_of,
     plugin::Limits,
     plugin_set::{
         self, PluginSet, Source,
         lock::{LOCK_FILE, Lock, Locked, Locking},
     },
+    progress::{Progress, counted},
     source::Fetcher,
 };
 
@@ -22,7 +23,7 @@ pub fn main(args: &LockArgs) -> Result<(), CliError> {
             format!("`{}` comes with aligner, and so does all that it names", loaded.name);
         return Err(CliError::usage(message).hint("name a plugin set that is a file"));
     };
-    let mut sources = plugins(&loaded.set, &folder)?;
+    let mut sources = plugins(&loaded.set, &folder, &args.shown.open())?;
     for source in data(&loaded.set) {
         let Source::File(path) = source else { continue };
         let read = std::fs::File::open(path)
@@ -47,18 +48,14 @@ pub fn main(args: &LockArgs) -> Result<(), CliError> {
         }
     }
     let file = args.set.with_file_name(LOCK_FILE);
-    text.push_str(&format!(
-        "{} in {}\n",
-        crate::progress::counted(sources.len() as u64, "sources"),
-        file.display()
-    ));
+    text.push_str(&format!("{} in {}\n", counted(sources.len() as u64, "sources"), file.display()));
     output::print(&text)
 }
 
 /// Returns what the plugins are that do not come with aligner.
-fn plugins(set: &PluginSet, folder: &Path) -> Result<Vec<Locked>, CliError> {
-    let (runtime, progress) = (host::runtime()?, ProgressArg::open(None));
-    let mut downloads = host::Downloads::new(&progress);
+fn plugins(set: &PluginSet, folder: &Path, progress: &Progress) -> Result<Vec<Locked>, CliError> {
+    let runtime = host::runtime()?;
+    let mut downloads = host::Downloads::new(progress);
     let fetcher = Fetcher::from_env();
     let mut locked = Vec::new();
     for (_, plugin) in set.plugins() {

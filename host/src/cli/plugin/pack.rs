@@ -9,11 +9,13 @@ use std::{
 
 use super::PackArgs;
 use crate::{
-    cli::{CliError, ProgressArg, exit, host, output},
+    cli::{CliError, exit, host, output},
     data,
     pack::{self, COMPONENTS, Contents, DATA, EXTENSION, Fault, Pack},
     plugin_set::{self, Loaded, Named, Override, PluginSet, Source, Thing},
+    progress::Progress,
     run::plugins::Plugins,
+    shown::for_a_shell,
     source::{Fetcher, Report},
 };
 
@@ -21,11 +23,11 @@ use crate::{
 pub fn main(args: &PackArgs) -> Result<(), CliError> {
     match args.list {
         true => list(&args.set),
-        false => pack(&args.set, args.out.as_deref()),
+        false => pack(&args.set, args.out.as_deref(), &args.shown.open()),
     }
 }
 
-fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
+fn pack(set: &Path, out: Option<&Path>, progress: &Progress) -> Result<(), CliError> {
     if pack::is_pack(set) {
         let shown = set.display();
         return Err(CliError::usage(format!("`{shown}` is packed already"))
@@ -40,8 +42,7 @@ fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
         return Err(CliError::usage(message)
             .hint(format!("it ends in `.{EXTENSION}`, for example `{stem}.{EXTENSION}`")));
     }
-    let progress = ProgressArg::open(None);
-    let mut downloads = host::Downloads::new(&progress);
+    let mut downloads = host::Downloads::new(progress);
     let report: Report<'_> = &mut |state| downloads.note(state);
     try_out(&loaded.set, report)?;
     let (contents, text) = gather(&loaded, report)?;
@@ -79,7 +80,7 @@ fn pack(set: &Path, out: Option<&Path>) -> Result<(), CliError> {
             _ => continue,
         });
     }
-    text.push_str(&format!("run it:     aligner --plugins {}\n", out.display()));
+    text.push_str(&format!("run it:     aligner --plugins {}\n", for_a_shell(&out.to_string_lossy())));
     output::print(&text)
 }
 

@@ -21,7 +21,6 @@ use crate::{
         Candidate, Interface, Kind, Limits, Loaded, OnError, Outcome, Place, Plugin, PluginError,
         Setup, Stage,
     },
-    progress::{Progress, Style},
     record::{Exemplar, Record},
     round::filter_stage,
 };
@@ -80,21 +79,21 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
     if let Some(out) = &args.out {
         place::check("--out", out, &[&args.data, Path::new(&args.file)])?;
     }
-    let source = super::named(&args.file)?;
+    let progress = args.shown.open();
+    let source = super::named(&args.file, &progress)?;
     let runtime = host::runtime()?;
     let loaded = runtime.open(&source, &Limits::default())?;
     let kind = kind(&loaded, args.kind)?;
     let plugin = configure(args, &loaded, kind)?;
     let catalogue = match &args.principle {
         Some(name) => {
-            let principle = runtime.open(&super::named(name)?, &Limits::default())?;
+            let principle = runtime.open(&super::named(name, &progress)?, &Limits::default())?;
             principle.configure(Setup::new(Kind::Principle))?.catalogue()?
         }
         None => Vec::new(),
     };
     let mut file = RecordFile::open(&args.data, data::upto(args.after))?;
     cancel::listen()?;
-    let progress = Progress::new(Style::Fancy);
     let oracle = match args.model.is_some() || args.adapter.is_some() {
         true => {
             let asked = Asked {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{PullArgs, PushArgs};
 use crate::{
-    cli::{CliError, ProgressArg, host, output, place},
+    cli::{CliError, host, output, place},
     plugin::{self, Limits, Loaded},
     plugin_set::Source,
     source::{Fetcher, Found},
@@ -12,7 +12,7 @@ use crate::{
 
 /// Fetches a component, checks it as a run would, and prints what a plugin set says of it.
 pub fn pull(args: &PullArgs) -> Result<(), CliError> {
-    let (source, found) = host::component(&args.source, &ProgressArg::open(None))?;
+    let (source, found) = host::component(&args.source, &args.shown.open())?;
     let loaded = host::runtime()?.open(&found.component, &Limits::default())?;
     if let Some(out) = &args.out {
         write(out, &found.component)?;
@@ -37,7 +37,7 @@ pub fn push(args: &PushArgs) -> Result<(), CliError> {
             return Err(CliError::usage(message).hint("write `oci:REGISTRY/NAME:TAG`"));
         }
     };
-    let (_, found) = host::component(&args.file, &ProgressArg::open(None))?;
+    let (_, found) = host::component(&args.file, &args.shown.open())?;
     let loaded = host::runtime()?.open(&found.component, &Limits::default())?;
     let annotations = [
         ("org.opencontainers.image.title", loaded.name()),

@@ -7,17 +7,16 @@ use crate::{
     cli::{CliError, exit, host, output},
     conformance::{self, Report, Tested, Verdict},
     plugin::Limits,
-    progress::{Progress, Style},
 };
 
 /// Runs the suite and prints what it found; fails where a check did.
 pub fn main(args: &TestArgs) -> Result<(), CliError> {
-    let source = super::named(&args.file)?;
+    let progress = args.shown.open();
+    let source = super::named(&args.file, &progress)?;
     let data = match &args.data {
         Some(path) => super::data::some(path, conformance::MOST_DATA)?,
         None => Vec::new(),
     };
-    let progress = Progress::new(Style::Fancy);
     let runtime = host::runtime()?;
     let opened = runtime.open(&source, &Limits::default());
     let report = match &opened {
