@@ -220,7 +220,7 @@ fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
         &|| Some(if asked.replace(asked.get() + 1) == 0 { u64::MAX } else { 1_000_000 });
     let budget = Budget { estimate: run::memory::estimate(&prepared).unwrap(), available };
     let go_on = AtomicBool::new(false);
-    let stopped = run::execute(&prepared, &models, directory, &budget, &silent, &go_on);
+    let stopped = run::execute(&prepared, &models, directory, None, &budget, &silent, &go_on);
     let error = CliError::from(stopped.unwrap_err());
     assert_eq!(error.code, 4);
     let said = error.to_string();

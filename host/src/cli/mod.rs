@@ -52,6 +52,10 @@ pub struct Cli {
     /// What is run where there is no verb.
     #[command(flatten)]
     pub run: Option<run::RunArgs>,
+    /// How its progress is shown. Not among its arguments: those of a group within the group would not count as
+    /// given.
+    #[command(flatten)]
+    pub shown: ProgressArgs,
 }
 
 /// The verbs.

@@ -59,20 +59,17 @@ pub struct RunArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
-    /// How progress is shown
-    #[command(flatten)]
-    pub shown: ProgressArgs,
     /// Print the plan, check everything, and stop
     #[arg(long)]
     pub dry_run: bool,
 }
 
 /// Runs a plugin set to its end, or prints the plan where `--dry-run` asks for it.
-pub fn main(args: &RunArgs) -> Result<(), CliError> {
+pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     cancel::listen()?;
     let loaded = args.plugin_set(&host::embedded())?;
     let device = args.device.resolve(loaded.set.run.dtype)?;
-    let progress = args.shown.open();
+    let progress = shown.open();
     let prepared = prepare(loaded.set, device, &progress)?;
     let out = match &args.out {
         Some(out) => out.clone(),

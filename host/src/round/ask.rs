@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::models::{Job, Kind, ScoreJob};
+use super::rows::Asked;
 use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
 use crate::model::ModelError;
@@ -13,19 +14,6 @@ use crate::plugin::{Answerer, Ask};
 use crate::record::{Answer, Request};
 use crate::run::directory::Ledger;
 use crate::run::journal;
-
-/// A line of a stage's `-asks.jsonl`: what a plugin asked, and the answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
-    /// The record's id.
-    pub record: String,
-    /// Counts the record's requests from 0.
-    pub index: u64,
-    /// What was asked.
-    pub request: Request,
-    /// What the host answered.
-    pub answer: Answer,
-}
 
 /// A line of the ledger: an answer that is there, whatever becomes of the others.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,7 +42,8 @@ impl<'a> Asker<'a> {
         policy: &'a Policy,
     ) -> Result<Asker<'a>, RunError> {
         let (rows, ledger) = book.directory.ledger::<Answered>(&place.ledger())?;
-        let known = rows.into_iter().map(|row| (row.key, row.answer)).collect();
+        let mut known = book.known_answers();
+        known.extend(rows.into_iter().map(|row| (row.key, row.answer)));
         let run = book.directory.path().to_owned();
         Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new() })
     }
@@ -149,9 +138,10 @@ impl<'a> Asker<'a> {
         }
         self.check_cancel()?;
         let answers: Vec<Answer> = keys.iter().map(|key| self.known[key].clone()).collect();
-        self.log.extend(asks.iter().zip(&answers).map(|(ask, answer)| Asked {
+        self.log.extend(asks.iter().zip(keys).zip(&answers).map(|((ask, key), answer)| Asked {
             record: ask.record.to_owned(),
             index: ask.index as u64,
+            key,
             request: ask.request.clone(),
             answer: answer.clone(),
         }));

@@ -23,12 +23,18 @@ impl Budgets {
         let plugins = limited.map(|(place, plugin)| {
             let mut spent = Spent::default();
             for counts in journal.counts() {
-                let count = |what| counts.get(&name(&place, what)).copied().unwrap_or_default();
-                spent += of([count(FUEL), count(REQUESTS), count(TOKENS), count(LOG_BYTES)]);
+                spent += used(&place, counts);
             }
             (place, plugin.clone(), spent)
         });
         Budgets { plugins: plugins.collect() }
+    }
+
+    /// Counts what a stage used that was taken over.
+    pub fn add(&mut self, counts: &BTreeMap<String, u64>) {
+        for (place, _, spent) in &mut self.plugins {
+            *spent += used(place, counts);
+        }
     }
 
     /// Begins a stage.
@@ -64,6 +70,12 @@ const LOG_BYTES: &str = "log-bytes";
 
 fn name(place: &str, what: &str) -> String {
     format!("{place}.{what}")
+}
+
+/// Returns what the plugin at a place used of what a stage counted.
+fn used(place: &str, counts: &BTreeMap<String, u64>) -> Spent {
+    let count = |what| counts.get(&name(place, what)).copied().unwrap_or_default();
+    of([count(FUEL), count(REQUESTS), count(TOKENS), count(LOG_BYTES)])
 }
 
 fn of([fuel, requests, tokens, log_bytes]: [u64; 4]) -> Spent {

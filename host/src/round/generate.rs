@@ -47,6 +47,8 @@ pub fn complete(
             if let Some(completion) = book.completions.get(&job.key) {
                 done.insert(job.key.clone(), completion.clone());
                 reused += 1;
+            } else if let Some(completion) = book.known_completion(&job.key) {
+                done.insert(job.key.clone(), completion.clone());
             }
         }
         let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::record::{
-    Decoding, Finish, Measurement, Message, Opinion, Pair, Speaker, Text, Variant, Verdict,
+    Answer, Decoding, Finish, Measurement, Message, Opinion, Pair, Request, Speaker, Text, Variant,
+    Verdict,
 };
 use crate::train::PreferenceMetrics;
 
@@ -65,6 +66,22 @@ pub struct Generated {
     /// Why it could not be completed, such as `too-long`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<String>,
+}
+
+/// A line of a stage's `-asks.jsonl`: what a plugin asked, and the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The record's id.
+    pub record: String,
+    /// Counts the record's requests from 0.
+    pub index: u64,
+    /// A digest of model, prompt and what else decides the answer: who asks the same gets the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// What was asked.
+    pub request: Request,
+    /// What the host answered.
+    pub answer: Answer,
 }
 
 /// A line of `judge.jsonl`.

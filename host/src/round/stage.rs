@@ -1,6 +1,7 @@
 //! How a stage is done once: its key, its files, its lines in the journal.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
@@ -9,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::budget::Budgets;
 use crate::memory;
-use crate::record::Completion;
+use crate::record::{Answer, Completion};
 use crate::run::directory::{Directory, DirectoryError, Ledger};
+use crate::run::earlier::Earlier;
 use crate::run::journal::{self, Journal};
 
 /// Where in the run a stage stands.
@@ -121,12 +123,17 @@ pub struct Notebook {
     pub completions: HashMap<String, Completion>,
     /// What plugins have used in the whole run.
     pub budgets: Budgets,
+    earlier: Option<Arc<Earlier>>,
     timings: Ledger,
 }
 
 impl Notebook {
-    /// Opens the journal and timings of a run directory.
-    pub fn open(directory: Directory, base: Value) -> Result<Notebook, DirectoryError> {
+    /// Opens the journal and timings of a run directory; `earlier` is a run that has done some of the work.
+    pub fn open(
+        directory: Directory,
+        base: Value,
+        earlier: Option<Arc<Earlier>>,
+    ) -> Result<Notebook, DirectoryError> {
         let journal = Journal::open(&directory)?;
         let (_, timings) = directory.ledger::<Value>(TIMINGS)?;
         Ok(Notebook {
@@ -135,8 +142,20 @@ impl Notebook {
             base,
             completions: HashMap::new(),
             budgets: Budgets::default(),
+            earlier,
             timings,
         })
+    }
+
+    /// Returns the completion with a key, where an earlier run has made it.
+    pub fn known_completion(&self, key: &str) -> Option<&Completion> {
+        self.earlier.as_ref()?.completion(key)
+    }
+
+    /// Returns the answers of models that an earlier run has, by key.
+    pub fn known_answers(&self) -> HashMap<String, Answer> {
+        let answers = self.earlier.iter().flat_map(|earlier| earlier.answers());
+        answers.map(|(key, answer)| (key.clone(), answer.clone())).collect()
     }
 
     /// Does a stage, or reads what it made before.
@@ -161,8 +180,17 @@ impl Notebook {
             self.directory.remove(&place.ledger())?;
             return Ok(Output { rows: self.directory.read_lines(&file)?, digest: key, files });
         }
-        self.journal.start(round, stage, &key)?;
         let begun = Instant::now();
+        if let Some(earlier) = self.earlier.clone()
+            && let Some(done) = earlier.take_over(place, &key, &self.directory)?
+        {
+            let rows = self.directory.read_lines(&file)?;
+            self.journal.start(round, stage, &key)?;
+            self.budgets.add(&done.counts);
+            self.close(place, &key, (done.files.clone(), done.counts.clone()), begun)?;
+            return Ok(Output { rows, digest: key, files: done.files.clone() });
+        }
+        self.journal.start(round, stage, &key)?;
         self.budgets.begin();
         let mut made = work(self)?;
         made.counts.extend(self.budgets.end());
@@ -170,15 +198,30 @@ impl Notebook {
         let digest = self.directory.write_lines(&file, &made.rows)?;
         let mut files = made.files;
         files.insert(file, digest);
-        self.journal.finish(round, stage, &key, files.clone(), made.counts)?;
+        if let Some(earlier) = &self.earlier {
+            earlier.check(place, &self.directory, &files)?;
+        }
+        self.close(place, &key, (files.clone(), made.counts), begun)?;
+        Ok(Output { rows: made.rows, digest: key, files })
+    }
+
+    /// Notes that a stage is done, with the files that it wrote and what was counted.
+    fn close(
+        &mut self,
+        place: Place<'_>,
+        key: &str,
+        (files, counts): (BTreeMap<String, String>, BTreeMap<String, u64>),
+        begun: Instant,
+    ) -> Result<(), DirectoryError> {
+        let Place { round, stage } = place;
+        self.journal.finish(round, stage, key, files, counts)?;
         self.directory.remove(&place.ledger())?;
         self.timings.append(&Timing {
             round,
             stage: stage.into(),
             seconds: begun.elapsed().as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
-        })?;
-        Ok(Output { rows: made.rows, digest: key, files })
+        })
     }
 }
 
@@ -204,7 +247,7 @@ mod tests {
         let mut times = 0;
         for _ in 0..2 {
             let directory = Directory::open(folder.path()).unwrap();
-            let mut notebook = Notebook::open(directory, json!({"seed": 1})).unwrap();
+            let mut notebook = Notebook::open(directory, json!({"seed": 1}), None).unwrap();
             let place = Place { round: 1, stage: "sample" };
             let output = notebook
                 .stage(place, json!("inputs"), |notebook| {
@@ -224,7 +267,7 @@ mod tests {
     fn a_failed_stage_leaves_its_ledger_for_the_next_try() {
         let folder = tempfile::tempdir().unwrap();
         let directory = Directory::open(folder.path()).unwrap();
-        let mut notebook = Notebook::open(directory, json!(null)).unwrap();
+        let mut notebook = Notebook::open(directory, json!(null), None).unwrap();
         let place = Place { round: 2, stage: "generate" };
         let failed = notebook.stage(place, json!(1), |notebook| {
             let (_, mut ledger) = notebook.directory.ledger::<u32>(&place.ledger())?;

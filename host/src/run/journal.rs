@@ -194,7 +194,8 @@ pub fn read(run: &Path) -> Result<Vec<Entry>, DirectoryError> {
     }
 }
 
-fn is_removed(entries: &[Entry], name: &str) -> bool {
+/// Returns whether a folder, or the one that a file is in, was removed.
+pub(super) fn is_removed(entries: &[Entry], name: &str) -> bool {
     entries.iter().any(|entry| match entry {
         Entry::Removed { folder } => name
             .strip_prefix(folder.as_str())

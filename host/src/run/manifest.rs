@@ -107,6 +107,30 @@ impl Manifest {
         set
     }
 
+    /// Returns what differs of what every stage of two runs stands on, in words.
+    pub fn foundations(&self, other: &Manifest) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut note = |differs: bool, what: String| {
+            if differs {
+                found.push(what);
+            }
+        };
+        note(self.format != other.format, "the run format".into());
+        note(self.engine != other.engine, format!("engine `{}`", self.engine));
+        for (name, model) in &self.models {
+            let differs = other.models.get(name) != Some(model);
+            note(differs, format!("model `{name}` ({})", model.name));
+        }
+        let further = other.models.keys().filter(|name| !self.models.contains_key(*name));
+        further.for_each(|name| note(true, format!("model `{name}`")));
+        let digests = self.prompts.digest != other.prompts.digest;
+        note(digests, format!("prompts `{}`", self.prompts.source));
+        let (ours, theirs) = (&self.plugin_set.run, &other.plugin_set.run);
+        note(ours.seed != theirs.seed, "`run.seed`".into());
+        note(ours.rounds != theirs.rounds, "`run.rounds`".into());
+        found
+    }
+
     /// Returns what differs between two runs, in words; empty where they are the same run.
     pub fn differences(&self, other: &Manifest) -> Vec<String> {
         let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! Runs: opening and resuming them, the loop over rounds, and how they end.
 
 pub mod directory;
+pub mod earlier;
 pub mod journal;
 pub mod manifest;
 pub mod memory;
@@ -18,6 +19,7 @@ pub use finish::put_result;
 pub use prepare::{Prepared, prepare};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
@@ -31,6 +33,7 @@ use crate::round::rows::Trained;
 use crate::round::stage::{self, Notebook};
 use crate::round::{self, Models, Pool, RunError, Workshop};
 use directory::{Directory, DirectoryError};
+use earlier::Earlier;
 use manifest::Manifest;
 
 /// What to do with a run directory that is there already.
@@ -120,19 +123,21 @@ pub fn has_ended(path: &Path) -> bool {
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
-    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE] {
+    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE, directory::LOG] {
         directory.remove(entry)?;
     }
     directory.write_json(manifest::FILE, manifest)?;
     Ok(())
 }
 
-/// Does a run from where it stands to its end, and returns its report. A run that has nothing left to
-/// train on has ended too ([`Report::nothing_kept`]).
+/// Does a run from where it stands to its end, and returns its report. What an earlier run has done is taken
+/// over or done again, as that says. A run that has nothing left to train on has ended too
+/// ([`Report::nothing_kept`]).
 pub fn execute(
     prepared: &Prepared,
     models: &Models,
     directory: Directory,
+    earlier: Option<Arc<Earlier>>,
     memory: &Budget<'_>,
     progress: &Progress,
     cancel: &AtomicBool,
@@ -147,7 +152,7 @@ pub fn execute(
         set.run.seed,
         set.run.rounds,
     ]);
-    let mut book = Notebook::open(directory, base)?;
+    let mut book = Notebook::open(directory, base, earlier)?;
     book.budgets = Budgets::open(&prepared.plugins, &book.journal);
     let shop = Workshop {
         set,

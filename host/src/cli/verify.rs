@@ -1,0 +1,157 @@
+//! `aligner verify DIR`: does the work of a finished run again and compares. This file holds its arguments.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, Device, ProgressArgs, cancel, exit, memory, output, reuse, run as run_verb};
+use crate::progress::counted;
+use crate::round::RunError;
+use crate::round::stage::{Place, label};
+use crate::run::directory::{self, DirectoryError};
+use crate::run::earlier::{Earlier, Fate, Use};
+use crate::run::journal::{self, Entry};
+use crate::run::{self, seed};
+
+/// Arguments of `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Run directory of a finished run
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Make so many completions and answers again, drawn at random, and with them all but training
+    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "all")]
+    pub sample: usize,
+    /// Do everything again, training too: it takes as long as the run did
+    #[arg(long)]
+    pub all: bool,
+    /// What draws the sample
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print the stages as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where models run: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
+    /// How progress is shown
+    #[command(flatten)]
+    pub shown: ProgressArgs,
+}
+
+/// Does the stages again in a folder that nobody keeps. Every file that they write has to have the bytes that
+/// the run's journal names; so have the report and what is in `final/`.
+///
+/// Fails where something differs, with stage, file and record.
+pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
+    cancel::listen()?;
+    let path = &args.directory;
+    let shown = path.display();
+    let begun = reuse::manifest(path)?;
+    let entries = journal::read(path)?;
+    if !journal::has_ended(&entries) {
+        let message = format!("`{shown}` is not finished");
+        return Err(CliError::new(exit::RUN_DIRECTORY, message)
+            .hint(format!("`aligner resume {shown}` goes on with it")));
+    }
+    let progress = args.shown.open();
+    let device = args.device.resolve(begun.plugin_set.run.dtype)?;
+    let prepared = run_verb::prepare(begun.clone().pinned_set(), device, &progress)?;
+    let differences = prepared.manifest.differences(&begun);
+    if !differences.is_empty() {
+        let message = format!(
+            "`{shown}` cannot be done again here: this is not what it was: {}",
+            differences.join(", ")
+        );
+        return Err(CliError::new(exit::RUN_DIRECTORY, message).hint(
+            "bring files and models back as they were; bits are the same on the same class of processor \
+             or card",
+        ));
+    }
+    let estimate = run::memory::estimate(&prepared)?;
+    let way_out = |part| run::memory::way_out(&prepared.set, part);
+    memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
+    let draw = seed::of(["verify".into(), args.seed.into()]);
+    let sample = (!args.all).then_some(args.sample);
+    let earlier = Arc::new(Earlier::open(path, Use::Verify { sample }, draw)?);
+    let models = run_verb::models(&prepared, &progress)?;
+    let scratch = reuse::scratch()?;
+    let again = (scratch.path(), earlier.clone());
+    match reuse::rehearse(&prepared, &models, again, estimate, &progress) {
+        Ok(_) | Err(RunError::NothingKept { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    results(args, scratch.path(), &entries)?;
+    output::print(&verdict(args, &earlier))?;
+    Ok(())
+}
+
+/// Compares the report and what is in `final/`.
+fn results(
+    args: &VerifyArgs,
+    scratch: &std::path::Path,
+    entries: &[Entry],
+) -> Result<(), CliError> {
+    let run = &args.directory;
+    let reported = entries.iter().find_map(|entry| match entry {
+        Entry::Done { files, .. } => Some(files),
+        _ => None,
+    });
+    let differs = |what: String| DirectoryError::Differs { what };
+    for (file, digest) in reported.into_iter().flatten() {
+        directory::check_file(run, file, digest)?;
+        directory::check_file(scratch, file, digest)
+            .map_err(|_| differs(format!("`{}` comes out otherwise", run.join(file).display())))?;
+    }
+    let result = directory::tree(&scratch.join("final"))?;
+    for (file, digest) in result {
+        let name = format!("final/{file}");
+        directory::check_file(run, &name, &digest).map_err(|_| {
+            let path = run.join(&name);
+            match path.exists() {
+                true => differs(format!("`{}` is not what the run made", path.display())),
+                false => differs(format!("`{}` is gone", path.display())),
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Says what was compared.
+fn verdict(args: &VerifyArgs, earlier: &Earlier) -> String {
+    let fates = earlier.fates();
+    let name = |fate: &Fate| match fate {
+        Fate::Done => "same",
+        Fate::Taken => "not done again",
+    };
+    if args.json {
+        let stages: Vec<_> = fates
+            .iter()
+            .map(|(round, stage, fate)| json!({ "round": round, "stage": stage, "found": name(fate) }))
+            .collect();
+        let report = json!({
+            "run": args.directory,
+            "all": args.all,
+            "made_again": (!args.all).then_some(earlier.drawn()),
+            "stages": stages,
+        });
+        return format!("{report:#}\n");
+    }
+    let mut text = String::new();
+    for (round, stage, fate) in &fates {
+        let place = Place { round: *round, stage };
+        text.push_str(&format!("  {:<14}  {}\n", name(fate), label(place)));
+    }
+    let done = fates.iter().filter(|(_, _, fate)| *fate == Fate::Done).count();
+    text.push_str(&format!(
+        "{done} of {} done again, {}: every byte is the same\n",
+        counted(fates.len() as u64, "stages"),
+        match args.all {
+            true => "with all they made".to_owned(),
+            false => format!("{} made again", counted(earlier.drawn() as u64, "completions and answers")),
+        }
+    ));
+    text
+}
