@@ -40,9 +40,52 @@ pub fn one_line(text: &str, max_bytes: usize) -> String {
     out
 }
 
+/// Returns an argument as a shell reads it: quoted where it has to be. What is hidden becomes an escape, which
+/// `bash`, `zsh` and `ksh` know.
+pub fn for_a_shell(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-@%+=:,./".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        return argument.to_owned();
+    }
+    if !argument.contains(is_hidden) {
+        return format!("'{}'", argument.replace('\'', r"'\''"));
+    }
+    let escaped = argument.chars().map(|c| match c {
+        '\'' | '\\' => format!("\\{c}"),
+        '\n' => "\\n".to_owned(),
+        '\t' => "\\t".to_owned(),
+        c if is_hidden(c) => format!("\\U{:08x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("$'{}'", escaped.collect::<String>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_reads_an_argument_as_it_was() {
+        let check = |argument: &str, expected: &str| assert_eq!(for_a_shell(argument), expected);
+        check("a/b-1.aligner", "a/b-1.aligner");
+        check("x y.aligner", "'x y.aligner'");
+        check("", "''");
+        check("it's $HOME", r"'it'\''s $HOME'");
+        check("a\nb'\\", r"$'a\nb\'\\'");
+        check("a\u{202e}b", r"$'a\U0000202eb'");
+        for argument in ["x y", "it's `id` $HOME", "a\nb'\\\u{1b}[2J\u{202e}ä", "日本 語"] {
+            let script = format!("printf %s {}", for_a_shell(argument));
+            let Ok(said) = std::process::Command::new("bash")
+                .arg("-c")
+                .arg(script)
+                .env("LC_ALL", "C.UTF-8")
+                .output()
+            else {
+                return;
+            };
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), argument);
+        }
+    }
 
     #[test]
     fn lines_are_one_and_not_long() {

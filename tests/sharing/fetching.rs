@@ -253,6 +253,6 @@ fn verbs_that_look_at_plugins_take_addresses() {
     let no_plugin = Server::serving("200 OK", "", b"<html>".to_vec());
     desk.aligner(&["plugin", "pull", &no_plugin.url("x.wasm"), "--out", "x.wasm"])
         .expect(3)
-        .says(&["is not WebAssembly"]);
+        .says(&["is not WebAssembly but an HTML page", "behind `raw` or `download`"]);
     assert!(!desk.place.path("x.wasm").exists());
 }

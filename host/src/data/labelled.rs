@@ -183,6 +183,28 @@ impl Columns {
     fn get<'a>(&self, row: &'a Map<String, Value>, role: &str) -> Option<&'a Value> {
         row.get(self.name(role)).filter(|value| !value.is_null())
     }
+
+    /// Returns the column of a role, where the user said what it is called: it has to be there.
+    fn get_named<'a>(
+        &self,
+        row: &'a Map<String, Value>,
+        role: &'static str,
+    ) -> Result<Option<&'a Value>, RowProblem> {
+        match (self.get(row, role), self.names.contains_key(role)) {
+            (None, true) => Err(self.missing(role)),
+            (value, _) => Ok(value),
+        }
+    }
+
+    /// Says that a row lacks the column of a role, by the name that the user gave it.
+    fn missing(&self, role: &'static str) -> RowProblem {
+        match self.names.get(role) {
+            Some(name) => {
+                RowProblem::Wrong(format!("the row has no `{name}`, which should be its {role}"))
+            }
+            None => RowProblem::Missing(role),
+        }
+    }
 }
 
 /// Reads a row.
@@ -203,7 +225,7 @@ fn read(bytes: &[u8], line: usize, columns: &Columns) -> Result<LabelledRow, Row
             }),
         });
     }
-    match (columns.get(&row, "chosen"), columns.get(&row, "rejected")) {
+    match (columns.get_named(&row, "chosen")?, columns.get_named(&row, "rejected")?) {
         (Some(chosen), Some(rejected)) => {
             let (prompt, chosen, rejected) = pair(&row, columns, chosen, rejected)?;
             Ok(LabelledRow::Pair(LabelledPair { line, prompt, chosen, rejected, slices }))
@@ -220,7 +242,7 @@ fn read(bytes: &[u8], line: usize, columns: &Columns) -> Result<LabelledRow, Row
                 Some(Value::String(finish)) if finish == "length" => Finish::Length,
                 Some(_) => return Err(wrong_type("finish", "`stop` or `length`")),
             };
-            let score = columns.get(&row, "score").and_then(Value::as_f64);
+            let score = columns.get_named(&row, "score")?.and_then(Value::as_f64);
             let row = Labelled { line, prompt, completion, finish, good, score, slices };
             Ok(LabelledRow::Completion(row))
         }
@@ -231,9 +253,7 @@ fn read(bytes: &[u8], line: usize, columns: &Columns) -> Result<LabelledRow, Row
 fn prompt(row: &Map<String, Value>, columns: &Columns) -> Result<Text, RowProblem> {
     let Some(name) = columns.names.get("prompt") else { return prompt_text(row) };
     match row.get(name) {
-        None | Some(Value::Null) => {
-            Err(RowProblem::Wrong(format!("the row has no `{name}`, which should be its prompt")))
-        }
+        None | Some(Value::Null) => Err(columns.missing("prompt")),
         Some(Value::Array(items)) => {
             let messages = messages(items, name)?;
             match messages.last().map(|message| message.speaker) {
@@ -250,13 +270,13 @@ pub(super) fn completion(
     columns: &Columns,
 ) -> Result<(Text, String), RowProblem> {
     let found = match columns.names.get("completion") {
-        Some(_) => columns.get(row, "completion"),
+        Some(_) => columns.get_named(row, "completion")?,
         None => ["completion", "response", "answer", "output"]
             .into_iter()
             .find_map(|name| row.get(name).filter(|value| !value.is_null())),
     };
     match (found, row.get("messages")) {
-        (Some(value), _) => Ok((prompt(row, columns)?, words(value, "completion")?)),
+        (Some(value), _) => Ok((prompt(row, columns)?, words(value, columns.name("completion"))?)),
         (None, Some(Value::Array(items))) => split_answer(messages(items, "messages")?),
         (None, _) => Err(RowProblem::Missing("completion")),
     }
@@ -273,13 +293,14 @@ fn pair(
         || ["prompt", "instruction", "question", "query"].into_iter().any(|it| present(row, it));
     if has_prompt {
         let prompt = prompt(row, columns)?;
-        return Ok((prompt, several(chosen, "chosen")?, several(rejected, "rejected")?));
+        let [better, worse] = ["chosen", "rejected"].map(|role| columns.name(role));
+        return Ok((prompt, several(chosen, better)?, several(rejected, worse)?));
     }
     let (Value::Array(chosen), Value::Array(rejected)) = (chosen, rejected) else {
         return Err(RowProblem::NoPrompt);
     };
-    let (prompt, chosen) = split_answer(messages(chosen, "chosen")?)?;
-    let (same, rejected) = split_answer(messages(rejected, "rejected")?)?;
+    let (prompt, chosen) = split_answer(messages(chosen, columns.name("chosen"))?)?;
+    let (same, rejected) = split_answer(messages(rejected, columns.name("rejected"))?)?;
     if prompt != same {
         return Err(RowProblem::Apart);
     }
@@ -313,7 +334,7 @@ fn words(value: &Value, column: &str) -> Result<String, RowProblem> {
 
 /// Returns whether a completion is good.
 fn good(row: &Map<String, Value>, columns: &Columns) -> Result<bool, RowProblem> {
-    if let Some(label) = columns.get(row, "label") {
+    if let Some(label) = columns.get_named(row, "label")? {
         let word = match label {
             Value::Bool(good) => return Ok(*good),
             Value::Number(number) => number.to_string(),
@@ -329,8 +350,8 @@ fn good(row: &Map<String, Value>, columns: &Columns) -> Result<bool, RowProblem>
             )),
         };
     }
-    match columns.get(row, "score") {
-        None => Err(RowProblem::Missing("label")),
+    match columns.get_named(row, "score")? {
+        None => Err(columns.missing("label")),
         Some(score) => match score.as_f64() {
             Some(score) => Ok(score >= columns.threshold),
             None => Err(wrong_type(columns.name("score"), "a number")),

@@ -104,6 +104,10 @@ impl Lock {
         let damaged = |detail: String| LockError::Damaged { path: path.clone(), detail };
         let io = |error| LockError::Io { action: "read", path: path.clone(), error };
         match path.metadata() {
+            // A link to what is gone is a lock that somebody meant to be kept to.
+            Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => {
+                return Err(damaged("it is a link to a file that is not there".into()));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(error)),
             Ok(metadata) if !metadata.is_file() => return Err(damaged("it is no file".into())),
@@ -286,5 +290,9 @@ mod tests {
         std::fs::create_dir(folder.path().join(LOCK_FILE)).unwrap();
         let error = Lock::read(folder.path()).unwrap_err();
         assert!(error.to_string().contains("it is no file"), "{error}");
+        std::fs::remove_dir(folder.path().join(LOCK_FILE)).unwrap();
+        std::os::unix::fs::symlink("gone", folder.path().join(LOCK_FILE)).unwrap();
+        let error = Lock::read(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("it is a link to a file that is not there"), "{error}");
     }
 }

@@ -110,8 +110,22 @@ fn body(
         Some(total) if bytes.len() as u64 != total => {
             Err(broken(bytes.len(), Some(total), "the connection ended"))
         }
+        _ if is_page(&bytes) => Err(Fault::new(
+            "is not WebAssembly but an HTML page",
+            "name the address that the file itself has, behind `raw` or `download` on such a page; a server that \
+             wants a login sends a page too",
+        )),
         _ => Ok(bytes),
     }
+}
+
+/// Returns whether a file is a page for a browser.
+fn is_page(bytes: &[u8]) -> bool {
+    let begins = |text: &str| {
+        let start = bytes.trim_ascii_start().get(..text.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes()))
+    };
+    begins("<!doctype html") || begins("<html")
 }
 
 fn broken(came: usize, total: Option<u64>, why: &str) -> Fault {

@@ -101,8 +101,12 @@ impl Objects {
         DataError::Row { name: self.name.clone(), line: self.line, problem }
     }
 
-    /// Passes by white space; returns whether a list begins there, and passes by its bracket.
+    /// Passes by what stands before the first object; returns whether a list begins there, and passes by its bracket.
     fn begins_with_bracket(&mut self) -> Result<bool, DataError> {
+        // A byte order mark says nothing of UTF-8.
+        if self.reader.fill_buf().is_ok_and(|buffer| buffer.starts_with(b"\xef\xbb\xbf")) {
+            self.reader.consume(3);
+        }
         let begins = self.peek()? == Some(b'[');
         if begins {
             self.reader.consume(1);

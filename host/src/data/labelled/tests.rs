@@ -90,6 +90,22 @@ fn columns_have_other_names() {
 }
 
 #[test]
+fn columns_that_lack_have_the_name_that_the_user_gave() {
+    let check = |role: &str, row: &str, expected: &str| {
+        let names = [(role.to_owned(), "x".to_owned())].into();
+        check_as(&Columns { names, ..Columns::default() }, row, expected);
+    };
+    let scored = r#"{"prompt": "p", "completion": "c", "messages": [], "label": 1, "score": 1}"#;
+    for role in ["completion", "label", "score", "chosen", "rejected"] {
+        check(role, scored, &format!("the row has no `x`, which should be its {role}"));
+    }
+    check("completion", &scored.replace("\"completion\": \"c\"", "\"x\": 1"), "`x` must be a text");
+    let pair = r#"{"prompt": "p", "x": ["a", 1], "rejected": "b"}"#;
+    check("chosen", pair, "`x` must be a text");
+    check("chosen", r#"{"x": [], "rejected": []}"#, "`x` is empty");
+}
+
+#[test]
 fn pairs_are_texts_or_conversations() {
     check(r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#, "1 p (1): a over b");
     let user = r#"{"role": "user", "content": "q"}"#;
@@ -175,6 +191,10 @@ fn lists_gzip_and_chunks() {
     let list = format!("\n [\n{}\n]\n", rows.join(",\n"));
     let found = all("d.json", list.as_bytes(), 100);
     assert!(found[0].starts_with("1 p{[0: \"}\\ true; 2 p{[1"), "{found:?}");
+    let marked = all("d.json", format!("\u{feff}{list}").as_bytes(), 100);
+    assert_eq!(marked, found);
+    let marked = all("d.jsonl", format!("\u{feff}{}", rows.join("\n")).as_bytes(), 100);
+    assert!(marked[0].starts_with("1 p{[0: \"}\\ true; 2 p{[1"), "{marked:?}");
     // In one line too, each is told apart.
     assert_eq!(all("d.json", format!("[{}]", rows.join(",")).as_bytes(), 100), found);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
