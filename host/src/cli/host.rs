@@ -61,10 +61,16 @@ pub fn source(text: &str) -> Result<Source, CliError> {
 /// Returns the component that an argument names with its source, fetched where it has to be.
 pub fn component(text: &str, progress: &Progress) -> Result<(Source, Found), CliError> {
     let source = source(text)?;
+    let found = fetched(&source, progress)?;
+    Ok((source, found))
+}
+
+/// Returns the component of a source, fetched where it has to be.
+pub fn fetched(source: &Source, progress: &Progress) -> Result<Found, PluginError> {
     let mut downloads = Downloads::new(progress);
-    let found = Fetcher::from_env().open(&source, None, &mut |state| downloads.note(state));
+    let found = Fetcher::from_env().open(source, None, &mut |state| downloads.note(state));
     downloads.finish();
-    Ok((source, found?))
+    found
 }
 
 /// Shows the progress of downloads, one stage for each.

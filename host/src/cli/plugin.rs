@@ -15,10 +15,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CliError, Device, ProgressArgs, host};
+use super::{CliError, ProgressArgs, evaluate::oracle::ModelArgs, host};
 use crate::progress::Progress;
 use crate::{
-    model::backend::WeightType,
     plugin::{self, Interface, Kind, Loaded},
     plugin_set::After,
 };
@@ -180,18 +179,9 @@ pub struct RunArgs {
     /// Principle plugin whose exemplars a sampler draws from
     #[arg(long, value_name = "FILE")]
     pub principle: Option<String>,
-    /// What it may ask: alias, folder, FILE.gguf or hf:owner/name@revision
-    #[arg(long, value_name = "MODEL")]
-    pub model: Option<String>,
-    /// PEFT adapter folder beside the model; a reward model is asked for rewards
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
-    #[arg(long, value_name = "TYPE", default_value_t)]
-    pub dtype: WeightType,
-    /// Where the model runs: auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: Device,
+    /// Which model is asked
+    #[command(flatten)]
+    pub asked: ModelArgs,
     /// Where the lines go; stdout where absent
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,

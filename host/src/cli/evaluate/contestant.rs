@@ -19,6 +19,7 @@ use crate::{
     plugin::{
         Answerer, Fault, Kind, Outcome, Place, Plugin, PluginError, Runtime, Sitting, Spent, Stage,
     },
+    progress::Progress,
     record::Record,
     round::{Need, Number, What},
 };
@@ -64,9 +65,14 @@ pub const PLACE: Place<'static> =
 
 impl Contestant {
     /// Loads a plugin. One that cannot be loaded or called is kept with the reason.
-    pub fn load(runtime: &Runtime, wanted: Wanted, terms: Terms) -> Contestant {
+    pub fn load(
+        runtime: &Runtime,
+        wanted: Wanted,
+        terms: Terms,
+        progress: &Progress,
+    ) -> Contestant {
         let mut bytes = 0;
-        let loaded = load::load(runtime, &wanted, terms, &mut bytes);
+        let loaded = load::load(runtime, &wanted, terms, &mut bytes, progress);
         let kind = loaded.as_ref().map(|(plugin, _)| plugin.identity().kind);
         let tally = match (kind, terms.pairs, wanted.each) {
             (Ok(Kind::Judge), true, false) => Tally::Together(JudgeTally::default()),

@@ -4,10 +4,11 @@ use super::batch::{FIRST, SECOND};
 use super::oracle::grant;
 use super::plugins::Wanted;
 use crate::{
+    cli::host,
     evaluate::summary::Who,
     plugin::{Kind, Limits, OnError, Plugin, Runtime, Setup},
+    progress::Progress,
     round::{GRAMMAR, Need, What},
-    source::Fetcher,
 };
 
 /// What plugins are called on, and with what.
@@ -29,8 +30,9 @@ pub fn load(
     wanted: &Wanted,
     terms: Terms,
     bytes: &mut usize,
+    progress: &Progress,
 ) -> Result<(Plugin, Vec<Need>), String> {
-    let found = Fetcher::from_env().open(&wanted.source, None, &mut |_| {});
+    let found = host::fetched(&wanted.source, progress);
     let found = found.map_err(|error| error.to_string())?.component;
     *bytes = found.len();
     let loaded = runtime.open(&found, &Limits::default()).map_err(|error| error.to_string())?;

@@ -13,17 +13,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Device, ProgressArgs, cancel, exit, host, output, place};
+use super::{CliError, ProgressArgs, cancel, exit, host, output, place};
 use crate::{
     data::{Columns, LABELLED_ROLES},
     evaluate::summary::Evaluation,
-    model::backend::WeightType,
     plugin_set::Source,
     report,
+    shown::printable,
 };
 use contestant::Contestant;
 use load::Terms;
-use oracle::Oracle;
+use oracle::{ModelArgs, Oracle};
 use plugins::Wanted;
 
 /// Arguments of `evaluate`.
@@ -62,18 +62,9 @@ pub struct EvaluateArgs {
     /// Tokens that the answers to one plugin may have, in all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub ask_tokens: Option<u64>,
-    /// What plugins with --ask ask, and what measures what plugins need: alias, folder, FILE.gguf or hf:owner/name@revision
-    #[arg(long, value_name = "MODEL")]
-    pub model: Option<String>,
-    /// PEFT adapter folder beside the model; a reward model is asked for rewards
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
-    #[arg(long, value_name = "TYPE", default_value_t)]
-    pub dtype: WeightType,
-    /// Where the model runs: auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: Device,
+    /// Which model is asked
+    #[command(flatten)]
+    pub asked: ModelArgs,
     /// Write a page with every table and plot
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
@@ -126,20 +117,22 @@ pub fn main(args: &EvaluateArgs) -> Result<(), CliError> {
         slices: args.slices.clone(),
     };
     let progress = args.shown.open();
-    let names_model = args.model.is_some() || args.adapter.is_some();
+    let names_model = args.asked.is_named();
     let mut source = take::Source::open(&args.data, columns, args.limit, names_model)?;
     let runtime = host::runtime()?;
     let terms =
         Terms { pairs: source.is_pairs(), measures: names_model, ask_tokens: args.ask_tokens };
-    let mut contestants: Vec<Contestant> =
-        wanted.into_iter().map(|wanted| Contestant::load(&runtime, wanted, terms)).collect();
+    let mut contestants: Vec<Contestant> = wanted
+        .into_iter()
+        .map(|wanted| Contestant::load(&runtime, wanted, terms, &progress))
+        .collect();
     check_use(names_model, &contestants)?;
     let asks = contestants.iter().any(Contestant::uses_model);
-    let oracle = if asks { Some(Oracle::load(&args.asked(), &progress)?) } else { None };
+    let oracle = if asks { Some(Oracle::load(&args.asked, &progress)?) } else { None };
     if oracle.as_ref().is_some_and(|oracle| !oracle.writes()) {
         contestants.iter_mut().for_each(Contestant::fail_without_measurements);
     }
-    let model = oracle.as_ref().map(|oracle| oracle.name().to_owned());
+    let model = oracle.as_ref().map(|oracle| printable(oracle.name()));
     let mut evaluation = take::take(&mut source, &mut contestants, oracle, &progress)?;
     evaluation.model = model;
 
@@ -175,12 +168,12 @@ fn failures(evaluation: &Evaluation) -> Result<(), CliError> {
 /// Fails where plugins may ask and there is no model.
 fn check_asks(args: &EvaluateArgs, wanted: &[Wanted]) -> Result<(), CliError> {
     let asking = wanted.iter().find(|wanted| wanted.ask);
-    match (asking, &args.model, &args.adapter) {
-        (Some(wanted), None, None) => {
+    match asking.filter(|_| !args.asked.is_named()) {
+        Some(wanted) => {
             let message = format!("`{}` may ask a model, and none is named", wanted.name);
             Err(CliError::usage(message).hint("name it with `--model`"))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The model that plugins ask, through the same engine as in a run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use serde_json::json;
 
-use super::EvaluateArgs;
 use crate::{
     cli::{CliError, Device, cancel, host},
     model::backend::WeightType,
@@ -45,37 +45,37 @@ pub struct Oracle {
     left: Option<u64>,
 }
 
-/// Which model is asked.
-pub struct Asked<'a> {
-    /// Absent: as the adapter says.
-    pub model: Option<&'a str>,
-    /// A PEFT folder.
-    pub adapter: Option<&'a Path>,
-    /// How weights are kept.
+/// Which model is asked: arguments of the verbs that call plugins by themselves.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// What plugins may ask, and what measures what they need: alias, folder, FILE.gguf or hf:owner/name@revision
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// PEFT adapter folder beside the model; a reward model is asked for rewards
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// How weights are kept: f32 (exact), bf16 (half the memory) or int8 (a quarter)
+    #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: WeightType,
-    /// Where it runs.
+    /// Where the model runs: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
 }
 
-impl EvaluateArgs {
-    /// Returns which model is asked.
-    pub fn asked(&self) -> Asked<'_> {
-        Asked {
-            model: self.model.as_deref(),
-            adapter: self.adapter.as_deref(),
-            dtype: self.dtype,
-            device: self.device,
-        }
+impl ModelArgs {
+    /// Returns whether there is a model: an adapter names its own.
+    pub fn is_named(&self) -> bool {
+        self.model.is_some() || self.adapter.is_some()
     }
 }
 
 impl Oracle {
     /// Loads the model that the command line names.
-    pub fn load(args: &Asked<'_>, progress: &Progress) -> Result<Oracle, CliError> {
+    pub fn load(args: &ModelArgs, progress: &Progress) -> Result<Oracle, CliError> {
         let device = args.device.resolve(args.dtype)?;
-        let name = host::model_name(args.model, args.adapter)?;
+        let name = host::model_name(args.model.as_deref(), args.adapter.as_deref())?;
         let opened = host::open(&name, progress)?;
-        let adapter = args.adapter.map(|it| host::adapter(it, &opened)).transpose()?;
+        let adapter = args.adapter.as_deref().map(|it| host::adapter(it, &opened)).transpose()?;
         let (loaded, _) = host::load_adapted(&opened, None, &device, args.dtype, progress)?;
         let models = Models::new(&opened, loaded, BTreeMap::new(), Progress::new(SILENT));
         let policy = match adapter {

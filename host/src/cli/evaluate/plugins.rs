@@ -10,12 +10,13 @@ use super::EvaluateArgs;
 use crate::{
     cli::{CliError, host},
     plugin_set::Source,
+    shown::printable,
 };
 
 /// A plugin, with its configuration and rights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
-    /// What tables call it; no two are called the same.
+    /// What tables call it, without what cannot be seen; no two are called the same.
     pub name: String,
     /// The component.
     pub source: Source,
@@ -89,7 +90,7 @@ pub fn wanted(args: &EvaluateArgs) -> Result<Vec<Wanted>, CliError> {
 
 fn find<'a>(all: &'a mut [Wanted], flag: &str, name: &str) -> Result<&'a mut Wanted, CliError> {
     let names: Vec<String> = all.iter().map(|wanted| format!("`{}`", wanted.name)).collect();
-    all.iter_mut().find(|wanted| wanted.name == name).ok_or_else(|| {
+    all.iter_mut().find(|wanted| wanted.name == printable(name)).ok_or_else(|| {
         let error = CliError::usage(format!("`{flag}` names `{name}`, and no plugin is called so"));
         error.hint(format!("there are {}", names.join(", ")))
     })
@@ -108,7 +109,7 @@ fn named(text: &str) -> Result<Wanted, CliError> {
         return Err(CliError::usage(format!("`{text}` names no plugin")));
     }
     let source = host::source(source)?;
-    let name = name.unwrap_or_else(|| source.short());
+    let name = name.unwrap_or_else(|| printable(&source.short()));
     Ok(Wanted { name, source, config: Value::Object(Default::default()), ask: false, each: false })
 }
 
@@ -128,7 +129,7 @@ fn read(path: &Path) -> Result<Vec<Wanted>, CliError> {
             elsewhere => elsewhere,
         };
         Wanted {
-            name: entry.name.unwrap_or_else(|| source.short()),
+            name: printable(&entry.name.unwrap_or_else(|| source.short())),
             source,
             config: Value::Object(entry.config),
             ask: entry.ask,

@@ -17,6 +17,7 @@ use crate::{
     plugin::{Plugin, Sitting, Spent},
     progress::Progress,
     round::Need,
+    shown::printable,
 };
 
 /// Rows of a chunk.
@@ -104,7 +105,7 @@ pub fn take(
     let mut answers = Answers::new(oracle);
     let mut found = Evaluation {
         aligner: env!("CARGO_PKG_VERSION").to_owned(),
-        data: source.path.display().to_string(),
+        data: printable(&source.path.display().to_string()),
         pairs: source.is_pairs(),
         rows: 0,
         undecided: 0,

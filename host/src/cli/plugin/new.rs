@@ -12,7 +12,7 @@ use crate::{
 /// Makes the folder: whole, or not at all.
 pub fn main(args: &NewArgs) -> Result<(), CliError> {
     let NewArgs { kind, language, name } = args;
-    check_name(name)?;
+    check_name(name, *language)?;
     let folder = Path::new(name);
     if folder.exists() {
         return Err(CliError::usage(format!("`{name}` is there already"))
@@ -29,14 +29,25 @@ pub fn main(args: &NewArgs) -> Result<(), CliError> {
     output::print(&format!("made {name}/\n\n    cd {name}\n    {test}\n    aligner plugin build\n"))
 }
 
+/// Names of Rust that a crate cannot have, or with which its tests do not build: keywords, crates that come with
+/// the compiler, and what a plugin's crate depends on.
+const TAKEN_IN_RUST: &str = "abstract aligner-sdk alloc as async await become box break const continue core crate \
+    do dyn else enum extern false final fn for gen if impl in let loop macro match mod move mut override priv \
+    proc-macro pub ref return self serde static std struct super test trait true try type typeof unsafe unsized \
+    use virtual where while yield";
+
 /// The host takes no other name, and the languages make one of their own of it.
-fn check_name(name: &str) -> Result<(), CliError> {
+fn check_name(name: &str, language: Language) -> Result<(), CliError> {
     let word = |word: &str| {
         !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
-    // Cargo takes no package of the name of another one in the same folder.
-    if !begins || name.len() > 64 || name == "aligner-sdk" || !name.split('-').all(word) {
+    if language == Language::Rust && TAKEN_IN_RUST.split_whitespace().any(|taken| taken == name) {
+        return Err(CliError::usage(format!("`{name}` is no name for a plugin in Rust")).hint(
+            format!("the name has a meaning there already; take another, such as `my-{name}`"),
+        ));
+    }
+    if !begins || name.len() > 64 || !name.split('-').all(word) {
         return Err(CliError::usage(format!("`{name}` is no name for a plugin"))
             .hint("lower-case words joined by hyphens, such as `min-words`"));
     }
@@ -133,11 +144,16 @@ mod tests {
     #[test]
     fn names_are_words_joined_by_hyphens() {
         for name in ["length", "min-words", "top-3", "a1-b2"] {
-            assert!(check_name(name).is_ok(), "{name}");
+            assert!(check_name(name, Language::Rust).is_ok(), "{name}");
+        }
+        for name in ["serde", "aligner-sdk", "std", "proc-macro", "fn", "yield"] {
+            let error = check_name(name, Language::Rust).unwrap_err();
+            assert!(error.hint.is_some_and(|hint| hint.contains(&format!("my-{name}"))));
+            assert!(check_name(name, Language::Python).is_ok(), "{name}");
         }
         let long = "a".repeat(65);
-        for name in ["", "-a", "a-", "a--b", "A", "a_b", "3a", "ä", "../a", "aligner-sdk", &long] {
-            assert!(check_name(name).is_err(), "{name}");
+        for name in ["", "-a", "a-", "a--b", "A", "a_b", "3a", "ä", "../a", &long] {
+            assert!(check_name(name, Language::Js).is_err(), "{name}");
         }
     }
 

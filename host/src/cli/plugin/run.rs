@@ -12,7 +12,7 @@ use super::{AfterArg, RunArgs, data, kind};
 use crate::{
     cli::{
         CliError, cancel,
-        evaluate::oracle::{Answers, Asked, NAMES, Oracle, grant},
+        evaluate::oracle::{Answers, NAMES, Oracle, grant},
         exit, host,
         place::{self, Unfinished, cannot_write},
     },
@@ -94,16 +94,8 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
     };
     let mut file = RecordFile::open(&args.data, data::upto(args.after))?;
     cancel::listen()?;
-    let oracle = match args.model.is_some() || args.adapter.is_some() {
-        true => {
-            let asked = Asked {
-                model: args.model.as_deref(),
-                adapter: args.adapter.as_deref(),
-                dtype: args.dtype,
-                device: args.device,
-            };
-            Some(Oracle::load(&asked, &progress)?)
-        }
+    let oracle = match args.asked.is_named() {
+        true => Some(Oracle::load(&args.asked, &progress)?),
         false => None,
     };
     let mut answers = Answers::new(oracle);
@@ -132,8 +124,7 @@ pub fn main(args: &RunArgs) -> Result<(), CliError> {
 
 /// Makes the plugin ready: it may ask where there is a model.
 fn configure(args: &RunArgs, loaded: &Loaded, kind: Kind) -> Result<Plugin, CliError> {
-    let asks = args.model.is_some() || args.adapter.is_some();
-    let grant = asks.then(|| grant(None));
+    let grant = args.asked.is_named().then(|| grant(None));
     let config = args.config.clone().unwrap_or_else(|| "{}".into());
     let setup = Setup { config, grant, on_error: OnError::Drop, ..Setup::new(kind) };
     Ok(loaded.configure(setup)?)
