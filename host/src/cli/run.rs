@@ -70,7 +70,8 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     let loaded = args.plugin_set(&host::embedded())?;
     let device = args.device.resolve(loaded.set.run.dtype)?;
     let progress = shown.open();
-    let prepared = prepare(loaded.set, device, &progress)?;
+    let mut prepared = prepare(loaded.set, device, &progress)?;
+    prepared.manifest.command = args.command();
     let out = match &args.out {
         Some(out) => out.clone(),
         None => run::default_directory(&prepared.manifest, &today()),
@@ -166,8 +167,21 @@ pub fn work(
     estimate: Estimate,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    log::open(&directory);
     let path = directory.path().to_owned();
+    let report = go(prepared, models, directory, earlier, estimate, progress)?;
+    result(prepared, &path, &report)
+}
+
+/// Does what is left of a run, and says what of it an earlier run had done.
+pub fn go(
+    prepared: &Prepared,
+    models: &Models,
+    directory: Directory,
+    earlier: Option<Arc<Earlier>>,
+    estimate: Estimate,
+    progress: &Progress,
+) -> Result<Report, RunError> {
+    log::open(&directory);
     // What the environment says has been read before.
     let available = &|| memory::available(&prepared.device).ok().flatten();
     let budget = Budget { estimate, available };
@@ -177,7 +191,7 @@ pub fn work(
     if let Some(earlier) = earlier {
         reuse::tell(&earlier, progress);
     }
-    result(prepared, &path, &report)
+    Ok(report)
 }
 
 /// Prints the table of a run that has ended before; a result that is gone is put back.
@@ -264,6 +278,22 @@ impl RunArgs {
     /// own win over `--set`.
     pub fn plugin_set(&self, embedded: &Embedded<'_>) -> Result<Loaded, CliError> {
         Ok(plugin_set::load(&self.plugins, &self.overrides()?, embedded)?)
+    }
+
+    /// Returns the command that makes the same run: what it is not decided by is left out.
+    fn command(&self) -> Vec<String> {
+        let mut command = vec!["aligner".to_owned(), "--plugins".to_owned()];
+        command.push(self.plugins.display().to_string());
+        let mut add = |flag: &str, value: Option<String>| {
+            command.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        };
+        add("--model", self.model.clone());
+        add("--prompts", self.prompts.clone());
+        add("--from-data", self.from_data.clone());
+        add("--rounds", self.rounds.map(|rounds| rounds.to_string()));
+        add("--seed", self.seed.map(|seed| seed.to_string()));
+        self.overrides.iter().for_each(|change| add("--set", Some(change.clone())));
+        command
     }
 
     fn overrides(&self) -> Result<Vec<Override>, CliError> {

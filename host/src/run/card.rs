@@ -3,16 +3,19 @@
 use std::fmt::Write;
 
 use super::Prepared;
+use super::export::Cost;
+use super::manifest::{DataId, Manifest};
 use crate::model::adapter::LoraConfig;
 use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
 use crate::plugin_set::{Lora, Train};
 use crate::report::Report;
 use crate::round::Aligned;
+use crate::shown::{for_a_shell, one_line};
 
 /// Returns the card: front matter as the Hugging Face hub reads it, then what was done and how to
 /// repeat it.
-pub fn card(prepared: &Prepared, report: &Report) -> String {
+pub fn card(prepared: &Prepared, report: &Report, cost: &Cost, command: &[String]) -> String {
     let manifest = &prepared.manifest;
     let method = &manifest.plugin_set.method;
     let model: &Model = &prepared.models["policy"].model;
@@ -68,14 +71,9 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
              model (ExPO, <https://arxiv.org/abs/2404.16792>).\n"
         );
     }
-    card.push_str("## Plugins\n\n| kind | name | version | SHA-256 |\n| --- | --- | --- | --- |\n");
-    for plugin in &manifest.plugins {
-        let _ = writeln!(
-            card,
-            "| {} | {} | {} | `{}` |",
-            plugin.kind, plugin.name, plugin.version, plugin.digest
-        );
-    }
+    card.push_str(&made(manifest, cost, command));
+    card.push('\n');
+    card.push_str(&plugin_table(manifest));
     card.push_str("\n## Where it loads\n\n");
     let trained = match &lora {
         Some(_) if rewards => {
@@ -105,6 +103,45 @@ pub fn card(prepared: &Prepared, report: &Report) -> String {
         model.name, model.digest
     );
     card
+}
+
+/// Says what the run stood on, how it is repeated, and what it has cost.
+fn made(manifest: &Manifest, cost: &Cost, command: &[String]) -> String {
+    let set = &manifest.plugin_set;
+    let data = |id: &DataId| {
+        let source = one_line(&id.source, 400);
+        format!("`{source}`, {} rows, SHA-256 `{}`", id.rows, id.digest)
+    };
+    let mut text = format!("## How it was made\n\n- prompts: {}\n", data(&manifest.prompts));
+    if let Some(held_out) = &manifest.held_out {
+        let _ = writeln!(text, "- held out: {}", data(held_out));
+    }
+    let _ = writeln!(text, "- seed: {}", set.run.seed);
+    let _ = writeln!(text, "- engine: {}", manifest.engine);
+    if !command.is_empty() {
+        let command: Vec<String> = command.iter().map(|argument| for_a_shell(argument)).collect();
+        let _ = write!(
+            text,
+            "\nThe same command makes the same files, to the byte, on the same engine:\n\n             ```sh\n{}\n```\n",
+            command.join(" ")
+        );
+    }
+    let _ = write!(text, "\n{}", cost.table());
+    text
+}
+
+/// Returns the plugins of a run as a section of a card.
+pub(super) fn plugin_table(manifest: &Manifest) -> String {
+    let mut text =
+        "## Plugins\n\n| kind | name | version | SHA-256 |\n| --- | --- | --- | --- |\n".to_owned();
+    for plugin in &manifest.plugins {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | `{}` |",
+            plugin.kind, plugin.name, plugin.version, plugin.digest
+        );
+    }
+    text
 }
 
 /// Says which readers take the adapter as it is, and which would make something else of it.

@@ -3,7 +3,10 @@
 use super::Prepared;
 use super::card::card;
 use super::directory::Directory;
-use crate::model::export;
+use super::export::{self, Cost};
+use super::journal;
+use super::manifest::Manifest;
+use crate::model::export as model_export;
 use crate::report::{self, Report};
 use crate::round::stage::{Notebook, folder};
 use crate::round::{ADAPTER, Aligned, EXTRAPOLATED, MODEL, RunError, result_name};
@@ -40,11 +43,15 @@ pub fn put_result(
     directory.copy_folder(&from, &result)?;
     if name == ADAPTER {
         // Trainers and servers take the folder by itself, with what the base reads and writes.
-        for (name, bytes) in export::text_files(&prepared.models["policy"].model)? {
+        for (name, bytes) in model_export::text_files(&prepared.models["policy"].model)? {
             directory.write(&format!("{result}/{name}"), &bytes)?;
         }
     }
-    directory.write(&card_file, card(prepared, report).as_bytes())?;
+    export::trainer_state(prepared, directory, report, &result)?;
+    export::data(prepared, directory, report)?;
+    let cost = Cost::of(directory, &journal::read(directory.path())?)?;
+    let command = Manifest::read(directory.path())?.map(|begun| begun.command).unwrap_or_default();
+    directory.write(&card_file, card(prepared, report, &cost, &command).as_bytes())?;
     Ok(())
 }
 

@@ -23,6 +23,10 @@ pub struct Manifest {
     pub format: u64,
     /// The version of the program that began the run; not part of what the run is.
     pub aligner: String,
+    /// The command that began the run, without what changes nothing of it, such as where it is kept; not
+    /// part of what the run is either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
     /// Everything that was set, with every default filled in.
     pub plugin_set: PluginSet,
     /// Device, number type and kernels, for example `cpu f32 avx2`: what else decides the last bits.
@@ -80,7 +84,7 @@ pub struct PluginId {
 impl Manifest {
     /// Returns a digest of what the run is.
     pub fn digest(&self) -> String {
-        let manifest = Manifest { aligner: String::new(), ..self.clone() };
+        let manifest = Manifest { aligner: String::new(), command: Vec::new(), ..self.clone() };
         sha256(&serde_json::to_vec(&manifest).expect("our own types serialise"))
     }
 

@@ -147,6 +147,7 @@ pub fn prepare(
     let manifest = Manifest {
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
+        command: Vec::new(),
         engine: device.class(set.run.dtype),
         models: models
             .iter()
