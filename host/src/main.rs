@@ -39,6 +39,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
     match (&cli.command, &cli.run) {
         (Some(Command::Resume(args)), _) => cli::resume::main(args),
         (Some(Command::Verify(args)), _) => cli::verify::main(args),
+        (Some(Command::Ablate(args)), _) => cli::ablate::main(args),
         (Some(Command::Report(args)), _) => cli::report::main(args),
         (Some(Command::Show(args)), _) => cli::show::main(args),
         (Some(Command::Model(command)), _) => cli::model::main(command),

@@ -2,10 +2,13 @@
 //!
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
+pub mod changes;
 pub mod evaluation;
 mod extrapolation;
 mod measures;
+mod page;
 mod plan;
+pub mod run;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,7 +20,7 @@ pub use extrapolation::{Candidate, Extrapolation, Found};
 pub use measures::measures;
 pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin, PlanTime};
-use table::{Align, Table};
+use table::{Align, Table, printable};
 
 use crate::progress::counted;
 
@@ -146,10 +149,8 @@ impl Report {
         }
     }
 
-    /// Returns the table of the rounds with what was dropped under it, ending in a newline.
-    ///
-    /// Columns of numbers that no round has are left out. `*` marks the best round.
-    pub fn table(&self) -> String {
+    /// Returns the table of the rounds, without what was dropped. `*` marks the best round.
+    fn rounds_table(&self) -> Table {
         let measures = self.measures();
         let mut table = Table::new();
         table.column("round", "", Align::Right);
@@ -198,7 +199,14 @@ impl Report {
             row.extend(measures.iter().map(|measure| measured(&round.held_out, measure)));
             table.row(row);
         }
-        let mut text = table.render();
+        table
+    }
+
+    /// Returns the table of the rounds with what was dropped under it, ending in a newline.
+    ///
+    /// Columns of numbers that no round has are left out. `*` marks the best round.
+    pub fn table(&self) -> String {
+        let mut text = self.rounds_table().render();
         if self.rounds.iter().any(|round| round.round == self.best_round) {
             text.push_str("* best round\n");
         }
@@ -242,10 +250,8 @@ impl Report {
 pub fn drops(dropped: &BTreeMap<String, u64>) -> String {
     let mut reasons: Vec<(&String, &u64)> = dropped.iter().collect();
     reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), *reason));
-    let shown: Vec<String> = reasons
-        .iter()
-        .map(|(reason, count)| format!("{} {count}", table::printable(reason)))
-        .collect();
+    let shown: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{} {count}", printable(reason))).collect();
     shown.join(", ")
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file a verb, with its arguments and its `main`.
 
+pub mod ablate;
 pub mod cancel;
 mod device;
 mod error;
@@ -67,6 +68,8 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Do the work of a finished run again, all or a sample of it, and compare every byte
     Verify(verify::VerifyArgs),
+    /// Do a finished run with another plugin, and print what went another way
+    Ablate(ablate::AblateArgs),
     /// Say what became of a record, or what was dropped and why
     Show(show::ShowArgs),
     /// Fetch a model, talk to it, score with it, measure it, or merge an adapter into it

@@ -1,73 +1,131 @@
-//! `aligner report DIR…`: prints the tables of runs.
+//! `aligner report DIR…`: prints the tables of runs, compares them, and makes a page of them.
 
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
 
-use super::{CliError, exit, output};
+use super::{CliError, exit, output, place};
 use crate::{
-    report::{FILE, Report},
+    report::{
+        FILE, Report,
+        run::{
+            RunView,
+            compare::{self, Compared},
+            page,
+        },
+    },
     round::RunError,
-    run::{journal, manifest},
+    run::{
+        journal,
+        manifest::{self, Manifest},
+    },
 };
 
 /// Arguments of `report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Run directories
+    /// Run directories; several are compared, with the first
     #[arg(value_name = "DIR", required = true)]
     pub directories: Vec<PathBuf>,
-    /// Print JSON, one object a line
-    #[arg(long)]
-    pub json: bool,
+    /// Write a page: of one run what is in its report.html, of several their curves over each other
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print JSON, one object a line, with what the pages show; or write it: --json=FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "absent, without a file, with a file")]
+    pub json: Option<Option<PathBuf>>,
 }
 
-/// Prints the table of each run, in the order given, then fails where a file of one of them is not what
-/// its journal says.
+/// Prints the table of a run, or a table of several, in the order given; then fails where a file of one of
+/// them is not what its journal says.
 pub fn main(args: &ReportArgs) -> Result<(), CliError> {
+    let json_file = args.json.as_ref().and_then(Option::as_ref);
+    for (flag, path) in [("--html", args.html.as_ref()), ("--json", json_file)] {
+        let files = args
+            .directories
+            .iter()
+            .flat_map(|run| [FILE, manifest::FILE, journal::FILE].map(|it| run.join(it)));
+        let files: Vec<PathBuf> = files.collect();
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        path.map(|path| place::check(flag, path, &files)).transpose()?;
+    }
+    if let (Some(html), Some(json)) = (&args.html, json_file) {
+        place::check_apart(("--html", html), ("--json", json))?;
+    }
+    let single = args.directories.len() == 1;
     let mut damage = None;
-    for (index, directory) in args.directories.iter().enumerate() {
+    let mut runs: Vec<Compared> = Vec::new();
+    for directory in &args.directories {
         // A run of a newer format is refused before its report is misread.
         manifest::check_format(directory)?;
-        let path = directory.join(FILE);
-        let bytes = fs::read(&path).map_err(|error| unreadable(directory, &error))?;
-        let report: Report = serde_json::from_slice(&bytes).map_err(|error| {
-            let message = format!("`{}` is damaged: {error}", path.display());
-            CliError::new(exit::RUN_DIRECTORY, message)
-                .hint("the rounds themselves are in `rounds/`; `journal.jsonl` names every file with its digest")
-        })?;
+        let report = read(directory)?;
         let whole =
             journal::read(directory).and_then(|entries| journal::check_files(directory, &entries));
         damage = damage.or(whole.err());
-        if args.json {
-            let json = serde_json::to_string(&report).map_err(anyhow::Error::from)?;
-            output::print(&format!("{json}\n"))?;
-            continue;
+        if args.json != Some(None) {
+            let table = if single { report.table() } else { String::new() };
+            output::print(&format!("{}{table}", heading(directory, &report)))?;
         }
-        let gap = if index > 0 { "\n" } else { "" };
-        let state = match report.ended.as_deref() {
-            Some("early-stop") => "stopped early",
-            Some("nothing-kept") => "ended without a record to train on",
-            Some(_) => "finished",
-            None => "unfinished",
-        };
-        let Report { method, model, .. } = &report;
-        let heading = format!("{}: {method} on {model}, {state}\n", directory.display());
-        output::print(&format!("{gap}{heading}{}", report.table()))?;
-        if let Some(nothing) = report.nothing_kept {
+        if let Some(nothing) = report.nothing_kept.clone() {
             let path = directory.clone();
             let hint = RunError::NothingKept { path, nothing }.hint().unwrap_or_default();
             let _ = writeln!(io::stderr(), "\nhint: {hint}");
         }
+        if !single || args.html.is_some() || args.json.is_some() {
+            let manifest = Manifest::read(directory).ok().flatten();
+            let view = RunView::read(directory, manifest, report);
+            runs.push(Compared { name: directory.display().to_string(), view });
+        }
+    }
+    if !single && args.json != Some(None) {
+        output::print(&format!("\n{}", compare::text(&runs)))?;
+    }
+    if args.json.is_some() {
+        let lines =
+            compare::rows(&runs).iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
+        let json = lines.map_err(anyhow::Error::from)?.join("\n") + "\n";
+        match json_file {
+            Some(path) => place::write(path, json.as_bytes())?,
+            None => output::print(&json)?,
+        }
+    }
+    if let Some(path) = &args.html {
+        let html = match &runs[..] {
+            [run] => page(&run.view),
+            runs => compare::page(runs),
+        };
+        place::write(path, html.as_bytes())?;
     }
     damage.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn unreadable(directory: &std::path::Path, error: &io::Error) -> CliError {
+/// Reads the report of a run.
+pub fn read(directory: &Path) -> Result<Report, CliError> {
+    let path = directory.join(FILE);
+    let bytes = fs::read(&path).map_err(|error| unreadable(directory, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("`{}` is damaged: {error}", path.display());
+        CliError::new(exit::RUN_DIRECTORY, message)
+            .hint("the rounds themselves are in `rounds/`; `journal.jsonl` names every file with its digest")
+    })
+}
+
+fn heading(directory: &Path, report: &Report) -> String {
+    let state = match report.ended.as_deref() {
+        Some("early-stop") => "stopped early",
+        Some("nothing-kept") => "ended without a record to train on",
+        Some(_) => "finished",
+        None => "unfinished",
+    };
+    let Report { method, model, .. } = report;
+    format!("{}: {method} on {model}, {state}\n", directory.display())
+}
+
+fn unreadable(directory: &Path, error: &io::Error) -> CliError {
     let shown = directory.display();
     if error.kind() != io::ErrorKind::NotFound {
         return CliError::new(
@@ -95,7 +153,7 @@ mod tests {
     fn a_folder_that_is_no_run_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let check = |directory: PathBuf, expected: &str| {
-            let args = ReportArgs { directories: vec![directory], json: false };
+            let args = ReportArgs { directories: vec![directory], html: None, json: None };
             let error = main(&args).unwrap_err();
             assert_eq!(error.code, exit::RUN_DIRECTORY);
             let shown = error.message.replace(&folder.path().display().to_string(), "F");
