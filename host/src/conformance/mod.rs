@@ -18,6 +18,7 @@ mod workload;
 
 pub use answers::{Asked, Script, Scripted};
 pub use limits::fuel_of_a_call;
+pub use rebatch::{Way, differing};
 pub use records::{Maker, Shape, exemplars};
 pub use report::{Line, Report, Verdict};
 pub use said::{PLACE, Said, Subject};

@@ -56,6 +56,19 @@ impl Way {
     }
 }
 
+/// Returns the items of which other calls said something else than at first, with what that was.
+///
+/// - `first`: what was said of each item.
+/// - `again`: what the calls said, one call after the other.
+pub fn differing<'a>(
+    first: &'a [String],
+    calls: &'a [Vec<usize>],
+    again: &'a [String],
+) -> impl Iterator<Item = (usize, &'a String)> + Clone {
+    let items = calls.iter().flatten().copied().zip(again);
+    items.filter(|(item, words)| first[*item] != **words)
+}
+
 /// Tries `ways` with items of these names. Returns what came of the plain call.
 pub fn check(
     report: &mut Report,
@@ -81,12 +94,11 @@ pub fn check(
         match call(&calls) {
             Err(error) => report.fail(about, way.as_str(), format!("the call fails\n{error}")),
             Ok(again) => {
-                let items = calls.iter().flatten().zip(&again.words);
-                let mut other = items.filter(|(item, words)| first.words[**item] != **words);
+                let mut other = differing(&first.words, &calls, &again.words);
                 let differing = other.clone().count();
                 match other.next() {
                     None => report.ok(about, way.as_str(), format!("{} items", names.len())),
-                    Some((&item, words)) => {
+                    Some((item, words)) => {
                         let (name, before) = (&names[item], shortened(&first.words[item]));
                         let found = format!(
                             "it says something else of {differing} of {}; the first is `{name}`\n\

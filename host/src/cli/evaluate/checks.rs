@@ -7,6 +7,7 @@ use super::contestant::PLACE;
 use super::opinions::{choice, scored, sifted};
 use super::oracle::Answers;
 use crate::{
+    conformance::{self, Way},
     evaluate::{
         outcome::{Choice, Scored, Sifted},
         summary::Determinism,
@@ -24,28 +25,22 @@ pub fn determinism(
     answers: &mut Answers,
 ) -> Option<Determinism> {
     let first = said(plugin, records, answers).ok()?;
-    let differing = |again: Vec<String>| {
-        first.iter().zip(again).filter(|(before, now)| *before != now).count() as u64
+    let mut differing = |way: Way| -> Option<u64> {
+        let calls = way.calls(records.len());
+        let mut again = Vec::with_capacity(records.len());
+        for call in &calls {
+            let records: Vec<Record> = call.iter().map(|&item| records[item].clone()).collect();
+            again.extend(said(plugin, &records, answers).ok()?);
+        }
+        Some(conformance::differing(&first, &calls, &again).count() as u64)
     };
-    let repeated = said(plugin, records, answers).ok()?;
-    let (records_again, repeated) = (records.len() as u64, differing(repeated));
-    if is_set_filter(plugin) {
-        let found = Determinism { records: records_again, repeated, ..Determinism::default() };
-        return Some(found);
-    }
-    let reversed: Vec<Record> = records.iter().rev().cloned().collect();
-    let mut reversed = said(plugin, &reversed, answers).ok()?;
-    reversed.reverse();
-    let mut alone = Vec::new();
-    for record in records {
-        alone.extend(said(plugin, std::slice::from_ref(record), answers).ok()?);
-    }
-    Some(Determinism {
-        records: records_again,
-        repeated,
-        reversed: Some(differing(reversed)),
-        alone: Some(differing(alone)),
-    })
+    let repeated = differing(Way::Repeated)?;
+    // For a filter over a whole stage, order and number of the records are no accident.
+    let (reversed, alone) = match is_set_filter(plugin) {
+        true => (None, None),
+        false => (Some(differing(Way::Reversed)?), Some(differing(Way::Alone)?)),
+    };
+    Some(Determinism { records: records.len() as u64, repeated, reversed, alone })
 }
 
 /// Returns everything that comes back for records, word for word.
