@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::asking::{answer_all, check_asking};
 use super::convert;
 use super::error::{CallError, Fault, PluginError};
-use super::load::{OnError, Plugin};
+use super::load::Plugin;
 use super::session::Session;
+use super::setup::OnError;
 use crate::record::{Answer, Request};
 use crate::run::seed;
 

@@ -1,9 +1,7 @@
 //! From a file to a plugin that is ready to be called.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +9,6 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-use super::asking::MAX_REQUESTS;
 use super::bindings::aligner::plugin::log;
 use super::bindings::exports::aligner::plugin as exports;
 use super::budget::{Clock, Used};
@@ -21,8 +18,9 @@ use super::error::{Fault, Identity, LoadFault, PluginError, Reported};
 use super::inspect::{self, Interface, Kind, MAX_FILE_BYTES};
 use super::limits::{Account, Limits};
 use super::session::{Session, reported};
+use super::setup::Setup;
+use super::source::Source;
 use super::{cache, check, engine};
-use crate::digest::sha256;
 use crate::shown::one_line;
 
 /// Where compiled plugins are kept.
@@ -53,154 +51,6 @@ pub struct Runtime {
     linker: Linker<Account>,
     compiler: Compiler,
     cache: Option<cache::Store>,
-}
-
-/// A plugin file.
-#[derive(Clone, Debug)]
-pub struct Source {
-    name: String,
-    bytes: Cow<'static, [u8]>,
-    trusted: bool,
-}
-
-impl Source {
-    /// Returns a component that comes with the program. It is compiled in this process.
-    pub fn embedded(name: impl Into<String>, bytes: &'static [u8]) -> Source {
-        Source { name: name.into(), bytes: Cow::Borrowed(bytes), trusted: true }
-    }
-
-    /// Returns a plugin from elsewhere that is in memory already; `name` is shown in messages.
-    pub fn bytes(name: impl Into<String>, bytes: Vec<u8>) -> Source {
-        Source { name: name.into(), bytes: Cow::Owned(bytes), trusted: false }
-    }
-
-    /// Reads a plugin file: a component, or a core module built against the contract.
-    pub fn file(path: &Path) -> Result<Source, PluginError> {
-        let name = path.display().to_string();
-        let fault = |fault| PluginError::Load { source_name: name.clone(), fault };
-        let unreadable = |error| fault(LoadFault::Unreadable(error));
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            // Reading from a pipe or a device could wait for ever.
-            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a file");
-            return Err(unreadable(error));
-        }
-        if metadata.len() > MAX_FILE_BYTES as u64 {
-            let bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-            return Err(fault(LoadFault::TooLarge { bytes }));
-        }
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(unreadable)?;
-        Ok(Source::bytes(name, bytes))
-    }
-
-    /// Returns what is in the file.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Returns the size of the file in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "an empty file is no plugin, and refused")]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Returns the SHA-256 of the bytes, in lower-case hexadecimal digits.
-    pub fn digest(&self) -> String {
-        sha256(&self.bytes)
-    }
-
-    /// Returns the names of what it imports, sorted.
-    pub fn imports(&self) -> Vec<String> {
-        inspect::imports(&self.bytes)
-    }
-
-    /// Returns the release of the contract that it was built for, such as `0.1.0`, where it says one.
-    pub fn contract(&self) -> Option<String> {
-        inspect::contract(&self.bytes)
-    }
-}
-
-/// The requests that a stage may make where the plugin set gives no number.
-pub const DEFAULT_REQUESTS: u64 = 1_000_000;
-
-/// The right to ask models.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Grant {
-    /// The models that may be asked: `policy`, `initial`, `previous`, or names from `[models]`.
-    pub models: BTreeSet<String>,
-    /// Tokens that the answers to one stage of one round may have in all.
-    pub tokens: u64,
-    /// The same over the whole run, counted on when it is resumed; absent where that has no limit.
-    pub run_tokens: Option<u64>,
-    /// Requests in one stage of one round.
-    pub requests: u64,
-    /// Requests in the whole run, counted on when it is resumed; absent where that has no limit.
-    pub run_requests: Option<u64>,
-    /// Requests for one record, at most [`MAX_REQUESTS`].
-    pub record_requests: usize,
-    /// What a request without `max-new-tokens` counts as: `max_new_tokens` of `[generate]`.
-    pub default_max_new_tokens: u32,
-}
-
-impl Grant {
-    /// Returns the right to ask these models, up to a number of tokens a stage, with no other limit than
-    /// everybody has.
-    pub fn new(
-        models: impl IntoIterator<Item = String>,
-        tokens: u64,
-        default_max_new_tokens: u32,
-    ) -> Grant {
-        Grant {
-            models: models.into_iter().collect(),
-            tokens,
-            run_tokens: None,
-            requests: DEFAULT_REQUESTS,
-            run_requests: None,
-            record_requests: MAX_REQUESTS,
-            default_max_new_tokens,
-        }
-    }
-}
-
-/// What happens when a call fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnError {
-    /// The stage fails.
-    #[default]
-    Stop,
-    /// The records at fault are found and dropped with reason [`PLUGIN_ERROR`](super::PLUGIN_ERROR).
-    Drop,
-}
-
-/// How the plugin set wants a plugin.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Setup {
-    /// The kind that its place in the plugin set wants.
-    pub kind: Kind,
-    /// The text of a JSON object; `{}` where there is none.
-    pub config: String,
-    /// For each call.
-    pub limits: Limits,
-    /// Absent where it may not ask.
-    pub grant: Option<Grant>,
-    /// What happens when a call fails.
-    pub on_error: OnError,
-}
-
-impl Setup {
-    /// Returns a setup with an empty configuration, the default limits and no right to ask.
-    pub fn new(kind: Kind) -> Setup {
-        Setup {
-            kind,
-            config: "{}".into(),
-            limits: Limits::default(),
-            grant: None,
-            on_error: OnError::Stop,
-        }
-    }
 }
 
 /// A compiled component with its exports looked up.

@@ -32,6 +32,8 @@ mod load;
 mod probe;
 mod session;
 mod set;
+mod setup;
+mod source;
 
 pub use asking::MAX_REQUESTS;
 pub(crate) use cache::prune;
@@ -43,10 +45,10 @@ pub use limits::{
     Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES,
     RunLimits,
 };
-pub use load::{
-    Cache, DEFAULT_REQUESTS, Grant, Loaded, OnError, Plugin, Runtime, Settings, Setup, Source,
-};
+pub use load::{Cache, Loaded, Plugin, Runtime, Settings};
 pub use set::Sitting;
+pub use setup::{DEFAULT_REQUESTS, Grant, OnError, Setup};
+pub use source::Source;
 
 /// The reason under which a record is dropped where `on_error = "drop"`.
 pub const PLUGIN_ERROR: &str = "plugin-error";

@@ -8,8 +8,9 @@ use bumpalo::Bump;
 use super::bindings::exports::aligner::plugin::set_filter::GuestIndices;
 use super::converse::{self, Blame, Outcome, Place, Spent, Stage, failure, same_length};
 use super::error::{Fault, PluginError};
-use super::load::{OnError, Plugin};
+use super::load::Plugin;
 use super::session::{Session, reported};
+use super::setup::OnError;
 use super::{check, convert};
 use crate::record::{Record, Verdict};
 
