@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod data;
 pub mod date;
 pub mod digest;
+pub mod doctor;
 pub mod embedding;
 pub mod evaluate;
 pub mod extrapolate;

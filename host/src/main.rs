@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         (Some(Command::Model(command)), _) => cli::model::main(command),
         (Some(Command::Evaluate(args)), _) => cli::evaluate::main(args),
         (Some(Command::Methods(args)), _) => cli::methods::main(args, &cli::host::embedded()),
+        (Some(Command::Doctor(args)), _) => cli::doctor::main(args),
         (Some(Command::Plugin(command)), _) => cli::plugin::main(command),
         (None, Some(args)) => cli::run::main(args, &cli.shown),
         (None, None) => Err(CliError::usage("nothing to do").hint("see `aligner --help`")),

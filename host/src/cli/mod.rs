@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod cancel;
 mod device;
+pub mod doctor;
 mod error;
 pub mod evaluate;
 pub mod exit;
@@ -79,6 +80,8 @@ pub enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// List the embedded plugin sets, or print one
     Methods(methods::MethodsArgs),
+    /// Try out whether this machine and this build can do what runs ask of them
+    Doctor(doctor::DoctorArgs),
     /// Make a plugin, build it, or look at one
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -147,6 +150,7 @@ mod tests {
         check("aligner evaluate a.wasm b=builtin:length --data d", Ok(r#""b=builtin:length"]"#));
         check("aligner evaluate --plugins e.toml --data d --ask j", Ok(r#"ask: ["j"]"#));
         check("aligner methods", Ok("Methods"));
+        check("aligner doctor --json -q", Ok("Doctor(DoctorArgs { json: true"));
         check("aligner plugin check f.wasm --json", Ok("json: true"));
         check("aligner plugin pack s.toml -o x.aligner", Ok(r#"out: Some("x.aligner")"#));
         check("aligner plugin pack --list x.aligner", Ok("list: true"));
