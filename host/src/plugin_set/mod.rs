@@ -12,6 +12,7 @@ pub mod lock;
 mod named;
 mod plugin;
 pub(crate) mod problem;
+mod resolved;
 pub(crate) mod section;
 mod settings;
 mod source;
@@ -32,6 +33,7 @@ pub use plugin::{
     After, Ask, Difficulty, Filter, Limits, OnError, Order, Plugin, Sampler, Scope, Write,
 };
 pub use problem::{Invalid, PluginSetError};
+pub use resolved::resolved;
 pub use settings::{
     EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
     Pairing, Reference, Start, Train, TrainData,

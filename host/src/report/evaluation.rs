@@ -4,6 +4,7 @@ mod page;
 mod plot;
 
 use super::number;
+use super::page::table::Cell;
 use super::plan::bytes;
 use super::table::{Align, Table};
 use crate::evaluate::{
@@ -80,22 +81,6 @@ fn heading(evaluation: &Evaluation) -> String {
 struct Grid {
     columns: Vec<String>,
     rows: Vec<(String, Vec<Cell>)>,
-}
-
-/// A cell of a table.
-#[derive(Clone, Debug, Default)]
-struct Cell {
-    text: String,
-    /// What the page draws behind it, in [0, 1].
-    share: Option<f64>,
-    /// Whether the page calls attention to it.
-    bad: bool,
-}
-
-impl From<String> for Cell {
-    fn from(text: String) -> Cell {
-        Cell { text, ..Cell::default() }
-    }
 }
 
 impl Grid {

@@ -39,13 +39,33 @@ impl Table {
         [vec![headings], self.rows.clone()].concat()
     }
 
+    /// Returns the columns that are shown: beyond the fourth, those without a single cell are left out.
+    fn filled(&self) -> Vec<usize> {
+        let cell = |row: &[String], column: usize| row.get(column).is_some_and(|it| !it.is_empty());
+        let filled = |column: usize| self.rows.iter().any(|row| cell(row, column));
+        (0..self.columns.len()).filter(|&column| column < 4 || filled(column)).collect()
+    }
+
+    /// Returns headings, with their groups on a line before them, and rows as cells, the headings first; the
+    /// same columns as [`render`](Table::render) shows.
+    pub fn shown(&self) -> Vec<Vec<String>> {
+        let shown = self.filled();
+        let heading = |&column: &usize| {
+            let (heading, group, _) = &self.columns[column];
+            format!("{group}\n{heading}").trim().to_owned()
+        };
+        let cells = |row: &Vec<String>| {
+            shown.iter().map(|&column| row.get(column).cloned().unwrap_or_default()).collect()
+        };
+        let headings = vec![shown.iter().map(heading).collect()];
+        headings.into_iter().chain(self.rows.iter().map(cells)).collect()
+    }
+
     /// Returns the table, each line ending in a newline and none in a space. Beyond the fourth, columns
     /// without a single cell are left out.
     pub fn render(&self) -> String {
         let cell = |row: &'_ [String], column: usize| row.get(column).cloned().unwrap_or_default();
-        let filled = |column: usize| self.rows.iter().any(|row| !cell(row, column).is_empty());
-        let shown: Vec<usize> =
-            (0..self.columns.len()).filter(|&column| column < 4 || filled(column)).collect();
+        let shown = self.filled();
         let width = |column: usize| {
             let (heading, group, _) = &self.columns[column];
             let cells = self.rows.iter().map(|row| cell(row, column).width()).max().unwrap_or(0);

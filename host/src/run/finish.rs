@@ -22,6 +22,7 @@ pub fn finish(
     report.ended = Some(reason.to_owned());
     put_result(prepared, &book.directory, &report)?;
     let digest = book.directory.write_json(report::FILE, &report)?;
+    report::run::put(&book.directory, &prepared.manifest, &report)?;
     book.journal.end(reason, report.best_round, [(report::FILE.to_owned(), digest)].into())?;
     Ok(report)
 }

@@ -124,7 +124,7 @@ pub fn has_ended(path: &Path) -> bool {
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
-    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE, export::TENSORBOARD, directory::LOG] {
+    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE, report::run::FILE, export::TENSORBOARD, directory::LOG] {
         directory.remove(entry)?;
     }
     directory.write_json(manifest::FILE, manifest)?;
@@ -210,6 +210,7 @@ pub fn execute(
         report.best_round = best_round(&report, set, measure);
         report.warning = measure.and_then(|measure| no_better(&report, measure));
         book.directory.write_json(report::FILE, &report)?;
+        report::run::put(&book.directory, manifest, &report)?;
         export::after_round(&book.directory, &report)?;
         if set.run.keep == Keep::Last {
             remove_models(prepared, &mut book, number, report.best_round)?;

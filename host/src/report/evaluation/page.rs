@@ -3,14 +3,15 @@
 
 use std::fmt::Write;
 
-use super::plot::{Bar, Dot, Line, Style, bars, colour, dots, escape, square};
-use super::{
-    Cell, Grid, abilities, comparisons, cost, figures, heading, probes, sliced, with_interval,
-};
+use super::plot::{Bar, Dot, Line, Style, bars, dots, square};
+use super::{Grid, abilities, comparisons, cost, figures, heading, probes, sliced, with_interval};
 use crate::evaluate::slices::LENGTH;
 use crate::evaluate::summary::{Evaluated, Evaluation};
 use crate::measure::figure::Figure;
 use crate::report::number;
+use crate::report::page::svg::colour;
+use crate::report::page::table::{Cell, table};
+use crate::report::page::{document, escape, grouped, section};
 
 /// Figures that are drawn, where a plugin has them, with what says nothing.
 const DRAWN: [(&str, Option<f64>); 11] = [
@@ -30,16 +31,12 @@ const DRAWN: [(&str, Option<f64>); 11] = [
 /// The figure that stands for a plugin: the first that it has.
 const FIRST: [&str; 3] = ["kappa", "accuracy", "roc-auc"];
 
-const STYLE: &str = include_str!("page.css");
-
 /// Returns the page.
 pub fn page(evaluation: &Evaluation) -> String {
-    let data = escape(evaluation.data.rsplit('/').next().unwrap_or_default());
+    let data = evaluation.data.rsplit('/').next().unwrap_or_default();
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>Evaluation on {data}</title>\n<style>\n{STYLE}</style></head><body>\n\
-         <h1>Filters and judges on {data}</h1>\n<p class=\"faint\">{}</p>\n",
+        "<h1>Filters and judges on {}</h1>\n<p class=\"faint\">{}</p>\n",
+        escape(data),
         escape(heading(evaluation).trim()),
     );
     let cards: String = evaluation.plugins.iter().enumerate().map(card).collect();
@@ -65,15 +62,8 @@ pub fn page(evaluation: &Evaluation) -> String {
     section(&mut page, "What each may do", &grid("", &abilities(evaluation)));
     page.push_str("<h2>Plugins</h2>\n");
     page.extend(evaluation.plugins.iter().enumerate().map(plugin));
-    let _ = write!(page, "<p class=\"faint\">aligner {}</p>\n</body></html>\n", evaluation.aligner);
-    page
-}
-
-/// Adds a heading with what is below it, which may be wider than the page; nothing where that is empty.
-fn section(page: &mut String, title: &str, content: &str) {
-    if !content.is_empty() {
-        let _ = write!(page, "<h2>{}</h2>\n<div class=\"wide\">{content}</div>\n", escape(title));
-    }
+    let _ = writeln!(page, "<p class=\"faint\">aligner {}</p>", evaluation.aligner);
+    document(&format!("Evaluation on {data}"), &page)
 }
 
 /// Returns what there is to say of a plugin at a glance.
@@ -132,19 +122,6 @@ fn card((place, plugin): (usize, &Evaluated)) -> String {
     html + "</ul></article>\n"
 }
 
-/// Returns a whole number with its thousands apart.
-fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn grid(corner: &str, grid: &Grid) -> String {
     if grid.rows.is_empty() {
         return String::new();
@@ -154,47 +131,6 @@ fn grid(corner: &str, grid: &Grid) -> String {
         std::iter::once(name.clone().into()).chain(cells.iter().cloned()).collect()
     };
     table(&head, grid.rows.iter().map(row))
-}
-
-/// Returns a table. What is mostly numbers is on the right of its column.
-fn table(head: &[String], rows: impl Iterator<Item = Vec<Cell>>) -> String {
-    let rows: Vec<Vec<Cell>> = rows.collect();
-    let is_number = |cell: &Cell| cell.text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    let numbers = |place: usize| {
-        let filled = rows.iter().filter_map(|row| row.get(place)).filter(|it| !it.text.is_empty());
-        let (yes, no): (Vec<&Cell>, Vec<&Cell>) = filled.partition(|cell| is_number(cell));
-        place > 0 && yes.len() > no.len()
-    };
-    let class = |place: usize, more: &str| match numbers(place) {
-        true => format!(" class=\"number{more}\""),
-        false if more.is_empty() => String::new(),
-        false => format!(" class=\"{}\"", more.trim()),
-    };
-    let mut html = String::from("<table><thead><tr>");
-    for (place, cell) in head.iter().enumerate() {
-        let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class(place, ""), escape(cell));
-    }
-    html.push_str("</tr></thead><tbody>\n");
-    for row in &rows {
-        html.push_str("<tr>");
-        for (place, cell) in row.iter().enumerate() {
-            let mut more = String::new();
-            more.push_str(if cell.bad { " bad" } else { "" });
-            more.push_str(if cell.share.is_some() { " share" } else { "" });
-            more.push_str(if cell.text.len() > 80 { " text" } else { "" });
-            let share = cell
-                .share
-                .map(|share| format!(" style=\"--share:{:.1}%\"", 100.0 * share.clamp(0.0, 1.0)));
-            let (class, share) = (class(place, &more), share.unwrap_or_default());
-            let text = escape(&cell.text);
-            let _ = match place {
-                0 => write!(html, "<th scope=\"row\">{text}</th>"),
-                _ => write!(html, "<td{class}{share}>{text}</td>"),
-            };
-        }
-        html.push_str("</tr>\n");
-    }
-    html + "</tbody></table>"
 }
 
 type Points = Vec<(f64, f64)>;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::report::page::svg::{begin, colour, dot, head, label, line, polyline, shortened};
+
 /// A line through points, both coordinates in [0, 1].
 pub struct Line<'a> {
     pub name: &'a str,
@@ -42,33 +44,9 @@ pub struct Bar<'a> {
     pub part: &'a str,
 }
 
-/// Colours that lines have before they begin again.
-const COLOURS: usize = 6;
 const LEFT: f64 = 42.0;
 const TOP: f64 = 32.0;
 const SIDE: f64 = 270.0;
-
-/// Returns the class of a colour.
-pub fn colour(number: usize) -> String {
-    format!("c{}", number % COLOURS)
-}
-
-/// Escapes what HTML would read.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c if c.is_control() && c != '\n' => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
 
 /// Returns a plot of lines in the unit square, with a diagonal where `chance` says that it is what
 /// chance would give.
@@ -104,10 +82,7 @@ pub fn square(title: &str, (x, y): (&str, &str), chance: bool, lines: &[Line<'_>
         let class = colour(one.colour);
         let points: Vec<(f64, f64)> = one.points.iter().map(|&point| place(point)).collect();
         if one.style != Style::Marks {
-            let joined: Vec<String> =
-                points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            let _ =
-                write!(svg, r#"<polyline class="line {class}" points="{}"/>"#, joined.join(" "));
+            polyline(&mut svg, &class, &points);
         }
         let radius = if one.style == Style::Marks { 6.0 } else { 3.0 };
         for (place, (x, y)) in points.iter().enumerate().filter(|_| one.style != Style::Line) {
@@ -188,47 +163,4 @@ pub fn bars(title: &str, number: usize, bars: &[Bar<'_>]) -> String {
         }
     }
     svg + "</svg>"
-}
-
-fn shortened(name: &str, most: usize) -> String {
-    match name.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
-}
-
-/// Begins a plot, with what it is and what it shows in words.
-fn begin(title: &str, about: &str, width: f64, height: f64) -> String {
-    let (title, about) = (escape(title), escape(about));
-    let size = format!(r#"viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}""#);
-    format!(r#"<svg {size} role="img"><title>{title}</title><desc>{about}</desc>"#)
-}
-
-/// Puts the title into the corner.
-fn head(svg: &mut String, title: &str) {
-    let _ = write!(svg, r#"<text class="head" x="0" y="13">{}</text>"#, escape(title));
-}
-
-fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
-    let _ = write!(
-        svg,
-        r#"<line class="{class}" x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}"/>"#,
-        from.0, from.1, to.0, to.1
-    );
-}
-
-fn dot(svg: &mut String, class: &str, (x, y): (f64, f64), radius: f64, said: &str) {
-    let said = escape(said);
-    let _ = write!(
-        svg,
-        r#"<circle class="dot {class}" cx="{x:.1}" cy="{y:.1}" r="{radius}"><title>{said}</title></circle>"#
-    );
-}
-
-fn label(svg: &mut String, (anchor, class): (&str, &str), x: f64, y: f64, text: &str) {
-    let text = escape(text);
-    let _ = write!(
-        svg,
-        r#"<text class="{class}" text-anchor="{anchor}" x="{x:.1}" y="{y:.1}">{text}</text>"#
-    );
 }
