@@ -62,12 +62,13 @@ test: setup
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
 # What needs Python, Node or a browser: the demo's adapter in PEFT, and merged in transformers; what authors of plugins
-# do, in each language; plugins in a real registry; the pages of `aligner evaluate` in Chromium.
+# do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run
 	tests/sharing/run
 	tests/evaluate/run
+	tests/report/run
 
 # The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
 # `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.
@@ -113,15 +114,21 @@ bench-cuda: setup
 soak: build
 	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill
 
-# Hostile components and hostile results against the host, SECONDS for each. What is found lies in
-# tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.
+# Hostile components, hostile results and bad data of every kind against the host, SECONDS for each. What is found
+# lies in tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.
 SECONDS ?= 60
+FUZZ ?= component results plugin_set jsonl gguf safetensors tokenizer template journal
 fuzz: setup
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing; this installs it: cargo install cargo-fuzz --locked"; exit 1; }
-	cd tests/fuzz && for target in component results; do \
+	cd tests/fuzz && for target in $(FUZZ); do \
+	  case $$target in \
+	    component) most=65536 patience=60 ;; \
+	    results) most=4096 patience=60 ;; \
+	    *) most=65536 patience=5 ;; \
+	  esac; \
 	  mkdir -p corpus/$$target && \
 	  $(CARGO) fuzz run --fuzz-dir . -s none $$target corpus/$$target seeds/$$target -- \
-	    -max_total_time=$(SECONDS) -timeout=60 -rss_limit_mb=4096 -max_len=$$([ $$target = component ] && echo 65536 || echo 4096) \
+	    -max_total_time=$(SECONDS) -timeout=$$patience -rss_limit_mb=4096 -max_len=$$most \
 	    || exit 1; \
 	done
 
