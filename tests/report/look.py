@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "evaluate"))
 from look import CONTRAST, PAPER, PLOTS, WIDER  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
+from playwright.sync_api import Error, sync_playwright  # noqa: E402
 
 # Whatever is drawn stays within the frame of its plot; no two labels lie upon each other.
 MARKS = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
@@ -67,6 +67,17 @@ def opened_by_keyboard(page):
     return [f"shut: {it}" for it in shut] + ([] if first else ["nothing can be focused"])
 
 
+def photograph(page, path):
+    """Keeps what is seen; where the machine is busy, Chromium may have nothing to show at once."""
+    for left in (2, 1, 0):
+        try:
+            return page.screenshot(path=path, full_page=True)
+        except Error:
+            if not left:
+                raise
+            page.wait_for_timeout(1000)
+
+
 def look(browser, page_file, screen, folder):
     """Returns what is wrong with a page on a screen, and what there was of it."""
     wrong, asked = [], []
@@ -81,7 +92,7 @@ def look(browser, page_file, screen, folder):
     page.goto(page_file.resolve().as_uri())
     wrong += [f"{url} is asked for" for url in asked if url != page_file.resolve().as_uri()]
     wrong += page.evaluate(MARKUP)
-    page.screenshot(path=folder / f"{page_file.stem}-{screen}.png", full_page=True)
+    photograph(page, folder / f"{page_file.stem}-{screen}.png")
     if screen != "paper":
         wrong += opened_by_keyboard(page)
     contrast = page.evaluate(CONTRAST)
