@@ -8,6 +8,7 @@ mod extrapolation;
 mod measures;
 mod page;
 mod plan;
+pub mod preview;
 pub mod run;
 mod table;
 
@@ -20,6 +21,7 @@ pub use extrapolation::{Candidate, Extrapolation, Found};
 pub use measures::measures;
 pub(crate) use plan::bytes;
 pub use plan::{Plan, PlanPlugin, PlanTime};
+pub use preview::{Preview, PreviewText, PreviewToken};
 use table::{Align, Table, printable};
 
 use crate::progress::counted;

@@ -2,9 +2,11 @@
 
 mod budgets;
 mod contradictions;
+mod cut;
 mod eval;
 mod evaluate;
 mod export;
+mod exports;
 mod extrapolate;
 mod extrapolated;
 mod full;
@@ -15,6 +17,7 @@ mod memory;
 mod methods;
 mod models;
 mod packed;
+mod page;
 mod preference;
 mod refusals;
 mod reward;
@@ -92,8 +95,18 @@ impl Place {
         files.remove("timings.jsonl");
         files.remove("log.txt");
         files.remove(".lock");
+        if let Some(page) = files.get_mut("report.html") {
+            *page = without_times(std::str::from_utf8(page).unwrap()).into_bytes();
+        }
         files
     }
+}
+
+/// Returns the page of a run without its block of times.
+pub fn without_times(page: &str) -> String {
+    let (before, rest) = page.split_once("<section id=\"times\">").expect("a block of times");
+    let (_, after) = rest.split_once("</section>").expect("the block ends");
+    format!("{before}{after}")
 }
 
 /// Returns the arguments for a run of the tiny plugin set.
@@ -172,6 +185,7 @@ fn a_run_ends_with_an_adapter_and_a_second_call_finds_it_done() {
         "run.json",
         "journal.jsonl",
         "report.json",
+        "report.html",
         "pool/sample.jsonl",
         "pool/generate.jsonl",
         "pool/difficulty.jsonl",

@@ -81,6 +81,8 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     let plan = plan::plan(&prepared, &loaded.name, &out, &estimate, available)?.render();
     if args.dry_run {
         output::print(&plan)?;
+        let previews = run::preview::previews(&prepared)?;
+        output::print(&report::preview::render(&previews, output::is_coloured()))?;
     }
     // What has ended needs no memory any more; the rest is refused before anything is written.
     if args.fresh || !run::has_ended(&out) {

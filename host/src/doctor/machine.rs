@@ -54,7 +54,10 @@ fn features() -> Vec<&'static str> {
             ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
             ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ];
-        all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+        let named = all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name);
+        // Of tiles the compiler cannot tell yet; the kernels can.
+        let tiles = Cpu::new().isa().class(WeightType::Bf16) == "amx-bf16";
+        named.chain(tiles.then_some("amx-bf16")).collect()
     }
     #[cfg(not(target_arch = "x86_64"))]
     Vec::new()

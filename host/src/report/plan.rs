@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{Align, Table, printable};
-use crate::plugin_set::Keep;
+use crate::plugin_set::{Ask, Keep};
 use crate::progress::{counted, duration};
 
 /// What a run will do.
@@ -74,7 +74,7 @@ pub struct PlanPlugin {
     /// SHA-256 of the component, in hexadecimal; eight digits are shown.
     pub digest: String,
     /// What it may ask; absent where it may not.
-    pub ask: Option<crate::plugin_set::Ask>,
+    pub ask: Option<Ask>,
 }
 
 impl Plan {
@@ -156,7 +156,7 @@ impl Plan {
         }
         for plugin in &self.plugins {
             let ask = match &plugin.ask {
-                Some(ask) => format!("{}, {} tokens", ask.models.join(", "), rounded(ask.tokens)),
+                Some(ask) => may_ask(ask),
                 None => "nothing".to_owned(),
             };
             table.row(vec![
@@ -169,6 +169,21 @@ impl Plan {
         }
         table.render()
     }
+}
+
+/// Returns a grant in words: which models, and how much in each stage and in the whole run.
+fn may_ask(ask: &Ask) -> String {
+    let mut text = format!("{}, {} tokens", ask.models.join(", "), rounded(ask.tokens));
+    let mut add = |number: Option<u64>, what: &str| {
+        if let Some(number) = number {
+            text.push_str(&format!(", {} {what}", rounded(number)));
+        }
+    };
+    add(ask.requests, "requests");
+    add(ask.record_requests.map(u64::from), "for one record");
+    add(ask.run_tokens, "tokens in the run");
+    add(ask.run_requests, "requests in the run");
+    text
 }
 
 impl PlanTime {
@@ -230,7 +245,7 @@ mod tests {
             digest: "0123456789abcdef".into(),
             ask,
         };
-        let ask = crate::plugin_set::Ask {
+        let ask = Ask {
             models: vec!["initial".into()],
             tokens: 500_000,
             run_tokens: None,
@@ -249,7 +264,7 @@ mod tests {
             keep: Keep::All,
             plugins: vec![
                 plugin("principle", "self-align", None),
-                plugin("difficulty", "perplexity", Some(ask)),
+                plugin("difficulty", "perplexity", Some(ask.clone())),
             ],
             prompts: 240,
             written: None,
@@ -292,6 +307,14 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
         let extrapolation = Some("round 3 by alpha 0.3".into());
         let beyond = Plan { extrapolation, ..plan.clone() }.render();
         assert!(beyond.contains("40 held out\nbeyond   round 3 by alpha 0.3\nwork"));
+        let asks =
+            |ask| Plan { plugins: vec![plugin("judge", "grade", Some(ask))], ..plan.clone() };
+        let more = Ask { requests: Some(2_000), run_tokens: Some(3_400_000), ..ask.clone() };
+        assert!(
+            asks(more)
+                .render()
+                .contains("initial, 500 k tokens, 2.0 k requests, 3.4 M tokens in the run\n")
+        );
         let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")

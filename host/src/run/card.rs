@@ -122,7 +122,7 @@ fn made(manifest: &Manifest, cost: &Cost, command: &[String]) -> String {
         let command: Vec<String> = command.iter().map(|argument| for_a_shell(argument)).collect();
         let _ = write!(
             text,
-            "\nThe same command makes the same files, to the byte, on the same engine:\n\n             ```sh\n{}\n```\n",
+            "\nThe same command makes the same files, to the byte, on the same engine:\n\n```sh\n{}\n```\n",
             command.join(" ")
         );
     }

@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod memory;
 pub mod plan;
 pub mod plugins;
+pub mod preview;
 pub mod seed;
 
 mod aligned;

@@ -45,13 +45,19 @@ pub fn card(
         let (name, rows) = (&table.name, table.rows.len());
         let _ = writeln!(card, "| {name} | {rows} | {} |", columns.join(", "));
     }
-    let chats =
-        tables.iter().flat_map(Table::columns).any(|(_, cell)| matches!(cell, Cell::Messages(_)));
-    let form = match chats {
-        true => {
-            "Prompts and completions are lists of messages with `role` and `content`, TRL's conversational form; those of raw text are strings."
+    let columns = || tables.iter().flat_map(Table::columns);
+    let chats = columns().any(|(_, cell)| matches!(cell, Cell::Messages(_)));
+    let raw = columns().any(|(name, cell)| name == "prompt" && matches!(cell, Cell::Text(_)));
+    let form = match (chats, raw) {
+        (true, false) => {
+            "Prompts and completions are lists of messages with `role` and `content`, TRL's \
+             conversational form."
         }
-        false => "Prompts and completions are raw text, TRL's standard form.",
+        (true, true) => {
+            "Prompts and completions of conversations are lists of messages with `role` and `content`; \
+             those of raw text are strings."
+        }
+        (false, _) => "Prompts and completions are raw text, TRL's standard form.",
     };
     let _ = write!(
         card,

@@ -116,16 +116,13 @@ fn lessons(directory: &Directory, rounds: &[u32]) -> Result<Vec<Trained>, Direct
 
 /// Says in words which rounds' data the result was trained on.
 fn seen(prepared: &Prepared, rounds: &[u32]) -> String {
-    let last = rounds.last().and_then(|&round| prepared.set.train(round));
-    let from: Vec<String> = match last.map(|train| train.data) {
-        Some(TrainData::All) => {
-            (1..=rounds.last().copied().unwrap_or(0)).map(|n| n.to_string()).collect()
-        }
-        _ => rounds.iter().map(u32::to_string).collect(),
-    };
-    match from.as_slice() {
+    let last = rounds.last().copied().unwrap_or(0);
+    let all = prepared.set.train(last).is_some_and(|train| train.data == TrainData::All);
+    let rounds = if all { (1..=last).collect() } else { rounds.to_vec() };
+    let names: Vec<String> = rounds.iter().map(u32::to_string).collect();
+    match names.as_slice() {
         [] => "no round".to_owned(),
         [only] => format!("round {only}"),
-        [first, .., last] => format!("rounds {first} to {last}"),
+        [first @ .., last] => format!("rounds {} and {last}", first.join(", ")),
     }
 }
