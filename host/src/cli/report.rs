@@ -36,7 +36,6 @@ pub struct ReportArgs {
     pub html: Option<PathBuf>,
     /// Print JSON, one object a line, with what the pages show; or write it: --json=FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
-    #[expect(clippy::option_option, reason = "absent, without a file, with a file")]
     pub json: Option<Option<PathBuf>>,
 }
 

@@ -85,9 +85,7 @@ fn typed_plugin(plugin: &mut Value, digest: Option<&str>) {
 fn typed_train(train: &Train) -> Value {
     let mut typed = object(json!(train));
     if let Objective::Preference(preference) = &train.objective {
-        // An enum's value is an object of one key, whose value has the hyper-parameters.
-        let settings = object(json!(preference)).into_iter().next();
-        typed.extend(settings.map_or_else(Map::new, |(_, settings)| object(settings)));
+        typed.extend(object(json!(preference)));
     }
     typed.insert("objective".into(), train.objective.name().into());
     match typed.get_mut("lora") {

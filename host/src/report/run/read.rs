@@ -276,9 +276,9 @@ impl Reader<'_> {
 
     /// Reads what a round has trained on, which is the order of its training too; returns whether it has.
     fn trained(&mut self, found: &mut Found, sieve: &mut Sieve, round: u32) -> bool {
-        let (mut drops, mut samples, mut place) =
-            (Vec::new(), Vec::new(), found.order.len() as f64);
-        let mut order = Vec::new();
+        let (mut drops, mut samples, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        // Of all rows a few are kept as samples: the first, and those so far apart.
+        let (before, mut kept, mut apart) = (found.order.len() as u64, 0, 1);
         let there = self.each(round, "train", |row: Trained| {
             if row.round != round {
                 return;
@@ -286,12 +286,16 @@ impl Reader<'_> {
             match row.dropped {
                 Some(reason) => drops.push(host(row.record_id, reason)),
                 None => {
-                    place += 1.0;
+                    kept += 1;
+                    let place = (before + kept) as f64;
                     order.extend(row.difficulty.map(|difficulty| Placed {
                         round,
                         place,
                         difficulty,
                     }));
+                    if (kept - 1) % apart != 0 {
+                        return;
+                    }
                     let (first, second) = match &row.lesson {
                         Lesson::Preference { chosen, rejected, .. } => {
                             (cut(rejected.words()), cut(chosen.words()))
@@ -302,12 +306,12 @@ impl Reader<'_> {
                     };
                     let prompt = cut(row.prompt.prompt().gist());
                     samples.push(Sample { id: row.record_id, prompt, first, second });
-                    // Of all rows a few stay: every second one is left out where there are too many.
                     if samples.len() > 64 * SAMPLES {
-                        let mut place = 0;
+                        apart *= 2;
+                        let mut number = 0;
                         samples.retain(|_| {
-                            place += 1;
-                            place % 2 == 1
+                            number += 1;
+                            number % 2 == 1
                         });
                     }
                 }
