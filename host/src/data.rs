@@ -35,6 +35,9 @@ use crate::{
 
 /// The longest line that is read, in bytes.
 pub const LONGEST_LINE: usize = 16 << 20;
+/// The most values that a line may have: numbers, texts, lists and objects. Each takes a hundred bytes of memory
+/// or so, and two in the file.
+pub const MOST_VALUES: usize = 200_000;
 
 /// The prompts of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -240,6 +243,9 @@ fn row(line: &[u8], first: bool) -> Result<Option<Map<String, Value>>, RowProble
     if line.is_empty() {
         return Ok(None);
     }
+    if line.len() > MOST_VALUES && values(line) > MOST_VALUES {
+        return Err(RowProblem::TooMany);
+    }
     match serde_json::from_str(line) {
         Ok(Value::Object(row)) => Ok(Some(row)),
         Ok(_) => Err(RowProblem::NotAnObject),
@@ -249,6 +255,21 @@ fn row(line: &[u8], first: bool) -> Result<Option<Map<String, Value>>, RowProble
             Err(RowProblem::NotJson(message))
         }
     }
+}
+
+/// Returns about how many values a line of JSON has: one more for each comma and bracket outside of texts.
+fn values(line: &str) -> usize {
+    let (mut values, mut in_text, mut escaped) = (0, false, false);
+    for byte in line.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 fn prompt(row: &Map<String, Value>, line: usize) -> Result<Prompt, RowProblem> {

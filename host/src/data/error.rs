@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::LONGEST_LINE;
+use super::{LONGEST_LINE, MOST_VALUES};
 use crate::{pack::PackError, record::Speaker};
 
 /// Why a data file cannot be used.
@@ -89,6 +89,9 @@ pub enum RowProblem {
     /// Over [`LONGEST_LINE`].
     #[error("the line has more than {} MiB", LONGEST_LINE >> 20)]
     TooLong,
+    /// Over [`MOST_VALUES`].
+    #[error("the line has more than {MOST_VALUES} values")]
+    TooMany,
     /// Bytes that are no text.
     #[error("the line is not UTF-8")]
     NotUtf8,

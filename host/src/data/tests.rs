@@ -155,6 +155,12 @@ fn bytes_that_are_no_text_and_endless_lines_are_refused() {
     assert_eq!(error, "the line has more than 16 MiB\n  --> p.jsonl:1");
     let just = format!("{{\"prompt\": \"{}\"}}\n", "x".repeat(LONGEST_LINE - 16));
     assert_eq!(prompts(just.as_bytes()).unwrap().prompts.len(), 1);
+    // A hundred bytes of memory for every two of the file.
+    let many = format!("{{\"prompt\": \"x\", \"more\": [0{}]}}", ",0".repeat(MOST_VALUES));
+    let error = prompts(many.as_bytes()).unwrap_err();
+    assert_eq!(error, "the line has more than 200000 values\n  --> p.jsonl:1");
+    let texts = format!("{{\"prompt\": \"x\\\"{}\"}}", ",[{".repeat(MOST_VALUES));
+    assert_eq!(prompts(texts.as_bytes()).unwrap().prompts.len(), 1);
     let deep = format!("{{\"prompt\": {}", "[".repeat(100_000));
     assert!(prompts(deep.as_bytes()).unwrap_err().contains("recursion limit"));
 }

@@ -19,9 +19,10 @@ use super::error::ModelError;
 use crate::date::Date;
 use crate::record::{Message, Speaker};
 
-/// Steps that a template may take, and by 64 bytes each the memory; a long conversation takes
-/// thousands.
-const FUEL: u64 = 2_000_000;
+/// Steps that a template may take. A long conversation takes thousands; so does its text, of which each 64 bytes
+/// are a step whenever they are made or printed. What is rendered has 16 MB at most, and stands in memory thrice
+/// where a message has to be looked for.
+const FUEL: u64 = 250_000;
 
 /// The name under which the environment knows the template; errors show it with the line.
 const NAME: &str = "chat template";

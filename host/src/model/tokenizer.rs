@@ -1,5 +1,6 @@
 //! Tokenizers: text to token ids and back, with special tokens kept apart from plain text.
 
+mod guard;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,9 +10,10 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::tokenizer::{OffsetReferential, OffsetType};
+use tokenizers::tokenizer::{OffsetReferential, OffsetType, PreTokenizedString};
 
 use super::error::ModelError;
+use guard::guarded;
 pub use stream::TextStream;
 
 /// A tokenizer, with what the model's files say about its special tokens.
@@ -57,7 +59,7 @@ impl Tokenizer {
             }
             Err(error) => return Err(ModelError::read(&path, error)),
         };
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|error| ModelError::malformed(&path, format!("cannot be read: {error}")))?;
 
         let settings = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
@@ -90,6 +92,15 @@ impl Tokenizer {
 
     /// Puts a tokenizer together; `path` is where it comes from, for errors.
     pub(super) fn new(
+        inner: tokenizers::Tokenizer,
+        special: Special,
+        path: &Path,
+    ) -> Result<Tokenizer, ModelError> {
+        let made = guarded(|| Ok(Tokenizer::build(inner, special, path)));
+        made.map_err(|error| ModelError::tokenizer(path, format!("cannot be used: {error}")))?
+    }
+
+    fn build(
         mut inner: tokenizers::Tokenizer,
         special: Special,
         path: &Path,
@@ -202,10 +213,7 @@ impl Tokenizer {
         if escapes.is_empty() {
             return self.encode(text);
         }
-        let pieces = self
-            .inner
-            .get_added_vocabulary()
-            .extract_and_normalize(self.inner.get_normalizer(), text);
+        let pieces = self.pieces(text)?;
         let mut ids = Vec::new();
         for (_, (from, to), tokens) in
             pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
@@ -233,8 +241,7 @@ impl Tokenizer {
             self.push_with_ends(inner, text, &mut ids, |end| end)?;
             return Ok(ids);
         }
-        let pieces =
-            inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);
+        let pieces = self.pieces(text)?;
         for (_, (from, to), tokens) in
             pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
         {
@@ -257,6 +264,13 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Cuts a text at its special tokens.
+    fn pieces(&self, text: &str) -> Result<PreTokenizedString, ModelError> {
+        let (added, normalizer) = (self.inner.get_added_vocabulary(), self.inner.get_normalizer());
+        guarded(|| Ok(added.extract_and_normalize(normalizer, text)))
+            .map_err(|error| self.unread(&error))
+    }
+
     fn push_with_ends(
         &self,
         tokenizer: &tokenizers::Tokenizer,
@@ -264,9 +278,8 @@ impl Tokenizer {
         ids: &mut Vec<(u32, usize)>,
         place: impl Fn(usize) -> usize,
     ) -> Result<(), ModelError> {
-        let encoding = tokenizer.encode(text, false).map_err(|error| {
-            ModelError::tokenizer(&self.path, format!("cannot read a text: {error}"))
-        })?;
+        let encoding = guarded(|| tokenizer.encode(text, false));
+        let encoding = encoding.map_err(|error| self.unread(&error))?;
         let ends = encoding.get_offsets().iter().map(|&(_, end)| place(end));
         ids.extend(encoding.get_ids().iter().copied().zip(ends));
         Ok(())
@@ -293,8 +306,7 @@ impl Tokenizer {
 
     /// Returns the text of ids; special tokens are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner
-            .decode(ids, true)
+        guarded(|| self.inner.decode(ids, true))
             .map_err(|error| ModelError::tokenizer(&self.path, format!("cannot decode: {error}")))
     }
 
@@ -404,12 +416,13 @@ impl Tokenizer {
         text: &str,
         add_special_tokens: bool,
     ) -> Result<Vec<u32>, ModelError> {
-        tokenizer
-            .encode_fast(text, add_special_tokens)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| {
-                ModelError::tokenizer(&self.path, format!("cannot read a text: {error}"))
-            })
+        let encoding = guarded(|| tokenizer.encode_fast(text, add_special_tokens));
+        let encoding = encoding.map_err(|error| self.unread(&error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn unread(&self, error: &str) -> ModelError {
+        ModelError::tokenizer(&self.path, format!("cannot read a text: {error}"))
     }
 }
 

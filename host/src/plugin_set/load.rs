@@ -1,7 +1,8 @@
 //! Finding and reading a plugin set.
 
 use std::{
-    io::ErrorKind,
+    fs::File,
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,10 @@ use super::{
     typed::{self, Override},
 };
 use crate::pack::{self, Pack};
+
+/// The longest plugin set, in bytes: a hundred times as long as any that is known, and little enough to be parsed
+/// in little memory.
+const MAX_BYTES: usize = 256 << 10;
 
 /// What the binary carries, by name.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +77,7 @@ fn read(
     let stem = asked.strip_prefix("builtin:").unwrap_or(&asked);
     let stem = stem.strip_suffix(".toml").unwrap_or(stem);
     let embedded_set = embedded.plugin_sets.iter().find(|(name, _)| *name == stem);
-    let (shown, bytes, file_folder) = match (std::fs::read(name), embedded_set) {
+    let (shown, bytes, file_folder) = match (read_bounded(name), embedded_set) {
         (Ok(bytes), _) => {
             let folder = here.join(name.parent().unwrap_or(Path::new("")));
             (name.display().to_string(), bytes, Some(folder))
@@ -93,6 +98,9 @@ fn read(
         }
         (Err(error), _) => return Err(PluginSetError::Read { path: name.to_owned(), error }),
     };
+    if bytes.len() > MAX_BYTES {
+        return Err(PluginSetError::TooLarge { path: name.to_owned() });
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -117,6 +125,13 @@ fn read(
     Ok(Loaded { set, name: shown, text, folder: file_folder })
 }
 
+/// Reads a file, or one byte more than a plugin set may have of it: a pipe may have no end.
+fn read_bounded(name: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(name)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads the plugin set of a pack, in which it finds all that it names but models.
 fn load_packed(
     name: &Path,
@@ -130,6 +145,9 @@ fn load_packed(
     }
     let pack = Pack::open(&path)?;
     let text = pack.plugin_set()?;
+    if text.len() > MAX_BYTES {
+        return Err(PluginSetError::TooLarge { path: name.to_owned() });
+    }
     let around = Surroundings {
         embedded,
         file_folder: here,

@@ -35,6 +35,12 @@ pub enum PluginSetError {
         /// What the operating system says.
         error: io::Error,
     },
+    /// It is longer than any plugin set.
+    #[error("plugin set `{}` has more than 256 KiB", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is not text.
     #[error("plugin set `{}` is not UTF-8, from line {line} on", path.display())]
     NotUtf8 {
@@ -77,6 +83,9 @@ impl PluginSetError {
                 }
             }
             PluginSetError::Folder { .. } => Some("name the TOML file in it".to_owned()),
+            PluginSetError::TooLarge { .. } => {
+                Some("it names its data in files of their own, under `[data]`".to_owned())
+            }
             PluginSetError::NotUtf8 { .. } => Some("save it as UTF-8".to_owned()),
             PluginSetError::Override(_) => Some(
                 "write `--set KEY=VALUE`, for example `--set generate.temperature=0.5`".to_owned(),

@@ -116,6 +116,17 @@ fn a_path_is_looked_for_before_the_embedded_set() {
 }
 
 #[test]
+fn a_plugin_set_has_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.toml");
+    std::fs::write(&path, "# long\n".repeat(40_000)).unwrap();
+    let error = load(&path, &[], &Embedded::default()).unwrap_err();
+    assert!(error.to_string().ends_with("long.toml` has more than 256 KiB"), "{error}");
+    let error = load(Path::new("/dev/zero"), &[], &Embedded::default()).unwrap_err();
+    assert!(error.to_string().ends_with("has more than 256 KiB"), "{error}");
+}
+
+#[test]
 fn relative_paths_belong_to_the_file_or_to_the_shell() {
     let folder = tempfile::tempdir().unwrap();
     let (sets, shell) = (folder.path().join("sets"), folder.path().join("shell"));

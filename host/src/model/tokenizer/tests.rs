@@ -154,3 +154,18 @@ fn what_does_not_fit_is_named() {
     let far = open_with("generation_config.json", |s| s["eos_token_id"] = json!(400)).unwrap();
     assert!(far.check_fits(400).unwrap_err().to_string().contains("end with token 400"));
 }
+
+#[test]
+fn a_file_that_makes_no_sense_is_an_error_and_no_panic() {
+    let open = |key: &str, value: &Value| open_with("tokenizer.json", |s| s[key] = value.clone());
+    let strip = json!({ "type": "Strip", "content": "a", "start": 0, "stop": 100_000 });
+    let error = open("decoder", &strip).unwrap().decode(&[68, 68]).unwrap_err().to_string();
+    assert!(error.contains("cannot decode: the file makes no sense to its reader"), "{error}");
+    // A map of one unit, which points behind itself.
+    let map = json!({ "type": "Precompiled", "precompiled_charsmap": "BAAAAAD8//8=" });
+    let error = match open("normalizer", &map) {
+        Ok(tokenizer) => tokenizer.encode("abc").unwrap_err().to_string(),
+        Err(error) => error,
+    };
+    assert!(error.contains("makes no sense to its reader"), "{error}");
+}
