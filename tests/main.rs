@@ -1,5 +1,6 @@
 //! What crosses crates: the whole program from outside.
 
+mod bad_input;
 // The bench has no test harness of its own.
 #[path = "bench/table.rs"]
 #[expect(dead_code, reason = "the bench uses all of it")]

@@ -20,10 +20,12 @@ mod packed;
 mod page;
 mod preference;
 mod refusals;
+mod reuse;
 mod reward;
 mod reward_judge;
 mod saved;
 mod verbs;
+mod verify;
 mod write;
 
 use std::collections::BTreeMap;

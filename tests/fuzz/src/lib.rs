@@ -1,4 +1,7 @@
-//! What both targets share: guests as components, the runtime, records, and every call there is.
+//! What the targets for plugins share: guests as components, the runtime, records, and every call there is.
+//! The targets for data have theirs in `data`.
+
+pub mod data;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -76,7 +79,9 @@ impl Answerer for Model {
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
         let answer = |ask: &Ask| match ask.request {
             Request::Generate { .. } => Answer::Completion(completion("yes")),
-            Request::Score { .. } => Answer::Score(Score { logprob: -3.0, tokens: 6 }),
+            Request::Score { .. } => {
+                Answer::Score(Score { logprob: -3.0, tokens: 6, entropy: None })
+            }
             Request::Reward { .. } => Answer::Reward { value: -0.25, tokens: 9 },
         };
         Ok(asks.iter().map(answer).collect())
