@@ -110,9 +110,9 @@ bench-cuda: setup
 	$(CUDA) $(CARGO) bench --locked -p aligner --features cuda --bench cuda --no-run
 	tests/bench-cuda/table "$$(ls -t target/release/deps/cuda-* | grep -v '\.d$$' | head -1)" $(CUDA_ROWS)
 
-# Long kills.
+# Long kills, a journal cut at every byte, many mutations of bad input.
 soak: build
-	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill
+	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill cut:: bad_input
 
 # Hostile components, hostile results and bad data of every kind against the host, SECONDS for each. What is found
 # lies in tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.

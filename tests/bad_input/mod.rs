@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use aligner::run::seed;
 use inputs::INPUTS;
 
-/// Mutations of all seeds of a kind together.
-const MUTATIONS: usize = 400;
+/// Returns how many mutations of all seeds of a kind are tried; `make soak` tries many.
+fn mutations() -> usize {
+    if std::env::var_os("ALIGNER_SOAK").is_some() { 20_000 } else { 400 }
+}
 
 /// Numbers that are the same in every run of the tests.
 struct Dice {
@@ -81,7 +83,7 @@ fn bad_input_of_every_kind_is_answered() {
         let whole: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
         assert!(whole.len() >= 2, "{} seeds of {}", whole.len(), input.name);
         let mut dice = Dice { seed: seed::of([input.name.into()]), drawn: 0 };
-        let mutated: Vec<_> = (0..MUTATIONS).map(|_| mutate(&mut dice, &whole)).collect();
+        let mutated: Vec<_> = (0..mutations()).map(|_| mutate(&mut dice, &whole)).collect();
         for bytes in whole.iter().chain(&mutated) {
             let place = folder.path().join(input.name);
             let begun = Instant::now();
