@@ -72,7 +72,8 @@ pub fn main(args: &AblateArgs) -> Result<(), CliError> {
     let set = changed(begun.clone().pinned_set(), args)?;
     let progress = args.shown.open();
     let device = args.device.resolve(set.run.dtype)?;
-    let prepared = run_verb::prepare(set, device, &progress)?;
+    let mut prepared = run_verb::prepare(set, device, &progress)?;
+    prepared.manifest.command = args.command();
     if prepared.manifest.digest() == begun.digest() {
         let message = format!("with this, the run would be `{}` itself", path.display());
         return Err(CliError::usage(message).hint(
@@ -117,6 +118,26 @@ pub fn main(args: &AblateArgs) -> Result<(), CliError> {
         path.display(),
         changes::text(&found, &first, &second)
     ))
+}
+
+impl AblateArgs {
+    /// Returns the command that makes the same run.
+    fn command(&self) -> Vec<String> {
+        let given = |flag: &str, values: Vec<String>| -> Vec<String> {
+            values.into_iter().flat_map(|value| [flag.to_owned(), value]).collect()
+        };
+        let changes = |changes: &[Change]| -> Vec<String> {
+            changes.iter().map(|it| format!("{}={}", it.place, it.what)).collect()
+        };
+        let begin =
+            ["aligner".to_owned(), "ablate".to_owned(), self.directory.display().to_string()];
+        begin
+            .into_iter()
+            .chain(given("--swap", changes(&self.swap)))
+            .chain(given("--config", changes(&self.config)))
+            .chain(given("--without", self.without.clone()))
+            .collect()
+    }
 }
 
 /// Returns the folder beside a run for one that differs from it.

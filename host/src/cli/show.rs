@@ -13,7 +13,7 @@ use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
     progress::counted,
-    record::{Measurement, Opinion, Text, Verdict},
+    record::{Finish, Measurement, Opinion, Text, Verdict},
     round::rows::{
         Filtered, Generated, Judged, Measured, Paired, Rendered, Sampled, Scored, Trained, Written,
     },
@@ -40,6 +40,11 @@ pub struct ShowArgs {
 
 /// Prints the life of a record, the list of records, or what was dropped.
 pub fn main(args: &ShowArgs) -> Result<(), CliError> {
+    output::print(&text(args)?)
+}
+
+/// Returns what is printed.
+pub fn text(args: &ShowArgs) -> Result<String, CliError> {
     let run = &args.directory;
     manifest::check_format(run)?;
     if !run.join(manifest::FILE).exists() {
@@ -57,12 +62,11 @@ pub fn main(args: &ShowArgs) -> Result<(), CliError> {
         let message = format!("`{}` has no round {round}", run.display());
         return Err(CliError::new(exit::RUN_DIRECTORY, message));
     }
-    let text = match &args.record {
-        Some(record) => life(run, &rounds, record)?,
-        None if args.dropped => dropped(run, &rounds)?,
-        None => list(run, &rounds)?,
-    };
-    output::print(&text)
+    match &args.record {
+        Some(record) => life(run, &rounds, record),
+        None if args.dropped => dropped(run, &rounds),
+        None => list(run, &rounds),
+    }
 }
 
 /// Reads a stage's file; a stage that has not been done has no rows.
@@ -208,6 +212,8 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
 /// Returns all that the run knows of one record, stage by stage.
 fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
     let mut text = String::new();
+    // A prompt is often put in the same way again: each rendering is shown once.
+    let mut renderings: BTreeMap<String, (String, String)> = BTreeMap::new();
     for &round in rounds {
         let mut part = String::new();
         let written = rows::<Written>(run, round, "write")?.into_iter().find(|r| r.id == record);
@@ -222,8 +228,18 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         }
         for row in rows::<Rendered>(run, round, "render")?.into_iter().filter(|r| r.id == record) {
             for variant in row.variants {
-                let _ = writeln!(part, "  render      variant {}:", variant.name);
-                block(&mut part, &shown(&variant.prompt));
+                let rendering = shown(&variant.prompt);
+                match renderings.get(&variant.name) {
+                    Some((place, before)) if *before == rendering => {
+                        let name = &variant.name;
+                        let _ = writeln!(part, "  render      variant {name}: as in {place}");
+                    }
+                    _ => {
+                        let _ = writeln!(part, "  render      variant {}:", variant.name);
+                        block(&mut part, &rendering);
+                        renderings.insert(variant.name, (name_of(round), rendering));
+                    }
+                }
             }
         }
         for row in completed(run, round)?.into_iter().filter(|r| r.id == record) {
@@ -231,11 +247,14 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
                 let Some(completion) = variant.completion else { continue };
                 let _ = writeln!(
                     part,
-                    "  generate    variant {}: {}, logprob {:.2}, {:?}:",
+                    "  generate    variant {}: {}, logprob {:.2}, {}:",
                     variant.name,
                     counted(completion.tokens.into(), "tokens"),
                     completion.logprob,
-                    completion.finish
+                    match completion.finish {
+                        Finish::Stop => "whole",
+                        Finish::Length => "cut at its limit",
+                    }
                 );
                 block(&mut part, &completion.text);
             }
@@ -304,8 +323,7 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
             );
         }
         if !part.is_empty() {
-            let name = if round == 0 { "pool".to_owned() } else { format!("round {round}") };
-            let _ = write!(text, "{name}\n{part}");
+            let _ = write!(text, "{}\n{part}", name_of(round));
         }
     }
     if text.is_empty() {
@@ -314,6 +332,10 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
             .hint(format!("`aligner show {}` lists the records", run.display())));
     }
     Ok(text)
+}
+
+fn name_of(round: u32) -> String {
+    if round == 0 { "the pool".to_owned() } else { format!("round {round}") }
 }
 
 fn shown(text: &Text) -> String {

@@ -58,7 +58,8 @@ pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
     }
     let progress = args.shown.open();
     let device = args.device.resolve(begun.plugin_set.run.dtype)?;
-    let prepared = run_verb::prepare(begun.clone().pinned_set(), device, &progress)?;
+    let mut prepared = run_verb::prepare(begun.clone().pinned_set(), device, &progress)?;
+    prepared.manifest.command = begun.command.clone();
     let differences = prepared.manifest.differences(&begun);
     if !differences.is_empty() {
         let message = format!(

@@ -1,0 +1,156 @@
+//! `aligner verify` finds what a run did not make, and `aligner ablate` what another plugin would have done.
+
+use std::path::Path;
+
+use super::{Place, lines};
+
+fn alter(path: &Path, from: &str, to: &str) -> Vec<u8> {
+    let whole = std::fs::read(path).unwrap();
+    let text = String::from_utf8(whole.clone()).unwrap();
+    assert!(text.contains(from), "{} has no {from}", path.display());
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    whole
+}
+
+#[test]
+fn a_run_can_be_verified_whole_and_by_samples() {
+    for set in ["tiny", "tiny-dpo"] {
+        let place = Place::new();
+        place.set(set, "run", &[]).expect(0);
+        let files = place.files("run");
+        let all = place.aligner(&["verify", "run", "--all"]).expect(0);
+        assert!(all.stdout.contains("every byte is the same"), "{}", all.stdout);
+        assert!(all.stdout.contains("  same            round 2: train"), "{}", all.stdout);
+        assert!(!all.stdout.contains("not done again"), "{}", all.stdout);
+        let sample = place.aligner(&["verify", "run", "--sample", "5"]).expect(0);
+        assert!(
+            sample.stdout.contains("5 completions and answers made again"),
+            "{}",
+            sample.stdout
+        );
+        assert!(sample.stdout.contains("not done again  round 1: train"), "{}", sample.stdout);
+        assert_eq!(place.files("run"), files, "it is only read");
+    }
+}
+
+#[test]
+fn what_was_altered_is_named_with_its_record() {
+    let place = Place::new();
+    place.tiny("run", &[]).expect(0);
+    let files = place.files("run");
+    let row = &lines(&files, "rounds/01/generate.jsonl")[2];
+    let id = row["id"].as_str().unwrap().to_owned();
+    let text = row["variants"][0]["completion"]["text"].as_str().unwrap();
+    let file = place.path("run/rounds/01/generate.jsonl");
+    // Each is found, whatever is drawn.
+    let line = format!("(line 3, record `{id}`)");
+    let encoded = serde_json::to_string(text).unwrap();
+    let whole = alter(&file, &encoded, "\"put in afterwards\"");
+    for how in [&["--all"][..], &["--sample", "0"]] {
+        place
+            .aligner(&[&["verify", "run"], how].concat())
+            .expect(5)
+            .says(&["generate.jsonl` was altered after the run wrote it", &line]);
+    }
+    // Who alters the journal too is found when the record is made again.
+    let digest = |bytes: &[u8]| {
+        use sha2::Digest;
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let altered = std::fs::read(&file).unwrap();
+    let journal = place.path("run/journal.jsonl");
+    let honest = alter(&journal, &digest(&whole), &digest(&altered));
+    let said = place.aligner(&["verify", "run", "--all"]).expect(5);
+    said.says(&["round 1: generate comes out otherwise", &line]);
+    std::fs::write(&file, whole).unwrap();
+    std::fs::write(&journal, honest).unwrap();
+
+    let weights = place.path("run/rounds/02/adapter/adapter_model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    place.aligner(&["verify", "run"]).expect(5).says(&["adapter_model.safetensors", "is damaged"]);
+    std::fs::write(&weights, whole).unwrap();
+
+    let result = place.path("run/final/adapter/adapter_config.json");
+    let whole = alter(&result, "\"r\"", "\"R\"");
+    place
+        .aligner(&["verify", "run"])
+        .expect(5)
+        .says(&["adapter_config.json` is not what the run made"]);
+    std::fs::write(&result, whole).unwrap();
+    place.aligner(&["verify", "run"]).expect(0);
+}
+
+#[test]
+fn what_cannot_be_verified_is_refused() {
+    let place = Place::new();
+    place.tiny("run", &[]).expect(0);
+    place.aligner(&["verify", "nowhere"]).expect(5).says(&["`nowhere` is no run directory"]);
+    let journal = place.path("run/journal.jsonl");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let without_end = text.lines().filter(|line| !line.contains("\"done\"")).collect::<Vec<_>>();
+    std::fs::write(&journal, without_end.join("\n") + "\n").unwrap();
+    place.aligner(&["verify", "run"]).expect(5).says(&["`run` is not finished", "aligner resume"]);
+}
+
+#[test]
+fn another_plugin_in_a_place_shows_what_it_changes() {
+    let place = Place::new();
+    place.tiny("run", &[]).expect(0);
+    let files = place.files("run");
+    let config = "filter-1={\"min_characters\": 30}";
+    let said = place.aligner(&["ablate", "run", "--config", config, "--out", "other"]).expect(0);
+    for part in [
+        "other against run",
+        "round 1: filter-generate: otherwise for",
+        "kept → dropped: too-short",
+    ] {
+        assert!(said.stdout.contains(part), "no {part:?} in {}", said.stdout);
+    }
+    said.says(&["taken over from `run`"]);
+    assert_eq!(place.files("run"), files, "the run is as it was");
+    // The same as a run of its own.
+    place.tiny("alone", &["--set", "filter.0.config.min_characters=30"]).expect(0);
+    assert_eq!(place.files("other"), place.files("alone"));
+
+    // A second call only compares.
+    let again = place.aligner(&["ablate", "run", "--config", config, "--out", "other", "--json"]);
+    let again = again.expect(0);
+    let document: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    let stages: Vec<&str> = document["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|row| row["stage"].as_str())
+        .collect();
+    assert_eq!(stages[..2], ["filter-generate", "train"], "{stages:?}");
+    assert!(!again.stderr.contains("taken over"), "{}", again.stderr);
+
+    let without = place.aligner(&["ablate", "run", "--without", "filter-1"]).expect(0);
+    assert!(without.stdout.contains(" against run\n"), "{}", without.stdout);
+    let swapped = ["ablate", "run", "--swap", "filter=builtin:format", "--config", "filter={}"];
+    place.aligner(&swapped[..2]).expect(2).says(&["with this, the run would be `run` itself"]);
+}
+
+#[test]
+fn what_cannot_be_swapped_is_refused() {
+    let place = Place::new();
+    place.tiny("run", &[]).expect(0);
+    let refused = |more: &[&str], code, parts: &[&str]| {
+        place.aligner(&[&["ablate", "run"], more].concat()).expect(code).says(parts);
+    };
+    refused(
+        &["--swap", "judge=builtin:pairwise"],
+        2,
+        &["the plugin set has no `judge`", "filter-1"],
+    );
+    refused(&["--swap", "filter-2=builtin:length"], 2, &["the plugin set has no `filter-2`"]);
+    refused(&["--swap", "filter-1"], 2, &["PLACE=…"]);
+    refused(&["--swap", "filter-1=builtin:perplexity"], 3, &["perplexity"]);
+    refused(&["--config", "filter-1=3"], 2, &["is no JSON object"]);
+    refused(&["--config", "filter-1={"], 2, &["has no JSON"]);
+    refused(&["--without", "difficulty"], 2, &["would leave a hole in the method"]);
+    refused(&["--config", "filter-1={}", "--out", "run"], 2, &["both name `run`"]);
+}
