@@ -39,13 +39,20 @@ fn a_run_leaves_curves_a_trainers_state_and_its_data() {
     }
     let parquet = &files["final/data/train.parquet"];
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
+    // What round 1 took over from the pool has cost nothing again.
+    let generated: u64 = ["pool", "rounds/02"]
+        .iter()
+        .flat_map(|folder| lines(&files, &format!("{folder}/generate.jsonl")))
+        .map(|row| row["variants"][0]["completion"]["tokens"].as_u64().unwrap())
+        .sum();
     let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
     let card = text("final/data/README.md");
     for part in ["license: unknown", "path: train.parquet", "tokens generated", "## Plugins"] {
         assert!(card.contains(part), "no {part:?} in:\n{card}");
     }
+    let cost = format!("| tokens generated | {generated} |");
     let card = text("final/adapter/README.md");
-    for part in ["- seed: 3", "sets/tiny.toml --seed 3\n", "fuel of plugins", "tokens trained on"] {
+    for part in ["- seed: 3", "sets/tiny.toml --seed 3\n", "fuel of plugins", &cost] {
         assert!(card.contains(part), "no {part:?} in:\n{card}");
     }
     assert!(!card.contains("--out"), "{card}");

@@ -205,10 +205,12 @@ fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
     let folder = place.path("run");
     let arguments = tiny(&folder.display().to_string(), &[]);
     let arguments = ["aligner".to_owned()].into_iter().chain(arguments);
-    let set = Cli::parse_from(arguments).run.unwrap().plugin_set(&host::embedded()).unwrap().set;
+    let args = Cli::parse_from(arguments).run.unwrap();
+    let set = args.plugin_set(&host::embedded()).unwrap().set;
     let settings = Settings { compiler: crate::runtime::compiler(), cache: Cache::Off };
     let runtime = Runtime::new(settings).unwrap();
-    let prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| ()).unwrap();
+    let mut prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| ()).unwrap();
+    prepared.manifest.command = args.command();
 
     let silent = Progress::new(Style::Silent);
     let models = cli::run::models(&prepared, &silent).unwrap();

@@ -283,7 +283,7 @@ impl RunArgs {
     }
 
     /// Returns the command that makes the same run: what it is not decided by is left out.
-    fn command(&self) -> Vec<String> {
+    pub fn command(&self) -> Vec<String> {
         let mut command = vec!["aligner".to_owned(), "--plugins".to_owned()];
         command.push(self.plugins.display().to_string());
         let mut add = |flag: &str, value: Option<String>| {

@@ -60,25 +60,29 @@ pub fn render(previews: &[Preview], colour: bool) -> String {
 
 fn body(tokens: &[PreviewToken], colour: bool) -> String {
     let mut text = String::new();
-    for (number, PreviewToken { text: token, trains }) in tokens.iter().enumerate() {
-        let token = printable(token);
-        // Colours end with the line, so that a pager shows each one right.
-        let coloured = |start: &str| {
-            let lines = token.split('\n').map(|line| match line {
-                "" => String::new(),
-                line => format!("{start}{line}{PLAIN}"),
-            });
-            lines.collect::<Vec<_>>().join("\n")
-        };
+    // What does not train is one piece, as nobody looks for its tokens.
+    let pieces = tokens.chunk_by(|one, next| !one.trains && !next.trains);
+    for (number, piece) in pieces.enumerate() {
+        let words = printable(&piece.iter().map(|token| token.text.as_str()).collect::<String>());
+        let trains = piece.iter().any(|token| token.trains);
         match (trains, colour) {
-            (_, _) if token.is_empty() => {}
-            (true, true) => text.push_str(&coloured(GREEN[number % 2])),
-            (false, true) => text.push_str(&coloured(DIM)),
-            (true, false) => text.push_str(&format!("[{token}]")),
-            (false, false) => text.push_str(&token),
+            (_, _) if words.is_empty() => {}
+            (true, true) => text.push_str(&coloured(&words, GREEN[number % 2])),
+            (false, true) => text.push_str(&coloured(&words, DIM)),
+            (true, false) => text.push_str(&format!("[{words}]")),
+            (false, false) => text.push_str(&words),
         }
     }
     text
+}
+
+/// Returns text in a colour that ends with each line, so that a pager shows every line right.
+fn coloured(text: &str, start: &str) -> String {
+    let lines = text.split('\n').map(|line| match line {
+        "" => String::new(),
+        line => format!("{start}{line}{PLAIN}"),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the text with U+FFFD in the place of what cannot be seen, but for line breaks.
