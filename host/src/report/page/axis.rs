@@ -29,17 +29,16 @@ impl Axis {
         Some(Axis::with_step((low / step).floor() * step, high, step))
     }
 
-    /// The same, from 0 where no number is below it: for counts and lengths.
-    pub fn from_zero(values: impl IntoIterator<Item = f64>) -> Option<Axis> {
-        let (low, high) = ends(values)?;
-        Axis::over([low.min(0.0), high, if high <= 0.0 && low >= 0.0 { 1.0 } else { high }])
+    /// Returns an axis of counts, from 0 to a whole number that is at least `most`.
+    pub fn counts(most: u64) -> Axis {
+        let most = most.max(1) as f64;
+        Axis::with_step(0.0, most, whole_step(most / 4.0))
     }
 
     /// Returns an axis of whole numbers, such as rounds; its ends are no ticks.
     pub fn whole(low: f64, high: f64) -> Axis {
         let (low, high) = (low.clamp(-MOST, MOST), high.clamp(-MOST, MOST));
-        let step = round_step((high - low) / 6.0).max(1.0);
-        let step = if step.fract() == 0.0 { step } else { 2.0 * step };
+        let step = whole_step((high - low) / 6.0);
         let first = (low / step).ceil() * step;
         let mut axis = Axis::with_step(first, high, step);
         axis.ticks.retain(|tick| *tick <= high);
@@ -87,6 +86,12 @@ fn ends(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
             }),
         )
     })
+}
+
+/// Returns a whole number that is at least `step`, as round as may be.
+fn whole_step(step: f64) -> f64 {
+    let step = round_step(step).max(1.0);
+    if step.fract() == 0.0 { step } else { 2.0 * step }
 }
 
 /// Returns the least of 1, 2, 2.5 and 5 times a power of ten that is at least `step`.

@@ -57,10 +57,10 @@ pub fn flow(title: &str, stages: &[Stage<'_>], end: &str) -> String {
             label(&mut svg, ("end", "dim"), WIDTH, middle + 4.0, &count.to_string());
             (right, at) = (right - thick, at + row(*count));
         }
-        rect(&mut svg, "stage", (0.0, y - 1.5), (wide(stage.enters).max(1.0), 3.0));
+        rect(&mut svg, "stage", (0.0, y - 1.5), (wide(stage.enters), 3.0));
         y = next;
     }
-    rect(&mut svg, "stage", (0.0, y - 1.5), (wide(ends).max(1.0), 3.0));
+    rect(&mut svg, "stage", (0.0, y - 1.5), (wide(ends), 3.0));
     label(&mut svg, ("start", "strong"), TEXTS, y + 13.0, end);
     label(&mut svg, ("end", "strong"), WIDTH, y + 13.0, &ends.to_string());
     svg + "</svg>"

@@ -72,14 +72,14 @@ impl Histogram {
         const HEIGHT: f64 = 120.0;
         let bins = self.counts.first().map_or(0, Vec::len);
         let high = self.low + self.width * bins as f64;
-        let Some(up) = Axis::from_zero([0.0, most as f64]) else { return String::new() };
-        let Some(across) = Axis::over([self.low, high]) else { return String::new() };
-        let labels: Vec<(String, f64)> = up
-            .ticks
-            .iter()
-            .filter(|tick| tick.fract() == 0.0)
-            .map(|&tick| (up.label(tick), tick))
-            .collect();
+        let up = Axis::counts(most);
+        // A bin or two would fill the plot.
+        let room = if bins < 4 { 2.0 * self.width } else { 0.0 };
+        let Some(across) = Axis::over([self.low - room, high + room]) else {
+            return String::new();
+        };
+        let labels: Vec<(String, f64)> =
+            up.ticks.iter().map(|&tick| (up.label(tick), tick)).collect();
         let longest = labels.iter().map(|(text, _)| text.len()).max().unwrap_or(1);
         let (left, right) = (6.8 * longest as f64 + 12.0, WIDTH - 14.0);
         let bottom = TOP + HEIGHT;

@@ -43,6 +43,9 @@ fn ticks_are_round_and_hold_every_number() {
     assert_eq!(whole(0.0, 3.0), [0.0, 1.0, 2.0, 3.0]);
     assert_eq!(whole(1.0, 1.0), [1.0]);
     assert_eq!(whole(0.0, 20.0), [0.0, 5.0, 10.0, 15.0, 20.0]);
+    assert_eq!(Axis::counts(0).ticks, [0.0, 1.0]);
+    assert_eq!(Axis::counts(3).ticks, [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(Axis::counts(10).ticks, [0.0, 5.0, 10.0]);
 }
 
 #[test]

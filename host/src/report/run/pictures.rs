@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::data::{Details, HeldOut, RoundDetails, Spread, Update};
 use super::funnel::Funnel;
+use super::read::evenly;
 use super::{RunView, Time};
 use crate::report::page::bars::{Bar, bars};
 use crate::report::page::chart::{About, Curve, Point, chart, legend};
@@ -12,6 +13,8 @@ use crate::report::page::flow::{Stage, flow};
 use crate::report::page::histogram::Part;
 use crate::report::{Extrapolation, Report, number};
 
+/// Rounds whose flows are drawn; of more, as many of them are taken evenly.
+const FLOWS: usize = 12;
 /// Reasons of one stage that a flow shows by name.
 const REASONS: usize = 6;
 
@@ -77,7 +80,9 @@ pub fn funnels(rounds: &[RoundDetails]) -> String {
         );
         format!("<div>{}</div>", written.chain([records]).collect::<String>())
     };
-    plots(rounds.iter().map(one))
+    let shown = evenly(rounds.len() as u32, FLOWS);
+    let numbered = (1u32..).zip(rounds).filter(|(number, _)| shown.contains(number));
+    plots(numbered.map(|(_, round)| one(round)))
 }
 
 fn funnel_figure(title: &str, funnel: &Funnel, end: &str) -> String {
@@ -96,9 +101,13 @@ fn funnel_figure(title: &str, funnel: &Funnel, end: &str) -> String {
         }
         leaves
     };
+    // Where all have left, nothing more is to be seen.
     let stages: Vec<Stage<'_>> = funnel
         .stages
         .iter()
+        .enumerate()
+        .filter(|(place, stage)| *place == 0 || stage.enters > 0)
+        .map(|(_, stage)| stage)
         .map(|it| Stage { name: &it.stage, enters: it.enters, leaves: stage(it) })
         .collect();
     let rows = funnel.stages.iter().flat_map(|stage| {

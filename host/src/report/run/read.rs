@@ -217,7 +217,8 @@ impl Reader<'_> {
         }
         let trained = self.trained(found, &mut sieve, round);
 
-        let complete = trained || report.rounds.iter().any(|row| row.round == round);
+        let done = report.ended.is_some() || report.rounds.iter().any(|row| row.round == round);
+        let complete = trained || done;
         let (steps, updates) = self.updates(round, found.steps);
         found.steps += steps;
         if !sieve.funnel(complete).stages.iter().all(|stage| stage.enters == 0) || steps > 0 {
@@ -399,7 +400,7 @@ fn drop(id: String, reason: &str, by: &str) -> Drop {
 }
 
 /// Returns at most `most` of the rounds up to `last`, the first and the last among them.
-fn evenly(last: u32, most: usize) -> Vec<u32> {
+pub fn evenly(last: u32, most: usize) -> Vec<u32> {
     match last as usize <= most {
         true => (1..=last).collect(),
         false => (0..most as u64)
