@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aligner::cli::show::{self, ShowArgs};
 use aligner::data::{self, Columns, LabelledFile, RecordFile, Upto};
 use aligner::model::checkpoint::Checkpoint;
 use aligner::model::gguf::Gguf;
@@ -147,6 +148,11 @@ fn journal(folder: &Path, bytes: &[u8]) {
     }
     if let Some(entries) = heard(journal::read(&run)) {
         heard(journal::check_files(&run, &entries));
+    }
+    for (record, dropped) in [(None, false), (None, true), (Some("p-1"), false)] {
+        let record = record.map(str::to_owned);
+        let args = ShowArgs { directory: run.clone(), record, round: None, dropped };
+        let _ = show::text(&args);
     }
     let manifest = heard(Manifest::read(&run)).flatten();
     if let Some(report) = aligner::cli::report::read(&run).ok() {

@@ -7,6 +7,7 @@
 //! day cannot be repeated, and templates that test for it fall back to a day of their own.
 
 mod python;
+mod stack;
 
 use std::ops::Range;
 
@@ -23,6 +24,9 @@ use crate::record::{Message, Speaker};
 /// are a step whenever they are made or printed. What is rendered has 16 MB at most, and stands in memory thrice
 /// where a message has to be looked for.
 const FUEL: u64 = 250_000;
+
+/// The longest template, in bytes; those of models have a few kilobytes.
+const MAX_BYTES: usize = 64 << 10;
 
 /// The name under which the environment knows the template; errors show it with the line.
 const NAME: &str = "chat template";
@@ -77,6 +81,10 @@ impl Template {
             message: format!("cannot be read: {error}"),
             hint: String::new(),
         };
+        if source.len() > MAX_BYTES {
+            let long = format!("it has more than {MAX_BYTES} bytes");
+            return Err(unreadable(Error::new(ErrorKind::InvalidOperation, long)));
+        }
         let mut environment = Environment::new();
         environment.set_syntax(syntax().map_err(unreadable)?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -86,7 +94,7 @@ impl Template {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function(GENERATION, mark_generation);
         let (rewritten, marks_generation) = generation_as_call(source);
-        environment.add_template_owned(NAME, rewritten).map_err(unreadable)?;
+        stack::deep(|| environment.add_template_owned(NAME, rewritten)).map_err(unreadable)?;
         Ok(Template {
             environment,
             model: model.to_owned(),
@@ -168,6 +176,10 @@ impl Template {
     }
 
     fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        stack::deep(|| self.run_here(messages, add_generation_prompt))
+    }
+
+    fn run_here(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
         let list: Vec<Value> = messages
             .iter()
             .map(|message| {

@@ -50,6 +50,17 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         "strip" => (true, true),
         "lstrip" => (true, false),
         "rstrip" => (false, true),
+        // The filters of the same name count the bytes that they make before these are there.
+        "replace" if args.len() == 2 && value.as_str().is_some() => {
+            return state
+                .apply_filter("replace", &[value.clone(), args[0].clone(), args[1].clone()]);
+        }
+        "join" if args.len() == 1 && value.as_str().is_some() => {
+            return state.apply_filter("join", &[args[0].clone(), value.clone()]);
+        }
+        "replace" | "format" if value.as_str().is_some_and(|text| is_long(text, name, args)) => {
+            return Err(ErrorKind::OutOfFuel.into());
+        }
         _ => return unknown_method_callback(state, value, name, args),
     };
     match (value.as_str(), args) {
@@ -58,6 +69,59 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
             Ok(Value::from(strip(text, letters.as_str(), sides.0, sides.1)))
         }
         _ => unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// The longest text that a method or `tojson` makes, in bytes.
+const MOST_BYTES: usize = 4 << 20;
+
+/// Returns whether a method of a text would make too long a one: of a template as `"{:>1000000}"`, or where a piece is
+/// replaced by a long one so many times.
+fn is_long(text: &str, name: &str, args: &[Value]) -> bool {
+    match (name, args) {
+        ("replace", [_, new, count, ..]) => {
+            let count = count.as_i64().and_then(|count| usize::try_from(count).ok());
+            let count = count.unwrap_or(usize::MAX).min(text.len() + 1);
+            let new = new.as_str().map_or(0, str::len);
+            count.saturating_mul(new).saturating_add(text.len()) > MOST_BYTES
+        }
+        ("format", _) => text.split('{').skip(1).any(|field| {
+            let field = field.split('}').next().unwrap_or(field);
+            field.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4)
+        }),
+        _ => false,
+    }
+}
+
+/// Takes the bytes that a value has about, as JSON, from those that are left; fails where there are none.
+fn weigh(value: &Value, left: &mut usize) -> Result<(), Error> {
+    let own = value.as_str().map_or(8, str::len);
+    *left = left.checked_sub(own).ok_or(ErrorKind::OutOfFuel)?;
+    match value.kind() {
+        ValueKind::Seq => value.try_iter()?.try_for_each(|item| weigh(&item, left)),
+        ValueKind::Map => value.try_iter()?.try_for_each(|key| {
+            weigh(&key, left)?;
+            weigh(&value.get_item(&key)?, left)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that end.
+#[derive(Default)]
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST_BYTES {
+            return Err(std::io::Error::other("it is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -97,7 +161,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     if sorted {
         value.sort_all_objects();
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Bounded::default();
     match indent {
         Some(width) => {
             let spaces = " ".repeat(width.min(16));
@@ -113,7 +177,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         ),
     }
     .map_err(fail)?;
-    let text = String::from_utf8(bytes)
+    let text = String::from_utf8(bytes.0)
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, "cannot be written as JSON"))?;
     Ok(if ascii { escape_non_ascii(&text) } else { text })
 }
@@ -134,6 +198,9 @@ fn escape_non_ascii(text: &str) -> String {
 }
 
 fn json(value: &Value) -> Result<serde_json::Value, Error> {
+    // What is too long is so before it is escaped for HTML and read again.
+    let mut left = MOST_BYTES;
+    weigh(value, &mut left)?;
     let compact =
         minijinja::filters::tojson(value, None, Kwargs::from_iter::<[(&str, Value); 0]>([]))?;
     serde_json::from_str(compact.as_str().unwrap_or("null")).map_err(|error| {

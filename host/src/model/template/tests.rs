@@ -112,6 +112,46 @@ fn a_hostile_template_ends() {
 }
 
 #[test]
+fn a_hostile_template_takes_little_memory() {
+    let fails = |source: &str, expected: &str| {
+        let messages = [say(Speaker::User, "Hi")];
+        let made = Template::new("m", source, Vec::new());
+        let error = made.and_then(|template| template.render(&messages, true)).unwrap_err();
+        let said = format!("{error}");
+        assert!(said.contains(expected), "{said}\n  lacks\n{expected}");
+    };
+    let too_many = "takes too many steps";
+    fails("{{ ('x' * 100000).replace('x', 'y' * 3000) }}", too_many);
+    fails("{{ ('x' * 100000).replace('x', 'y' * 3000, 99999) }}", too_many);
+    fails("{{ ('y' * 1000000).join([0] * 1000) }}", too_many);
+    fails("{{ '{:>1000000000}'.format(1) }}", too_many);
+    let nested = |times: usize, then: &str| {
+        format!(
+            "{{% set n = namespace(x=[0] * 9999) %}}{{% for i in range({times}) %}}\
+             {{% set n.x = [n.x] %}}{{% endfor %}}{{{{ n.x{then} }}}}"
+        )
+    };
+    fails(&nested(90, " | tojson(indent=16)"), "cannot be written as JSON");
+    // Deep enough to go through the stack of a usual thread, as values and as expressions.
+    fails(&nested(20_000, " | length"), "");
+    fails(&nested(20_000, ""), "");
+    fails(&format!("{{{{ 1{} }}}}", "+1".repeat(30_000)), "leaves out the user message");
+    fails(&format!("{{{{ {}1 }}}}", "-".repeat(60_000)), "");
+    fails(&format!("{{{{ a{} }}}}", ".a".repeat(30_000)), "");
+    fails(&"{% if 1 %}".repeat(6_000), "cannot be read");
+    fails(&"x".repeat(MAX_BYTES + 1), "it has more than 65536 bytes");
+}
+
+#[test]
+fn methods_of_texts_are_python_s() {
+    let messages = [say(Speaker::User, "Hi")];
+    let source = "{{ messages[0].content }} {{ 'a-b-c'.replace('-', '+') }} {{ 'a-b-c'.replace('-', '', 1) }} \
+                  {{ ', '.join(['a', 1, none]) }} {{ 'in 123456: {:>3}'.format(7) }}";
+    let rendered = template(source).render(&messages, true).unwrap();
+    assert_eq!(rendered, "Hi a+b+c ab-c a, 1, None in 123456:   7");
+}
+
+#[test]
 fn the_day_is_the_one_of_the_plugin_set() {
     let messages = [say(Speaker::User, "Hi")];
     let asks = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024\

@@ -158,7 +158,7 @@ fn what_does_not_fit_is_named() {
 #[test]
 fn a_file_that_makes_no_sense_is_an_error_and_no_panic() {
     let open = |key: &str, value: &Value| open_with("tokenizer.json", |s| s[key] = value.clone());
-    let strip = json!({ "type": "Strip", "content": "a", "start": 0, "stop": 100_000 });
+    let strip = json!({ "type": "Strip", "content": "b", "start": 0, "stop": 100_000 });
     let error = open("decoder", &strip).unwrap().decode(&[68, 68]).unwrap_err().to_string();
     assert!(error.contains("cannot decode: the file makes no sense to its reader"), "{error}");
     // A map of one unit, which points behind itself.
