@@ -68,7 +68,7 @@ impl Axis {
         let power = self.step.log10().floor();
         let more = ((self.step / 10f64.powf(power)).fract() - 0.5).abs() < 0.01;
         let more = f64::from(u8::from(more));
-        if size >= 1e5 || size < 2e-3 {
+        if !(2e-3..1e5).contains(&size) {
             let digits = (tick.abs().log10().floor() - power + more).max(0.0) as usize;
             return format!("{tick:.digits$e}");
         }

@@ -263,7 +263,7 @@ fn training(runs: &[Compared]) -> String {
             updates.filter_map(point).collect()
         })
     };
-    names.map(|name| one(&name)).collect()
+    names.map(one).collect()
 }
 
 #[cfg(test)]

@@ -136,9 +136,9 @@ fn warnings(body: &mut String, view: &RunView) {
 fn cards(view: &RunView) -> String {
     let mut cards = String::new();
     let mut card = |name: &str, big: &str, faint: &str| {
-        let _ = write!(
+        let _ = writeln!(
             cards,
-            "<article class=\"card c0\"><h3>{}</h3><p class=\"big\">{}</p><p class=\"faint\">{}</p></article>\n",
+            "<article class=\"card c0\"><h3>{}</h3><p class=\"big\">{}</p><p class=\"faint\">{}</p></article>",
             escape(name),
             escape(big),
             escape(faint)
