@@ -22,16 +22,12 @@ pub fn page(view: &RunView) -> String {
         let _ = writeln!(body, "<div class=\"cards\">{cards}</div>");
     }
     let details = &view.details;
-    let unit = match view.manifest.as_ref().is_some_and(|it| it.plugin_set.data.pairs.is_some()) {
-        true => "words",
-        false => "tokens",
-    };
     let sections = [
         ("rounds", "Rounds", ROUNDS, rounds(&view.report)),
         ("held-out", "Held-out measures", "", held_out(&details.held_out)),
         ("records", "What became of the records", RECORDS, pictures::funnels(&details.rounds)),
         ("training", "Training", TRAINING, pictures::training(&details.rounds)),
-        ("completions", "Completions", COMPLETIONS, pictures::completions(details, unit)),
+        ("completions", "Completions", COMPLETIONS, pictures::completions(details)),
         ("variety", "Variety", VARIETY, pictures::signals(&view.report)),
         ("difficulty", "Difficulty", &*ordered(view), pictures::difficulty(details)),
         ("alpha", "Extrapolation", ALPHA, pictures::extrapolations(&view.report)),

@@ -183,12 +183,12 @@ fn exact(value: f64) -> String {
 }
 
 /// Lengths of completions, and what the judge gives them, round by round.
-pub fn completions(details: &Details, unit: &str) -> String {
+pub fn completions(details: &Details) -> String {
     let spread = |spread: &Option<Spread>, what: &str, x: &str| {
         let all = spread.as_ref().map_or_else(Vec::new, |spread| spreads(spread, what, x));
         plots(all.into_iter())
     };
-    let pictures = spread(&details.lengths, "length", unit)
+    let pictures = spread(&details.lengths, "length", "tokens")
         + &spread(&details.margins, "judge's margin", "reward of chosen less rejected");
     match pictures.is_empty() {
         true => pictures,
