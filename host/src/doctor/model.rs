@@ -163,13 +163,16 @@ fn slopes() -> Result<Vec<Slope>, Trouble> {
     Ok(slopes)
 }
 
+/// The names of tensors, each with its gradient.
+type Gradients = Vec<(String, Vec<f32>)>;
+
 /// Returns the mean loss of the scored tokens in nats, and the gradient of each tensor of the adapter.
 fn loss(
     backend: &Cpu,
     weights: &Weights<Cpu>,
     adapter: &Adapter,
     sequences: &Sequences,
-) -> Result<(f64, Vec<(String, Vec<f32>)>), Trouble> {
+) -> Result<(f64, Gradients), Trouble> {
     let spec = &weights.spec;
     let mut trainable = TrainableAdapter::new(backend, spec, adapter)?;
     let pairs = &trainable.pairs();
