@@ -155,7 +155,7 @@ fn journal(folder: &Path, bytes: &[u8]) {
         let _ = show::text(&args);
     }
     let manifest = heard(Manifest::read(&run)).flatten();
-    if let Some(report) = aligner::cli::report::read(&run).ok() {
+    if let Ok(report) = aligner::cli::report::read(&run) {
         report.table();
         page(&RunView::read(&run, manifest, report));
     }

@@ -52,7 +52,7 @@ fn mutate(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
         let length = dice.roll(32.min(bytes.len() - at) + 1);
         match dice.roll(6) {
             0 => drop(bytes.drain(at..at + length)),
-            1 => drop(bytes.truncate(at)),
+            1 => bytes.truncate(at),
             2 => {
                 let piece = bytes[at..at + length].repeat(1 + dice.roll(8));
                 drop(bytes.splice(at..at, piece));
