@@ -138,6 +138,7 @@ fn made(run: &Path, round: u32, stage: &str) -> Result<BTreeMap<String, String>,
         _ => {
             let mut said: BTreeMap<String, String> = BTreeMap::new();
             for row in read_ledger::<Filtered>(&file)? {
+                let line = said.entry(row.id).or_default();
                 let verdict = match row.verdict {
                     Verdict::Keep => continue,
                     Verdict::Drop(reason) => format!("dropped: {reason} ({})", row.plugin),
@@ -146,10 +147,10 @@ fn made(run: &Path, round: u32, stage: &str) -> Result<BTreeMap<String, String>,
                         format!("{} by {}", texts.collect::<Vec<_>>().join(", "), row.plugin)
                     }
                 };
-                let line = said.entry(row.id).or_default();
                 let comma = if line.is_empty() { "" } else { ", " };
                 let _ = write!(line, "{comma}{verdict}");
             }
+            said.values_mut().filter(|line| line.is_empty()).for_each(|line| line.push_str("kept"));
             said
         }
     })
@@ -210,8 +211,7 @@ pub fn text(changes: &[StageChanges], first: &Report, second: &Report) -> String
             counted(stage.records as u64, "records")
         );
         for change in stage.changes.iter().take(NAMED) {
-            let absent = if stage.stage.starts_with("filter") { "kept" } else { "not there" };
-            let side = |made: &Option<String>| made.as_deref().map_or(absent.to_owned(), gist);
+            let side = |made: &Option<String>| made.as_deref().map_or("not there".into(), gist);
             let (before, after) = (side(&change.before), side(&change.after));
             let _ = match before == after {
                 false => writeln!(text, "  {}: {before} → {after}", printable(&change.record)),
