@@ -31,7 +31,7 @@ fn a_run_ends_with_a_model_that_is_the_policy() {
             assert!(files.contains_key(&name), "no {name} in {:?}", files.keys());
         }
     }
-    for part in ["adapter", "partial", "state", ".tmp", ".old"] {
+    for part in ["adapter", "partial", "train.state", ".tmp", ".old"] {
         assert!(!files.keys().any(|name| name.contains(part)), "{part} in {:?}", files.keys());
     }
     let card = String::from_utf8(files["final/model/README.md"].clone()).unwrap();
@@ -151,8 +151,8 @@ fn only_the_last_and_the_best_model_stay_where_a_set_says_so() {
     assert!(best < 3, "the best is not the last: {report}");
     let removed = |name: &str| all.contains_key(name) && !files.contains_key(name);
     assert!(all.keys().filter(|name| removed(name)).all(|name| name.contains("/model/")));
-    // The settings, and the journal that names what was removed; the card has a digest of the settings.
-    let differ = ["run.json", "journal.jsonl", "final/model/README.md"];
+    // The settings, and the journal that names what was removed; card and page say how the run is repeated.
+    let differ = ["run.json", "journal.jsonl", "final/model/README.md", "report.html"];
     for (name, bytes) in files.iter().filter(|(name, _)| !differ.contains(&name.as_str())) {
         assert!(all[name] == *bytes, "{name}");
     }

@@ -242,12 +242,15 @@ fn threads_and_batch_size_change_nothing() {
     let output = place.command(&arguments).env("RAYON_NUM_THREADS", "1").output().unwrap();
     Said::of(output).expect(0);
     let (mut one, mut many) = (place.files("one"), place.files("many"));
-    // The setting itself stands in the manifest, and the command in the card.
+    // The setting itself stands in the manifest and in the page, and the command in the card.
     for files in [&mut one, &mut many] {
         files.remove("run.json");
-        let card = files.get_mut("final/adapter/README.md").unwrap();
-        let text = String::from_utf8(card.clone()).unwrap();
-        *card = text.replace("generate.batch=7", "generate.batch=1").into_bytes();
+        for name in ["final/adapter/README.md", "report.html"] {
+            let file = files.get_mut(name).unwrap();
+            let text = String::from_utf8(file.clone()).unwrap();
+            let text = text.replace("generate.batch=7", "generate.batch=1");
+            *file = text.replace("\nbatch = 7\n", "\nbatch = 1\n").into_bytes();
+        }
     }
     assert_eq!(one.keys().collect::<Vec<_>>(), many.keys().collect::<Vec<_>>());
     for (name, bytes) in &one {

@@ -28,10 +28,10 @@ fn remove_tiny(place: &Place) {
     std::fs::remove_dir_all(place.path("plugins")).unwrap();
 }
 
-/// What the stages of a run left. The manifest names sources, and so do the cards.
+/// What the stages of a run left. The manifest names sources, and so do page and cards.
 fn stages(place: &Place, run: &str) -> BTreeMap<String, Vec<u8>> {
     let mut files = place.files(run);
-    for name in ["run.json", "final/adapter/README.md", "final/data/README.md"] {
+    for name in ["run.json", "report.html", "final/adapter/README.md", "final/data/README.md"] {
         assert!(files.remove(name).is_some(), "{name}");
     }
     files
