@@ -88,7 +88,7 @@ pub fn look(
         Some(first) => format!("  done        {first}, and what follows from it\n"),
         None => "  nothing is left to do\n".to_owned(),
     });
-    Ok(output::print(&text)?)
+    output::print(&text)
 }
 
 /// Makes a folder for a run that nobody keeps.

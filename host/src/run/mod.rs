@@ -125,7 +125,17 @@ pub fn has_ended(path: &Path) -> bool {
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
-    for entry in [journal::FILE, stage::TIMINGS, "pool", "rounds", "final", report::FILE, report::run::FILE, export::TENSORBOARD, directory::LOG] {
+    for entry in [
+        journal::FILE,
+        stage::TIMINGS,
+        "pool",
+        "rounds",
+        "final",
+        report::FILE,
+        report::run::FILE,
+        export::TENSORBOARD,
+        directory::LOG,
+    ] {
         directory.remove(entry)?;
     }
     directory.write_json(manifest::FILE, manifest)?;

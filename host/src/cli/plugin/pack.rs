@@ -80,7 +80,10 @@ fn pack(set: &Path, out: Option<&Path>, progress: &Progress) -> Result<(), CliEr
             _ => continue,
         });
     }
-    text.push_str(&format!("run it:     aligner --plugins {}\n", for_a_shell(&out.to_string_lossy())));
+    text.push_str(&format!(
+        "run it:     aligner --plugins {}\n",
+        for_a_shell(&out.to_string_lossy())
+    ));
     output::print(&text)
 }
 
