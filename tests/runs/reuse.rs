@@ -130,7 +130,7 @@ fn what_cannot_be_taken_over_is_said_before_anything_is_written() {
     // A journal of a stranger that names files outside.
     let journal = place.path("first/journal.jsonl");
     let text = std::fs::read_to_string(&journal).unwrap();
-    for outside in ["../run.json", "/etc/hostname", ""] {
+    for outside in ["../run.json", "/etc/hostname", "", "journal.jsonl", "pool/../run.json"] {
         let altered = text.replacen("pool/sample.jsonl", outside, 1);
         std::fs::write(&journal, altered).unwrap();
         refused(&["--reuse", "first"], 5, &["is damaged", "is no file of a run"]);

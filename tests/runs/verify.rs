@@ -82,7 +82,31 @@ fn what_was_altered_is_named_with_its_record() {
         .expect(5)
         .says(&["adapter_config.json` is not what the run made"]);
     std::fs::write(&result, whole).unwrap();
+    // What was put there besides, and what the journal says of the end.
+    let besides = place.path("run/final/adapter/besides.safetensors");
+    std::fs::write(&besides, b"x").unwrap();
+    place.aligner(&["verify", "run"]).expect(5).says(&["is nothing that the run made"]);
+    std::fs::remove_file(&besides).unwrap();
+    let report = alter(&place.path("run/report.json"), "\"kept\": 4", "\"kept\": 5");
+    let digest = digest(&report);
+    let ended = format!(",\"files\":{{\"report.json\":\"{digest}\"}}");
+    let journal_before = alter(&journal, &ended, "");
+    place.aligner(&["verify", "run"]).expect(5).says(&["report.json` is not what the run made"]);
+    std::fs::write(place.path("run/report.json"), report).unwrap();
+    std::fs::write(&journal, journal_before).unwrap();
+    let honest = alter(&journal, "\"tokens\":", "\"tokens\":9");
+    place.aligner(&["verify", "run"]).expect(5).says(&["counts otherwise than the journal says"]);
+    std::fs::write(&journal, honest).unwrap();
     place.aligner(&["verify", "run"]).expect(0);
+}
+
+#[test]
+fn a_run_that_ended_with_nothing_is_verified_too() {
+    let place = Place::new();
+    // Every row is too long to train on.
+    place.tiny("run", &["--set", "train.max_length=2"]).expect(6);
+    let said = place.aligner(&["verify", "run"]).expect(0);
+    assert!(said.stdout.contains("every byte is the same"), "{}", said.stdout);
 }
 
 #[test]

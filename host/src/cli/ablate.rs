@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     CliError, Device, ProgressArgs, cancel, exit, host, memory, output, reuse, run as run_verb,
 };
-use crate::plugin_set::{self, PluginSet};
+use crate::plugin_set::{self, PluginSet, Source};
 use crate::report::{Report, changes};
 use crate::round::RunError;
 use crate::run::{self, Existing, Opened};
@@ -165,7 +165,11 @@ fn report_of(path: &Path) -> Result<Report, CliError> {
 /// Puts the changes into a plugin set.
 fn changed(mut set: PluginSet, args: &AblateArgs) -> Result<PluginSet, CliError> {
     for Change { place, what } in &args.swap {
-        let source = host::source(what)?;
+        // From wherever it is gone on with.
+        let source = match host::source(what)? {
+            Source::File(path) => Source::File(std::path::absolute(&path).unwrap_or(path)),
+            source => source,
+        };
         let plugin = at(&mut set, place)?;
         (plugin.source, plugin.pin) = (source, None);
     }

@@ -112,5 +112,11 @@ pub fn rehearse(
     let available = &|| memory::available(&prepared.device).ok().flatten();
     let budget = Budget { estimate, available };
     let cancel = super::cancel::flag();
-    run::execute(prepared, models, directory, Some(earlier), &budget, progress, cancel)
+    let ended =
+        run::execute(prepared, models, directory, Some(earlier.clone()), &budget, progress, cancel);
+    ended.map_err(|error| match error {
+        // Nothing is kept of it; the run that it stands for is as it was.
+        RunError::Interrupted { .. } => RunError::Interrupted { path: earlier.path().to_owned() },
+        error => error,
+    })
 }

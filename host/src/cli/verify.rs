@@ -1,18 +1,23 @@
 //! `aligner verify DIR`: does the work of a finished run again and compares. This file holds its arguments.
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Device, ProgressArgs, cancel, exit, memory, output, reuse, run as run_verb};
+use crate::digest::sha256_of;
 use crate::progress::counted;
+use crate::report;
 use crate::round::RunError;
 use crate::round::stage::{Place, label};
 use crate::run::directory::{self, DirectoryError};
 use crate::run::earlier::{Earlier, Fate, Use};
-use crate::run::journal::{self, Entry};
+use crate::run::journal;
 use crate::run::{self, seed};
 
 /// Arguments of `verify`.
@@ -27,9 +32,9 @@ pub struct VerifyArgs {
     /// Do everything again, training too: it takes as long as the run did
     #[arg(long)]
     pub all: bool,
-    /// What draws the sample
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// What draws the sample; by chance where it is not given
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// Print the stages as JSON
     #[arg(long)]
     pub json: bool,
@@ -59,7 +64,9 @@ pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
     let progress = args.shown.open();
     let device = args.device.resolve(begun.plugin_set.run.dtype)?;
     let mut prepared = run_verb::prepare(begun.clone().pinned_set(), device, &progress)?;
-    prepared.manifest.command = begun.command.clone();
+    // Who began it, and how, stands in cards; what it is does not depend on it.
+    (prepared.manifest.command, prepared.manifest.aligner) =
+        (begun.command.clone(), begun.aligner.clone());
     let differences = prepared.manifest.differences(&begun);
     if !differences.is_empty() {
         let message = format!(
@@ -74,7 +81,11 @@ pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
     let estimate = run::memory::estimate(&prepared)?;
     let way_out = |part| run::memory::way_out(&prepared.set, part);
     memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
-    let draw = seed::of(["verify".into(), args.seed.into()]);
+    // By chance: who alters a run must not know what is made again.
+    let draw = args.seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        seed::of([(now as u64).into(), u64::from(std::process::id()).into()]) % 1_000_000
+    });
     let sample = (!args.all).then_some(args.sample);
     let earlier = Arc::new(Earlier::open(path, Use::Verify { sample }, draw)?);
     let models = run_verb::models(&prepared, &progress)?;
@@ -84,44 +95,40 @@ pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
         Ok(_) | Err(RunError::NothingKept { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    results(args, scratch.path(), &entries)?;
-    output::print(&verdict(args, &earlier))?;
-    Ok(())
+    earlier.check_all()?;
+    results(args, scratch.path())?;
+    output::print(&verdict(args, draw, &earlier))
 }
 
-/// Compares the report and what is in `final/`.
-fn results(
-    args: &VerifyArgs,
-    scratch: &std::path::Path,
-    entries: &[Entry],
-) -> Result<(), CliError> {
+/// Compares the report, and what is in `final/`, in both directions.
+fn results(args: &VerifyArgs, scratch: &Path) -> Result<(), CliError> {
     let run = &args.directory;
-    let reported = entries.iter().find_map(|entry| match entry {
-        Entry::Done { files, .. } => Some(files),
-        _ => None,
-    });
-    let differs = |what: String| DirectoryError::Differs { what };
-    for (file, digest) in reported.into_iter().flatten() {
-        directory::check_file(run, file, digest)?;
-        directory::check_file(scratch, file, digest)
-            .map_err(|_| differs(format!("`{}` comes out otherwise", run.join(file).display())))?;
-    }
-    let result = directory::tree(&scratch.join("final"))?;
-    for (file, digest) in result {
-        let name = format!("final/{file}");
-        directory::check_file(run, &name, &digest).map_err(|_| {
-            let path = run.join(&name);
-            match path.exists() {
-                true => differs(format!("`{}` is not what the run made", path.display())),
-                false => differs(format!("`{}` is gone", path.display())),
-            }
-        })?;
+    let files = |folder: &Path| -> Result<BTreeMap<String, String>, DirectoryError> {
+        let result = directory::tree(&folder.join("final"))?.into_iter();
+        let mut files: BTreeMap<String, String> =
+            result.map(|(file, digest)| (format!("final/{file}"), digest)).collect();
+        let report = File::open(folder.join(report::FILE)).and_then(sha256_of).ok();
+        files.extend(report.map(|digest| (report::FILE.to_owned(), digest)));
+        Ok(files)
+    };
+    let (ours, theirs) = (files(scratch)?, files(run)?);
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    for name in names {
+        let shown = run.join(name);
+        let shown = shown.display();
+        let what = match (ours.get(name), theirs.get(name)) {
+            (ours, theirs) if ours == theirs => continue,
+            (Some(_), None) => format!("`{shown}` is gone"),
+            (None, _) => format!("`{shown}` is nothing that the run made"),
+            _ => format!("`{shown}` is not what the run made"),
+        };
+        return Err(DirectoryError::Differs { what }.into());
     }
     Ok(())
 }
 
 /// Says what was compared.
-fn verdict(args: &VerifyArgs, earlier: &Earlier) -> String {
+fn verdict(args: &VerifyArgs, draw: u64, earlier: &Earlier) -> String {
     let fates = earlier.fates();
     let name = |fate: &Fate| match fate {
         Fate::Done => "same",
@@ -136,6 +143,7 @@ fn verdict(args: &VerifyArgs, earlier: &Earlier) -> String {
             "run": args.directory,
             "all": args.all,
             "made_again": (!args.all).then_some(earlier.drawn()),
+            "seed": (!args.all).then_some(draw),
             "stages": stages,
         });
         return format!("{report:#}\n");
@@ -151,7 +159,10 @@ fn verdict(args: &VerifyArgs, earlier: &Earlier) -> String {
         counted(fates.len() as u64, "stages"),
         match args.all {
             true => "with all they made".to_owned(),
-            false => format!("{} made again", counted(earlier.drawn() as u64, "completions and answers")),
+            false => format!(
+                "{} made again (--seed {draw})",
+                counted(earlier.drawn() as u64, "completions and answers")
+            ),
         }
     ));
     text

@@ -44,11 +44,16 @@ pub fn filter(
     Ok(follow(Flow { digest: output.digest, ..flow }, &output.rows))
 }
 
-/// Returns what keys hold of the filters at one place.
+/// Returns what keys hold of the filters at one place: each with its position among all filters, which its
+/// seeds are drawn from.
 pub fn filter_keys(shop: &Workshop<'_>, after: After) -> Vec<serde_json::Value> {
     let wanted = shop.set.filters.iter().map(|filter| &filter.plugin);
-    let filters = shop.plugins.filters.iter().zip(wanted).filter(|((at, _), _)| *at == after);
-    filters.map(|((_, plugin), wanted)| plugins::key(Some(plugin), Some(wanted))).collect()
+    let filters = shop.plugins.filters.iter().zip(wanted).enumerate();
+    let here = filters.filter(|(_, ((at, _), _))| *at == after);
+    here.map(|(position, ((_, plugin), wanted))| {
+        json!([position, plugins::key(Some(plugin), Some(wanted))])
+    })
+    .collect()
 }
 
 /// What the filters of one place made of some records.

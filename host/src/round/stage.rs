@@ -199,7 +199,7 @@ impl Notebook {
         let mut files = made.files;
         files.insert(file, digest);
         if let Some(earlier) = &self.earlier {
-            earlier.check(place, &self.directory, &files)?;
+            earlier.check(place, &self.directory, &files, &made.counts)?;
         }
         self.close(place, &key, (files.clone(), made.counts), begun)?;
         Ok(Output { rows: made.rows, digest: key, files })

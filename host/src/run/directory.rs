@@ -265,11 +265,15 @@ impl Directory {
     /// this SHA-256; there is no file else.
     pub fn take(&self, run: &Path, name: &str, digest: &str) -> Result<bool, DirectoryError> {
         let (source, path) = (run.join(name), self.join(name));
-        let mut from = match File::open(&source) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(io_error("read", &source)(error)),
-        };
+        // Nothing but a file: a link or a pipe of a stranger could lead anywhere, or have no end.
+        let is_file = fs::symlink_metadata(&source).map(|metadata| metadata.is_file());
+        let mut from =
+            match is_file.and_then(|is_file| is_file.then(|| File::open(&source)).transpose()) {
+                Ok(Some(file)) => file,
+                Ok(None) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(io_error("read", &source)(error)),
+            };
         let folder = path.parent().expect("a file in the run directory has a parent");
         fs::create_dir_all(folder).map_err(io_error("make", folder))?;
         let temporary = self.join(&format!("{name}.tmp"));

@@ -14,6 +14,7 @@ use super::directory::{Directory, DirectoryError, read_ledger};
 use super::journal::{self, Entry};
 use super::seed;
 use crate::record::{Answer, Completion};
+use crate::report;
 use crate::round::rows::{Asked, Generated};
 use crate::round::stage::{Place, folder, label};
 
@@ -82,13 +83,18 @@ impl Earlier {
         let entries = journal::read(path)?;
         let mut stages = HashMap::new();
         for entry in &entries {
-            let Entry::Finished { round, stage, key, files, counts } = entry else { continue };
-            if let Some(name) = files.keys().find(|name| !is_inside(name)) {
+            let (round, files) = match entry {
+                Entry::Finished { round, files, .. } => (Some(*round), files),
+                Entry::Done { files, .. } => (None, files),
+                Entry::Started { .. } | Entry::Removed { .. } => continue,
+            };
+            if let Some(name) = files.keys().find(|name| !may_write(round, name)) {
                 return Err(DirectoryError::Damaged {
                     path: path.join(journal::FILE),
                     detail: format!("`{}` is no file of a run", name.escape_default()),
                 });
             }
+            let Entry::Finished { round, stage, key, files, counts } = entry else { continue };
             let done = Finished { key: key.clone(), files: files.clone(), counts: counts.clone() };
             stages.insert((*round, stage.clone()), done);
         }
@@ -240,6 +246,7 @@ impl Earlier {
         place: Place<'_>,
         directory: &Directory,
         files: &BTreeMap<String, String>,
+        counts: &BTreeMap<String, u64>,
     ) -> Result<(), DirectoryError> {
         self.note(place, Fate::Done);
         if !matches!(self.usage, Use::Verify { .. }) {
@@ -273,7 +280,30 @@ impl Earlier {
             };
             return Err(DirectoryError::Differs { what });
         }
+        if *counts != done.counts {
+            let what = format!("{} counts otherwise than the journal says", label(place));
+            return Err(DirectoryError::Differs { what });
+        }
         Ok(())
+    }
+
+    /// Fails where the journal has a stage that the run, done again, does not come to.
+    pub fn check_all(&self) -> Result<(), DirectoryError> {
+        let fates = self.fates();
+        let came =
+            |round: u32, stage: &str| fates.iter().any(|(r, s, _)| *r == round && s == stage);
+        let mut missed: Vec<_> =
+            self.stages.keys().filter(|(round, stage)| !came(*round, stage)).collect();
+        missed.sort();
+        match missed.first() {
+            None => Ok(()),
+            Some((round, stage)) => {
+                let place = Place { round: *round, stage };
+                let what =
+                    format!("the run does not come to {}, which its journal has", label(place));
+                Err(DirectoryError::Differs { what })
+            }
+        }
     }
 
     /// Fails where a stage that is verified stands on something else than it did.
@@ -288,6 +318,14 @@ impl Earlier {
             Some(_) => {
                 format!("{} was done under other conditions than it would be now", label(place))
             }
+            // A stage in which nothing was left to train on is begun and not finished: so the run ended.
+            None if self.entries.iter().any(|entry| {
+                matches!(entry, Entry::Started { round, stage, key: begun }
+                    if *round == place.round && stage == place.stage && begun == key)
+            }) =>
+            {
+                return Ok(());
+            }
             None => format!("the journal says nothing of {}", label(place)),
         };
         Err(DirectoryError::Differs { what })
@@ -299,10 +337,14 @@ impl Earlier {
     }
 }
 
-/// Returns whether a name from a journal, which may be a stranger's, stays within a run directory.
-fn is_inside(name: &str) -> bool {
-    !name.is_empty()
-        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+/// Returns whether a stage of a round, or the end of a run (no round), may have written a file of this name:
+/// the journal may be a stranger's.
+fn may_write(round: Option<u32>, name: &str) -> bool {
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    match round {
+        Some(round) => inside && name.starts_with(&format!("{}/", folder(round))),
+        None => name == report::FILE,
+    }
 }
 
 /// Says which line is the first that differs between two files of rows, and of which record it is.

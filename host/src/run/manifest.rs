@@ -132,6 +132,13 @@ impl Manifest {
         let (ours, theirs) = (&self.plugin_set.run, &other.plugin_set.run);
         note(ours.seed != theirs.seed, "`run.seed`".into());
         note(ours.rounds != theirs.rounds, "`run.rounds`".into());
+        // What counts for a budget of the run is counted only where there is one.
+        let budgeted = |set: &PluginSet| -> Vec<bool> {
+            set.plugins().into_iter().map(|(_, plugin)| *plugin != plugin.deciding()).collect()
+        };
+        let (ours, theirs) = (budgeted(&self.plugin_set), budgeted(&other.plugin_set));
+        let any = ours.contains(&true) || theirs.contains(&true);
+        note(any && ours != theirs, "the plugins with a budget for the run".into());
         found
     }
 
