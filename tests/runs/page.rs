@@ -37,6 +37,18 @@ fn a_page_repeats_its_run() {
     assert_eq!(std::fs::read_to_string(place.path("page.html")).unwrap(), page);
     let said = place.aligner(&["report", "run", "--html", "run/report.json"]).expect(2);
     said.says(&["would replace `run/report.json`"]);
+    // Nor is what it made, or was made of, replaced by a page.
+    let files = place.files("run");
+    for file in ["rounds/01/train.jsonl", "final/adapter/new.html", "log.txt"] {
+        let said = place.aligner(&["report", "run", "--html", &format!("run/{file}")]).expect(2);
+        said.says(&["would stand among the files of a run"]);
+    }
+    assert!(place.files("run") == files);
+    place.aligner(&["report", "run", "--html", "run/report.html"]).expect(0);
+    std::fs::write(place.path("prompts.jsonl"), "{\"id\": \"p\", \"prompt\": \"Why?\"}\n").unwrap();
+    place.tiny("own", &["--prompts", "prompts.jsonl", "--rounds", "1"]).expect(0);
+    let said = place.aligner(&["report", "own", "--html", "prompts.jsonl"]).expect(2);
+    said.says(&["would replace `", "prompts.jsonl`, which is read"]);
     assert!(
         without_times(&page).contains("<svg") && !without_times(&page).contains("seconds by stage")
     );

@@ -127,6 +127,12 @@ fn what_cannot_be_taken_over_is_said_before_anything_is_written() {
         .expect(2)
         .says(&["`--reuse` and `--out` both name `first`"]);
     assert!(place.path("first/final").exists());
+    // A pipe in the place of a file is waited for by nobody.
+    let asks = place.path("first/pool/evaluate-asks.jsonl");
+    std::fs::remove_file(&asks).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&asks).status().unwrap().success());
+    let again = place.tiny("piped", &["--reuse", "first"]).expect(0);
+    again.says(&["evaluate-asks.jsonl` is not what its run wrote"]);
     // A journal of a stranger that names files outside.
     let journal = place.path("first/journal.jsonl");
     let text = std::fs::read_to_string(&journal).unwrap();

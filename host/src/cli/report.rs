@@ -10,10 +10,11 @@ use clap::Args;
 
 use super::{CliError, exit, output, place};
 use crate::{
+    plugin_set::Source,
     report::{
         FILE, Report,
         run::{
-            RunView,
+            self as run_page, RunView,
             compare::{self, Compared},
             page,
         },
@@ -44,13 +45,11 @@ pub struct ReportArgs {
 pub fn main(args: &ReportArgs) -> Result<(), CliError> {
     let json_file = args.json.as_ref().and_then(Option::as_ref);
     for (flag, path) in [("--html", args.html.as_ref()), ("--json", json_file)] {
-        let files = args
-            .directories
-            .iter()
-            .flat_map(|run| [FILE, manifest::FILE, journal::FILE].map(|it| run.join(it)));
-        let files: Vec<PathBuf> = files.collect();
+        let Some(path) = path else { continue };
+        let files: Vec<PathBuf> = args.directories.iter().flat_map(|run| stands_on(run)).collect();
         let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-        path.map(|path| place::check(flag, path, &files)).transpose()?;
+        place::check(flag, path, &files)?;
+        check_outside(flag, path, &args.directories)?;
     }
     if let (Some(html), Some(json)) = (&args.html, json_file) {
         place::check_apart(("--html", html), ("--json", json))?;
@@ -100,6 +99,41 @@ pub fn main(args: &ReportArgs) -> Result<(), CliError> {
         place::write(path, html.as_bytes())?;
     }
     damage.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Returns what is read of a run, and the files that it was made of: its plugin set, data and plugins.
+fn stands_on(run: &Path) -> Vec<PathBuf> {
+    let read = [FILE, manifest::FILE, journal::FILE].map(|file| run.join(file));
+    let Ok(Some(manifest)) = Manifest::read(run) else { return read.into() };
+    let set = &manifest.plugin_set;
+    let data = [Some(&set.data.prompts), set.data.pairs.as_ref(), set.data.held_out.as_ref()];
+    let plugins = set.plugins().into_iter().map(|(_, plugin)| &plugin.source);
+    let files = data.into_iter().flatten().chain(plugins).filter_map(|source| match source {
+        Source::File(path) => Some(path.clone()),
+        _ => None,
+    });
+    // `aligner --plugins SET …`
+    read.into_iter().chain(files).chain(manifest.command.get(2).map(PathBuf::from)).collect()
+}
+
+/// Fails where a result would stand among what a run wrote: only its page has a place there.
+fn check_outside(flag: &str, path: &Path, runs: &[PathBuf]) -> Result<(), CliError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+    // Behind a link it is the file that the link leads to.
+    let target = path
+        .canonicalize()
+        .or_else(|_| folder.map(|it| it.join(path.file_name().unwrap_or_default())));
+    let Ok(target) = target else { return Ok(()) };
+    for run in runs.iter().filter_map(|run| run.canonicalize().ok()) {
+        let page = flag == "--html" && target == run.join(run_page::FILE);
+        if target.starts_with(&run) && !page {
+            let message =
+                format!("`{flag} {}` would stand among the files of a run", path.display());
+            return Err(CliError::usage(message).hint("name a file in another folder"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the report of a run.

@@ -397,7 +397,7 @@ impl Directory {
 pub fn check_file(run: &Path, name: &str, digest: &str) -> Result<(), DirectoryError> {
     let path = run.join(name);
     let damaged = |path, detail: &str| DirectoryError::Damaged { path, detail: detail.to_owned() };
-    match File::open(&path).and_then(sha256_of) {
+    match open_file(&path).and_then(sha256_of) {
         Ok(found) if found == digest => Ok(()),
         Ok(_) => Err(damaged(path, "its contents differ from the journal's digest")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged(path, "it is gone")),
@@ -425,6 +425,15 @@ pub fn tree(folder: &Path) -> Result<BTreeMap<String, String>, DirectoryError> {
         }
     }
     Ok(files)
+}
+
+/// Opens a file to read it. Reading from a pipe or a device, which somebody may have put there, could wait for
+/// ever.
+fn open_file(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+    }
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {

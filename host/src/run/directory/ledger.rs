@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{DirectoryError, fault, io_error};
+use super::{DirectoryError, fault, io_error, open_file};
 
 /// An append-only file of one JSON document a line.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Ledger {
 
 /// Reads the whole lines of a ledger and touches nothing; none where there is no file.
 pub fn read_ledger<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, DirectoryError> {
-    match File::open(path) {
+    match open_file(path) {
         Ok(file) => Ok(whole_lines(&file, path)?.0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io_error("read", path)(error)),
