@@ -411,3 +411,17 @@ pub enum Opinion {
     /// The model's words gave no opinion; says what could not be read.
     Unparsable(String),
 }
+
+impl std::fmt::Display for Opinion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Opinion::Rewards(rewards) => {
+                let said = rewards.iter().map(|r| format!("{} {} {}", r.variant, r.name, r.value));
+                f.write_str(&said.collect::<Vec<_>>().join(", "))
+            }
+            Opinion::Preference(pair) => write!(f, "{} over {}", pair.chosen, pair.rejected),
+            Opinion::Tie => f.write_str("a tie"),
+            Opinion::Unparsable(what) => write!(f, "unparsable: {what}"),
+        }
+    }
+}

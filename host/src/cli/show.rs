@@ -365,13 +365,8 @@ fn safe(line: &str) -> String {
 /// Returns what a judge found, in words.
 fn opinion(opinion: Option<&Opinion>) -> String {
     match opinion {
-        Some(Opinion::Rewards(rewards)) => {
-            let said = rewards.iter().map(|r| format!("{} {} {}", r.variant, r.name, r.value));
-            said.collect::<Vec<_>>().join(", ")
-        }
-        Some(Opinion::Preference(pair)) => format!("{} over {}", pair.chosen, pair.rejected),
-        Some(Opinion::Tie) => "a tie".into(),
         Some(Opinion::Unparsable(what)) => format!("dropped: unparsable, {what}"),
+        Some(opinion) => opinion.to_string(),
         None => format!("dropped: {PLUGIN_ERROR}"),
     }
 }

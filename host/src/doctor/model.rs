@@ -49,7 +49,7 @@ impl Checkpoint for RandomModel {
 }
 
 /// A Llama of two blocks.
-fn tiny() -> Spec {
+pub(super) fn tiny() -> Spec {
     Spec {
         layers: 2,
         hidden: 64,

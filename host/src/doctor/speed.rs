@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::Finding;
-use super::model::{RandomModel, sampling};
+use super::model::{RandomModel, sampling, tiny};
 use crate::generate::{self, Hooks, Job, Settings};
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::forward::Engine;
 use crate::model::layout;
-use crate::model::spec::{Rope, RopeScaling, Spec};
+use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
 /// A machine that was measured: each figure is the best of a dozen calls, as others used it too.
@@ -98,13 +98,7 @@ fn tokens_per_second(
         head_dim: 64,
         intermediate: 1536,
         vocab: 8192,
-        rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-        attention_bias: false,
-        qk_norm: false,
-        sliding_windows: Vec::new(),
-        tied_embeddings: true,
-        context_length: 256,
+        ..tiny()
     };
     let numbers: usize =
         layout::tensors(&spec).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();

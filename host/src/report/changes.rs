@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Report, number};
 use crate::progress::counted;
-use crate::record::{Opinion, Text, Verdict};
+use crate::record::{Text, Verdict};
 use crate::round::rows::{
     Filtered, Generated, Judged, Lesson, Paired, Sampled, Scored, Trained, Written,
 };
@@ -115,7 +115,9 @@ fn made(run: &Path, round: u32, stage: &str) -> Result<BTreeMap<String, String>,
             let said = texts.collect::<Vec<_>>().join(", ");
             (row.id, row.dropped.map_or(said, |why| format!("dropped: {why}")))
         })?,
-        "judge" => each(&file, |row: Judged| (row.id, opinion(row.opinion)))?,
+        "judge" => each(&file, |row: Judged| {
+            (row.id, row.opinion.map_or("failed".into(), |opinion| opinion.to_string()))
+        })?,
         "pair" => each(&file, |row: Paired| {
             let pair = row.pair.map(|pair| format!("{} over {}", pair.chosen, pair.rejected));
             let dropped = row.dropped.map(|why| format!("dropped: {why}"));
@@ -167,19 +169,6 @@ fn shown(text: &Text) -> String {
     match text {
         Text::Raw(text) => text.clone(),
         Text::Chat(messages) => messages.last().map_or(String::new(), |last| last.content.clone()),
-    }
-}
-
-fn opinion(opinion: Option<Opinion>) -> String {
-    match opinion {
-        Some(Opinion::Rewards(rewards)) => {
-            let said = rewards.iter().map(|r| format!("{} {} {}", r.variant, r.name, r.value));
-            said.collect::<Vec<_>>().join(", ")
-        }
-        Some(Opinion::Preference(pair)) => format!("{} over {}", pair.chosen, pair.rejected),
-        Some(Opinion::Tie) => "a tie".into(),
-        Some(Opinion::Unparsable(what)) => format!("unparsable: {what}"),
-        None => "failed".into(),
     }
 }
 

@@ -121,26 +121,29 @@ impl Earlier {
 
     /// Reads the completions and answers of finished stages.
     fn read_known(&mut self) -> Result<(), DirectoryError> {
-        for (round, stage) in self.stages.keys() {
+        for ((round, stage), done) in &self.stages {
             let folder = folder(*round);
             if stage == "generate" {
-                let rows: Vec<Generated> = self.rows(&format!("{folder}/{stage}.jsonl"))?;
+                let rows: Vec<Generated> = self.rows(done, &format!("{folder}/{stage}.jsonl"))?;
                 for row in rows {
                     let made = row.variants.into_iter().filter_map(|variant| variant.completion);
                     self.completions.extend(row.keys.into_iter().zip(made));
                 }
             }
-            let asks: Vec<Asked> = self.rows(&format!("{folder}/{stage}-asks.jsonl"))?;
+            let asks: Vec<Asked> = self.rows(done, &format!("{folder}/{stage}-asks.jsonl"))?;
             let known = asks.into_iter().filter(|row| !row.key.is_empty());
             self.answers.extend(known.map(|row| (row.key, row.answer)));
         }
         Ok(())
     }
 
-    /// Reads the rows of a file that the journal names and that is as it says; none of another.
-    fn rows<T: DeserializeOwned>(&self, file: &str) -> Result<Vec<T>, DirectoryError> {
-        let digest = self.stages.values().find_map(|done| done.files.get(file));
-        match digest {
+    /// Reads the rows of a file of a stage that is as the journal says; none of another.
+    fn rows<T: DeserializeOwned>(
+        &self,
+        done: &Finished,
+        file: &str,
+    ) -> Result<Vec<T>, DirectoryError> {
+        match done.files.get(file) {
             Some(digest) if super::directory::check_file(&self.path, file, digest).is_ok() => {
                 read_ledger(&self.path.join(file))
             }
