@@ -6,7 +6,9 @@
 //! (`chat.date`). Where it names none, the function is not there: a prompt that changes with the
 //! day cannot be repeated, and templates that test for it fall back to a day of their own.
 
+mod held;
 mod python;
+mod rewrite;
 mod stack;
 
 use std::ops::Range;
@@ -91,17 +93,18 @@ impl Template {
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(100);
         python::add_to(&mut environment);
+        held::add_to(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function(GENERATION, mark_generation);
-        let (rewritten, marks_generation) = generation_as_call(source);
-        stack::deep(|| environment.add_template_owned(NAME, rewritten)).map_err(unreadable)?;
+        let rewritten = rewrite::rewrite(source).map_err(unreadable)?;
+        stack::deep(|| environment.add_template_owned(NAME, rewritten.text)).map_err(unreadable)?;
         Ok(Template {
             environment,
             model: model.to_owned(),
             source: source.to_owned(),
             tokens,
             settings: ChatSettings::default(),
-            marks_generation,
+            marks_generation: rewritten.marks_generation,
         })
     }
 
@@ -255,31 +258,6 @@ fn mark_generation(state: &mut State, options: Kwargs) -> Result<String, Error> 
     let text = block.call(state, &[])?;
     let [begin, end] = MARKS;
     Ok(format!("{begin}{text}{end}"))
-}
-
-/// Replaces the block tag `generation`, which Jinja does not have, by a call of a function, which
-/// is what Hugging Face's extension makes of it too; also returns whether there was one.
-fn generation_as_call(source: &str) -> (String, bool) {
-    let mut out = String::with_capacity(source.len());
-    let (mut rest, mut found) = (source, false);
-    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let close = if tag.starts_with("{%") { "%}" } else { "#}" };
-        let end = tag.find(close).map_or(tag.len(), |end| end + 2);
-        let (tag, after) = tag.split_at(end);
-        match tag.trim_matches(['{', '}', '%', '-', '+']).trim() {
-            "generation" => {
-                found = true;
-                out.push_str(&tag.replace("generation", &format!("call {GENERATION}()")));
-            }
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endcall")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    (out, found)
 }
 
 /// Takes the marks out of a rendered text and notes where they stood.
