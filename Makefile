@@ -118,16 +118,16 @@ soak: build
 # lies in tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.
 SECONDS ?= 60
 FUZZ ?= component results plugin_set jsonl gguf safetensors tokenizer template journal
-fuzz: setup
+fuzz: build
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing; this installs it: cargo install cargo-fuzz --locked"; exit 1; }
 	cd tests/fuzz && for target in $(FUZZ); do \
 	  case $$target in \
-	    component) most=65536 patience=60 ;; \
+	    component | template) most=65536 patience=60 ;; \
 	    results) most=4096 patience=60 ;; \
 	    *) most=65536 patience=5 ;; \
 	  esac; \
 	  mkdir -p corpus/$$target && \
-	  $(CARGO) fuzz run --fuzz-dir . -s none $$target corpus/$$target seeds/$$target -- \
+	  ALIGNER=$(CURDIR)/target/release/aligner $(CARGO) fuzz run --fuzz-dir . -s none $$target corpus/$$target seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -timeout=$$patience -rss_limit_mb=4096 -max_len=$$most \
 	    || exit 1; \
 	done

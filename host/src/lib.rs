@@ -6,6 +6,7 @@
 //! plugin set ─► run ─► pool ─► round: sample ─► generate ─► judge ─► pair ─► filter ─► score ─► order ─► train ─► extrapolate ─► next round
 //! ```
 
+pub mod child;
 pub mod cli;
 pub mod conformance;
 pub mod data;

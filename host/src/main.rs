@@ -7,16 +7,29 @@ use std::{
 };
 
 use aligner::{
+    child,
     cli::{self, Cli, CliError, Command, exit},
+    model::template,
     plugin::compile,
     progress::LOG_TARGET,
 };
 use clap::Parser;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == compile::ARGUMENT) {
+    let first = std::env::args_os().nth(1);
+    let is = |argument: &str| first.as_ref().is_some_and(|first| first == argument);
+    if is(compile::ARGUMENT) {
         return compile::child_main();
     }
+    if is(template::ARGUMENT) {
+        return template::child_main();
+    }
+    if let Ok(program) = child::this_program() {
+        template::isolate(program);
+    }
+    // A file that would grow over a limit (`ulimit -f`) is an error of the write, with a sentence.
+    // SAFETY: ignoring a signal touches nothing of this process's state.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let cli = Cli::parse();
     cli::log::start();
     // The text of a panic is on stderr already; what is left is the documented exit code.

@@ -14,6 +14,7 @@ pub mod error;
 pub mod export;
 pub mod forward;
 pub mod gguf;
+pub(crate) mod guard;
 pub(crate) mod head;
 pub mod layout;
 pub mod merge;

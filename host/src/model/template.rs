@@ -1,44 +1,35 @@
 //! Chat templates: a conversation becomes the text that the model was trained on.
 //!
-//! Templates come with the model and are not trusted: they run with a limited number of steps and
-//! without a clock. The environment is the one of Hugging Face's `apply_chat_template`, so what is
+//! Templates come with the model and are not trusted: they run with a limited number of steps, without a clock, and in a
+//! process of their own, so that one that takes all memory ends that process alone (`process`). The environment is the one of Hugging Face's `apply_chat_template`, so what is
 //! rendered is the same, byte for byte. `strftime_now` tells the day that the plugin set names
 //! (`chat.date`). Where it names none, the function is not there: a prompt that changes with the
 //! day cannot be repeated, and templates that test for it fall back to a day of their own.
 
-mod held;
+mod engine;
+mod process;
 mod python;
-mod rewrite;
 mod stack;
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, State, Value, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use engine::{Cause, Engine, Fault, Setup};
+use process::Process;
+pub use process::{ARGUMENT, child_main, isolate};
 
 use super::error::ModelError;
 use crate::date::Date;
 use crate::record::{Message, Speaker};
-
-/// Steps that a template may take. A long conversation takes thousands; so does its text, of which each 64 bytes
-/// are a step whenever they are made or printed. What is rendered has 16 MB at most, and stands in memory thrice
-/// where a message has to be looked for.
-const FUEL: u64 = 250_000;
-
-/// The longest template, in bytes; those of models have a few kilobytes.
-const MAX_BYTES: usize = 64 << 10;
-
-/// The name under which the environment knows the template; errors show it with the line.
-const NAME: &str = "chat template";
 
 /// Stand before and after what `{% generation %}` encloses while a template renders; Unicode keeps
 /// them free of any meaning.
 const MARKS: [char; 2] = ['\u{FDD0}', '\u{FDD1}'];
 
 /// What a plugin set says about the rendering of chats.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChatSettings {
     /// The day that `strftime_now` tells; where absent the template falls back to its own.
     pub date: Option<Date>,
@@ -49,12 +40,27 @@ pub struct ChatSettings {
 
 /// A chat template, ready to render.
 pub struct Template {
-    environment: Environment<'static>,
     model: String,
-    source: String,
-    tokens: Vec<(String, String)>,
-    settings: ChatSettings,
+    setup: Setup,
+    renderer: Renderer,
     marks_generation: bool,
+}
+
+/// Where a template renders.
+enum Renderer {
+    /// In this process.
+    Here(Box<Engine>),
+    /// In a child, which is started where there is none.
+    Child(Mutex<Option<Process>>),
+}
+
+impl Renderer {
+    fn new(setup: &Setup) -> Result<Renderer, Fault> {
+        Ok(match process::program() {
+            None => Renderer::Here(Box::new(Engine::new(setup)?)),
+            Some(program) => Renderer::Child(Mutex::new(Some(Process::start(program, setup)?))),
+        })
+    }
 }
 
 /// A rendered conversation.
@@ -78,48 +84,32 @@ impl Template {
         source: &str,
         tokens: Vec<(String, String)>,
     ) -> Result<Template, ModelError> {
-        let unreadable = |error: Error| ModelError::Template {
+        let (source, settings) = (source.to_owned(), ChatSettings::default());
+        let setup = Setup { source, tokens, settings };
+        let renderer = Renderer::new(&setup).map_err(|fault| ModelError::Template {
             model: model.to_owned(),
-            message: format!("cannot be read: {error}"),
+            message: format!("cannot be read: {}", fault.said),
             hint: String::new(),
-        };
-        if source.len() > MAX_BYTES {
-            let long = format!("it has more than {MAX_BYTES} bytes");
-            return Err(unreadable(Error::new(ErrorKind::InvalidOperation, long)));
-        }
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax().map_err(unreadable)?);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(100);
-        python::add_to(&mut environment);
-        held::add_to(&mut environment);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function(GENERATION, mark_generation);
-        let rewritten = rewrite::rewrite(source).map_err(unreadable)?;
-        stack::deep(|| environment.add_template_owned(NAME, rewritten.text)).map_err(unreadable)?;
-        Ok(Template {
-            environment,
-            model: model.to_owned(),
-            source: source.to_owned(),
-            tokens,
-            settings: ChatSettings::default(),
-            marks_generation: rewritten.marks_generation,
-        })
+        })?;
+        let (_, marks_generation) = engine::generation_as_call(&setup.source);
+        Ok(Template { model: model.to_owned(), setup, renderer, marks_generation })
     }
 
     /// Makes the template render with the settings of a plugin set.
     pub fn set(&mut self, settings: ChatSettings) {
-        match settings.date {
-            Some(date) => self.environment.add_function("strftime_now", python::clock(date)),
-            None => self.environment.remove_global("strftime_now"),
+        match &mut self.renderer {
+            Renderer::Here(engine) => engine.set(settings.clone()),
+            // The next one is told of them.
+            Renderer::Child(process) => {
+                *process.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+            }
         }
-        self.settings = settings;
+        self.setup.settings = settings;
     }
 
     /// Returns the Jinja text, as it came with the model.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.setup.source
     }
 
     /// Returns whether the template itself marks what the assistant writes.
@@ -178,53 +168,46 @@ impl Template {
         self.run(&without, start).map_or(true, |text| text != marked)
     }
 
-    fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        stack::deep(|| self.run_here(messages, add_generation_prompt))
-    }
-
-    fn run_here(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let list: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                context! { role => message.speaker.as_str(), content => message.content.as_str() }
-            })
-            .collect();
-        let tokens = self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text)));
-        let own = self.settings.variables.iter();
-        let own = own.map(|(name, value)| (name.as_str(), python::value(value)));
-        // Of two with one name the last counts, so the user's come after the model's.
-        let further = Value::from_pairs(tokens.chain(own));
-        let variables = context! {
-            messages => list,
-            add_generation_prompt => add_generation_prompt,
-            tools => (),
-            documents => (),
-            ..further
+    fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Fault> {
+        let process = match &self.renderer {
+            Renderer::Here(engine) => return engine.render(messages, add_generation_prompt),
+            Renderer::Child(process) => process,
         };
-        self.environment.get_template(NAME)?.render(variables)
+        // Whoever panicked with it left a child that answers, or none.
+        let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = match (process.take(), process::program()) {
+            (None, Some(program)) => Process::start(program, &self.setup)?,
+            (running, _) => running.ok_or_else(Fault::lost)?,
+        };
+        let rendered = running.render(messages, add_generation_prompt);
+        // One that died is started anew for the next.
+        if !matches!(&rendered, Err(fault) if fault.cause == Cause::Broken) {
+            *process = Some(running);
+        }
+        rendered
     }
 
-    fn refused(&self, messages: &[Message], error: &Error) -> ModelError {
+    fn refused(&self, messages: &[Message], fault: &Fault) -> ModelError {
         let system = messages.iter().any(|m| m.speaker == Speaker::System);
-        let detail = error.detail().unwrap_or_default();
-        let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-        let (message, hint) = match error.kind() {
-            ErrorKind::OutOfFuel => {
-                (format!("takes too many steps{line}"), "the template may be broken or hostile")
-            }
-            ErrorKind::UnknownFunction if detail.contains("strftime_now") => (
+        let line = fault.line.map(|line| format!(" (line {line})")).unwrap_or_default();
+        const HOSTILE: &str = "the template may be broken or hostile";
+        let (message, hint) = match &fault.cause {
+            Cause::Steps => (format!("takes too many steps{line}"), HOSTILE.to_owned()),
+            Cause::Broken => (format!("cannot be rendered: {}", fault.said), HOSTILE.to_owned()),
+            Cause::Unknown(function) if function.contains("strftime_now") => (
                 format!("asks for today's date{line}"),
-                "give it one that stays: `date = \"2026-11-22\"` in `[chat]` of the plugin set",
+                "give it one that stays: `date = \"2026-11-22\"` in `[chat]` of the plugin set"
+                    .to_owned(),
             ),
-            _ if detail.starts_with(RAISED) => {
-                let said = detail.trim_start_matches(RAISED);
+            Cause::Raised(said) => {
                 let roles: Vec<_> = messages.iter().map(|m| m.speaker.as_str()).collect();
                 let message = format!("refuses {}: {said}", roles.join(", "));
-                (message, if system { "system" } else { "" })
+                (message, if system { hint_for("system") } else { String::new() })
             }
-            _ => (format!("cannot be rendered: {error}"), ""),
+            Cause::Unknown(_) | Cause::Other => {
+                (format!("cannot be rendered: {}", fault.said), String::new())
+            }
         };
-        let hint = if hint == "system" { hint_for("system") } else { hint.to_owned() };
         ModelError::Template { model: self.model.clone(), message, hint }
     }
 }
@@ -236,28 +219,6 @@ fn hint_for(role: &str) -> String {
             .to_owned(),
         _ => String::new(),
     }
-}
-
-fn syntax() -> Result<SyntaxConfig, Error> {
-    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
-}
-
-/// Begins errors that the template itself raised.
-const RAISED: &str = "raised: ";
-
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
-}
-
-/// The function that stands for the block tag `generation`.
-const GENERATION: &str = "aligner_generation";
-
-/// Renders the block and puts marks around it.
-fn mark_generation(state: &mut State, options: Kwargs) -> Result<String, Error> {
-    let block: Value = options.get("caller")?;
-    let text = block.call(state, &[])?;
-    let [begin, end] = MARKS;
-    Ok(format!("{begin}{text}{end}"))
 }
 
 /// Takes the marks out of a rendered text and notes where they stood.

@@ -1,6 +1,5 @@
 //! Tokenizers: text to token ids and back, with special tokens kept apart from plain text.
 
-mod guard;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +12,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType, PreTokenizedString};
 
 use super::error::ModelError;
-use guard::guarded;
+use crate::model::guard::guarded;
 pub use stream::TextStream;
 
 /// A tokenizer, with what the model's files say about its special tokens.

@@ -17,13 +17,12 @@ use wasmtime::Engine;
 use super::engine;
 use super::error::LoadFault;
 use super::inspect::{Form, MAX_FILE_BYTES};
+use crate::child;
 use crate::shown::one_line;
 
 /// The hidden first argument under which the program is a compiler: see [`child_main`].
 pub const ARGUMENT: &str = "__compile-plugin";
 
-/// The one variable of the environment that the child gets.
-const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// How plugins are compiled.
 #[derive(Clone, Debug)]
 pub enum Compiler {
@@ -89,13 +88,8 @@ impl CompileCommand {
     /// Returns the command that starts this very program as a compiler. Its `main` must call
     /// [`child_main`] where the first argument is [`ARGUMENT`].
     pub fn this_program() -> io::Result<CompileCommand> {
-        // On Linux the image that runs, even where its file has been replaced since: machine code
-        // of another build would not fit.
-        let program = if cfg!(target_os = "linux") {
-            PathBuf::from("/proc/self/exe")
-        } else {
-            std::env::current_exe()?
-        };
+        // Machine code of another build would not fit.
+        let program = child::this_program()?;
         Ok(CompileCommand {
             program,
             args: vec![ARGUMENT.into()],
@@ -180,13 +174,10 @@ fn in_child(command: &CompileCommand, task: Task, bytes: &[u8]) -> Result<Vec<u8
             (tempfile::tempfile()?, tempfile::tempfile()?, tempfile::tempfile()?);
         input.write_all(bytes)?;
         input.rewind()?;
-        let child = Command::new(&command.program)
+        let child = child::without_environment(&mut Command::new(&command.program))
             .args(&command.args)
             .arg(task.as_str())
             .args(command.limits.arguments())
-            .env_clear()
-            // Where the program itself was started with libraries from elsewhere.
-            .envs(std::env::var_os(LIBRARY_PATH).map(|path| (LIBRARY_PATH, path)))
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(output.try_clone()?))
             .stderr(Stdio::from(errors.try_clone()?))
@@ -270,7 +261,7 @@ fn death(status: ExitStatus, stderr: &str, limits: &CompileLimits) -> String {
 /// plugin from standard input, and writes the component (`encode`) or its machine code (`compile`)
 /// to standard output. On failure one line on standard error, and code 1.
 pub fn child_main() -> ExitCode {
-    match child() {
+    match compiler() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
@@ -279,7 +270,7 @@ pub fn child_main() -> ExitCode {
     }
 }
 
-fn child() -> Result<(), String> {
+fn compiler() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().collect();
     let [.., task, cpu, memory, output] = &arguments[..] else {
         return Err("a task and its limits are expected".into());
@@ -304,27 +295,12 @@ fn child() -> Result<(), String> {
 }
 
 fn take_limits(limits: &CompileLimits) -> io::Result<()> {
-    let limits = [
+    child::take_limits(&[
         // A second more before it is killed: the signal at the first tells what it died of.
         (libc::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds.saturating_add(1)),
         (libc::RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
         (libc::RLIMIT_FSIZE, limits.output_bytes, limits.output_bytes),
-        (libc::RLIMIT_CORE, 0, 0),
-    ];
-    for (resource, soft, hard) in limits {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is a valid place to write to, and the resource is one of libc's own.
-        if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // A stricter limit that is already there stays.
-        limit.rlim_cur = limit.rlim_cur.min(soft);
-        limit.rlim_max = limit.rlim_max.min(hard);
-        // SAFETY: `limit` is initialised and outlives the call.
-        if unsafe { libc::setrlimit(resource, &limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    ])?;
     #[cfg(target_os = "linux")]
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
     unsafe {

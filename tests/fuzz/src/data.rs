@@ -56,7 +56,12 @@ unsafe impl GlobalAlloc for Counted {
 
 /// Reads bytes as the input of this name, within the memory that it may take.
 pub fn read(name: &str, bytes: &[u8]) {
-    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| std::env::temp_dir().join("aligner-fuzz"));
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        // Templates render in a process of their own, as they do in runs.
+        let program = std::env::var_os("ALIGNER").expect("`make fuzz` names the program");
+        aligner::model::template::isolate(program.into());
+        std::env::temp_dir().join("aligner-fuzz")
+    });
     let input = inputs::INPUTS.iter().find(|input| input.name == name).expect("there is one");
     let folder = FOLDER.join(name);
     let before = NOW.load(Relaxed);

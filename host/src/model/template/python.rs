@@ -58,10 +58,10 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         "join" if args.len() == 1 && value.as_str().is_some() => {
             return state.apply_filter("join", &[args[0].clone(), value.clone()]);
         }
-        _ => {
-            charge(state, value, name, args)?;
-            return unknown_method_callback(state, value, name, args);
+        "replace" | "format" if value.as_str().is_some_and(|text| is_long(text, name, args)) => {
+            return Err(ErrorKind::OutOfFuel.into());
         }
+        _ => return unknown_method_callback(state, value, name, args),
     };
     match (value.as_str(), args) {
         (Some(text), []) => Ok(Value::from(strip(text, None, sides.0, sides.1))),
@@ -75,59 +75,27 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
 /// The longest text that a method or `tojson` makes, in bytes.
 const MOST_BYTES: usize = 4 << 20;
 
-/// The bytes that a step stands for.
-const BYTES_OF_A_STEP: usize = 64;
-
-/// Takes the steps of a method before it runs: what it reads, and what it makes where that may be longer. Fails where
-/// they are not left, or where a text would be made that is too long.
-fn charge(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<(), Error> {
-    let mut left = MOST_BYTES;
-    args.iter().try_for_each(|arg| weigh(arg, &mut left))?;
-    let given = MOST_BYTES - left;
-    let (read, made) = match value.as_str() {
-        Some(text) => (text.len(), texts_made(text, name, args, given)?),
-        None => (value.len().unwrap_or(0).saturating_mul(8), 0),
-    };
-    let steps = (read.saturating_add(given) / BYTES_OF_A_STEP).saturating_add(made);
-    state.consume_fuel(u64::try_from(steps).unwrap_or(u64::MAX))
-}
-
-/// Returns the steps of what a method of a text makes: one for each piece of a text that is split, and one for each
-/// 64 bytes of one that is formatted or has pieces replaced.
-///
-/// - `given`: the bytes of the arguments.
-fn texts_made(text: &str, name: &str, args: &[Value], given: usize) -> Result<usize, Error> {
-    let made = match (name, args) {
-        ("split", []) => return Ok(text.split_whitespace().count()),
-        ("split", [by, ..]) => {
-            return Ok(by.as_str().map_or_else(
-                || text.split_whitespace().count(),
-                |by| if by.is_empty() { 0 } else { text.matches(by).count() },
-            ));
+/// Returns whether a method of a text would make too long a one: of a template as `"{:>1000000}"`, or where a piece is
+/// replaced by a long one so many times.
+fn is_long(text: &str, name: &str, args: &[Value]) -> bool {
+    match (name, args) {
+        ("replace", [_, new, count, ..]) => {
+            let count = count.as_i64().and_then(|count| usize::try_from(count).ok());
+            let count = count.unwrap_or(usize::MAX).min(text.len() + 1);
+            let new = new.as_str().map_or(0, str::len);
+            count.saturating_mul(new).saturating_add(text.len()) > MOST_BYTES
         }
-        ("splitlines", _) => return Ok(text.lines().count()),
-        ("replace", [old, ..]) => {
-            let pieces = old.as_str().map_or(0, |old| text.matches(old).count());
-            pieces.saturating_mul(given).saturating_add(text.len())
-        }
-        // Each field may be of any argument, and as wide as its digits say: `"{:>1000000}"`.
-        ("format", _) => text.split('{').skip(1).fold(text.len(), |sum, field| {
+        ("format", _) => text.split('{').skip(1).any(|field| {
             let field = field.split('}').next().unwrap_or(field);
-            let digits = field.split(|c: char| !c.is_ascii_digit());
-            let widths = digits.map(|digits| match digits {
-                "" => 0,
-                digits => digits.parse().unwrap_or(usize::MAX),
-            });
-            widths.fold(sum.saturating_add(given), usize::saturating_add)
+            field.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4)
         }),
-        _ => text.len(),
-    };
-    if made > MOST_BYTES { Err(ErrorKind::OutOfFuel.into()) } else { Ok(made / BYTES_OF_A_STEP) }
+        _ => false,
+    }
 }
 
 /// Takes the bytes that a value has about, as JSON, from those that are left; fails where there are none.
 fn weigh(value: &Value, left: &mut usize) -> Result<(), Error> {
-    let own = value.as_str().map_or(8, str::len);
+    let own = 8 + value.as_str().map_or(0, str::len);
     *left = left.checked_sub(own).ok_or(ErrorKind::OutOfFuel)?;
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
@@ -176,7 +144,13 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
         ValueKind::None => "None",
-        _ => return minijinja::escape_formatter(out, state, value),
+        _ => {
+            // What is charged for once it is printed has to have an end before.
+            if value.as_object().is_some() {
+                weigh(value, &mut { MOST_BYTES })?;
+            }
+            return minijinja::escape_formatter(out, state, value);
+        }
     };
     out.write_str(text).map_err(Error::from)
 }

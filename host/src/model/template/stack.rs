@@ -4,6 +4,8 @@ use std::thread;
 
 use minijinja::{Error, ErrorKind};
 
+use crate::model::guard::unpanicked;
+
 /// The stack, in bytes. What a template of [`MAX_BYTES`](super::MAX_BYTES), or of as many steps as it may take,
 /// can nest takes less; of what is not used no memory is taken.
 const BYTES: usize = 256 << 20;
@@ -12,10 +14,15 @@ const BYTES: usize = 256 << 20;
 pub(super) fn deep<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     thread::scope(|scope| {
         let name = "chat template".to_owned();
+        let failed = |what: String| Error::new(ErrorKind::InvalidOperation, what);
+        let makes_no_sense = |said| failed(format!("it makes no sense to its reader ({said})"));
+        let work = || unpanicked(work);
         let thread = thread::Builder::new().name(name).stack_size(BYTES).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| {
-            Error::new(ErrorKind::InvalidOperation, format!("no thread for it: {error}"))
-        })?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let thread = thread.map_err(|error| failed(format!("no thread for it: {error}")))?;
+        match thread.join() {
+            Ok(Ok(done)) => done,
+            Ok(Err(said)) => Err(makes_no_sense(said)),
+            Err(_) => Err(makes_no_sense("no reason".to_owned())),
+        }
     })
 }

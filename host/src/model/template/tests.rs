@@ -1,3 +1,4 @@
+use super::engine::MAX_BYTES;
 use super::*;
 
 fn say(speaker: Speaker, content: &str) -> Message {
@@ -67,7 +68,7 @@ fn renders_what_hugging_face_renders() {
     let (mut count, mut dates) = (0, 0);
     for fixture in fixtures["templates"].as_array().unwrap() {
         let mut template = of_fixture(fixture);
-        dates += usize::from(template.source.contains("strftime_now"));
+        dates += usize::from(template.source().contains("strftime_now"));
         for rendering in fixture["renderings"].as_array().unwrap() {
             let variables = rendering["variables"].as_object().unwrap().clone();
             template.set(ChatSettings { date: Some(date), variables });
@@ -125,17 +126,6 @@ fn a_hostile_template_takes_little_memory() {
     fails("{{ ('x' * 100000).replace('x', 'y' * 3000, 99999) }}", too_many);
     fails("{{ ('y' * 1000000).join([0] * 1000) }}", too_many);
     fails("{{ '{:>1000000000}'.format(1) }}", too_many);
-    fails("{{ '{:>99999999999999999999999}'.format(1) }}", too_many);
-    fails("{{ '{:{}}'.format(1, 1000000000) }}", "");
-    fails("{{ ('{0}' * 100000).format('y' * 1000000) }}", too_many);
-    fails("{{ ('{0}' * 100000).format([1] * 1000000) }}", too_many);
-    fails("{{ ([0] * 100000000) | tojson }}", too_many);
-    fails("{{ (',' * 8000000).split(',') }}", too_many);
-    fails("{{ (' a' * 8000000).split() }}", too_many);
-    fails("{{ ('\\n' * 8000000).splitlines() }}", too_many);
-    fails("{{ 'x'.startswith(['y'] * 100000000) }}", too_many);
-    fails("{{ ([0] * 100000000).count(1) }}", too_many);
-    fails("{% set n = namespace() %}{% set n.x = [0] * 100000000 %}", too_many);
     let nested = |times: usize, then: &str| {
         format!(
             "{{% set n = namespace(x=[0] * 9999) %}}{{% for i in range({times}) %}}\
@@ -151,55 +141,6 @@ fn a_hostile_template_takes_little_memory() {
     fails(&format!("{{{{ a{} }}}}", ".a".repeat(30_000)), "");
     fails(&"{% if 1 %}".repeat(6_000), "cannot be read");
     fails(&"x".repeat(MAX_BYTES + 1), "it has more than 65536 bytes");
-}
-
-#[test]
-fn a_namespace_does_not_reach_itself() {
-    let none = "cannot be rendered: invalid operation: a namespace cannot hold a namespace (in chat template:1)";
-    for set in [
-        "{% set n.x = n %}",
-        "{%- set n.x=[1, {'a': (n,)}] -%}",
-        "{% set a, n.x = 1, n %}",
-        "{% set (a, n.x) = (1, [n]) %}",
-        "{% set n.x = 1, n, %}",
-        "{% set n.x = '%}' if false else n %}",
-        "{% set n.x | default(n, true) %}{% endset %}",
-        "{% set n.x = [n] * 3 %}",
-        "{% set m = namespace(y=n) %}{% set n.x = [m] %}",
-        "{% for a in [1, n] %}{% set n.x = loop %}{% endfor %}",
-    ] {
-        check_error(&format!("{{% set n = namespace() %}}{set}{{{{ n }}}}"), none);
-    }
-    // What is read when it is looked at is read when it is set.
-    let later = "{% set n = namespace(a=1) %}{% set n.x = n.items() %}{% set n.y = dict(n) %}\
-                 {% for b in [1, 2, n, 3] %}{% if loop.first %}{% set n.z = loop %}{% endif %}\
-                 {% endfor %}{{ n.x | list }}{{ n.z.nextitem }}{{ n | tojson | length > 9 }}";
-    let messages = [say(Speaker::User, "")];
-    let rendered = template(later).render(&messages, true).unwrap();
-    assert_eq!(rendered, "[('a', 1)]2True");
-    for unread in ["{% set n.x = 1), n, (2 %}", "{% set n.x = %}", "{% set n.x | %}{% endset %}"] {
-        let source = format!("{{% set n = namespace() %}}{unread}");
-        let error = Template::new("m", &source, Vec::new()).err().unwrap().to_string();
-        assert!(error.contains("cannot be read"), "{error}");
-    }
-    check_error(
-        "{% macro f() %}{% endmacro %}{% set n = namespace() %}{% set n.x = f %}",
-        "cannot be rendered: invalid operation: a namespace can hold data, not plain object \
-         (in chat template:1)",
-    );
-}
-
-#[test]
-fn a_namespace_holds_what_it_is_given() {
-    let source = "{% set n = namespace(x=[]) %}{% for m in messages %}{% set n.x = n.x + [m] %}{% endfor %}\
-                  {% set n.t = 1, 'b' %}{% set n.u = (1) %}{% set n.v = {'a': [1.5, none]} %}\
-                  {% set n.w %}a{{ n.u }}{% endset %}{% set n.y | upper %}b{% endset %}\
-                  {% set p, n.z = 'p', 'z' %}{% raw %}{% set n.x = 1 %}{% endraw %}{# {% set n.x = 2 %} #}\
-                  {{ n.x[0].content }} {{ n.x | length }} {{ n.t }} {{ n.u }} {{ n.v.a }} {{ n.w }} {{ n.y }} \
-                  {{ p }} {{ n.z }}";
-    let messages = [say(Speaker::User, "Hi")];
-    let rendered = template(source).render(&messages, true).unwrap();
-    assert_eq!(rendered, "{% set n.x = 1 %}Hi 1 (1, 'b') 1 [1.5, None] a1 B p z");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! A boundary around the `tokenizers` crate. It panics at files that say what makes no sense, when it reads them or
-//! later, with a text: for example where a decoder is to cut more letters off a token than it has.
+//! A boundary around crates that read what comes with a model. `tokenizers` panics at files that say what makes no
+//! sense, when it reads them or later, with a text: for example where a decoder is to cut more letters off a token than
+//! it has. `minijinja` panics at some templates.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -10,8 +11,16 @@ thread_local! {
     static WITHIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns what the crate makes of its work, or why it makes nothing of it, a panic included.
+/// Returns what `tokenizers` makes of its work, or why it makes nothing of it, a panic included.
 pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match unpanicked(work) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(said) => Err(format!("the file makes no sense to its reader ({said})")),
+    }
+}
+
+/// Returns what comes of some work, or what it panics with; of a panic nothing is told elsewhere.
+pub fn unpanicked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let tell = take_hook();
@@ -24,14 +33,10 @@ pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Str
     let outer = WITHIN.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     WITHIN.set(outer);
-    match done {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("the file makes no sense to its reader ({})", said.unwrap_or("no reason")))
-        }
-    }
+    done.map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason").to_owned()
+    })
 }
 
 #[cfg(test)]

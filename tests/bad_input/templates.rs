@@ -1,0 +1,79 @@
+//! Chat templates that would take all memory, all time or all depth: they end the process that renders them, and nothing
+//! else.
+
+use std::time::{Duration, Instant};
+
+use aligner::model::template::{self, Template};
+use aligner::record::{Message, Speaker};
+
+/// Makes templates render in the real program.
+pub fn isolate() {
+    template::isolate(env!("CARGO_BIN_EXE_aligner").into());
+}
+
+#[test]
+fn a_hostile_template_ends_its_own_process_alone() {
+    isolate();
+    let content = "Hi".to_owned();
+    let messages = [Message { speaker: Speaker::User, content }];
+    let wrapped = |hostile: &str| {
+        let source = format!("{{{{ messages[0].content }}}}{{% if bad %}}{hostile}{{% endif %}}");
+        Template::new("m", &source, Vec::new()).unwrap()
+    };
+    let memory = "it takes too much memory, or nests too deeply";
+    let time = "it takes over 10 s";
+    for (hostile, expected) in [
+        ("{% set n = namespace() %}{% set n.x = n %}{{ n }}", "takes too many steps"),
+        ("{% set n = namespace() %}{% set n.x = n %}{{ n == n.x ~ '' }}", memory),
+        ("{{ (['x' * 1000000] * (100000 if bad)) ~ '' }}", memory),
+        ("{{ ([0] * (100000000 if bad)) | string | length }}", ""),
+        (
+            "{% for i in range(9999) %}{{ ([[''] * (100000000 if bad)] == [[''] * 100000000]) }}{% endfor %}",
+            time,
+        ),
+        ("{% for a in [1] %}{{ loop.cycle() }}{% endfor %}", "it makes no sense to its reader"),
+        ("{{ raise_exception('no') }}", "refuses user: no"),
+    ] {
+        let mut template = wrapped(hostile);
+        assert_eq!(template.render(&messages, true).unwrap(), "Hi", "{hostile}");
+        let variables = serde_json::json!({ "bad": true });
+        let variables = variables.as_object().unwrap().clone();
+        let settings = template::ChatSettings { variables, ..Default::default() };
+        template.set(settings);
+        let begun = Instant::now();
+        let error = template.render(&messages, true).unwrap_err().to_string();
+        assert!(error.contains(expected), "{hostile}: {error}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{hostile}: {:?}", begun.elapsed());
+        // The next one has a process again.
+        template.set(template::ChatSettings::default());
+        assert_eq!(template.render(&messages, true).unwrap(), "Hi", "after {hostile}");
+    }
+    // What is hostile when it is read is refused then.
+    let error = Template::new("m", "{{ ([0] * 100000000) ~ '' }}", Vec::new()).err();
+    let error = error.map(|error| error.to_string());
+    assert!(error.is_none_or(|said| said.contains("cannot be read")));
+}
+
+#[test]
+fn one_child_renders_many_and_from_many_threads() {
+    isolate();
+    let template = Template::new("m", "{{ messages[0].content }}!", Vec::new()).unwrap();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let template = &template;
+            scope.spawn(move || {
+                for number in 0..250 {
+                    let content = format!("{thread} {number}");
+                    let messages = [Message { speaker: Speaker::User, content: content.clone() }];
+                    assert_eq!(template.render(&messages, true).unwrap(), format!("{content}!"));
+                }
+            });
+        }
+    });
+    println!("1000 renderings in {:?}", begun.elapsed());
+    // As long as a request may be, and more than a pipe holds.
+    let content = "long ".repeat(1_000_000);
+    let messages = [Message { speaker: Speaker::User, content }];
+    assert_eq!(template.render(&messages, true).unwrap().len(), 5_000_001);
+}
