@@ -181,16 +181,16 @@ impl Notebook {
             return Ok(Output { rows: self.directory.read_lines(&file)?, digest: key, files });
         }
         let begun = Instant::now();
+        // Before the first file, whoever makes it: a folder that the journal does not know is damage.
+        self.journal.start(round, stage, &key)?;
         if let Some(earlier) = self.earlier.clone()
             && let Some(done) = earlier.take_over(place, &key, &self.directory)?
         {
             let rows = self.directory.read_lines(&file)?;
-            self.journal.start(round, stage, &key)?;
             self.budgets.add(&done.counts);
             self.close(place, &key, (done.files.clone(), done.counts.clone()), begun)?;
             return Ok(Output { rows, digest: key, files: done.files.clone() });
         }
-        self.journal.start(round, stage, &key)?;
         self.budgets.begin();
         let mut made = work(self)?;
         made.counts.extend(self.budgets.end());
