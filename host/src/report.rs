@@ -2,6 +2,7 @@
 //!
 //! Pure functions from numbers to text; where the numbers come from is not known here.
 
+pub mod alarm;
 pub mod changes;
 pub mod evaluation;
 mod extrapolation;
@@ -17,6 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use alarm::Alarm;
 pub use extrapolation::{Candidate, Extrapolation, Found};
 pub use measures::measures;
 pub(crate) use plan::bytes;
@@ -72,6 +74,9 @@ pub struct RoundSummary {
     /// Means over the updates, under TRL's names; empty unless completions were compared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub training: BTreeMap<String, f64>,
+    /// What of the round is watched, by the names of `[watch]`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signals: BTreeMap<String, f64>,
     /// How far it went beyond what it trained; absent where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolated: Option<Extrapolation>,
@@ -97,18 +102,24 @@ pub struct Report {
     /// What a reader must know before using the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// What went beyond the limits of `[watch]`; what moved first comes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
+    /// The round whose policy is to blame for an alarm, where the result is from before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blamed: Option<u32>,
     /// The round that made the result; 0 before the first.
     pub best_round: u32,
     /// What the run ended with where nothing was left to train on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nothing_kept: Option<NothingKept>,
-    /// Why the run ended: `rounds`, `early-stop` or `nothing-kept`; absent while it goes on.
+    /// Why the run ended: `rounds`, `early-stop`, `alarm` or `nothing-kept`; absent while it goes on.
     pub ended: Option<String>,
 }
 
 /// A round that kept no record, or a pool without a prompt that can be used: the end of a run, since the
 /// same settings keep none again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NothingKept {
     /// From 1; 0 for the pool.
@@ -117,6 +128,9 @@ pub struct NothingKept {
     pub records: u64,
     /// Records that left it, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// What of the round is watched, by the names of `[watch]`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signals: BTreeMap<String, f64>,
 }
 
 impl fmt::Display for NothingKept {
@@ -145,6 +159,8 @@ impl Report {
             pool_dropped: BTreeMap::new(),
             rounds: Vec::new(),
             warning: None,
+            alarms: Vec::new(),
+            blamed: None,
             best_round: 0,
             nothing_kept: None,
             ended: None,
@@ -212,8 +228,8 @@ impl Report {
         if self.rounds.iter().any(|round| round.round == self.best_round) {
             text.push_str("* best round\n");
         }
-        if let Some(warning) = &self.warning {
-            text.push_str(&format!("warning: {warning}\n"));
+        for warning in self.warnings() {
+            text.push_str(&format!("{warning}\n"));
         }
         if !self.pool_dropped.is_empty() {
             text.push_str(&format!("dropped from the pool: {}\n", drops(&self.pool_dropped)));
@@ -233,6 +249,28 @@ impl Report {
             text.push_str(&format!("{nothing}\n"));
         }
         text
+    }
+
+    /// Returns what a reader must know before using the result, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let alarm = |(index, alarm): (usize, &Alarm)| match index {
+            0 if self.alarms.len() > 1 => format!("alarm, first to move: {alarm}"),
+            _ => format!("alarm: {alarm}"),
+        };
+        let warning = self.warning.iter().map(|warning| format!("warning: {warning}"));
+        let mut lines: Vec<String> =
+            warning.chain(self.alarms.iter().enumerate().map(alarm)).collect();
+        if let Some(blamed) = self.blamed {
+            let to_blame = match blamed {
+                0 => "the initial model is to blame".to_owned(),
+                blamed => format!("the policy of round {blamed} is to blame"),
+            };
+            lines.push(match self.best_round {
+                0 => format!("rolled back: {to_blame}, and no round before it made a policy"),
+                best => format!("rolled back: {to_blame}, and the result is of round {best}"),
+            });
+        }
+        lines
     }
 
     /// The measures that any row has, in order of appearance.
@@ -303,6 +341,7 @@ mod tests {
             loss_first: Some(2.3456),
             loss_last: Some(1.9876),
             training: BTreeMap::new(),
+            signals: BTreeMap::new(),
             extrapolated: None,
             held_out: measured(held_out),
         };
@@ -387,7 +426,8 @@ round  prompts  completions  kept  length  distinct-2       loss
         let check = |round, records, dropped: &[(&str, u64)], expected: &str| {
             let dropped = dropped.iter().map(|&(reason, count)| (reason.to_owned(), count));
             let dropped = dropped.collect();
-            let nothing_kept = Some(NothingKept { round, records, dropped });
+            let signals = BTreeMap::new();
+            let nothing_kept = Some(NothingKept { round, records, dropped, signals });
             let report = Report { nothing_kept, ..report() };
             assert_eq!(report.table(), format!("{}{expected}\n", &EXPECTED[1..]));
             let json = serde_json::to_string(&report).unwrap();

@@ -12,7 +12,7 @@ const STAGES: [&str; 7] =
     ["sample", "render", "generate", "difficulty", "filter-generate", "train", "evaluate"];
 
 /// Returns the stage that was under way when a run stopped.
-fn under_way(place: &Place, run: &str) -> Option<String> {
+pub fn under_way(place: &Place, run: &str) -> Option<String> {
     let journal = std::fs::read_to_string(place.path(run).join("journal.jsonl")).ok()?;
     let last: serde_json::Value =
         journal.lines().filter_map(|line| serde_json::from_str(line).ok()).next_back()?;

@@ -27,6 +27,12 @@ pub fn model(place: &Place, name: &str, change: &dyn Fn(&mut Value)) -> PathBuf 
 
 /// Runs a shipped plugin set on a tiny model, in steps of all rows at once.
 pub fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
+    let arguments = arguments(place, method, out, more);
+    place.aligner(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Returns the arguments of such a run.
+pub fn arguments(place: &Place, method: &str, out: &str, more: &[&str]) -> Vec<String> {
     let tiny = place.path("tiny");
     if !tiny.exists() {
         model(place, "tiny", &|_| ());
@@ -45,8 +51,35 @@ pub fn run(place: &Place, method: &str, out: &str, more: &[&str]) -> Said {
     let fixed = ["--plugins", method, "--out", out];
     let model = ["--model", tiny.as_str()].into_iter().filter(|_| !more.contains(&"--model"));
     let arguments = fixed.into_iter().chain(model).chain(sets).chain(more.iter().copied());
-    let arguments: Vec<&str> = arguments.collect();
-    place.aligner(&arguments)
+    arguments.map(str::to_owned).collect()
+}
+
+/// Every method that ships, as it runs on a tiny model in two rounds where it has several: its plugin set and
+/// settings.
+pub fn all(place: &Place) -> Vec<(&'static str, Vec<String>)> {
+    let owned = |more: &[&str]| more.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let prompts = prompts();
+    let with = |more: &[&str]| owned(&[&["--prompts", &prompts], more].concat());
+    let two = |filter: &str| with(&["--rounds", "2", "--set", filter]);
+    let writer = writer(place, &TASKS);
+    let scored = scored_by(place);
+    let judged = scored.iter().flat_map(|set| ["--set", set]);
+    let writes = ["--set", "sampler.config.temperature=0.7", "--set"];
+    let by = written_by(&writer);
+    let written = by[..6].iter().copied().chain(writes);
+    let sheep = judged.chain(written.clone()).chain(["sampler.write={ prompts = 3, slots = 40 }"]);
+    let instruct = written.chain(["sampler.write={ prompts = 3, slots = 6 }"]);
+    vec![
+        ("soft", two(ANY_FORM)),
+        ("soft-plus", two(ANY_FORM)),
+        ("dromedary", two(ANY_FORM)),
+        ("rlcd", two(ANY_ANSWER)),
+        ("sso", two(ANY_ANSWER)),
+        ("sso-v2", with(&["--set", ANY_ANSWER])),
+        ("expo", with(&["--set", ANY_ANSWER, "--set", "extrapolate.prompts=4"])),
+        ("i-sheep", owned(&sheep.chain(["--rounds", "2"]).collect::<Vec<_>>())),
+        ("self-instruct", owned(&instruct.collect::<Vec<_>>())),
+    ]
 }
 
 pub fn prompts() -> String {

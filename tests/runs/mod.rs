@@ -12,6 +12,7 @@ mod extrapolated;
 mod full;
 mod given;
 mod kill;
+mod kill_methods;
 mod measure;
 mod memory;
 mod methods;
@@ -26,6 +27,7 @@ mod reward_judge;
 mod saved;
 mod verbs;
 mod verify;
+mod watch;
 mod write;
 
 use std::collections::BTreeMap;

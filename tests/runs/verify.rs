@@ -106,7 +106,7 @@ fn a_run_that_ended_with_nothing_is_verified_too() {
     // Every row is too long to train on.
     place.tiny("run", &["--set", "train.max_length=2"]).expect(6);
     let said = place.aligner(&["verify", "run"]).expect(0);
-    assert!(said.stdout.contains("every byte is the same"), "{}", said.stdout);
+    assert!(said.stdout.contains("every byte of these is the same"), "{}", said.stdout);
 }
 
 #[test]

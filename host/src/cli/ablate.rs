@@ -13,6 +13,7 @@ use super::{
 use crate::plugin_set::{self, PluginSet, Source};
 use crate::report::{Report, changes};
 use crate::round::RunError;
+use crate::run::directory::DirectoryError;
 use crate::run::{self, Existing, Opened};
 
 /// Arguments of `ablate`.
@@ -91,7 +92,15 @@ pub fn main(args: &AblateArgs) -> Result<(), CliError> {
     if !run::has_ended(&out) {
         memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
     }
-    match run::open(&out, &prepared.manifest, Existing::Resume)? {
+    let opened = run::open(&out, &prepared.manifest, Existing::Resume);
+    let opened = opened.map_err(|error| match error {
+        DirectoryError::Occupied { path, what, .. } => {
+            let hint = "name another folder with `--out`, or remove this one".to_owned();
+            DirectoryError::Occupied { path, what, hint }
+        }
+        error => error,
+    });
+    match opened? {
         Opened::Finished(_) => {}
         Opened::Open(directory) => {
             let models = run_verb::models(&prepared, &progress)?;
@@ -164,6 +173,7 @@ fn report_of(path: &Path) -> Result<Report, CliError> {
 
 /// Puts the changes into a plugin set.
 fn changed(mut set: PluginSet, args: &AblateArgs) -> Result<PluginSet, CliError> {
+    contradictions(args)?;
     for Change { place, what } in &args.swap {
         // From wherever it is gone on with.
         let source = match host::source(what)? {
@@ -205,6 +215,29 @@ fn changed(mut set: PluginSet, args: &AblateArgs) -> Result<PluginSet, CliError>
         set.filters.remove(index);
     }
     Ok(set)
+}
+
+/// Fails where a place is changed twice in one way, or left out and changed.
+fn contradictions(args: &AblateArgs) -> Result<(), CliError> {
+    let name = |place: &str| if place == "filter" { "filter-1".into() } else { place.to_owned() };
+    let places = |changes: &[Change]| changes.iter().map(|it| name(&it.place)).collect::<Vec<_>>();
+    let without: Vec<String> = args.without.iter().map(|place| name(place)).collect();
+    let ways = [
+        ("--swap", places(&args.swap)),
+        ("--config", places(&args.config)),
+        ("--without", without),
+    ];
+    for (flag, places) in &ways {
+        let twice = places.iter().enumerate().find(|(at, place)| places[..*at].contains(place));
+        if let Some((_, place)) = twice {
+            return Err(CliError::usage(format!("`{flag}` names `{place}` twice")));
+        }
+    }
+    let [(_, swapped), (_, configured), (_, without)] = &ways;
+    match without.iter().find(|place| swapped.contains(place) || configured.contains(place)) {
+        Some(place) => Err(CliError::usage(format!("`{place}` is left out, and changed as well"))),
+        None => Ok(()),
+    }
 }
 
 /// Returns the position of a filter that is called `filter-1` and so on; of the only one, `filter`.

@@ -27,9 +27,18 @@ pub fn main(args: &DoctorArgs) -> Result<(), CliError> {
     let device = args.device.resolve(WeightType::F32)?;
     let available = memory::available(&device)?;
     let progress = args.shown.open();
-    let (_, found) = host::component("builtin:length", &progress)?;
-    let runtime = host::runtime()?;
-    let tried = Tried { runtime: &runtime, component: &found.component };
+    // What does not open is a finding like any other.
+    let component = host::component("builtin:length", &progress);
+    let runtime = host::runtime();
+    let wasm = || match (&runtime, &component) {
+        (Ok(runtime), Ok((_, found))) => {
+            doctor::wasm(&Tried { runtime, component: &found.component })
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            let hint = error.hint.clone().unwrap_or_else(|| "please report it".to_owned());
+            Finding::failed("wasm", error.message.clone(), hint)
+        }
+    };
     let checks: [&dyn Fn() -> Finding; 11] = [
         &doctor::cpu,
         &doctor::cores,
@@ -37,7 +46,7 @@ pub fn main(args: &DoctorArgs) -> Result<(), CliError> {
         &|| doctor::disk(std::path::Path::new(".")),
         &|| doctor::cache(cache_folder().ok()),
         &doctor::cuda,
-        &|| doctor::wasm(&tried),
+        &wasm,
         &doctor::gradient,
         &doctor::determinism,
         &|| doctor::product(&device),

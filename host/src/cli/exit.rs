@@ -12,7 +12,7 @@ pub const PLUGIN: u8 = 3;
 pub const MODEL_OR_DATA: u8 = 4;
 /// The run directory cannot be used.
 pub const RUN_DIRECTORY: u8 = 5;
-/// A round kept no record.
+/// A round kept no record, or an alarm left no round.
 pub const NOTHING_KEPT: u8 = 6;
 /// The user stopped the run, which can be resumed.
 pub const INTERRUPTED: u8 = 130;

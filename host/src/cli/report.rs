@@ -106,9 +106,9 @@ fn stands_on(run: &Path) -> Vec<PathBuf> {
     let read = [FILE, manifest::FILE, journal::FILE].map(|file| run.join(file));
     let Ok(Some(manifest)) = Manifest::read(run) else { return read.into() };
     let set = &manifest.plugin_set;
-    let data = [Some(&set.data.prompts), set.data.pairs.as_ref(), set.data.held_out.as_ref()];
     let plugins = set.plugins().into_iter().map(|(_, plugin)| &plugin.source);
-    let files = data.into_iter().flatten().chain(plugins).filter_map(|source| match source {
+    let data = set.data.files().map(|(_, file)| file);
+    let files = data.chain(plugins).filter_map(|source| match source {
         Source::File(path) => Some(path.clone()),
         _ => None,
     });
@@ -150,6 +150,7 @@ pub fn read(directory: &Path) -> Result<Report, CliError> {
 fn heading(directory: &Path, report: &Report) -> String {
     let state = match report.ended.as_deref() {
         Some("early-stop") => "stopped early",
+        Some("alarm") => "ended by an alarm",
         Some("nothing-kept") => "ended without a record to train on",
         Some(_) => "finished",
         None => "unfinished",

@@ -29,6 +29,18 @@ pub fn open(path: &Path, prepared: &Prepared, out: &Path) -> Result<Arc<Earlier>
         return Err(CliError::new(exit::USAGE, message)
             .hint("`--resume` goes on with a run; `--reuse` takes another run's work over"));
     }
+    // What a run writes into another one would be taken for a part of that.
+    let inside = |folder: &Path, run: &Path| {
+        let run = run.canonicalize().ok();
+        let folder = std::path::absolute(folder).ok();
+        run.zip(folder).is_some_and(|(run, folder)| {
+            folder.ancestors().any(|it| it.canonicalize().is_ok_and(|it| it == run))
+        })
+    };
+    if inside(out, path) {
+        let message = format!("`{}` is inside of `{shown}`, which is only read", out.display());
+        return Err(CliError::new(exit::USAGE, message).hint("name another folder with `--out`"));
+    }
     let differs = prepared.manifest.foundations(&manifest);
     if !differs.is_empty() {
         let message = format!(

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{CliError, Device, ProgressArgs, cancel, host, log, memory, output, reuse};
+use super::{CliError, Device, ProgressArgs, cancel, exit, host, log, memory, output, reuse};
 use crate::{
     memory::{Budget, Estimate},
     model::{backend::AnyDevice, peft},
@@ -245,6 +245,11 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
         ));
     }
     output::print(&text)?;
+    if let (None, Some(_), 0) = (&report.nothing_kept, report.blamed, report.best_round) {
+        let message = "an alarm leaves no round: there is no result";
+        return Err(CliError::new(exit::NOTHING_KEPT, message)
+            .hint("the lines above name what moved, and its limit in `[watch]`"));
+    }
     match &report.nothing_kept {
         Some(nothing) => {
             let (path, nothing) = (path.to_owned(), nothing.clone());

@@ -12,13 +12,14 @@ use serde_json::Value;
 use super::{CliError, exit, output};
 use crate::{
     plugin::PLUGIN_ERROR,
+    plugin_set::Source,
     progress::counted,
     record::{Finish, Measurement, Opinion, Text, Verdict},
     round::rows::{
         Filtered, Generated, Judged, Measured, Paired, Rendered, Sampled, Scored, Trained, Written,
     },
     round::stage::folder,
-    run::manifest,
+    run::{self, manifest},
 };
 
 /// Arguments of `show`.
@@ -212,6 +213,7 @@ fn dropped(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
 /// Returns all that the run knows of one record, stage by stage.
 fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
     let mut text = String::new();
+    let prompt = seed_prompt(run, record)?;
     // A prompt is often put in the same way again: each rendering is shown once.
     let mut renderings: BTreeMap<String, (String, String)> = BTreeMap::new();
     for &round in rounds {
@@ -331,6 +333,30 @@ fn life(run: &Path, rounds: &[u32], record: &str) -> Result<String, CliError> {
         return Err(CliError::new(exit::RUN_DIRECTORY, message)
             .hint(format!("`aligner show {}` lists the records", run.display())));
     }
+    Ok(prompt + &text)
+}
+
+/// Returns what the record began with, where it is of the pool and its file is as the run read it.
+fn seed_prompt(run: &Path, record: &str) -> Result<String, CliError> {
+    let Some(manifest) = manifest::Manifest::read(run)? else { return Ok(String::new()) };
+    // A pipe in its place would be waited for.
+    let is_file = |source: &Source| match source {
+        Source::File(path) => path.is_file(),
+        _ => true,
+    };
+    if !manifest.plugin_set.data.files().all(|(_, source)| is_file(source)) {
+        return Ok(String::new());
+    }
+    let Ok(pool) = run::pool_of(&manifest.plugin_set) else { return Ok(String::new()) };
+    let Some(prompt) = pool.prompts.iter().find(|prompt| prompt.id == record) else {
+        return Ok(String::new());
+    };
+    if pool.digest() != manifest.prompts.digest {
+        let source = safe(&manifest.prompts.source);
+        return Ok(format!("prompt: `{source}` is not what the run read any more\n"));
+    }
+    let mut text = "prompt\n".to_owned();
+    block(&mut text, &shown(&prompt.text));
     Ok(text)
 }
 

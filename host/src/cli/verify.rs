@@ -154,16 +154,14 @@ fn verdict(args: &VerifyArgs, draw: u64, earlier: &Earlier) -> String {
         text.push_str(&format!("  {:<14}  {}\n", name(fate), label(place)));
     }
     let done = fates.iter().filter(|(_, _, fate)| *fate == Fate::Done).count();
-    text.push_str(&format!(
-        "{done} of {} done again, {}: every byte is the same\n",
-        counted(fates.len() as u64, "stages"),
-        match args.all {
-            true => "with all they made".to_owned(),
-            false => format!(
-                "{} made again (--seed {draw})",
-                counted(earlier.drawn() as u64, "completions and answers")
-            ),
-        }
-    ));
+    let stages = counted(fates.len() as u64, "stages");
+    text.push_str(&match args.all {
+        true => format!("{done} of {stages} done again: every byte is the same\n"),
+        false => format!(
+            "a sample: {done} of {stages} done again, {} made again (--seed {draw}), and every byte of \
+             these is the same; `--all` does everything\n",
+            counted(earlier.drawn() as u64, "completions and answers")
+        ),
+    });
     text
 }

@@ -58,7 +58,12 @@ impl Finding {
         Finding { status: Status::Warning, hint, ..Finding::ok(check, found) }
     }
 
-    fn failed(check: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Finding {
+    /// Returns a check that failed, with the way out.
+    pub fn failed(
+        check: &'static str,
+        found: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Finding {
         Finding { status: Status::Failed, ..Finding::warning(check, found, hint) }
     }
 

@@ -9,6 +9,7 @@ mod objective;
 mod plugins;
 mod settings;
 mod sources;
+mod watch;
 
 use std::path::Path;
 
@@ -21,8 +22,8 @@ use settings::{evaluate, generate, train};
 use sources::{component, data_file};
 
 use super::{
-    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, Measuring, Method, Models, PluginSet,
-    RoundSettings, Run, Source, Start, Train,
+    CONTRACT, Chat, Data, Embedded, Generate, Keep, Lora, MOST_ROUNDS, Measuring, Method, Models,
+    PluginSet, RoundSettings, Run, Source, Start, Train,
     keys::{CHAT, DATA, EVALUATE, GENERATE, MEASURE, METHOD, PLUGIN, ROOT, ROUNDS, RUN, TRAIN},
     lock::Locking,
     problem::{Problem, list},
@@ -111,12 +112,15 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         train,
         extrapolate: None,
         evaluate,
+        watch: None,
         rounds,
     };
     set.filters = filters(&root, &set, around)?;
     set.pair = pairing(&root, &set)?;
     extrapolation(&root, &mut set)?;
     judges(&root, &set)?;
+    watch::anchors(&root, &set)?;
+    set.watch = watch::watch(&root, &set)?;
     Ok(set)
 }
 
@@ -219,6 +223,7 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
             .label("expected one of them: what is aligned already learns from no pairs"));
     }
     let held_out = if table.has("held_out") { Some(source("held_out")?) } else { None };
+    let anchors = if table.has("anchors") { Some(source("anchors")?) } else { None };
     Ok(Data {
         prompts: match (&pairs, &held_out) {
             (Some(pairs), _) if !table.has("prompts") => pairs.clone(),
@@ -227,6 +232,7 @@ fn data(table: &Section<'_>, aligned: bool, around: &Surroundings<'_>) -> Checke
         },
         pairs,
         held_out,
+        anchors,
         limit: table.integer("limit", 1, u32::MAX.into())?,
     })
 }
@@ -248,7 +254,7 @@ fn rounds(
     let mut dtype = WeightType::default();
     let mut keep = Keep::All;
     if let Some(run) = &run {
-        rounds = run.integer("rounds", 1, 1000)?;
+        rounds = run.integer("rounds", 1, MOST_ROUNDS.into())?;
         seed = run.large("seed", i64::MAX as u64)?.unwrap_or(0);
         dtype = run.choice("dtype", &WeightType::ALL)?.unwrap_or_default();
         keep = run.choice("keep", &[("all", Keep::All), ("last", Keep::Last)])?.unwrap_or_default();

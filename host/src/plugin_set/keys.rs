@@ -20,6 +20,7 @@ pub(super) const ROOT: Shape = Shape {
         "train",
         "extrapolate",
         "evaluate",
+        "watch",
         "rounds",
     ],
     later: &["pool"],
@@ -27,7 +28,7 @@ pub(super) const ROOT: Shape = Shape {
 pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
 pub(super) const DATA: Shape =
-    Shape { keys: &["prompts", "pairs", "held_out", "limit"], later: &[] };
+    Shape { keys: &["prompts", "pairs", "held_out", "anchors", "limit"], later: &[] };
 pub(super) const RUN: Shape = Shape { keys: &["rounds", "seed", "dtype", "keep"], later: &[] };
 pub(super) const CHAT: Shape = Shape { keys: &["date", "variables"], later: &[] };
 pub(super) const PLUGIN: Shape =
@@ -170,10 +171,28 @@ pub(super) const LORA: Shape = Shape {
 };
 pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
+pub(super) const WATCH: Shape = Shape {
+    keys: &[
+        "on_alarm",
+        "generated-distinct-2",
+        "generated-length",
+        "generated-entropy",
+        "unparsable",
+        "perplexity",
+        "distinct-2",
+        "length",
+        "entropy",
+        "agreement",
+    ],
+    later: &[],
+};
+/// How far a signal of `[watch]` may move.
+pub(super) const BOUNDS: Shape =
+    Shape { keys: &["min", "max", "max_fall", "max_rise"], later: &[] };
 pub(super) const ROUNDS: Shape =
     Shape { keys: &["generate", "judge", "train", "extrapolate", "save_as"], later: &[] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 18] = [
+pub(super) const TABLES: [(&str, &Shape); 19] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
@@ -183,6 +202,7 @@ pub(super) const TABLES: [(&str, &Shape); 18] = [
     ("[pair]", &PAIR),
     ("[train]", &TRAIN),
     ("[evaluate]", &EVALUATE),
+    ("[watch]", &WATCH),
     ("[difficulty]", &DIFFICULTY),
     ("[[filter]]", &FILTER),
     ("[sampler]", &SAMPLER),

@@ -19,6 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 pub(crate) mod typed;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -40,11 +41,15 @@ pub use settings::{
 };
 pub use source::{Pin, PinnedBy, Source, SourceError, check_url, is_loopback};
 pub use typed::{Override, OverrideError};
+pub use watch::{Bounds, OnAlarm, Signal, Watch};
 
 use crate::model::backend::WeightType;
 
 /// The version of the contract in `wit/` that this host speaks.
 pub const CONTRACT: &str = "0.1";
+
+/// Rounds that a run may have.
+pub const MOST_ROUNDS: u32 = 1000;
 
 /// The names that always mean a model: the one of this round, the one before round 1, and the one of
 /// the round before.
@@ -94,6 +99,9 @@ pub struct PluginSet {
     pub extrapolate: Option<Extrapolate>,
     /// `[evaluate]`; where absent nothing is measured on held-out prompts.
     pub evaluate: Option<Evaluate>,
+    /// `[watch]`; where absent no round raises an alarm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
     /// `[[rounds]]`: the first entry overrides round 1, and so on; at most `run.rounds` entries.
     pub rounds: Vec<RoundSettings>,
 }
@@ -142,8 +150,21 @@ pub struct Data {
     pub pairs: Option<Source>,
     /// Prompts with trusted answers, JSONL; required by `[evaluate]`.
     pub held_out: Option<Source>,
+    /// Pairs whose better completion is known, JSONL; required by the measure `agreement`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchors: Option<Source>,
     /// Only the first so many prompts; absent: all. At least 1.
     pub limit: Option<u32>,
+}
+
+impl Data {
+    /// Returns every file with its key. Prompts may be the same file as pairs or held-out prompts.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Source)> {
+        let further =
+            [("pairs", &self.pairs), ("held_out", &self.held_out), ("anchors", &self.anchors)];
+        let further = further.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?)));
+        std::iter::once(("prompts", &self.prompts)).chain(further)
+    }
 }
 
 /// `[run]`
@@ -244,6 +265,15 @@ impl PluginSet {
             Some(_) => None,
             None => self.trains(round),
         }
+    }
+
+    /// Returns the last round before `round` that left a policy; 0 is the initial model.
+    pub fn entering(&self, round: u32) -> u32 {
+        let leaves = |&round: &u32| {
+            let trained = self.train(round).is_some_and(|train| !train.makes_reward_model());
+            trained || self.models.aligned.is_some() || self.extrapolate(round).is_some()
+        };
+        (1..round).rfind(leaves).unwrap_or(0)
     }
 
     fn trains(&self, round: u32) -> Option<&Train> {

@@ -62,11 +62,8 @@ pub fn named<'a>(text: &str, set: &'a PluginSet) -> Vec<Named<'a>> {
     }
     let data = child(&root, "data");
     let value = |key: &str| data.and_then(|data| child(data, key));
-    add(value("prompts"), Thing::Data(&set.data.prompts));
-    for (key, source) in [("pairs", &set.data.pairs), ("held_out", &set.data.held_out)] {
-        if let Some(source) = source {
-            add(value(key), Thing::Data(source));
-        }
+    for (key, source) in set.data.files() {
+        add(value(key), Thing::Data(source));
     }
     let filters = match child(&root, "filter").map(|filters| &filters.kind) {
         Some(Kind::Array(filters)) => &filters[..],

@@ -12,9 +12,8 @@ use super::{Alpha, Extrapolate, Goal, Objective, PluginSet, Source, Train};
 /// `None` where it names files of a pack, which no file can.
 pub fn resolved(set: &PluginSet, digests: &[&str]) -> Option<String> {
     let packed = |source: &Source| matches!(source, Source::Packed { .. });
-    let data = [Some(&set.data.prompts), set.data.pairs.as_ref(), set.data.held_out.as_ref()];
     if set.plugins().iter().any(|(_, plugin)| packed(&plugin.source))
-        || data.into_iter().flatten().any(packed)
+        || set.data.files().any(|(_, file)| packed(file))
     {
         return None;
     }
@@ -48,6 +47,10 @@ pub fn resolved(set: &PluginSet, digests: &[&str]) -> Option<String> {
     }
     if let (Some(extrapolate), Some(typed)) = (&set.extrapolate, root.get_mut("extrapolate")) {
         *typed = typed_extrapolate(extrapolate);
+    }
+    if let Some(Value::Object(watch)) = root.get_mut("watch") {
+        let limits = watch.remove("limits").unwrap_or_default();
+        watch.extend(object(limits));
     }
     root.insert("rounds".into(), rounds(set));
     let root = without_nulls(Value::Object(root));

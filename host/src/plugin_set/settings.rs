@@ -387,11 +387,22 @@ pub enum Measure {
     Distinct2,
     /// Mean tokens of the model's own answers; neither way is better.
     Length,
+    /// Mean token entropy of the model's own answers, in nats; neither way is better.
+    Entropy,
+    /// How often the judge prefers the better completion of an anchor, in [0, 1], a tie counting a half;
+    /// higher is better.
+    Agreement,
 }
 
 impl Measure {
     /// All of them.
-    pub const ALL: [Measure; 3] = [Measure::Perplexity, Measure::Distinct2, Measure::Length];
+    pub const ALL: [Measure; 5] = [
+        Measure::Perplexity,
+        Measure::Distinct2,
+        Measure::Length,
+        Measure::Entropy,
+        Measure::Agreement,
+    ];
 
     /// Returns the name that plugin sets and reports use.
     pub fn as_str(self) -> &'static str {
@@ -399,15 +410,27 @@ impl Measure {
             Measure::Perplexity => "perplexity",
             Measure::Distinct2 => "distinct-2",
             Measure::Length => "length",
+            Measure::Entropy => "entropy",
+            Measure::Agreement => "agreement",
         }
+    }
+
+    /// Returns whether it is of the model's own answers to held-out prompts.
+    pub fn is_of_answers(self) -> bool {
+        matches!(self, Measure::Distinct2 | Measure::Length | Measure::Entropy)
+    }
+
+    /// Returns whether it is measured on held-out prompts.
+    pub fn is_held_out(self) -> bool {
+        self != Measure::Agreement
     }
 
     /// Returns whether `new` is better than `old`; `None` where neither way is better.
     pub fn better(self, new: f64, old: f64) -> Option<bool> {
         match self {
             Measure::Perplexity => Some(new < old),
-            Measure::Distinct2 => Some(new > old),
-            Measure::Length => None,
+            Measure::Distinct2 | Measure::Agreement => Some(new > old),
+            Measure::Length | Measure::Entropy => None,
         }
     }
 }

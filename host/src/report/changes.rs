@@ -47,7 +47,7 @@ pub struct StageChanges {
 }
 
 /// The stages whose rows are compared, in the order of a round.
-const STAGES: [&str; 10] = [
+const STAGES: [&str; 11] = [
     "write",
     "filter-sample",
     "sample",
@@ -58,6 +58,7 @@ const STAGES: [&str; 10] = [
     "pair",
     "filter-pair",
     "train",
+    "anchors",
 ];
 
 /// Compares the rows of two runs. Stages that made the same of every record are left out.
@@ -115,7 +116,7 @@ fn made(run: &Path, round: u32, stage: &str) -> Result<BTreeMap<String, String>,
             let said = texts.collect::<Vec<_>>().join(", ");
             (row.id, row.dropped.map_or(said, |why| format!("dropped: {why}")))
         })?,
-        "judge" => each(&file, |row: Judged| {
+        "judge" | "anchors" => each(&file, |row: Judged| {
             (row.id, row.opinion.map_or("failed".into(), |opinion| opinion.to_string()))
         })?,
         "pair" => each(&file, |row: Paired| {

@@ -35,10 +35,14 @@ pub struct Plan {
     pub duplicates: u64,
     /// Held-out prompts; 0 where nothing is measured on them.
     pub held_out: u64,
+    /// Pairs that the judge is asked about before the first round and after each.
+    pub anchors: u64,
     /// Prompts that do not fit into the context with their completion, and of how many that were tried.
     pub too_long: (u64, u64),
     /// Which rounds go beyond what they trained, and how far; absent where none does.
     pub extrapolation: Option<String>,
+    /// What is watched, and what comes of it; absent where nothing is.
+    pub watch: Option<String>,
     /// Tokens that go through the models over all rounds, estimated.
     pub tokens: u64,
     /// How long that takes, estimated; absent where the machine was not measured.
@@ -113,6 +117,10 @@ impl Plan {
         if self.held_out > 0 {
             prompts.push_str(&format!(", {} held out", self.held_out));
         }
+        if self.anchors > 0 {
+            let anchors = counted(self.anchors, "anchors");
+            prompts.push_str(&format!(", {anchors} for the judge before and after each round"));
+        }
         line("data", prompts);
         if let (too_long @ 1.., tried) = self.too_long {
             let prompts = counted(tried, "prompts");
@@ -123,6 +131,9 @@ impl Plan {
         }
         if let Some(extrapolation) = &self.extrapolation {
             line("beyond", extrapolation.clone());
+        }
+        if let Some(watch) = &self.watch {
+            line("watch", watch.clone());
         }
         let time = self.time.map_or(String::new(), |time| format!(", {}", time.render()));
         line("work", format!("about {} tokens on {}{time}", rounded(self.tokens), self.device));
@@ -270,7 +281,9 @@ mod tests {
             written: None,
             duplicates: 1,
             held_out: 40,
+            anchors: 0,
             extrapolation: None,
+            watch: None,
             tokens: 34_567,
             too_long: (0, 96),
             time: Some(PlanTime { seconds: 400.0, busy: false }),

@@ -2,19 +2,20 @@
 
 use serde_json::json;
 
+use super::anchors::agreement;
 use super::ask::Asker;
 use super::diversity::{distinct_2, mean};
 use super::stage::{Made, Notebook, Place};
 use super::{Policy, RunError, Workshop};
 use crate::data::HeldOut;
 use crate::plugin::Ask;
-use crate::plugin_set::Measure;
+use crate::plugin_set::{Measure, OnAlarm, Signal};
 use crate::record::{Answer, Completion, Decoding, Request};
 use crate::report::Measured;
 use crate::run::seed;
 
-/// Measures a policy. Round 0 is the initial model. Without `[evaluate]` there is nothing to do, and a reward
-/// model, which is no policy, has no measures.
+/// Measures a policy, in the order of `evaluate.measures`. Round 0 is the initial model. Without `[evaluate]` there
+/// is nothing to do, and a reward model, which is no policy, has no measures.
 pub fn held_out(
     shop: &Workshop<'_>,
     book: &mut Notebook,
@@ -25,20 +26,48 @@ pub fn held_out(
     if policy.is_reward_model() {
         return Ok(Vec::new());
     }
+    let of_prompts: Vec<Measure> =
+        evaluate.measures.iter().copied().filter(|measure| measure.is_held_out()).collect();
+    let mut rows = match of_prompts[..] {
+        [] => Vec::new(),
+        _ => on_prompts(shop, book, round, policy, &of_prompts)?,
+    };
+    if let Some(at) = evaluate.measures.iter().position(|measure| *measure == Measure::Agreement) {
+        let value = agreement(shop, book, round, policy)?;
+        rows.insert(at, Measured { measure: Measure::Agreement.as_str().into(), value });
+    }
+    Ok(rows)
+}
+
+/// Measures a policy on the held-out prompts.
+fn on_prompts(
+    shop: &Workshop<'_>,
+    book: &mut Notebook,
+    round: u32,
+    policy: &Policy,
+    measures: &[Measure],
+) -> Result<Vec<Measured>, RunError> {
     shop.check_cancel(book)?;
     let place = Place { round, stage: "evaluate" };
     let answers = answer_decoding(shop);
-    let depends = json!([policy.digest, shop.held_out_digest, evaluate.measures, answers]);
+    let mut depends = json!([policy.digest, shop.held_out_digest, measures, answers]);
+    if let (Some(depends), true) = (depends.as_array_mut(), ends_with_perplexity(shop)) {
+        depends.push("perplexity is watched".into());
+    }
     let output = book.stage(place, depends, |book| {
-        let own = evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity);
+        let own = measures.iter().any(|measure| measure.is_of_answers());
         let mut asker = Asker::open(shop, book, place, policy)?;
         let answers = if own { own_answers(shop, place, &mut asker)? } else { Vec::new() };
+        let of_answers = |of: fn(&Completion) -> f64| mean(answers.iter().map(of)).unwrap_or(0.0);
         let mut rows = Vec::new();
-        for &measure in &evaluate.measures {
+        for &measure in measures {
             let value = match measure {
                 Measure::Perplexity => perplexity(shop, place, &mut asker)?,
                 Measure::Distinct2 => distinct_2(answers.iter().map(|c| c.text.as_str())),
-                Measure::Length => mean(answers.iter().map(|c| f64::from(c.tokens))).unwrap_or(0.0),
+                Measure::Length => of_answers(|completion| f64::from(completion.tokens)),
+                Measure::Entropy => of_answers(|completion| completion.entropy),
+                // Not of prompts.
+                Measure::Agreement => continue,
             };
             rows.push(Measured { measure: measure.as_str().into(), value });
         }
@@ -46,6 +75,19 @@ pub fn held_out(
     })?;
     Ok(output.rows)
 }
+
+/// Returns whether an alarm ends the run, with what the rounds before made, where the perplexity is no number.
+fn ends_with_perplexity(shop: &Workshop<'_>) -> bool {
+    let perplexity = Signal::Measured(Measure::Perplexity);
+    shop.set.watch.as_ref().is_some_and(|watch| {
+        let bounds = watch.limits.get(&perplexity);
+        let rises = bounds.is_some_and(|it| it.max.or(it.max_rise).is_some());
+        rises && watch.on_alarm != OnAlarm::Warn
+    })
+}
+
+/// What a perplexity counts as that is no number, or greater than this.
+const WORST: f64 = 1e30;
 
 /// Returns the perplexity of the trusted answers over all their tokens (`exp` of the mean negative
 /// log-likelihood of a token, so long answers weigh more).
@@ -73,6 +115,9 @@ fn perplexity(
         });
     }
     let value = (-logprob / tokens as f64).exp();
+    if place.round > 0 && ends_with_perplexity(shop) {
+        return Ok(if value <= WORST { value } else { WORST });
+    }
     if !value.is_finite() {
         return Err(RunError::Settings {
             what: format!(

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::learn::digest_of_folder;
 use super::method::{ADAPTER, MODEL};
 use super::stage::{Made, Notebook, Place};
-use super::{Aligned, Outcome, Policy, RunError, Workshop, evaluate, method, summary};
+use super::{Aligned, Outcome, Policy, RunError, Workshop, evaluate, method, signals, summary};
 use crate::model::peft;
 use crate::plugin_set::{Alpha, Extrapolate, Origin, Start};
 use crate::progress::go_on;
@@ -97,7 +97,8 @@ pub fn given(
     let aligned = shop.models.aligned(aligned)?;
     let (policy, extrapolated) = extrapolate(shop, book, round, entering, aligned)?;
     let held_out = evaluate::held_out(shop, book, round, &policy)?;
-    let summary = summary::of_given(round, extrapolated, held_out);
+    let signals = signals::after(shop, &held_out);
+    let summary = summary::of_given(round, signals, extrapolated, held_out);
     Ok(Outcome { policy, summary, trained: Vec::new() })
 }
 

@@ -80,7 +80,8 @@ pub fn train(
             for reason in rows.iter().filter_map(|row| row.dropped.clone()) {
                 *dropped.entry(reason).or_default() += 1;
             }
-            let nothing = NothingKept { round, records: dropped.values().sum(), dropped };
+            let (records, signals) = (dropped.values().sum(), BTreeMap::new());
+            let nothing = NothingKept { round, records, dropped, signals };
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
         let (count, data) = (lessons.count() as u64, lessons.data(logprobs));

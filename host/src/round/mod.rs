@@ -1,5 +1,6 @@
 //! One round, from the prompt pool to the next policy.
 
+mod anchors;
 mod ask;
 mod assess;
 pub mod budget;
@@ -21,6 +22,7 @@ mod pool;
 mod reference;
 pub mod rows;
 mod sample;
+mod signals;
 pub mod stage;
 mod summary;
 mod write;
@@ -69,6 +71,10 @@ pub struct Workshop<'a> {
     pub held_out: &'a [HeldOut],
     /// Digest of these.
     pub held_out_digest: &'a str,
+    /// Pairs whose better completion is known.
+    pub anchors: &'a [GivenPair],
+    /// Digest of these.
+    pub anchors_digest: &'a str,
     /// What each stage takes in memory, and how much there is.
     pub memory: &'a Budget<'a>,
     /// Where progress is shown.
@@ -104,6 +110,11 @@ impl Flow {
     /// Counts a dropped record.
     pub fn note_drop(&mut self, reason: &str) {
         *self.drops.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// Returns how many records were dropped for a reason.
+    fn dropped_as(&self, reason: &str) -> u64 {
+        self.drops.get(reason).copied().unwrap_or(0)
     }
 
     /// Counts records that were dropped before there was a flow.
@@ -145,7 +156,10 @@ pub fn round(
     let kept = assess::filter(shop, book, round, After::Generate, measured, entering)?;
 
     let measured = measure::measure(shop, book, round, "measure-judge", kept, entering)?;
+    let before = (measured.records.len(), measured.dropped_as(assess::UNPARSABLE));
     let judged = assess::judge(shop, book, round, measured, entering)?;
+    let unparsable = judged.dropped_as(assess::UNPARSABLE) - before.1;
+    let mut signals = signals::during(shop, round, &completions, (unparsable, before.0));
     let judged = assess::filter(shop, book, round, After::Judge, judged, entering)?;
     let paired = pair::pair(shop, book, round, judged)?;
     let paired = measure::measure(shop, book, round, "measure-pair", paired, entering)?;
@@ -162,13 +176,23 @@ pub fn round(
     };
 
     if scored.records.is_empty() {
-        let nothing = NothingKept { round, records: ids.len() as u64, dropped: scored.drops };
+        let (records, dropped) = (ids.len() as u64, scored.drops);
+        let nothing = NothingKept { round, records, dropped, signals };
         return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
     }
-    let learned = learn::train(shop, book, round, &scored, entering, earlier)?;
+    let learned = match learn::train(shop, book, round, &scored, entering, earlier) {
+        Err(RunError::NothingKept { path, nothing }) => {
+            return Err(RunError::NothingKept {
+                path,
+                nothing: NothingKept { signals, ..nothing },
+            });
+        }
+        learned => learned?,
+    };
     let trained = learned.policy.clone();
     let (policy, extrapolated) = extrapolate::extrapolate(shop, book, round, entering, trained)?;
     let held_out = evaluate::held_out(shop, book, round, &policy)?;
+    signals.extend(signals::after(shop, &held_out));
 
     let sources = summary::Sources {
         round,
@@ -177,6 +201,7 @@ pub fn round(
         completions: &completions,
         kept: &scored,
         learned: &learned,
+        signals,
         extrapolated,
         held_out,
     };

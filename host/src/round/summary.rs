@@ -24,6 +24,8 @@ pub struct Sources<'a> {
     pub kept: &'a Flow,
     /// What the training made of it.
     pub learned: &'a Learned,
+    /// What is watched of it.
+    pub signals: BTreeMap<String, f64>,
     /// How far it went beyond that.
     pub extrapolated: Option<Extrapolation>,
     /// Measured after the round.
@@ -32,8 +34,17 @@ pub struct Sources<'a> {
 
 /// Returns the row of a round.
 pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummary {
-    let Sources { round, written, prompts, completions, kept, learned, extrapolated, held_out } =
-        sources;
+    let Sources {
+        round,
+        written,
+        prompts,
+        completions,
+        kept,
+        learned,
+        signals,
+        extrapolated,
+        held_out,
+    } = sources;
     let texts: Vec<&str> = kept
         .records
         .iter()
@@ -65,6 +76,7 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
         loss_first: learned.steps.first().map(|step| step.loss),
         loss_last: learned.steps.last().map(|step| step.loss),
         training: training(&learned.steps),
+        signals,
         extrapolated,
         held_out,
     }
@@ -73,6 +85,7 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
 /// Returns the row of a round in which nothing was trained, since the aligned model is given.
 pub fn of_given(
     round: u32,
+    signals: BTreeMap<String, f64>,
     extrapolated: Option<Extrapolation>,
     held_out: Vec<Measured>,
 ) -> RoundSummary {
@@ -90,6 +103,7 @@ pub fn of_given(
         loss_first: None,
         loss_last: None,
         training: BTreeMap::new(),
+        signals,
         extrapolated,
         held_out,
     }

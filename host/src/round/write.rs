@@ -71,7 +71,8 @@ pub fn write(
     let found = output.rows.len() as u64;
     let accepted = found - drops.values().sum::<u64>();
     if accepted == 0 {
-        let nothing = NothingKept { round, records: found, dropped: drops };
+        let signals = BTreeMap::new();
+        let nothing = NothingKept { round, records: found, dropped: drops, signals };
         return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
     }
     if accepted < u64::from(wanted.prompts) {

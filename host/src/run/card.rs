@@ -116,6 +116,9 @@ fn made(manifest: &Manifest, cost: &Cost, command: &[String]) -> String {
     if let Some(held_out) = &manifest.held_out {
         let _ = writeln!(text, "- held out: {}", data(held_out));
     }
+    if let Some(anchors) = &manifest.anchors {
+        let _ = writeln!(text, "- anchors: {}", data(anchors));
+    }
     let _ = writeln!(text, "- seed: {}", set.run.seed);
     let _ = writeln!(text, "- engine: {}", manifest.engine);
     if !command.is_empty() {

@@ -50,7 +50,7 @@ pub enum Entry {
     },
     /// The run has come to its end.
     Done {
-        /// Why: `rounds`, `early-stop` or `nothing-kept`.
+        /// Why: `rounds`, `early-stop`, `alarm` or `nothing-kept`.
         reason: String,
         /// The round whose result is in `final/`; 0 where there is none.
         best_round: u32,

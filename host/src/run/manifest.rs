@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::DirectoryError;
 use crate::digest::sha256;
-use crate::plugin_set::{Pin, PinnedBy, PluginSet};
+use crate::plugin_set::{MOST_ROUNDS, Pin, PinnedBy, PluginSet};
 
 /// The file.
 pub const FILE: &str = "run.json";
@@ -37,6 +37,9 @@ pub struct Manifest {
     pub prompts: DataId,
     /// The held-out prompts.
     pub held_out: Option<DataId>,
+    /// The pairs whose better completion is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchors: Option<DataId>,
     /// Every plugin, in the order of the stages.
     pub plugins: Vec<PluginId>,
 }
@@ -94,8 +97,14 @@ impl Manifest {
     pub fn read(directory: &Path) -> Result<Option<Manifest>, DirectoryError> {
         let Some(value) = read_checked(directory)? else { return Ok(None) };
         let file = directory.join(FILE);
-        let damaged = |detail: String| DirectoryError::Damaged { path: file, detail };
-        serde_json::from_value(value).map(Some).map_err(|error| damaged(error.to_string()))
+        let damaged = |detail: String| DirectoryError::Damaged { path: file.clone(), detail };
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
+        // A plugin set may not have more, so nobody wrote this.
+        match manifest.plugin_set.run.rounds {
+            1..=MOST_ROUNDS => Ok(Some(manifest)),
+            rounds => Err(damaged(format!("it has {rounds} rounds"))),
+        }
     }
 
     /// Returns the plugin set, in which what was fetched has to be what the run was begun with. Files are
@@ -156,6 +165,7 @@ impl Manifest {
         }
         note(self.prompts != other.prompts, format!("prompts `{}`", self.prompts.source));
         note(self.held_out != other.held_out, "held-out prompts".into());
+        note(self.anchors != other.anchors, "anchors".into());
         for (ours, theirs) in self.plugins.iter().zip(&other.plugins) {
             // The component is the same wherever its manifest lies.
             let theirs = PluginId { manifest: ours.manifest.clone(), ..theirs.clone() };

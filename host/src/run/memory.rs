@@ -17,7 +17,7 @@ use crate::model::layout;
 use crate::model::spec::Spec;
 use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
-use crate::plugin_set::{Generate, Lora, Measure, PluginSet, Search, Train};
+use crate::plugin_set::{Generate, Lora, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
 use crate::round::{Aligned, RunError, given_variants};
 use crate::train::{TrainError, TrainMemory, TrainSettings};
@@ -122,7 +122,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     }
     if let Some(evaluate) = &set.evaluate {
         let mut most = scoring(prepared, policy, adapter.rank.max(named_rank));
-        if evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity) {
+        if evaluate.measures.iter().any(|measure| measure.is_of_answers()) {
             let texts = prepared.held_out.iter().map(|row| row.prompt.text.clone());
             let prompts = encoded(policy, &texts.collect::<Vec<_>>());
             let answers = decoding(&Generate { batch: None, ..set.generate.clone() }, &prompts);
@@ -262,8 +262,11 @@ fn decode(
 
 /// Returns what scoring the trusted answers holds.
 fn scoring(prepared: &Prepared, policy: &Model, rank: usize) -> DecodeMemory {
-    let rows = prepared.held_out.iter();
-    let rows = rows.filter_map(|row| sequence(policy, &row.prompt.text, &row.answer, Finish::Stop));
+    // A judge that is asked about anchors reads them, among more.
+    let anchors = prepared.anchors.iter().map(|row| (&row.prompt, &row.chosen));
+    let rows = prepared.held_out.iter().map(|row| (&row.prompt, &row.answer)).chain(anchors);
+    let rows =
+        rows.filter_map(|(prompt, answer)| sequence(policy, &prompt.text, answer, Finish::Stop));
     let (device, dtype) = (&prepared.device, prepared.set.run.dtype);
     decode(device, &policy.spec, dtype, rank, &rows.collect::<Vec<_>>(), None)
 }

@@ -16,10 +16,12 @@ mod export;
 mod finish;
 mod prepare;
 mod trial;
+pub mod watch;
 
 pub use finish::put_result;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Pooled, Prepared, pool_of, prepare};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,7 +29,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::{Keep, Measure, PluginSet, Train};
+use crate::plugin_set::{Keep, Measure, OnAlarm, PluginSet, Train};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::budget::Budgets;
@@ -174,7 +176,9 @@ pub fn execute(
         given: &prepared.given,
         aligned: prepared.aligned.as_ref(),
         held_out: &prepared.held_out,
-        held_out_digest: prepared.manifest.held_out.as_ref().map_or("", |data| &data.digest),
+        held_out_digest: manifest.held_out.as_ref().map_or("", |data| &data.digest),
+        anchors: &prepared.anchors,
+        anchors_digest: manifest.anchors.as_ref().map_or("", |data| &data.digest),
         memory,
         progress,
         cancel,
@@ -182,12 +186,14 @@ pub fn execute(
 
     let initial = models.initial();
     let before = round::held_out(&shop, &mut book, 0, &initial)?;
+    let mut report = Report::new(&set.method.name, &set.models.policy, before);
+    check_start(set, &report)?;
     let mut pool = Pool::new(prepared.prompts.clone());
     let mut pool_drops = round::pool(&shop, &mut book, &mut pool, &initial)?;
-    let mut report = Report::new(&set.method.name, &set.models.policy, before);
     if pool.is_empty() {
         let records = prepared.prompts.len() as u64;
-        report.nothing_kept = Some(NothingKept { round: 0, records, dropped: pool_drops });
+        let (dropped, signals) = (pool_drops, BTreeMap::new());
+        report.nothing_kept = Some(NothingKept { round: 0, records, dropped, signals });
         return finish::finish(prepared, &mut book, report, "nothing-kept");
     }
     if manifest.prompts.duplicates > 0 {
@@ -203,6 +209,7 @@ pub fn execute(
             // is its result.
             Err(RunError::NothingKept { nothing, .. }) => {
                 report.nothing_kept = Some(nothing);
+                choose(prepared, &mut report);
                 reason = "nothing-kept";
                 break;
             }
@@ -217,14 +224,17 @@ pub fn execute(
         }
         earlier.extend(outcome.trained);
         report.rounds.push(outcome.summary);
-        let measure = stop_measure(prepared);
-        report.best_round = best_round(&report, set, measure);
-        report.warning = measure.and_then(|measure| no_better(&report, measure));
+        choose(prepared, &mut report);
         book.directory.write_json(report::FILE, &report)?;
         report::run::put(&book.directory, manifest, &report)?;
         export::after_round(&book.directory, &report)?;
         if set.run.keep == Keep::Last {
-            remove_models(prepared, &mut book, number, report.best_round)?;
+            let bests = [report.best_round, spare(prepared, &report, number)];
+            remove_models(prepared, &mut book, number, bests)?;
+        }
+        if set.watch.as_ref().is_some_and(|watch| watch::ends(watch, &report.alarms)) {
+            reason = "alarm";
+            break;
         }
         if should_stop(prepared, &report) && number < set.run.rounds {
             reason = "early-stop";
@@ -236,18 +246,19 @@ pub fn execute(
 
 /// Removes the whole models of the rounds before `last`, but for the best one, those that are saved under a
 /// name, and the one that the next round goes on from. No later round asks for the others, and none of them
-/// can become the best any more.
+/// can become the best any more, unless an alarm takes the policy back that they go on with ([`spare`]).
 fn remove_models(
     prepared: &Prepared,
     book: &mut Notebook,
     last: u32,
-    best: u32,
+    bests: [u32; 2],
 ) -> Result<(), DirectoryError> {
     let set = &prepared.set;
     let makes_policy = |&round: &u32| !set.train(round).is_some_and(Train::makes_reward_model);
     let policy = (1..=last).rfind(makes_policy);
-    let needed =
-        |round: u32| round == best || Some(round) == policy || set.save_as(round).is_some();
+    let needed = |round: u32| {
+        bests.contains(&round) || Some(round) == policy || set.save_as(round).is_some()
+    };
     for round in (1..last).filter(|&round| !needed(round)) {
         if prepared.set.train(round).is_some_and(|train| train.lora.is_none()) {
             let folder = stage::folder(round);
@@ -261,24 +272,72 @@ fn remove_models(
     Ok(())
 }
 
-/// Returns the measure that chooses the best round.
+/// Fails where the model that a run begins with is beyond a limit of `[watch]`.
+fn check_start(set: &PluginSet, report: &Report) -> Result<(), RunError> {
+    let beyond = set.watch.as_ref().and_then(|watch| watch::beyond_before(watch, report));
+    match beyond {
+        None => Ok(()),
+        Some((signal, value, limit)) => Err(RunError::Settings {
+            what: format!(
+                "`watch.{signal}` has `{limit}`, and it is {value:.4} before the first round: every \
+                 round would raise an alarm"
+            ),
+            hint: "give it a limit that the initial model keeps; `max_rise` and `max_fall` count from \
+                   what it is"
+                .into(),
+        }),
+    }
+}
+
+/// Says of a report what has gone wrong, which round is the best, and what a reader must know of it.
+fn choose(prepared: &Prepared, report: &mut Report) {
+    let set = &prepared.set;
+    if let Some(watch) = &set.watch {
+        report.alarms = watch::alarms(set, watch, report);
+        report.blamed = watch::blamed(watch, &report.alarms);
+    }
+    let measure = stop_measure(prepared);
+    report.best_round = best_round(report, set, measure);
+    report.warning = measure.and_then(|measure| no_better(report, measure));
+}
+
+/// Returns the round that is the best where an alarm of the next one blames the policy that enters it.
+fn spare(prepared: &Prepared, report: &Report, round: u32) -> u32 {
+    let set = &prepared.set;
+    match &set.watch {
+        Some(watch) if watch.on_alarm == OnAlarm::RollBack => {
+            let blamed = Some(set.entering(round + 1));
+            let report = Report { blamed, ..report.clone() };
+            best_round(&report, set, stop_measure(prepared))
+        }
+        _ => report.best_round,
+    }
+}
+
+/// Returns the measure that chooses the best round: what the judge thinks of anchors does only where it is named.
 fn stop_measure(prepared: &Prepared) -> Option<Measure> {
     let evaluate = prepared.set.evaluate.as_ref()?;
     match evaluate.early_stop {
         Some(stop) => Some(stop.measure),
-        None => evaluate.measures.iter().copied().find(|m| m.better(0.0, 1.0).is_some()),
+        None => {
+            let mut prompts = evaluate.measures.iter().copied().filter(|m| m.is_held_out());
+            prompts.find(|m| m.better(0.0, 1.0).is_some())
+        }
     }
 }
 
 /// Returns the best round by a measure, the earlier of equals; the last one where nothing is measured. Where
 /// the run's last round makes a reward model, that is the result: the rounds before it were for its sake. A
 /// round that saves its policy for later ones makes a tool and no result, so it is the best only as long as
-/// there is no other.
+/// there is no other. After an alarm that rolls back, only the rounds before the one to blame count.
 fn best_round(report: &Report, set: &PluginSet, measure: Option<Measure>) -> u32 {
+    let sound = |row: &&RoundSummary| report.blamed.is_none_or(|blamed| row.round < blamed);
+    let rounds: Vec<&RoundSummary> = report.rounds.iter().filter(sound).collect();
     let results: Vec<&RoundSummary> =
-        report.rounds.iter().filter(|row| set.save_as(row.round).is_none()).collect();
+        rounds.iter().copied().filter(|row| set.save_as(row.round).is_none()).collect();
     let Some(last) = results.last() else {
-        return report.rounds.last().map_or(0, |row| row.round);
+        let tool = rounds.last().filter(|_| report.blamed.is_none());
+        return tool.map_or(0, |row| row.round);
     };
     let makes_reward_model = set.train(last.round).is_some_and(Train::makes_reward_model);
     let value = |row: &RoundSummary| find(&row.held_out, measure?);
@@ -299,8 +358,9 @@ fn best_round(report: &Report, set: &PluginSet, measure: Option<Measure>) -> u32
 fn no_better(report: &Report, measure: Measure) -> Option<String> {
     let best = report.rounds.iter().find(|row| row.round == report.best_round)?;
     let (new, old) = (find(&best.held_out, measure)?, find(&report.before, measure)?);
+    let of_prompts = if measure.is_held_out() { "held-out " } else { "" };
     (measure.better(new, old) != Some(true)).then(|| {
-        format!("no round is better than the initial model by held-out {}", measure.as_str())
+        format!("no round is better than the initial model by {of_prompts}{}", measure.as_str())
     })
 }
 

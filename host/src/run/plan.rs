@@ -9,7 +9,7 @@ use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Answerer, Ask, Candidate, Outcome, Place};
-use crate::plugin_set::{Alpha, Scope, Search, Train};
+use crate::plugin_set::{Alpha, OnAlarm, Scope, Search, Train, Watch};
 use crate::progress::counted;
 use crate::record::{Answer, Exemplar, Prompt, Record, Text, Variant, VariantRole};
 use crate::report::{Plan, PlanPlugin, PlanTime};
@@ -53,8 +53,10 @@ pub fn plan(
         written: set.write().map(|write| write.prompts.into()),
         duplicates: manifest.prompts.duplicates,
         held_out: prepared.held_out.len() as u64,
+        anchors: prepared.anchors.len() as u64,
         too_long: too_long(prepared)?,
         extrapolation: extrapolation(prepared),
+        watch: set.watch.as_ref().map(watch),
         tokens: tokens.forward + tokens.trained,
         time: speed(&prepared.device, &policy.spec)
             .map(|speed| seconds(&policy.spec, tokens, speed)),
@@ -100,6 +102,17 @@ fn extrapolation(prepared: &Prepared) -> Option<String> {
         })
         .collect();
     (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Returns what is watched, and what comes of it.
+fn watch(watch: &Watch) -> String {
+    let signals: Vec<&str> = watch.limits.keys().map(|signal| signal.as_str()).collect();
+    let comes = match watch.on_alarm {
+        OnAlarm::Warn => "only says so",
+        OnAlarm::Stop => "ends the run",
+        OnAlarm::RollBack => "ends the run, with the best of the rounds before",
+    };
+    format!("{}; an alarm {comes}", signals.join(", "))
 }
 
 /// Returns how many alphas a search tries.

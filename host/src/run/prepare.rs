@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use serde::Serialize;
+
 use super::aligned;
 use super::manifest::{DataId, FORMAT, Manifest, ModelId};
 use super::memory::SAMPLE;
@@ -18,7 +20,7 @@ use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
-use crate::plugin_set::{After, Measure, PluginSet, Source};
+use crate::plugin_set::{After, PluginSet, Source};
 use crate::progress::counted;
 use crate::record::{Exemplar, Prompt, Variant};
 use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
@@ -37,6 +39,8 @@ pub struct Prepared {
     pub given: BTreeMap<String, GivenPair>,
     /// Prompts with trusted answers.
     pub held_out: Vec<HeldOut>,
+    /// Pairs whose better completion is known.
+    pub anchors: Vec<GivenPair>,
     /// What stands in for all that rounds would train, where it is given.
     pub aligned: Option<Aligned>,
     /// What the run is.
@@ -77,7 +81,12 @@ pub fn prepare(
         Some(source) => data::read_held_out(source, &builtin)?,
         None => Vec::new(),
     };
+    let anchors = match &set.data.anchors {
+        Some(source) => data::read_pairs(source, &builtin)?,
+        None => Vec::new(),
+    };
     let pool = pool(&set, limit, &held_out, &builtin)?;
+    let pool_digest = pool.digest();
     let (prompts, given) = (pool.prompts, pool.given);
     let plugins = Plugins::load(runtime, &set, report)?;
     check_writing(&set, &plugins, &prompts)?;
@@ -131,19 +140,13 @@ pub fn prepare(
         let folder = set.models.named[name].clone();
         (name.clone(), ModelId { name: folder, digest: adapter.digest() })
     });
-    let rows = |source: &Source, rows: &[u8], count: usize, duplicates: usize| DataId {
+    let rows = |source: &Source, digest: String, count: usize, duplicates: usize| DataId {
         source: source.to_string(),
-        digest: sha256(rows),
+        digest,
         rows: count as u64,
         duplicates: duplicates as u64,
     };
-    let bytes = match given.is_empty() {
-        true => serde_json::to_vec(&prompts),
-        false => serde_json::to_vec(&given),
-    };
-    let bytes = bytes.expect("our own types serialise");
     let answered: Vec<_> = held_out.iter().map(|row| (&row.prompt, &row.answer)).collect();
-    let held_out_bytes = serde_json::to_vec(&answered).expect("our own types serialise");
     let manifest = Manifest {
         format: FORMAT,
         aligner: env!("CARGO_PKG_VERSION").into(),
@@ -159,15 +162,14 @@ pub fn prepare(
             .collect(),
         prompts: rows(
             set.data.pairs.as_ref().unwrap_or(&set.data.prompts),
-            &bytes,
+            pool_digest,
             prompts.len(),
             pool.duplicates,
         ),
-        held_out: set
-            .data
-            .held_out
-            .as_ref()
-            .map(|source| rows(source, &held_out_bytes, held_out.len(), 0)),
+        held_out: (set.data.held_out.as_ref())
+            .map(|source| rows(source, digest_of(&answered), held_out.len(), 0)),
+        anchors: (set.data.anchors.as_ref())
+            .map(|source| rows(source, digest_of(&anchors), anchors.len(), 0)),
         plugins: plugins.ids().to_vec(),
         plugin_set: set.clone(),
     };
@@ -179,6 +181,7 @@ pub fn prepare(
         prompts,
         given,
         held_out,
+        anchors,
         aligned,
         manifest,
         models,
@@ -259,7 +262,7 @@ fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Resul
     let answers = set
         .evaluate
         .as_ref()
-        .filter(|evaluate| evaluate.measures.iter().any(|measure| *measure != Measure::Perplexity));
+        .filter(|evaluate| evaluate.measures.iter().any(|measure| measure.is_of_answers()));
     let answers = answers.map(|_| ("generate", "policy", set.generate.max_new_tokens));
     let generated =
         rounds.map(|generate| ("generate", generate.model.as_str(), generate.max_new_tokens));
@@ -284,10 +287,37 @@ fn check_new_tokens(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Resul
 }
 
 /// What the rounds work on.
-struct Pooled {
-    prompts: Vec<Prompt>,
+pub struct Pooled {
+    /// The prompt pool.
+    pub prompts: Vec<Prompt>,
     given: BTreeMap<String, GivenPair>,
     duplicates: usize,
+}
+
+impl Pooled {
+    /// Returns the SHA-256 of the rows as they were read.
+    pub fn digest(&self) -> String {
+        match self.given.is_empty() {
+            true => digest_of(&self.prompts),
+            false => digest_of(&self.given),
+        }
+    }
+}
+
+/// Returns the SHA-256 of rows as JSON.
+fn digest_of(rows: &impl Serialize) -> String {
+    sha256(&serde_json::to_vec(rows).expect("our own types serialise"))
+}
+
+/// Reads the prompt pool of a plugin set.
+pub fn pool_of(set: &PluginSet) -> Result<Pooled, RunError> {
+    let builtin = |name: &str| aligner_embed::data(name);
+    let held_out = match (&set.models.aligned, &set.data.held_out) {
+        (Some(_), Some(source)) => data::read_held_out(source, &builtin)?,
+        _ => Vec::new(),
+    };
+    let limit = set.data.limit.map_or(usize::MAX, |limit| limit as usize);
+    pool(set, limit, &held_out, &builtin)
 }
 
 /// Reads at most `limit` prompts, alone or with the pairs that are given for them; those that are held

@@ -24,7 +24,7 @@ pub fn main(args: &LockArgs) -> Result<(), CliError> {
         return Err(CliError::usage(message).hint("name a plugin set that is a file"));
     };
     let mut sources = plugins(&loaded.set, &folder, &args.shown.open())?;
-    for source in data(&loaded.set) {
+    for (_, source) in loaded.set.data.files() {
         let Source::File(path) = source else { continue };
         let read = std::fs::File::open(path)
             .and_then(|file| Ok((file.metadata()?.len(), sha256_of(file)?)));
@@ -83,11 +83,6 @@ fn plugins(set: &PluginSet, folder: &Path, progress: &Progress) -> Result<Vec<Lo
     }
     downloads.finish();
     Ok(locked)
-}
-
-fn data(set: &PluginSet) -> impl Iterator<Item = &Source> {
-    let data = &set.data;
-    [Some(&data.prompts), data.pairs.as_ref(), data.held_out.as_ref()].into_iter().flatten()
 }
 
 /// Returns a source as the plugin set names it.

@@ -177,6 +177,9 @@ fn try_out(set: &PluginSet, report: Report<'_>) -> Result<(), CliError> {
     if let Some(held_out) = &set.data.held_out {
         data::read_held_out(held_out, &builtin)?;
     }
+    if let Some(anchors) = &set.data.anchors {
+        data::read_pairs(anchors, &builtin)?;
+    }
     match &set.data.pairs {
         Some(pairs) => drop(data::read_pairs(pairs, &builtin)?),
         None if set.data.held_out.as_ref() == Some(&set.data.prompts) => {}

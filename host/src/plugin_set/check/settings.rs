@@ -330,11 +330,6 @@ fn target_modules(table: &Section<'_>, key: &str) -> Checked<TargetModules> {
 }
 
 pub(super) fn evaluate(table: &Section<'_>, has_held_out: bool) -> Checked<Evaluate> {
-    if !has_held_out {
-        return Err(Problem::new("`[evaluate]` needs held-out prompts", table.place())
-            .label("expected `held_out` in `[data]`")
-            .hint("add `held_out = \"FILE.jsonl\"` to `[data]`, with rows of prompt and answer"));
-    }
     let names: Vec<&str> = Measure::ALL.iter().map(|measure| measure.as_str()).collect();
     let measure = |name: &str, place: &Place| {
         Measure::ALL.into_iter().find(|measure| measure.as_str() == name).ok_or_else(|| {
@@ -356,6 +351,11 @@ pub(super) fn evaluate(table: &Section<'_>, has_held_out: bool) -> Checked<Evalu
     if measures.is_empty() {
         return Err(table.wrong("measures", "is empty").label(one_of(&names)));
     }
+    if !has_held_out && measures.iter().any(|measure| measure.is_held_out()) {
+        return Err(Problem::new("`[evaluate]` needs held-out prompts", table.place())
+            .label("expected `held_out` in `[data]`")
+            .hint("add `held_out = \"FILE.jsonl\"` to `[data]`, with rows of prompt and answer"));
+    }
     let early_stop = match table.table("early_stop", &EARLY_STOP)? {
         Some(stop) => {
             let name = stop.required_text("measure", "one of `measures`")?;
@@ -367,7 +367,7 @@ pub(super) fn evaluate(table: &Section<'_>, has_held_out: bool) -> Checked<Evalu
             }
             if measure.better(0.0, 1.0).is_none() {
                 return Err(Problem::new(format!("neither way of `{name}` is better"), place)
-                    .label("expected `perplexity` or `distinct-2`"));
+                    .label("expected `perplexity`, `distinct-2` or `agreement`"));
             }
             Some(EarlyStop { measure, patience: stop.integer("patience", 1, 1000)?.unwrap_or(1) })
         }

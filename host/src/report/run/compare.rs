@@ -73,10 +73,10 @@ fn sentences(runs: &[Compared]) -> Vec<String> {
     runs.iter().zip(differences(runs)).skip(1).map(sentence).collect()
 }
 
-/// The round whose numbers stand for a run: its best, or its last where it has none yet.
+/// The round whose numbers stand for a run: its best, or its last where it has none yet; none where an alarm left none.
 fn best(report: &Report) -> Option<&RoundSummary> {
     let best = report.rounds.iter().find(|round| round.round == report.best_round);
-    best.or(report.rounds.last())
+    best.or(report.rounds.last().filter(|_| report.blamed.is_none()))
 }
 
 /// A row for each run.

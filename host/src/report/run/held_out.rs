@@ -16,8 +16,8 @@ pub struct Answered {
     pub prompt: String,
     /// Summed logprob and tokens of the trusted answer.
     score: Option<(f64, f64)>,
-    /// The model's own answer and its tokens.
-    answer: Option<(String, f64)>,
+    /// The model's own answer, its tokens, and their mean entropy.
+    answer: Option<(String, f64, f64)>,
 }
 
 impl Answered {
@@ -31,15 +31,22 @@ impl Answered {
                 self.score = Some((score.logprob, f64::from(score.tokens)));
             }
             Answer::Completion(completion) => {
-                self.answer = Some((completion.text, f64::from(completion.tokens)));
+                let tokens = f64::from(completion.tokens);
+                self.answer = Some((completion.text, tokens, completion.entropy));
             }
             _ => {}
         }
     }
 
+    /// Returns the number of the model's own answer that a measure is a mean of.
+    fn number(&self, measure: &str) -> Option<f64> {
+        let (_, tokens, entropy) = self.answer.as_ref()?;
+        Some(if measure == "entropy" { *entropy } else { *tokens })
+    }
+
     /// Returns the model's own answer.
     pub fn text(&self) -> Option<&str> {
-        self.answer.as_ref().map(|(text, _)| text.as_str())
+        self.answer.as_ref().map(|(text, ..)| text.as_str())
     }
 }
 
@@ -79,7 +86,7 @@ pub fn held_out(report: &Report, answers: &Answers) -> Vec<HeldOut> {
 fn method(measure: &str) -> &'static str {
     match measure {
         "perplexity" => "bootstrap over the prompts, 1,000 samples",
-        "length" => "normal distribution of the mean over the prompts",
+        "length" | "entropy" => "normal distribution of the mean over the prompts",
         "distinct-2" => "jackknife over the prompts",
         _ => "",
     }
@@ -95,10 +102,9 @@ fn interval(measure: &Measured, rows: &BTreeMap<String, Answered>) -> (usize, Op
             let of = |sample: &[usize]| perplexity(&scores, sample);
             (scores.len(), of(&all), bootstrap(scores.len(), of))
         }
-        "length" => {
-            let lengths: Vec<f64> =
-                rows.values().filter_map(|row| Some(row.answer.as_ref()?.1)).collect();
-            (lengths.len(), mean(lengths.iter().copied()).unwrap_or(0.0), normal(&lengths))
+        name @ ("length" | "entropy") => {
+            let values: Vec<f64> = rows.values().filter_map(|row| row.number(name)).collect();
+            (values.len(), mean(values.iter().copied()).unwrap_or(0.0), normal(&values))
         }
         "distinct-2" => {
             let texts: Vec<&str> = rows.values().filter_map(Answered::text).collect();
@@ -127,9 +133,9 @@ fn change(report: &Report, answers: &Answers, measure: &HeldOut) -> Option<Chang
                     both.iter().filter_map(|(old, new)| Some((old.score?, new.score?))).unzip();
                 bootstrap(old.len(), |sample| perplexity(&new, sample) - perplexity(&old, sample))
             }
-            "length" => {
+            name @ ("length" | "entropy") => {
                 let difference = |(old, new): &(&Answered, &Answered)| {
-                    Some(new.answer.as_ref()?.1 - old.answer.as_ref()?.1)
+                    Some(new.number(name)? - old.number(name)?)
                 };
                 normal(&both.iter().filter_map(difference).collect::<Vec<_>>())
             }

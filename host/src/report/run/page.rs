@@ -25,6 +25,7 @@ pub fn page(view: &RunView) -> String {
     let sections = [
         ("rounds", "Rounds", ROUNDS, rounds(&view.report)),
         ("held-out", "Held-out measures", "", held_out(&details.held_out)),
+        ("watch", "Collapse watch", WATCH, watched(view)),
         ("records", "What became of the records", RECORDS, pictures::funnels(&details.rounds)),
         ("training", "Training", TRAINING, pictures::training(&details.rounds)),
         ("completions", "Completions", COMPLETIONS, pictures::completions(details)),
@@ -67,6 +68,8 @@ pub fn page(view: &RunView) -> String {
 
 const ROUNDS: &str = "An asterisk marks the best round. Length is in tokens of a completion, entropy in nats a \
      token, loss that of the first and the last update.";
+const WATCH: &str = "What the plugin set watches. The line across is the limit of each that it is nearest to, or \
+     beyond.";
 const RECORDS: &str = "From top to bottom, stage by stage: the band is what goes on, what turns to the right is \
      dropped there, for the reason beside it.";
 const TRAINING: &str = "All updates of all rounds, under TRL's names; a dashed line is where a round begins. Of \
@@ -92,6 +95,7 @@ fn heading(view: &RunView) -> String {
     let state = match report.ended.as_deref() {
         None => format!("Going on: {done} done so far"),
         Some("early-stop") => format!("Stopped early, after {done}"),
+        Some("alarm") => format!("Ended by an alarm, after {done}"),
         Some("nothing-kept") => format!("Ended without a record to train on, after {done}"),
         Some(_) => format!("Finished, {done}"),
     };
@@ -120,12 +124,16 @@ fn warnings(body: &mut String, view: &RunView) {
     let report = &view.report;
     let nothing = report.nothing_kept.as_ref().map(ToString::to_string);
     let missing = view.details.missing.iter().map(|what| format!("Not on this page: {what}"));
-    let all: Vec<String> =
-        report.warning.clone().into_iter().chain(nothing).chain(missing).collect();
+    let all: Vec<String> = report.warnings().into_iter().chain(nothing).chain(missing).collect();
     if !all.is_empty() {
         let items = all.iter().take(12).map(|what| format!("<li>{}</li>", escape(what)));
         let _ = writeln!(body, "<ul class=\"warnings\">{}</ul>", items.collect::<String>());
     }
+}
+
+fn watched(view: &RunView) -> String {
+    let watch = view.manifest.as_ref().and_then(|manifest| manifest.plugin_set.watch.as_ref());
+    watch.map_or(String::new(), |watch| pictures::watched(&view.report, watch))
 }
 
 /// The run at a glance.

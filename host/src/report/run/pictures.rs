@@ -6,6 +6,8 @@ use super::data::{Details, HeldOut, RoundDetails, Spread, Update};
 use super::funnel::Funnel;
 use super::read::evenly;
 use super::{RunView, Time};
+use crate::plugin_set::Watch;
+use crate::report::alarm::edge;
 use crate::report::page::bars::{Bar, bars};
 use crate::report::page::chart::{About, Curve, Point, chart, legend};
 use crate::report::page::figure;
@@ -285,6 +287,37 @@ pub fn signals(report: &Report) -> String {
         }
         let rows = points.iter().map(|point| vec![number(point.x), number(point.y)]);
         figure(&svg, &["round", title], rows)
+    }))
+}
+
+/// Every signal that is watched, with the limit that it is nearest to or beyond.
+pub fn watched(report: &Report, watch: &Watch) -> String {
+    plots(watch.limits.iter().map(|(signal, bounds)| {
+        let name = signal.as_str();
+        let measured = report.before.iter().filter(|it| it.measure == name);
+        let start = measured.map(|it| Point::at(0.0, it.value));
+        let rounds = report.rounds.iter().map(|row| (row.round, &row.signals));
+        let last = report.nothing_kept.as_ref().map(|nothing| (nothing.round, &nothing.signals));
+        let rounds = rounds
+            .chain(last)
+            .filter_map(|(round, signals)| Some(Point::at(f64::from(round), *signals.get(name)?)));
+        let points: Vec<Point> = start.chain(rounds).collect();
+        let (Some(first), Some(last)) = (points.first(), points.last()) else {
+            return String::new();
+        };
+        let edges = bounds.given().map(|(limit, bound)| (edge(limit, bound, first.y), limit));
+        let nearest = edges
+            .min_by(|(one, _), (two, _)| (one - last.y).abs().total_cmp(&(two - last.y).abs()));
+        let alarm = report.alarms.iter().find(|alarm| alarm.signal == name);
+        let nearest = alarm
+            .map(|alarm| (edge(&alarm.limit, alarm.bound, first.y), alarm.limit.as_str()))
+            .or(nearest);
+        let title = nearest.map_or(name.to_owned(), |(_, limit)| format!("{name} and its {limit}"));
+        let curve = Curve { name, colour: 0, parts: vec![points.clone()], marked: true };
+        let about = About { mark: nearest.map(|(edge, _)| edge), ..over_rounds(&title) };
+        let edge = nearest.map_or(String::new(), |(edge, _)| number(edge));
+        let rows = points.iter().map(|it| vec![number(it.x), number(it.y), edge.clone()]);
+        figure(&chart(&about, &[curve]), &["round", name, "limit"], rows)
     }))
 }
 
