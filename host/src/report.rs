@@ -26,6 +26,7 @@ pub use plan::{Plan, PlanPlugin, PlanTime};
 pub use preview::{Preview, PreviewText, PreviewToken};
 use table::{Align, Table, printable};
 
+use crate::plugin_set::Measure;
 use crate::progress::counted;
 
 /// The report's file in a run directory.
@@ -184,7 +185,7 @@ impl Report {
         table.column("accuracy", "rewards", Align::Right);
         table.column("margin", "rewards", Align::Right);
         for measure in &measures {
-            table.column(measure, "held-out", Align::Right);
+            table.column(measure, measured_on(measure), Align::Right);
         }
         if !self.before.is_empty() {
             let mut row = vec![String::new(); 12];
@@ -293,6 +294,14 @@ pub fn drops(dropped: &BTreeMap<String, u64>) -> String {
     let shown: Vec<String> =
         reasons.iter().map(|(reason, count)| format!("{} {count}", printable(reason))).collect();
     shown.join(", ")
+}
+
+/// Returns what a measure is of, as it stands over its column.
+fn measured_on(measure: &str) -> &'static str {
+    match measure == Measure::Agreement.as_str() {
+        true => "anchors",
+        false => "held-out",
+    }
 }
 
 fn measured(row: &[Measured], measure: &str) -> String {

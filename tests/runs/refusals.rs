@@ -231,9 +231,11 @@ fn a_result_that_is_gone_is_put_back() {
     let place = Place::new();
     place.tiny("run", &["--rounds", "1"]).expect(0);
     let before = place.files("run");
-    std::fs::remove_dir_all(place.path("run/final")).unwrap();
-    place.tiny("run", &["--rounds", "1"]).expect(0);
-    assert_eq!(place.files("run"), before);
+    for gone in ["run/final", "run/final/data", "run/final/adapter"] {
+        std::fs::remove_dir_all(place.path(gone)).unwrap();
+        place.tiny("run", &["--rounds", "1"]).expect(0);
+        assert_eq!(place.files("run"), before, "without {gone}");
+    }
 }
 
 #[test]

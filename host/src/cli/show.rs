@@ -103,7 +103,9 @@ const MEASURES: [&str; 4] =
 /// Returns one line for each record and round: what became of it.
 fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
     let mut text = String::new();
-    for &round in rounds.iter().filter(|&&round| round > 0) {
+    // The pool has a list of its own where it is asked for.
+    let asked = |round: &&u32| **round > 0 || rounds.len() == 1;
+    for &round in rounds.iter().filter(asked) {
         let mut ends: BTreeMap<String, String> = BTreeMap::new();
         for row in rows::<Written>(run, round, "write")? {
             let end = row.dropped.map_or("written".into(), |why| format!("dropped: {why}"));
@@ -133,8 +135,12 @@ fn list(run: &Path, rounds: &[u32]) -> Result<String, CliError> {
                 ends.insert(row.record_id, end);
             }
         }
+        for row in rows::<Scored>(run, round, "difficulty")?.into_iter().filter(|_| round == 0) {
+            let end = row.difficulty.map_or("dropped".to_owned(), |it| format!("scored {it:.4}"));
+            ends.insert(row.id, end);
+        }
         for (id, end) in ends {
-            let _ = writeln!(text, "round {round}  {id:<12} {end}");
+            let _ = writeln!(text, "{}  {id:<12} {end}", name_of(round));
         }
     }
     Ok(text)

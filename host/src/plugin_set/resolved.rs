@@ -38,7 +38,10 @@ pub fn resolved(set: &PluginSet, digests: &[&str]) -> Option<String> {
     models_typed.remove("saved");
     models_typed.extend(object(named));
     *models = Value::Object(models_typed);
-    let given = set.data.pairs.is_some() || set.models.aligned.is_some();
+    // Where nothing was typed, they are what stands there already.
+    let held_out =
+        set.models.aligned.is_some() && set.data.held_out.as_ref() == Some(&set.data.prompts);
+    let given = set.data.pairs.is_some() || held_out;
     if let Some(Value::Object(data)) = root.get_mut("data").filter(|_| given) {
         data.remove("prompts");
     }
@@ -53,6 +56,8 @@ pub fn resolved(set: &PluginSet, digests: &[&str]) -> Option<String> {
         watch.extend(object(limits));
     }
     root.insert("rounds".into(), rounds(set));
+    // A list of no tables says nothing of what it would hold.
+    root.retain(|key, value| !["filter", "rounds"].contains(&key.as_str()) || *value != json!([]));
     let root = without_nulls(Value::Object(root));
     let table: toml::Table = serde_json::from_value(root).ok()?;
     toml::to_string(&ordered(table)).ok()
@@ -169,16 +174,12 @@ fn split(value: Value, key: &str) -> (Map<String, Value>, Value) {
     (map, part)
 }
 
-/// TOML has no null: what is absent is left out. Empty lists of tables are left out too, since a list of
-/// nothing says nothing of what it would hold.
+/// TOML has no null: what is absent is left out.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
             map.into_iter()
-                .filter(|(key, value)| {
-                    let empty = ["filter", "rounds"].contains(&key.as_str()) && *value == json!([]);
-                    !value.is_null() && !empty
-                })
+                .filter(|(_, value)| !value.is_null())
                 .map(|(key, value)| (key, without_nulls(value)))
                 .collect(),
         ),

@@ -39,7 +39,8 @@ pub fn put_result(
     let Some((from, name)) = made_by(prepared, report.best_round) else { return Ok(()) };
     let (result, card_file) = (format!("final/{name}"), format!("final/{name}/README.md"));
     if directory.has(&card_file) {
-        return Ok(());
+        // Each of the two may be gone by itself.
+        return export::data(prepared, directory, report);
     }
     directory.copy_folder(&from, &result)?;
     if name == ADAPTER {

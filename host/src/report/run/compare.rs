@@ -10,7 +10,7 @@ use crate::report::page::svg::colour;
 use crate::report::page::table::{Cell, table};
 use crate::report::page::{document, escape, figure, wide};
 use crate::report::table::{Align, Table};
-use crate::report::{Measured, Report, RoundSummary, number, printable};
+use crate::report::{Measured, Report, RoundSummary, measured_on, number, printable};
 
 /// A run with what it is called.
 pub struct Compared {
@@ -100,7 +100,7 @@ fn summary(runs: &[Compared]) -> Table {
         table.column(heading, "", Align::Right);
     }
     for measure in &measures {
-        table.column(&format!("{measure}*"), "held-out", Align::Right);
+        table.column(&format!("{measure}*"), measured_on(measure), Align::Right);
     }
     let first = runs.first().and_then(|run| best(&run.view.report));
     for (place, run) in runs.iter().enumerate() {

@@ -335,9 +335,11 @@ fn method(view: &RunView) -> String {
             [&format!("model {name}"), &model.name, "", &model.digest].map(Cell::from).to_vec(),
         );
     }
-    for (name, data) in
-        [("prompts", Some(&manifest.prompts)), ("held-out", manifest.held_out.as_ref())]
-    {
+    for (name, data) in [
+        ("prompts", Some(&manifest.prompts)),
+        ("held-out", manifest.held_out.as_ref()),
+        ("anchors", manifest.anchors.as_ref()),
+    ] {
         if let Some(data) = data {
             let rows_used = counted(data.rows, "rows");
             rows.push([name, &data.source, &rows_used, &data.digest].map(Cell::from).to_vec());
