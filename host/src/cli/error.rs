@@ -6,6 +6,7 @@ use super::exit;
 use crate::{
     data::DataError,
     plugin_set::{OverrideError, PluginSetError, lock::LockError},
+    shown::printable,
 };
 
 /// An error as the user sees it, with the code that the program exits with.
@@ -43,18 +44,22 @@ impl CliError {
     }
 }
 
-/// The whole text for stderr, without a final newline.
+/// The whole text for stderr, without a final newline. Words of files that it quotes steer no terminal.
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        write!(f, "error: {}", lines(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "\n\nhint: {hint}"),
+            Some(hint) => write!(f, "\n\nhint: {}", lines(hint)),
             None => Ok(()),
         }
     }
 }
 
 impl std::error::Error for CliError {}
+
+fn lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
 
 impl From<PluginSetError> for CliError {
     fn from(error: PluginSetError) -> CliError {

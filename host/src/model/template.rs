@@ -23,6 +23,10 @@ pub use process::{ARGUMENT, child_main, isolate};
 use super::error::ModelError;
 use crate::date::Date;
 use crate::record::{Message, Speaker};
+use crate::shown::one_line;
+
+/// Characters of its own that a template may put into an error.
+const MOST_SAID: usize = 300;
 
 /// Stand before and after what `{% generation %}` encloses while a template renders; Unicode keeps
 /// them free of any meaning.
@@ -50,17 +54,29 @@ pub struct Template {
 enum Renderer {
     /// In this process.
     Here(Box<Engine>),
-    /// In a child, which is started where there is none.
-    Child(Mutex<Option<Process>>),
+    /// In a child.
+    Child(Mutex<Running>),
 }
 
 impl Renderer {
     fn new(setup: &Setup) -> Result<Renderer, Fault> {
         Ok(match process::program() {
             None => Renderer::Here(Box::new(Engine::new(setup)?)),
-            Some(program) => Renderer::Child(Mutex::new(Some(Process::start(program, setup)?))),
+            Some(program) => {
+                let process = Process::start(program, setup)?;
+                Renderer::Child(Mutex::new(Running::Alive(process)))
+            }
         })
     }
+}
+
+/// A child that renders.
+enum Running {
+    /// It is started by the next conversation.
+    None,
+    Alive(Process),
+    /// It died, and says how: a template that took all time or memory once is not given more.
+    Dead(Fault),
 }
 
 /// A rendered conversation.
@@ -88,7 +104,7 @@ impl Template {
         let setup = Setup { source, tokens, settings };
         let renderer = Renderer::new(&setup).map_err(|fault| ModelError::Template {
             model: model.to_owned(),
-            message: format!("cannot be read: {}", fault.said),
+            message: format!("cannot be read: {}", one_line(&fault.said, MOST_SAID)),
             hint: String::new(),
         })?;
         let (_, marks_generation) = engine::generation_as_call(&setup.source);
@@ -101,7 +117,7 @@ impl Template {
             Renderer::Here(engine) => engine.set(settings.clone()),
             // The next one is told of them.
             Renderer::Child(process) => {
-                *process.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+                *process.get_mut().unwrap_or_else(PoisonError::into_inner) = Running::None;
             }
         }
         self.setup.settings = settings;
@@ -174,15 +190,19 @@ impl Template {
             Renderer::Child(process) => process,
         };
         // Whoever panicked with it left a child that answers, or none.
-        let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = match (process.take(), process::program()) {
-            (None, Some(program)) => Process::start(program, &self.setup)?,
-            (running, _) => running.ok_or_else(Fault::lost)?,
+        let mut running = process.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Running::None, Some(program)) = (&*running, process::program()) {
+            *running = Running::Alive(Process::start(program, &self.setup)?);
+        }
+        let rendered = match &mut *running {
+            Running::Alive(process) => process.render(messages, add_generation_prompt),
+            Running::Dead(fault) => Err(fault.clone()),
+            Running::None => Err(Fault::lost()),
         };
-        let rendered = running.render(messages, add_generation_prompt);
-        // One that died is started anew for the next.
-        if !matches!(&rendered, Err(fault) if fault.cause == Cause::Broken) {
-            *process = Some(running);
+        if let Err(fault) = &rendered
+            && fault.cause == Cause::Broken
+        {
+            *running = Running::Dead(fault.clone());
         }
         rendered
     }
@@ -200,12 +220,13 @@ impl Template {
                     .to_owned(),
             ),
             Cause::Raised(said) => {
+                let said = one_line(said, MOST_SAID);
                 let roles: Vec<_> = messages.iter().map(|m| m.speaker.as_str()).collect();
                 let message = format!("refuses {}: {said}", roles.join(", "));
                 (message, if system { hint_for("system") } else { String::new() })
             }
             Cause::Unknown(_) | Cause::Other => {
-                (format!("cannot be rendered: {}", fault.said), String::new())
+                (format!("cannot be rendered: {}", one_line(&fault.said, MOST_SAID)), String::new())
             }
         };
         ModelError::Template { model: self.model.clone(), message, hint }

@@ -96,7 +96,7 @@ pub struct Bounds {
     /// The most that it may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
-    /// How far it may fall, as a share of what it was first; in (0, 1].
+    /// How far it may fall, as a share of what it was first; in (0, 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_fall: Option<f64>,
     /// How far it may rise, as a share of what it was first; over 0.

@@ -119,7 +119,9 @@ impl Plan {
         }
         if self.anchors > 0 {
             let anchors = counted(self.anchors, "anchors");
-            prompts.push_str(&format!(", {anchors} for the judge before and after each round"));
+            prompts.push_str(&format!(
+                ", {anchors} for the judge before and after each round (not in the work)"
+            ));
         }
         line("data", prompts);
         if let (too_long @ 1.., tried) = self.too_long {

@@ -11,11 +11,11 @@ use super::diversity::mean;
 use super::measure::{meet, of_plugin};
 use super::needs::Need;
 use super::rows::Judged;
-use super::stage::{Made, Notebook, Place};
+use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, Workshop};
 use crate::data::GivenPair;
 use crate::record::{Completion, Finish, Opinion, Prompt, Record, Variant, VariantRole};
-use crate::run::plugins;
+use crate::run::{plugins, seed};
 
 /// The variants of an anchor. Neither their names nor their places say which is better.
 const VARIANTS: [(&str, VariantRole); 2] = [("good", VariantRole::Good), ("bad", VariantRole::Bad)];
@@ -49,14 +49,29 @@ pub fn agreement(
         });
         asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
     })?;
+    let unread = |row: &&Judged| matches!(row.opinion, None | Some(Opinion::Unparsable(_)));
+    let unread = output.rows.iter().filter(unread).count();
+    if unread > 0 {
+        let shown = output.rows.len();
+        tracing::warn!("{}: of {shown} opinions {unread} could not be read", label(place));
+    }
     let reward = shop.set.pair.as_ref().and_then(|pairing| pairing.reward.as_deref());
-    Ok(mean(output.rows.chunks(2).map(|rows| credit(rows, reward))).unwrap_or(0.0))
+    let credits = output.rows.chunks(2).zip(shop.anchors);
+    Ok(mean(credits.map(|(rows, anchor)| credit(rows, is_turned(anchor), reward))).unwrap_or(0.0))
 }
 
-/// Returns an anchor with the better completion first, and with it second.
+/// Returns whether an anchor is shown with the better completion second at first: its place must not say which it is.
+fn is_turned(anchor: &GivenPair) -> bool {
+    seed::of(["anchor".into(), anchor.prompt.id.as_str().into()]) % 2 == 1
+}
+
+/// Returns an anchor in both orders.
 fn both_orders(anchor: &GivenPair) -> [Record; 2] {
-    let orders =
-        [("1", [&anchor.chosen, &anchor.rejected]), ("2", [&anchor.rejected, &anchor.chosen])];
+    let (chosen, rejected) = (&anchor.chosen, &anchor.rejected);
+    let mut orders = [("1", [chosen, rejected]), ("2", [rejected, chosen])];
+    if is_turned(anchor) {
+        orders.iter_mut().for_each(|(_, texts)| texts.reverse());
+    }
     orders.map(|(order, texts)| {
         let variants = VARIANTS.iter().zip(texts).map(|(&(name, role), text)| Variant {
             name: name.to_owned(),
@@ -72,10 +87,12 @@ fn both_orders(anchor: &GivenPair) -> [Record; 2] {
 
 /// Returns how far the opinions of an anchor in both orders agree with it: 1, 0, or what is between. Of rewards, those of
 /// the name `reward` count where one is given.
-fn credit(opinions: &[Judged], reward: Option<&str>) -> f64 {
+///
+/// - `turned`: see [`is_turned`].
+fn credit(opinions: &[Judged], turned: bool, reward: Option<&str>) -> f64 {
     let [(first, _), (second, _)] = VARIANTS;
-    // The better completion is the first variant of the first order, and the second of the second.
-    let better = [first, second];
+    // The better completion is the first variant of the one order, and the second of the other.
+    let better = if turned { [second, first] } else { [first, second] };
     let mut rewards: BTreeMap<bool, Vec<f64>> = BTreeMap::new();
     for (row, better) in opinions.iter().zip(better) {
         if let Some(Opinion::Rewards(given)) = &row.opinion {
@@ -101,23 +118,34 @@ mod tests {
     use super::*;
     use crate::record::{Pair, Reward, Text};
 
-    fn anchor() -> GivenPair {
-        let prompt = Prompt { id: "p".into(), text: Text::user("?"), tags: vec![] };
+    fn anchor(id: &str) -> GivenPair {
+        let prompt = Prompt { id: id.into(), text: Text::user("?"), tags: vec![] };
         GivenPair { prompt, chosen: "yes".into(), rejected: "no".into(), steered: None }
     }
 
     #[test]
     fn each_anchor_is_shown_in_both_orders() {
-        let [front, back] = both_orders(&anchor());
+        let straight =
+            ["p", "q", "r", "s"].map(anchor).into_iter().find(|it| !is_turned(it)).unwrap();
+        let turned =
+            ["p", "q", "r", "s", "t", "u"].map(anchor).into_iter().find(is_turned).unwrap();
+        let [front, back] = both_orders(&straight);
         let texts = |record: &Record| -> Vec<String> {
             let completions = record.variants.iter().filter_map(|it| it.completion.as_ref());
             completions.map(|completion| completion.text.clone()).collect()
         };
-        assert_eq!((front.id(), texts(&front)), ("p#1", vec!["yes".to_owned(), "no".to_owned()]));
-        assert_eq!((back.id(), texts(&back)), ("p#2", vec!["no".to_owned(), "yes".to_owned()]));
+        assert_eq!(texts(&front), ["yes", "no"]);
+        assert_eq!(texts(&back), ["no", "yes"]);
+        assert!(front.id().ends_with("#1") && back.id().ends_with("#2"));
         let names =
             |record: &Record| record.variants.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&front), names(&back));
+        // Others are shown the other way round first.
+        let [front, back] = both_orders(&turned);
+        assert_eq!(
+            (texts(&front), texts(&back)),
+            (vec!["no".into(), "yes".into()], vec!["yes".into(), "no".into()])
+        );
     }
 
     #[test]
@@ -125,8 +153,10 @@ mod tests {
         let check = |opinions: [Option<Opinion>; 2], expected: f64| {
             let said = format!("{opinions:?}");
             let rows = opinions.map(|opinion| Judged { id: "p".into(), opinion });
-            assert_eq!(credit(&rows, None), expected, "{said}");
-            assert_eq!(credit(&rows, Some("r")), expected, "{said}");
+            assert_eq!(credit(&rows, false, None), expected, "{said}");
+            assert_eq!(credit(&rows, false, Some("r")), expected, "{said}");
+            let [front, back] = rows;
+            assert_eq!(credit(&[back, front], true, None), expected, "{said}");
         };
         let rewards = |values: [(&str, f64); 2]| {
             let reward = |(variant, value): (&str, f64)| Reward {

@@ -85,6 +85,12 @@ pub fn prepare(
         Some(source) => data::read_pairs(source, &builtin)?,
         None => Vec::new(),
     };
+    if let Some(anchor) = anchors.iter().find(|anchor| anchor.chosen == anchor.rejected) {
+        return Err(RunError::Settings {
+            what: format!("of anchor `{}`, `chosen` and `rejected` are the same", anchor.prompt.id),
+            hint: "an anchor says which of two completions is better".into(),
+        });
+    }
     let pool = pool(&set, limit, &held_out, &builtin)?;
     let pool_digest = pool.digest();
     let (prompts, given) = (pool.prompts, pool.given);

@@ -95,6 +95,8 @@ fn a_message_is_never_left_out() {
     check_error("{{ messages[1].content }}", "leaves out the system message");
     check_error("{{ messages[0].content }}", "leaves out the user message");
     check_error("{{ raise_exception('no') }}", "refuses system, user: no");
+    let forged = "{{ raise_exception('\u{1b}]0;x\n\nerror: all fine\u{202e}') }}";
+    check_error(forged, "refuses system, user: ]0;x error: all fine");
 }
 
 #[test]

@@ -63,14 +63,14 @@ fn bounds_of(table: &Section<'_>, signal: Signal) -> Checked<Bounds> {
     let limits = Bounds {
         min: bound("min")?,
         max: bound("max")?,
-        max_fall: table
-            .number("max_fall", "a number over 0, at most 1", |x| x > 0.0 && x <= 1.0)?,
+        max_fall: table.number("max_fall", "a number over 0, under 1", |x| x > 0.0 && x < 1.0)?,
         max_rise: table.number("max_rise", "a number over 0", |x| x > 0.0)?,
     };
-    if let (Signal::Unparsable, Some(_)) = (signal, limits.max_rise) {
+    let from_0 = [Signal::Unparsable, Signal::Measured(Measure::Agreement)].contains(&signal);
+    if let (true, Some(_)) = (from_0, limits.max_rise) {
         return Err(table
-            .wrong("max_rise", "is a share of what it was first, which is mostly 0")
-            .label("expected `max`"));
+            .wrong("max_rise", "is a share of what it was first, which may be 0")
+            .label("expected `min` or `max`"));
     }
     if limits == Bounds::default() {
         return Err(Problem::new(

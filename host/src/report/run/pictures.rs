@@ -316,7 +316,7 @@ pub fn watched(report: &Report, watch: &Watch) -> String {
         let curve = Curve { name, colour: 0, parts: vec![points.clone()], marked: true };
         let about = About { mark: nearest.map(|(edge, _)| edge), ..over_rounds(&title) };
         let edge = nearest.map_or(String::new(), |(edge, _)| number(edge));
-        let rows = points.iter().map(|it| vec![number(it.x), number(it.y), edge.clone()]);
+        let rows = points.iter().map(|it| vec![it.x.to_string(), number(it.y), edge.clone()]);
         figure(&chart(&about, &[curve]), &["round", name, "limit"], rows)
     }))
 }
