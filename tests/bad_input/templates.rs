@@ -1,10 +1,13 @@
 //! Chat templates that would take all memory, all time or all depth: they end the process that renders them, and nothing
 //! else.
 
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aligner::model::template::{self, Template};
 use aligner::record::{Message, Speaker};
+use serde_json::json;
 
 /// Makes templates render in the real program.
 pub fn isolate() {
@@ -52,6 +55,41 @@ fn a_hostile_template_ends_its_own_process_alone() {
     let error = Template::new("m", "{{ ([0] * 100000000) ~ '' }}", Vec::new()).err();
     let error = error.map(|error| error.to_string());
     assert!(error.is_none_or(|said| said.contains("cannot be read")));
+}
+
+#[test]
+fn a_signal_to_all_of_a_run_leaves_the_child_until_its_input_ends() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aligner"))
+        .arg(template::ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut ask = |question: serde_json::Value| -> serde_json::Value {
+        let question = question.to_string();
+        input.write_all(&u32::try_from(question.len()).unwrap().to_le_bytes()).unwrap();
+        input.write_all(question.as_bytes()).unwrap();
+        let mut length = [0; 4];
+        output.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; u32::from_le_bytes(length) as usize];
+        output.read_exact(&mut answer).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    let settings = json!({ "date": null, "variables": {} });
+    let source = "{{ messages[0].content }}";
+    assert_eq!(
+        ask(json!({ "source": source, "tokens": [], "settings": settings })),
+        json!({ "Ok": null })
+    );
+    let hi = json!({ "messages": [{ "role": "user", "content": "Hi" }], "start": true });
+    for signal in ["INT", "TERM", "HUP", "QUIT"] {
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        assert_eq!(ask(hi.clone()), json!({ "Ok": "Hi" }), "{signal}");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

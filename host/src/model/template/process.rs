@@ -155,6 +155,11 @@ pub fn child_main() -> ExitCode {
 
 fn answer() -> io::Result<()> {
     child::take_limits(&[(libc::RLIMIT_AS, MEMORY, MEMORY)])?;
+    // A terminal sends these to every process of a run. The parent stops as it will, and then the input ends.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: ignoring a signal touches nothing of this process's state.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let Some(setup) = read::<Setup>(&mut input)? else { return Ok(()) };
     let engine = timed(|| Engine::new(&setup));
