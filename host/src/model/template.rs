@@ -12,6 +12,7 @@ mod python;
 mod stack;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -54,8 +55,8 @@ pub struct Template {
 enum Renderer {
     /// In this process.
     Here(Box<Engine>),
-    /// In a child.
-    Child(Mutex<Running>),
+    /// In children of this program.
+    Child(&'static Path, Mutex<Running>),
 }
 
 impl Renderer {
@@ -64,7 +65,7 @@ impl Renderer {
             None => Renderer::Here(Box::new(Engine::new(setup)?)),
             Some(program) => {
                 let process = Process::start(program, setup)?;
-                Renderer::Child(Mutex::new(Running::Alive(process)))
+                Renderer::Child(program, Mutex::new(Running::Alive(process)))
             }
         })
     }
@@ -113,10 +114,14 @@ impl Template {
 
     /// Makes the template render with the settings of a plugin set.
     pub fn set(&mut self, settings: ChatSettings) {
+        // A child need not be started again for what it was told.
+        if settings == self.setup.settings {
+            return;
+        }
         match &mut self.renderer {
             Renderer::Here(engine) => engine.set(settings.clone()),
             // The next one is told of them.
-            Renderer::Child(process) => {
+            Renderer::Child(_, process) => {
                 *process.get_mut().unwrap_or_else(PoisonError::into_inner) = Running::None;
             }
         }
@@ -185,25 +190,25 @@ impl Template {
     }
 
     fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Fault> {
-        let process = match &self.renderer {
+        let (program, running) = match &self.renderer {
             Renderer::Here(engine) => return engine.render(messages, add_generation_prompt),
-            Renderer::Child(process) => process,
+            Renderer::Child(program, running) => (program, running),
         };
-        // Whoever panicked with it left a child that answers, or none.
-        let mut running = process.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Running::None, Some(program)) = (&*running, process::program()) {
-            *running = Running::Alive(Process::start(program, &self.setup)?);
-        }
-        let rendered = match &mut *running {
-            Running::Alive(process) => process.render(messages, add_generation_prompt),
-            Running::Dead(fault) => Err(fault.clone()),
-            Running::None => Err(Fault::lost()),
+        // Whoever panicked with it left none.
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut process = match std::mem::replace(&mut *running, Running::None) {
+            Running::None => Process::start(program, &self.setup)?,
+            Running::Alive(process) => process,
+            Running::Dead(fault) => {
+                *running = Running::Dead(fault.clone());
+                return Err(fault);
+            }
         };
-        if let Err(fault) = &rendered
-            && fault.cause == Cause::Broken
-        {
-            *running = Running::Dead(fault.clone());
-        }
+        let rendered = process.render(messages, add_generation_prompt);
+        *running = match &rendered {
+            Err(fault) if fault.cause == Cause::Broken => Running::Dead(fault.clone()),
+            _ => Running::Alive(process),
+        };
         rendered
     }
 

@@ -80,9 +80,12 @@ impl Signal {
 
     /// Returns whether it is a share, in [0, 1].
     pub fn is_share(self) -> bool {
-        use Measure::{Agreement, Distinct2};
-        let share = [Distinct2, Agreement].map(Signal::Measured);
-        matches!(self, Signal::GeneratedDistinct2 | Signal::Unparsable) || share.contains(&self)
+        matches!(
+            self,
+            Signal::GeneratedDistinct2
+                | Signal::Unparsable
+                | Signal::Measured(Measure::Distinct2 | Measure::Agreement)
+        )
     }
 }
 

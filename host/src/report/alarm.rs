@@ -1,10 +1,11 @@
 //! Alarms: what moved further than a plugin set lets it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::number;
+use super::{Report, number};
 
 /// A signal of `[watch]` that went beyond a limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,22 @@ impl fmt::Display for Alarm {
             true => write!(f, "; half of the way by round {moved})"),
             false => f.write_str(")"),
         }
+    }
+}
+
+impl Report {
+    /// Returns what a watched signal was in each round that has it, one that kept nothing among them.
+    pub fn signal(&self, name: &str) -> Vec<(u32, f64)> {
+        let rounds = self.rounds.iter().map(|row| (row.round, &row.signals));
+        let last = self.nothing_kept.as_ref().map(|nothing| (nothing.round, &nothing.signals));
+        let value =
+            |(round, signals): (u32, &BTreeMap<String, f64>)| Some((round, *signals.get(name)?));
+        rounds.chain(last).filter_map(value).collect()
+    }
+
+    /// Returns what a measure was before the first round.
+    pub fn at_start(&self, name: &str) -> Option<f64> {
+        self.before.iter().find(|row| row.measure == name).map(|row| row.value)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Workshop;
 use super::diversity::{distinct_2, mean};
-use crate::plugin_set::{Measure, Signal};
+use crate::plugin_set::Signal;
 use crate::record::Completion;
 use crate::report::Measured;
 
@@ -37,10 +37,7 @@ pub fn during(
 /// Returns what is watched of what a round measures once it is done.
 pub fn after(shop: &Workshop<'_>, measured: &[Measured]) -> BTreeMap<String, f64> {
     let Some(watch) = &shop.set.watch else { return BTreeMap::new() };
-    let is_watched = |row: &&Measured| {
-        let named = |measure: &Measure| measure.as_str() == row.measure;
-        let measure = Measure::ALL.into_iter().find(named);
-        measure.is_some_and(|measure| watch.limits.contains_key(&Signal::Measured(measure)))
-    };
-    measured.iter().filter(is_watched).map(|row| (row.measure.clone(), row.value)).collect()
+    let watched = watch.limits.keys().map(|signal| signal.as_str());
+    let row = |name| measured.iter().find(|row| row.measure == name);
+    watched.filter_map(row).map(|row| (row.measure.clone(), row.value)).collect()
 }

@@ -1,7 +1,5 @@
 //! The collapse watch: which signals of `[watch]` have gone beyond their limits, and whose policy is to blame.
 
-use std::collections::BTreeMap;
-
 use crate::plugin_set::{Bounds, OnAlarm, PluginSet, Signal, Watch};
 use crate::report::Report;
 use crate::report::alarm::{Alarm, edge};
@@ -32,28 +30,17 @@ pub fn ends(watch: &Watch, alarms: &[Alarm]) -> bool {
 /// value, and the limit.
 pub fn beyond_before(watch: &Watch, report: &Report) -> Option<(&'static str, f64, String)> {
     watch.limits.iter().find_map(|(&signal, bounds)| {
-        let value = start(signal, report)?;
+        let value = report.at_start(signal.as_str())?;
         let (limit, bound) = broken(bounds, value, value)?;
         Some((signal.as_str(), value, format!("{limit} = {bound}")))
     })
 }
 
-/// Returns what a measure was before the first round.
-fn start(signal: Signal, report: &Report) -> Option<f64> {
-    let Signal::Measured(measure) = signal else { return None };
-    report.before.iter().find(|row| row.measure == measure.as_str()).map(|row| row.value)
-}
-
 fn alarm(set: &PluginSet, signal: Signal, bounds: &Bounds, report: &Report) -> Option<Alarm> {
     let name = signal.as_str();
-    let value = |signals: &BTreeMap<String, f64>| signals.get(name).copied();
-    // A round that kept nothing has no row, and yet was seen.
-    let last = report.nothing_kept.as_ref().map(|nothing| (nothing.round, &nothing.signals));
-    let rounds = report.rounds.iter().map(|row| (row.round, &row.signals)).chain(last);
-    let seen: Vec<(u32, f64)> =
-        rounds.filter_map(|(round, signals)| Some((round, value(signals)?))).collect();
+    let seen = report.signal(name);
     let measured = matches!(signal, Signal::Measured(_));
-    let first = start(signal, report).or(seen.first().map(|(_, value)| *value))?;
+    let first = report.at_start(name).or(seen.first().map(|(_, value)| *value))?;
     let (round, value, (limit, bound)) = seen
         .iter()
         .find_map(|&(round, value)| Some((round, value, broken(bounds, first, value)?)))?;
@@ -99,6 +86,7 @@ fn way(limit: &str, bound: f64, first: f64, value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;

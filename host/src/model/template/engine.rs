@@ -53,17 +53,6 @@ pub(super) enum Cause {
     Other,
 }
 
-impl Fault {
-    /// What is said where there is nothing to render with.
-    pub(super) fn lost() -> Fault {
-        Fault {
-            cause: Cause::Broken,
-            line: None,
-            said: "there is nothing to render it with".into(),
-        }
-    }
-}
-
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
         let detail = error.detail().unwrap_or_default();

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 
@@ -39,8 +39,8 @@ pub fn isolate(program: PathBuf) {
 }
 
 /// Returns the program that templates render in, where it is not this process.
-pub(super) fn program() -> Option<&'static PathBuf> {
-    PROGRAM.get()
+pub(super) fn program() -> Option<&'static Path> {
+    PROGRAM.get().map(PathBuf::as_path)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a child and lets it read a template.
-    pub(super) fn start(program: &PathBuf, setup: &Setup) -> Result<Process, Fault> {
+    pub(super) fn start(program: &Path, setup: &Setup) -> Result<Process, Fault> {
         let spawned = child::without_environment(&mut Command::new(program))
             .arg(ARGUMENT)
             .stdin(Stdio::piped())

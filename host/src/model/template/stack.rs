@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind};
 
 use crate::model::guard::unpanicked;
 
-/// The stack, in bytes. What a template of [`MAX_BYTES`](super::MAX_BYTES), or of as many steps as it may take,
+/// The stack, in bytes. What a template of [`MAX_BYTES`](super::engine::MAX_BYTES), or of as many steps as it may take,
 /// can nest takes less; of what is not used no memory is taken.
 const BYTES: usize = 256 << 20;
 

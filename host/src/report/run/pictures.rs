@@ -294,14 +294,10 @@ pub fn signals(report: &Report) -> String {
 pub fn watched(report: &Report, watch: &Watch) -> String {
     plots(watch.limits.iter().map(|(signal, bounds)| {
         let name = signal.as_str();
-        let measured = report.before.iter().filter(|it| it.measure == name);
-        let start = measured.map(|it| Point::at(0.0, it.value));
-        let rounds = report.rounds.iter().map(|row| (row.round, &row.signals));
-        let last = report.nothing_kept.as_ref().map(|nothing| (nothing.round, &nothing.signals));
-        let rounds = rounds
-            .chain(last)
-            .filter_map(|(round, signals)| Some(Point::at(f64::from(round), *signals.get(name)?)));
-        let points: Vec<Point> = start.chain(rounds).collect();
+        let start = report.at_start(name).map(|value| (0, value));
+        let seen = start.into_iter().chain(report.signal(name));
+        let points: Vec<Point> =
+            seen.map(|(round, value)| Point::at(f64::from(round), value)).collect();
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return String::new();
         };
