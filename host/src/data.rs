@@ -196,13 +196,24 @@ fn rows<'a>(
             Ok(bytes) => rows_of(&name, &bytes[..], each),
             Err(error) => Err(DataError::Read { name, error: error.into() }),
         },
-        Source::File(path) if path.is_dir() => Err(DataError::Folder { name }),
-        Source::File(path) => match File::open(path) {
-            Ok(file) => rows_of(&name, BufReader::new(file), each),
-            Err(error) => Err(DataError::Read { name, error }),
-        },
+        Source::File(path) => rows_of(&name, BufReader::new(open(path, &name)?), each),
         Source::Url(_) | Source::Oci(_) => Err(DataError::Remote { name }),
     }
+}
+
+/// Opens a data file. A named pipe, which may stay without a writer for ever, is refused; one that a shell
+/// makes (`<(…)`) has no name, and a writer.
+fn open(path: &Path, name: &str) -> Result<File, DataError> {
+    let failed = |error| DataError::Read { name: name.to_owned(), error };
+    let found = path.metadata().map_err(failed)?;
+    if found.is_dir() {
+        return Err(DataError::Folder { name: name.to_owned() });
+    }
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type()) && path.canonicalize().is_ok() {
+        return Err(DataError::Pipe { name: name.to_owned() });
+    }
+    File::open(path).map_err(failed)
 }
 
 fn rows_of(

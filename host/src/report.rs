@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use alarm::Alarm;
+pub use alarm::{Alarm, Diverged};
 pub use extrapolation::{Candidate, Extrapolation, Found};
 pub use measures::measures;
 pub(crate) use plan::bytes;
@@ -106,6 +106,9 @@ pub struct Report {
     /// What went beyond the limits of `[watch]`; what moved first comes first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,
+    /// What ended the run in a round of its own; absent where every round came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Diverged>,
     /// The round whose policy is to blame for an alarm, where the result is from before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blamed: Option<u32>,
@@ -161,6 +164,7 @@ impl Report {
             rounds: Vec::new(),
             warning: None,
             alarms: Vec::new(),
+            diverged: None,
             blamed: None,
             best_round: 0,
             nothing_kept: None,
@@ -259,8 +263,9 @@ impl Report {
             _ => format!("alarm: {alarm}"),
         };
         let warning = self.warning.iter().map(|warning| format!("warning: {warning}"));
-        let mut lines: Vec<String> =
-            warning.chain(self.alarms.iter().enumerate().map(alarm)).collect();
+        let diverged = self.diverged.iter().map(|diverged| format!("alarm: {diverged}"));
+        let alarms = self.alarms.iter().enumerate().map(alarm);
+        let mut lines: Vec<String> = warning.chain(alarms).chain(diverged).collect();
         if let Some(blamed) = self.blamed {
             let to_blame = match blamed {
                 0 => "the initial model is to blame".to_owned(),

@@ -1,13 +1,15 @@
 //! Chat templates that would take all memory, all time or all depth: they end the process that renders them, and nothing
 //! else.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aligner::model::template::{self, Template};
 use aligner::record::{Message, Speaker};
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::runs::{Place, tests};
 
 /// Makes templates render in the real program.
 pub fn isolate() {
@@ -114,4 +116,44 @@ fn one_child_renders_many_and_from_many_threads() {
     let content = "long ".repeat(1_000_000);
     let messages = [Message { speaker: Speaker::User, content }];
     assert_eq!(template.render(&messages, true).unwrap().len(), 5_000_001);
+}
+
+#[test]
+fn a_slow_template_shows_that_prompts_are_checked_and_ctrl_c_ends_it() {
+    let place = Place::new();
+    let model = place.path("slow");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let slow = "{% if messages and [[''] * (30000000 if messages)] == [[''] * 30000000] %}{{ \
+                messages[0].content }}{% endif %}";
+    let config = model.join("tokenizer_config.json");
+    let mut settings: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    settings["chat_template"] = slow.into();
+    std::fs::write(&config, settings.to_string()).unwrap();
+    place.write_set("mine.toml", "");
+    let rows = (0..200).map(|n| format!("{{\"id\": \"p-{n}\", \"prompt\": \"{n}?\"}}\n"));
+    std::fs::write(place.path("many.jsonl"), rows.collect::<String>()).unwrap();
+
+    let prompts = format!("data.prompts={}", place.path("many.jsonl").display());
+    let policy = format!("models.policy={}", model.display());
+    let mut child = place
+        .command(&["--plugins", "mine.toml", "--out", "run", "--set", &prompts, "--set", &policy])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told = lines.find(|line| line.contains("checking prompts"));
+    let begun = Instant::now();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    // With those that are held out.
+    assert_eq!(told.as_deref(), Some("checking prompts: 203 prompts"));
+    assert!(rest.iter().any(|line| line.contains("before anything was done")), "{rest:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(!place.path("run").exists());
 }

@@ -209,10 +209,12 @@ fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
     let set = args.plugin_set(&host::embedded()).unwrap().set;
     let settings = Settings { compiler: crate::runtime::compiler(), cache: Cache::Off };
     let runtime = Runtime::new(settings).unwrap();
-    let mut prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| ()).unwrap();
+    let silent = Progress::new(Style::Silent);
+    let go_on = AtomicBool::new(false);
+    let prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| (), &silent, &go_on);
+    let mut prepared = prepared.unwrap();
     prepared.manifest.command = args.command();
 
-    let silent = Progress::new(Style::Silent);
     let models = cli::run::models(&prepared, &silent).unwrap();
     let opened = run::open(&folder, &prepared.manifest, Existing::Refuse).unwrap();
     let Opened::Open(directory) = opened else { panic!("{opened:?}") };
@@ -221,7 +223,6 @@ fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
     let available =
         &|| Some(if asked.replace(asked.get() + 1) == 0 { u64::MAX } else { 1_000_000 });
     let budget = Budget { estimate: run::memory::estimate(&prepared).unwrap(), available };
-    let go_on = AtomicBool::new(false);
     let stopped = run::execute(&prepared, &models, directory, None, &budget, &silent, &go_on);
     let error = CliError::from(stopped.unwrap_err());
     assert_eq!(error.code, 4);

@@ -1,5 +1,8 @@
 //! What a run directory refuses, and with which words.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use super::{Place, tests};
 
 #[test]
@@ -15,6 +18,33 @@ fn a_folder_with_other_files_is_left_alone() {
     }
     let entries: Vec<_> = std::fs::read_dir(place.path("mine")).unwrap().collect();
     assert_eq!(entries.len(), 1, "nothing was written: {entries:?}");
+}
+
+#[test]
+fn a_named_pipe_is_refused_and_one_of_a_shell_is_read() {
+    let place = Place::new();
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    place.write_set("mine.toml", "");
+    for data in ["prompts", "held_out"] {
+        let given = format!("data.{data}={}", pipe.display());
+        let run = ["--plugins", "mine.toml", "--out", "run", "--set", &given];
+        place.aligner(&run).expect(4).says(&["is a named pipe", "write the rows to a file"]);
+    }
+    place
+        .aligner(&["evaluate", "builtin:length", "--data", "pipe"])
+        .expect(4)
+        .says(&["is a named pipe"]);
+
+    let run = ["--plugins", "mine.toml", "--out", "run", "--set", "data.prompts=/dev/stdin"];
+    let mut child = place
+        .command(&[&run[..], &["--rounds", "1"]].concat())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let rows = std::fs::read(tests().join("sets/tiny-prompts.jsonl")).unwrap();
+    child.stdin.take().unwrap().write_all(&rows).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -158,6 +158,12 @@ fn another_plugin_in_a_place_shows_what_it_changes() {
     assert_eq!(stages[..2], ["filter-generate", "train"], "{stages:?}");
     assert!(!again.stderr.contains("taken over"), "{}", again.stderr);
 
+    // One that keeps nothing ends there, and says so.
+    let none = ["ablate", "run", "--config", "filter-1={\"min_characters\": 99999}"];
+    let said = place.aligner(&none).expect(0);
+    let told = "the second run ended there: round 1 kept none of its 4 records: too-short 4";
+    assert!(said.stdout.contains(told), "{}", said.stdout);
+
     let without = place.aligner(&["ablate", "run", "--without", "filter-1"]).expect(0);
     assert!(without.stdout.contains(" against run\n"), "{}", without.stdout);
     let swapped = ["ablate", "run", "--swap", "filter=builtin:format", "--config", "filter={}"];

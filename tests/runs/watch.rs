@@ -1,6 +1,7 @@
 //! The collapse watch: what is seen, when it ends a run, and what is left then.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -102,6 +103,51 @@ fn an_alarm_warns_ends_or_rolls_back() {
     // So is the model that it begins with.
     let said = watched(&place, "start", "perplexity = { max = 1 }", &[]).expect(2);
     said.says(&["`watch.perplexity` has `max = 1`, and it is", "before the first round"]);
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_an_alarm_too() {
+    let place = Place::new();
+    // The second round learns at a rate at which nothing stays finite.
+    let rounds = "[[rounds]]\n[[rounds]]\ntrain = { learning_rate = 1e18 }\n[[rounds]]\n";
+    let run = |out: &str, watch: &str, more: &[&str]| {
+        place.write_set("wild.toml", &format!("\n{rounds}\n{watch}\n"));
+        let own = ["--plugins", "wild.toml", "--out", out, "--set", "run.rounds=3"];
+        place.aligner(&[&own[..], more].concat())
+    };
+    let limit = |on_alarm: &str| {
+        format!("[watch]\non_alarm = \"{on_alarm}\"\ngenerated-length = {{ max = 1e9 }}")
+    };
+    for on_alarm in ["stop", "roll-back"] {
+        let said = run(on_alarm, &limit(on_alarm), &[]).expect(0);
+        let report = report(&place, on_alarm);
+        assert_eq!((&report["ended"], &report["best_round"]), (&"alarm".into(), &1.into()));
+        let diverged = &report["diverged"];
+        assert_eq!(diverged["blamed"], 2, "{report}");
+        let what = diverged["what"].as_str().unwrap();
+        assert!(what.contains("NaN") || what.contains("inf") || what.contains("finite"), "{what}");
+        assert!(said.stdout.contains("alarm: round ") && said.stdout.contains(what), "{said:?}");
+        let adapter = |folder: &str| place.path(&format!("{on_alarm}/{folder}/adapter"));
+        assert!(same(&adapter("final"), &adapter("rounds/01")));
+        assert!(!place.path(&format!("{on_alarm}/rounds/02/train.state")).exists());
+        let page = std::fs::read_to_string(place.path(on_alarm).join("report.html")).unwrap();
+        assert!(page.contains("Ended by an alarm") && page.contains("diverged: "), "no alarm");
+        place.aligner(&["verify", on_alarm, "--all"]).expect(0);
+    }
+    // Stopped on the way, it ends with the same bytes.
+    let mut killed =
+        place.command(&["--plugins", "wild.toml", "--out", "cut", "--set", "run.rounds=3"]);
+    let status = killed.env("ALIGNER_FAULT", "kill:40").stderr(Stdio::null()).status().unwrap();
+    assert!(!status.success());
+    place.aligner(&["resume", "cut"]).expect(0);
+    assert_eq!(place.files("cut").len(), place.files("roll-back").len());
+    assert_eq!(place.files("cut")["report.json"], place.files("roll-back")["report.json"]);
+
+    // The first round is to blame; and where no alarm ends the run, it is an error.
+    let wild = ["--set", "train.learning_rate=1e18", "--set", "train.num_train_epochs=3"];
+    run("none", &limit("stop"), &wild).expect(6).says(&["an alarm leaves no round"]);
+    run("warn", &limit("warn"), &[]).expect(4).says(&["learning_rate`"]);
+    run("plain", "", &[]).expect(4);
 }
 
 #[test]

@@ -330,7 +330,7 @@ impl From<RunError> for CliError {
             RunError::Plugin(error) => plugin_code(error),
             RunError::Settings { .. } => exit::USAGE,
             RunError::NothingKept { .. } => exit::NOTHING_KEPT,
-            RunError::Interrupted { .. } => exit::INTERRUPTED,
+            RunError::Interrupted { .. } | RunError::NotBegun => exit::INTERRUPTED,
             RunError::Model(_)
             | RunError::Data(_)
             | RunError::Weights(_)
@@ -340,6 +340,8 @@ impl From<RunError> for CliError {
             | RunError::Sequence { .. }
             | RunError::Record { .. }
             | RunError::Train(_)
+            | RunError::Perplexity { .. }
+            | RunError::Diverged { .. }
             | RunError::Memory { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,
         };

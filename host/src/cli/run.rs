@@ -148,7 +148,14 @@ pub fn prepare(
     progress: &Progress,
 ) -> Result<Prepared, CliError> {
     let mut downloads = host::Downloads::new(progress);
-    let prepared = run::prepare(set, device, host::runtime()?, &mut |state| downloads.note(state));
+    let prepared = run::prepare(
+        set,
+        device,
+        host::runtime()?,
+        &mut |state| downloads.note(state),
+        progress,
+        cancel::flag(),
+    );
     downloads.finish();
     let prepared = prepared?;
     let models = &prepared.set.models;
@@ -245,7 +252,8 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
         ));
     }
     output::print(&text)?;
-    if let (None, Some(_), 0) = (&report.nothing_kept, report.blamed, report.best_round) {
+    let alarm = report.blamed.is_some() || report.diverged.is_some();
+    if report.nothing_kept.is_none() && alarm && report.best_round == 0 {
         let message = "an alarm leaves no round: there is no result";
         return Err(CliError::new(exit::NOTHING_KEPT, message)
             .hint("the lines above name what moved, and its limit in `[watch]`"));

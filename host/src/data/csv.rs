@@ -1,11 +1,12 @@
 //! Rows of a CSV file: RFC 4180, with a line of names at the top.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, LONGEST_LINE, RowProblem};
+use super::{DataError, LONGEST_LINE, RowProblem, open};
 
 /// Gives each record to `each`, with the line on which it begins. A cell is a text, and null where it is
 /// empty; blank lines are passed by.
@@ -14,11 +15,10 @@ pub(super) fn rows(
     mut each: impl FnMut(usize, &Map<String, Value>) -> Result<(), RowProblem>,
 ) -> Result<(), DataError> {
     let name = path.display().to_string();
-    if path.is_dir() {
-        return Err(DataError::Folder { name });
-    }
-    let bytes =
-        std::fs::read(path).map_err(|error| DataError::Read { name: name.clone(), error })?;
+    let mut bytes = Vec::new();
+    open(path, &name)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| DataError::Read { name: name.clone(), error })?;
     let at = |line: usize, problem| DataError::Row { name: name.clone(), line, problem };
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];

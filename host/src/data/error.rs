@@ -22,6 +22,12 @@ pub enum DataError {
         /// The folder.
         name: String,
     },
+    /// A named pipe was given.
+    #[error("data file `{name}` is a named pipe")]
+    Pipe {
+        /// The pipe.
+        name: String,
+    },
     /// No embedded file has the name.
     #[error("no embedded data is called `{name}`")]
     NoBuiltin {
@@ -57,6 +63,11 @@ impl DataError {
     pub fn hint(&self) -> Option<String> {
         let problem = match self {
             DataError::Row { problem, .. } => problem,
+            DataError::Pipe { .. } => {
+                return Some(
+                    "write the rows to a file: a run reads them again when it is resumed".into(),
+                );
+            }
             DataError::Read { error, .. } => {
                 return error.get_ref()?.downcast_ref::<PackError>()?.hint();
             }

@@ -42,6 +42,24 @@ impl fmt::Display for Alarm {
     }
 }
 
+/// Numbers of a policy that are not finite any more, where `[watch]` ends the run for that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diverged {
+    /// The round in which it showed, from 1; it came to no end.
+    pub round: u32,
+    /// The round whose policy is to blame.
+    pub blamed: u32,
+    /// What is not finite, in a sentence.
+    pub what: String,
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "round {} diverged: {}", self.round, self.what)
+    }
+}
+
 impl Report {
     /// Returns what a watched signal was in each round that has it, one that kept nothing among them.
     pub fn signal(&self, name: &str) -> Vec<(u32, f64)> {

@@ -235,5 +235,10 @@ pub fn text(changes: &[StageChanges], first: &Report, second: &Report) -> String
         }
         let _ = writeln!(text, "{line}");
     }
+    for (which, report) in [("first", first), ("second", second)] {
+        if let Some(nothing) = &report.nothing_kept {
+            let _ = writeln!(text, "the {which} run ended there: {nothing}");
+        }
+    }
     text
 }

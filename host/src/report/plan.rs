@@ -1,5 +1,6 @@
 //! What a run will do, said before it does it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::table::{Align, Table, printable};
@@ -119,9 +120,7 @@ impl Plan {
         }
         if self.anchors > 0 {
             let anchors = counted(self.anchors, "anchors");
-            prompts.push_str(&format!(
-                ", {anchors} for the judge before and after each round (not in the work)"
-            ));
+            prompts.push_str(&format!(", {anchors} for the judge before and after each round"));
         }
         line("data", prompts);
         if let (too_long @ 1.., tried) = self.too_long {
@@ -138,7 +137,17 @@ impl Plan {
             line("watch", watch.clone());
         }
         let time = self.time.map_or(String::new(), |time| format!(", {}", time.render()));
-        line("work", format!("about {} tokens on {}{time}", rounded(self.tokens), self.device));
+        // What a difficulty scorer asks is known: each prompt once.
+        let asking = self.plugins.iter().filter(|it| it.ask.is_some() && it.kind != "difficulty");
+        let kinds: BTreeSet<&str> = asking.map(|plugin| plugin.kind.as_str()).collect();
+        let kinds: Vec<&str> = kinds.into_iter().collect();
+        let besides = match kinds.as_slice() {
+            [] => String::new(),
+            [kind] => format!(", besides what the {kind} asks"),
+            kinds => format!(", besides what the {} ask", kinds.join(" and the ")),
+        };
+        let tokens = rounded(self.tokens);
+        line("work", format!("about {tokens} tokens on {}{time}{besides}", self.device));
         line("memory", self.memory());
         line("output", self.out.display().to_string());
         let mut text = lines.concat();
@@ -330,6 +339,8 @@ difficulty  perplexity  0.1.0    01234567  initial, 500 k tokens
                 .render()
                 .contains("initial, 500 k tokens, 2.0 k requests, 3.4 M tokens in the run\n")
         );
+        let asked = asks(ask.clone()).render();
+        assert!(asked.contains("about 6 min 30 s, besides what the judge asks\n"), "{asked}");
         let full = Plan { round_model_bytes: Some(538_000_000), ..plan.clone() }.render();
         assert!(
             full.contains("\ntraining every weight; each round writes a model of 538 MB\ndata")

@@ -62,6 +62,22 @@ pub enum RunError {
     /// The training could not go on.
     #[error(transparent)]
     Train(TrainError),
+    /// The perplexity of the trusted answers is no number.
+    #[error(
+        "the perplexity of the trusted answers is not finite after round {round}: the model has collapsed"
+    )]
+    Perplexity {
+        /// The round whose policy it is; 0 is the initial model.
+        round: u32,
+    },
+    /// Numbers of a policy that the run has made are not finite any more.
+    #[error("{source}")]
+    Diverged {
+        /// The round that made the policy.
+        blamed: u32,
+        /// Where that showed.
+        source: Box<RunError>,
+    },
     /// An adapter cannot be scaled.
     #[error(transparent)]
     Scaled(#[from] AdapterError),
@@ -94,6 +110,9 @@ pub enum RunError {
         /// What there is too little for.
         shortage: Shortage,
     },
+    /// The user asked to stop while data was checked.
+    #[error("interrupted while the prompts were checked, before anything was done")]
+    NotBegun,
     /// The user asked to stop.
     #[error("interrupted; all finished work is in `{}`", path.display())]
     Interrupted {
@@ -144,6 +163,21 @@ impl RunError {
         move |source| RunError::Record { id: id.to_owned(), source }
     }
 
+    /// Returns what tells an error of numbers that are not finite that they are of the policy which round
+    /// `blamed` made; the initial model, 0, has not diverged.
+    pub fn of_policy(blamed: u32) -> impl Fn(RunError) -> RunError {
+        move |error| match error {
+            RunError::Train(TrainError::NotFinite { .. })
+            | RunError::Sequence { problem: Unfit::NotFinite { .. }, .. }
+            | RunError::Perplexity { .. }
+                if blamed > 0 =>
+            {
+                RunError::Diverged { blamed, source: Box::new(error) }
+            }
+            error => error,
+        }
+    }
+
     /// Returns the way out, where there is one to tell.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -156,6 +190,10 @@ impl RunError {
                  keeps it from collapsing, `aligner model chat` shows what it says"
                     .into(),
             ),
+            RunError::Perplexity { .. } => {
+                Some("lower `train.learning_rate`, or train on more records".into())
+            }
+            RunError::Diverged { source, .. } => source.hint(),
             RunError::Sequence { .. } => {
                 Some("leave the record out, or take a model with a longer context".into())
             }
@@ -164,7 +202,8 @@ impl RunError {
             | RunError::Adapter(_)
             | RunError::Scaled(_)
             | RunError::Engine(_)
-            | RunError::Train(_) => None,
+            | RunError::Train(_)
+            | RunError::NotBegun => None,
             RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { path, nothing } => Some(format!(

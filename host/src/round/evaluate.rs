@@ -9,7 +9,7 @@ use super::stage::{Made, Notebook, Place};
 use super::{Policy, RunError, Workshop};
 use crate::data::HeldOut;
 use crate::plugin::Ask;
-use crate::plugin_set::{Measure, OnAlarm, Signal};
+use crate::plugin_set::Measure;
 use crate::record::{Answer, Completion, Decoding, Request};
 use crate::report::Measured;
 use crate::run::seed;
@@ -30,7 +30,8 @@ pub fn held_out(
         evaluate.measures.iter().copied().filter(|measure| measure.is_held_out()).collect();
     let mut rows = match of_prompts[..] {
         [] => Vec::new(),
-        _ => on_prompts(shop, book, round, policy, &of_prompts)?,
+        _ => on_prompts(shop, book, round, policy, &of_prompts)
+            .map_err(RunError::of_policy(round))?,
     };
     if let Some(at) = evaluate.measures.iter().position(|measure| *measure == Measure::Agreement) {
         let value = agreement(shop, book, round, policy)?;
@@ -50,10 +51,7 @@ fn on_prompts(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "evaluate" };
     let answers = answer_decoding(shop);
-    let mut depends = json!([policy.digest, shop.held_out_digest, measures, answers]);
-    if let (Some(depends), true) = (depends.as_array_mut(), ends_with_perplexity(shop)) {
-        depends.push("perplexity is watched".into());
-    }
+    let depends = json!([policy.digest, shop.held_out_digest, measures, answers]);
     let output = book.stage(place, depends, |book| {
         let own = measures.iter().any(|measure| measure.is_of_answers());
         let mut asker = Asker::open(shop, book, place, policy)?;
@@ -75,19 +73,6 @@ fn on_prompts(
     })?;
     Ok(output.rows)
 }
-
-/// Returns whether an alarm ends the run, with what the rounds before made, where the perplexity is no number.
-fn ends_with_perplexity(shop: &Workshop<'_>) -> bool {
-    let perplexity = Signal::Measured(Measure::Perplexity);
-    shop.set.watch.as_ref().is_some_and(|watch| {
-        let bounds = watch.limits.get(&perplexity);
-        let rises = bounds.is_some_and(|it| it.max.or(it.max_rise).is_some());
-        rises && watch.on_alarm != OnAlarm::Warn
-    })
-}
-
-/// What a perplexity counts as that is no number, or greater than this.
-const WORST: f64 = 1e30;
 
 /// Returns the perplexity of the trusted answers over all their tokens (`exp` of the mean negative
 /// log-likelihood of a token, so long answers weigh more).
@@ -115,18 +100,8 @@ fn perplexity(
         });
     }
     let value = (-logprob / tokens as f64).exp();
-    if place.round > 0 && ends_with_perplexity(shop) {
-        return Ok(if value <= WORST { value } else { WORST });
-    }
     if !value.is_finite() {
-        return Err(RunError::Settings {
-            what: format!(
-                "the perplexity of the trusted answers is not finite after round {}: the model has \
-                 collapsed",
-                place.round
-            ),
-            hint: "lower `train.learning_rate`, or train on more records".into(),
-        });
+        return Err(RunError::Perplexity { round: place.round });
     }
     Ok(value)
 }

@@ -12,6 +12,7 @@ use crate::digest::sha256;
 use crate::model::backend::AnyDevice;
 use crate::plugin_set::{LrScheduler, Reference, Scope, Train, TrainData};
 use crate::report::NothingKept;
+use crate::run::directory::DirectoryError;
 use crate::run::seed;
 use crate::train::{Data, LrSchedulerType, TrainSettings, Trainer};
 
@@ -70,7 +71,12 @@ pub fn train(
                 (_, Lessons::Items(_, items)) => Ok(items),
                 (_, Lessons::Examples(_)) => Ok(Vec::new()),
             };
-            Some(reference::logprobs(shop, book, round, &policy, depends, items)?)
+            let blamed = match settings.reference {
+                Some(Reference::Previous) => shop.set.entering(round),
+                _ => 0,
+            };
+            let logprobs = reference::logprobs(shop, book, round, &policy, depends, items);
+            Some(logprobs.map_err(RunError::of_policy(blamed))?)
         }
     };
     let output = book.stage(place, depends, |book| {
@@ -85,7 +91,8 @@ pub fn train(
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
         let (count, data) = (lessons.count() as u64, lessons.data(logprobs));
-        let (trainer, steps) = steps(shop, book, place, settings, entering, data)?;
+        let (trainer, steps) = steps(shop, book, place, settings, entering, data)
+            .map_err(RunError::of_policy(round))?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
         method::leave(shop.models, &book.directory, &result, settings, &trainer)?;
@@ -168,6 +175,11 @@ fn steps(
     }
     bar.finish();
     Ok((trainer, done))
+}
+
+/// Removes the checkpoint of a round whose training has diverged: nothing will go on with it.
+pub fn forget(book: &Notebook, round: u32) -> Result<(), DirectoryError> {
+    book.directory.remove_folder(&state_name(&Place { round, stage: "train" }.folder()))
 }
 
 fn state_name(folder: &str) -> String {

@@ -32,6 +32,7 @@ pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
+pub use learn::forget;
 pub use measure::{of_plugin as needs_of, scored};
 pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{
@@ -217,10 +218,12 @@ fn complete(
     sampled: Flow,
     policy: &Policy,
 ) -> Result<Flow, RunError> {
-    match shop.given.is_empty() {
+    let completed = match shop.given.is_empty() {
         true => generate::complete(shop, book, round, sampled, policy),
         false => given::complete(shop, book, round, sampled, policy),
-    }
+    };
+    let own = !shop.given.is_empty() || shop.set.generate(round).model == "policy";
+    completed.map_err(RunError::of_policy(if own { shop.set.entering(round) } else { 0 }))
 }
 
 /// Returns every completion of a round.

@@ -213,7 +213,17 @@ pub fn execute(
                 reason = "nothing-kept";
                 break;
             }
-            outcome => outcome?,
+            Err(error) => match watch::diverged(set.watch.as_ref(), number, &error) {
+                Some(diverged) => {
+                    report.diverged = Some(diverged);
+                    choose(prepared, &mut report);
+                    round::forget(&book, number)?;
+                    reason = "alarm";
+                    break;
+                }
+                None => return Err(error),
+            },
+            Ok(outcome) => outcome,
         };
         if let Some(name) = set.save_as(number) {
             models.save(name, &outcome.policy);
@@ -294,7 +304,7 @@ fn choose(prepared: &Prepared, report: &mut Report) {
     let set = &prepared.set;
     if let Some(watch) = &set.watch {
         report.alarms = watch::alarms(set, watch, report);
-        report.blamed = watch::blamed(watch, &report.alarms);
+        report.blamed = watch::blamed(watch, report);
     }
     let measure = stop_measure(prepared);
     report.best_round = best_round(report, set, measure);

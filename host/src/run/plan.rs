@@ -156,14 +156,15 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
             hint: "give more prompts, or fewer `run.rounds`".into(),
         });
     }
-    let pool = match &set.difficulty {
-        _ if prepared.aligned.is_some() => 0,
-        Some(difficulty) if difficulty.scope == Scope::Pool => prepared.prompts.len() as u64,
-        _ => 0,
+    let rounds: u64 = selected.iter().sum();
+    let scope = set.difficulty.as_ref().filter(|_| prepared.aligned.is_none()).map(|it| it.scope);
+    let (pool, scored) = match scope {
+        Some(Scope::Pool) => (prepared.prompts.len() as u64, prepared.prompts.len() as u64),
+        Some(Scope::Round) => (0, rounds),
+        None => (0, 0),
     };
     let first = selected.first().copied().unwrap_or(0);
     let reused = if pool > 0 { first } else { 0 };
-    let rounds: u64 = selected.iter().sum();
     // Each prompt is completed in every way in which it is put.
     let variants = rendered.len().div_ceil(prepared.prompts.len().clamp(1, PROBES)).max(1) as u64;
     let completions = match prepared.given.is_empty() && prepared.aligned.is_none() {
@@ -173,7 +174,7 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let held_out: usize = prepared.held_out.iter().map(|row| row.answer.len() / 4 + 24).sum();
     let evaluations = u64::from(set.run.rounds) + 1;
     let mut forward =
-        completions * (own + new) + pool * (plain + new) + held_out as u64 * evaluations;
+        completions * (own + new) + scored * (plain + new) + held_out as u64 * evaluations;
     for search in (1..=set.run.rounds).filter_map(|round| set.extrapolate(round)?.search()) {
         let answers =
             candidates(search) * (prepared.held_out.len() as u64).min(search.prompts.into());

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -21,7 +23,7 @@ use crate::model::text::Model;
 use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
 use crate::plugin_set::{After, PluginSet, Source};
-use crate::progress::counted;
+use crate::progress::{Progress, counted};
 use crate::record::{Exemplar, Prompt, Variant};
 use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
 
@@ -68,12 +70,17 @@ impl Prepared {
     }
 }
 
+/// Prompts that take longer than this to check show how many are done.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// Reads and checks what a plugin set names, for a run on `device`. `report` hears what is fetched.
 pub fn prepare(
     set: PluginSet,
     device: AnyDevice,
     runtime: Runtime,
     report: &mut dyn FnMut(source::Progress),
+    progress: &Progress,
+    cancel: &AtomicBool,
 ) -> Result<Prepared, RunError> {
     let builtin = |name: &str| aligner_embed::data(name);
     let limit = set.data.limit.map_or(usize::MAX, |limit| limit as usize);
@@ -137,7 +144,7 @@ pub fn prepare(
     }
     check_new_tokens(&set, &models)?;
     check_steered(&set, &given)?;
-    readable(&models["policy"].model, &prompts, &given, &held_out)?;
+    readable(&models["policy"].model, &prompts, &given, &held_out, progress, cancel)?;
     let id = |opened: &Opened| ModelId {
         name: opened.model.name.clone(),
         digest: opened.model.digest.clone(),
@@ -222,6 +229,8 @@ fn readable(
     prompts: &[Prompt],
     given: &BTreeMap<String, GivenPair>,
     held_out: &[HeldOut],
+    progress: &Progress,
+    cancel: &AtomicBool,
 ) -> Result<(), RunError> {
     let asked = prompts.iter().chain(held_out.iter().map(|row| &row.prompt));
     let asked = asked.map(|prompt| (prompt.id.as_str(), prompt.text.clone()));
@@ -230,11 +239,29 @@ fn readable(
         let variants = given_variants(pair).into_iter();
         variants.map(|variant| (pair.prompt.id.as_str(), variant.prompt))
     });
-    for (id, text) in asked.chain(steered) {
-        match model.encode_prompt(&text) {
+    let asked: Vec<_> = asked.chain(steered).collect();
+    let (begun, mut shown) = (Instant::now(), None);
+    for (done, (id, text)) in asked.iter().enumerate() {
+        match model.encode_prompt(text) {
             Ok(_) | Err(ModelError::TooLong { .. }) => {}
             Err(error) => return Err(RunError::of_record(id)(error)),
         }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(RunError::NotBegun);
+        }
+        // Many prompts take a while, and so does a template that is slow at each.
+        match &shown {
+            None if begun.elapsed() > SILENT => {
+                let bar = progress.stage("checking prompts", asked.len() as u64, "prompts");
+                bar.inc(done as u64 + 1);
+                shown = Some(bar);
+            }
+            None => {}
+            Some(bar) => bar.inc(1),
+        }
+    }
+    if let Some(bar) = shown {
+        bar.finish();
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The collapse watch: which signals of `[watch]` have gone beyond their limits, and whose policy is to blame.
 
 use crate::plugin_set::{Bounds, OnAlarm, PluginSet, Signal, Watch};
-use crate::report::Report;
-use crate::report::alarm::{Alarm, edge};
+use crate::report::alarm::edge;
+use crate::report::{Alarm, Diverged, Report};
+use crate::round::RunError;
 
 /// Returns the alarms of a run so far, one for each signal that went beyond a limit, where it first did; the
 /// signal that moved first comes first.
@@ -16,9 +17,26 @@ pub fn alarms(set: &PluginSet, watch: &Watch, report: &Report) -> Vec<Alarm> {
 }
 
 /// Returns the round whose policy is to blame for the first alarm, where the result has to be from before it.
-pub fn blamed(watch: &Watch, alarms: &[Alarm]) -> Option<u32> {
-    let first = alarms.iter().map(|alarm| alarm.blamed).min();
+pub fn blamed(watch: &Watch, report: &Report) -> Option<u32> {
+    let alarms = report.alarms.iter().map(|alarm| alarm.blamed);
+    let first = alarms.chain(report.diverged.iter().map(|diverged| diverged.blamed)).min();
     first.filter(|_| watch.on_alarm == OnAlarm::RollBack)
+}
+
+/// Returns what a round ended with whose policy's numbers are not finite any more, where an alarm ends a run. The
+/// same settings come there again, so this is how the run ends.
+pub fn diverged(watch: Option<&Watch>, round: u32, error: &RunError) -> Option<Diverged> {
+    let ends = watch.is_some_and(|watch| watch.on_alarm != OnAlarm::Warn);
+    match error {
+        RunError::Diverged { blamed, source } if ends => {
+            let text = source.to_string();
+            // Its hint is of no use to a run that has ended.
+            let said = text.split("\n\nhint: ").next().unwrap_or_default();
+            let lines: Vec<&str> = said.lines().map(str::trim).collect();
+            Some(Diverged { round, blamed: *blamed, what: lines.join("; ") })
+        }
+        _ => None,
+    }
 }
 
 /// Returns whether a run ends because of its alarms.
@@ -167,6 +185,7 @@ mod tests {
             [(PERPLEXITY, rises), (Signal::GeneratedEntropy, falls), (Signal::Unparsable, most)];
         let watch = watch(OnAlarm::RollBack, &limits);
         let found = alarms(&set(), &watch, &report);
+        let with = |alarms: &[Alarm]| Report { alarms: alarms.to_vec(), ..report.clone() };
         let facts: Vec<(&str, u32, u32, u32)> = found
             .iter()
             .map(|alarm| (alarm.signal.as_str(), alarm.round, alarm.blamed, alarm.moved))
@@ -175,7 +194,7 @@ mod tests {
             facts,
             [("generated-entropy", 3, 2, 2), ("unparsable", 3, 2, 3), ("perplexity", 3, 3, 3)]
         );
-        assert_eq!(blamed(&watch, &found), Some(2));
+        assert_eq!(blamed(&watch, &with(&found)), Some(2));
         assert!(ends(&watch, &found));
         assert_eq!(
             found[0].to_string(),
@@ -187,9 +206,30 @@ mod tests {
             "unparsable is 0.700 in round 3, was 0.000 at first (max = 0.5)"
         );
         let warn = Watch { on_alarm: OnAlarm::Warn, ..watch.clone() };
-        assert_eq!((blamed(&warn, &found), ends(&warn, &found)), (None, false));
+        assert_eq!((blamed(&warn, &with(&found)), ends(&warn, &found)), (None, false));
         let stop = Watch { on_alarm: OnAlarm::Stop, ..watch };
-        assert_eq!((blamed(&stop, &found), ends(&stop, &found)), (None, true));
+        assert_eq!((blamed(&stop, &with(&found)), ends(&stop, &found)), (None, true));
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_end_a_run_that_an_alarm_ends() {
+        let nothing = |blamed| RunError::of_policy(blamed)(RunError::Perplexity { round: 2 });
+        let [stop, back, warn] = [OnAlarm::Stop, OnAlarm::RollBack, OnAlarm::Warn]
+            .map(|on_alarm| watch(on_alarm, &[(PERPLEXITY, Bounds::default())]));
+        let found = diverged(Some(&back), 3, &nothing(2)).unwrap();
+        assert_eq!(
+            found.to_string(),
+            "round 3 diverged: the perplexity of the trusted answers is not finite after round 2: the \
+             model has collapsed"
+        );
+        let report = Report { diverged: Some(found), ..report(&[], &[]) };
+        assert_eq!((blamed(&back, &report), blamed(&stop, &report)), (Some(2), None));
+        assert!(diverged(Some(&stop), 3, &nothing(2)).is_some());
+        // The initial model cannot have diverged, and an error that is none of this stays one.
+        assert!(diverged(Some(&stop), 3, &nothing(0)).is_none());
+        assert!(diverged(Some(&stop), 3, &RunError::of_policy(2)(RunError::NotBegun)).is_none());
+        assert!(diverged(Some(&warn), 3, &nothing(2)).is_none());
+        assert!(diverged(None, 3, &nothing(2)).is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::{DataError, LONGEST_LINE, RowProblem};
+use super::super::{DataError, LONGEST_LINE, RowProblem, open};
 
 /// Bytes that are read at once, about.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -43,13 +43,8 @@ impl Read for Counted {
 impl Objects {
     /// Opens a file, under gzip where its name ends in `.gz`.
     pub fn open(path: &Path, name: &str) -> Result<Objects, DataError> {
-        if path.is_dir() {
-            return Err(DataError::Folder { name: name.to_owned() });
-        }
-        let error = |error| DataError::Read { name: name.to_owned(), error };
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let file =
-            Counted { file: File::open(path).map_err(error)?, bytes_read: bytes_read.clone() };
+        let file = Counted { file: open(path, name)?, bytes_read: bytes_read.clone() };
         let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn BufRead + Send> = match is_gzip {
             true => {

@@ -67,7 +67,12 @@ fn of_round(round: &RoundSummary) -> Vec<Scalar> {
         ("distinct_2", round.distinct_2),
         ("entropy", round.entropy),
     ];
-    counts.into_iter().filter_map(|(name, value)| Some((format!("round/{name}"), value?))).collect()
+    let counts = counts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    // The watched ones that are no held-out measures, which `eval/` has.
+    let is_measure = |name: &str| round.held_out.iter().any(|row| row.measure == name);
+    let watched = round.signals.iter().map(|(name, value)| (name.as_str(), *value));
+    let watched = watched.filter(|(name, _)| !is_measure(name));
+    counts.chain(watched).map(|(name, value)| (format!("round/{name}"), value)).collect()
 }
 
 /// Adds an event with scalars; none where there are none.
@@ -182,7 +187,8 @@ mod tests {
     fn round(number: u32) -> RoundSummary {
         let held_out = serde_json::json!([{"measure": "perplexity", "value": 16.0}]);
         let row = serde_json::json!({
-            "round": number, "prompts": 4, "completions": 4, "kept": 3, "dropped": {}, "held_out": held_out
+            "round": number, "prompts": 4, "completions": 4, "kept": 3, "dropped": {}, "held_out": held_out,
+            "signals": {"generated-entropy": 1.25, "perplexity": 16.0},
         });
         serde_json::from_value(row).unwrap()
     }
@@ -199,7 +205,7 @@ mod tests {
             let tags = ["train/", "eval/", "round/"].iter().flat_map(|group| {
                 text.match_indices(group).map(|(at, _)| {
                     let tag = text[at..].chars();
-                    tag.take_while(|c| c.is_ascii_alphanumeric() || "/_".contains(*c)).collect()
+                    tag.take_while(|c| c.is_ascii_alphanumeric() || "/_-".contains(*c)).collect()
                 })
             });
             // `wall_time`, then the step.
@@ -235,5 +241,7 @@ mod tests {
         }
         assert!(found[4].1.contains(&"round/kept".to_owned()), "{:?}", found[4].1);
         assert!(found[4].1.contains(&"eval/perplexity".to_owned()), "{:?}", found[4].1);
+        assert!(found[4].1.contains(&"round/generated-entropy".to_owned()), "{:?}", found[4].1);
+        assert!(!found[4].1.contains(&"round/perplexity".to_owned()), "{:?}", found[4].1);
     }
 }
