@@ -27,10 +27,13 @@ fn main() {
         });
     let out = env::var_os("OUT_DIR").expect("cargo sets `OUT_DIR`");
     let chips = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80,90".into());
+    let chips: Vec<&str> = chips.split(',').map(str::trim).collect();
+    // For the program to say.
+    println!("cargo::rustc-env=CUDA_COMPUTE_CAP={}", chips.join(","));
     let mut command = Command::new(&nvcc);
     command.args(["-O3", "-std=c++17", "-fatbin", "-o"]);
     command.arg(Path::new(&out).join("kernels.fatbin"));
-    for chip in chips.split(',').map(str::trim) {
+    for chip in chips {
         command.arg(format!("-gencode=arch=compute_{chip},code=sm_{chip}"));
     }
     match command.arg(kernels.join("kernels.cu")).status() {

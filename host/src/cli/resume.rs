@@ -34,6 +34,10 @@ fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(),
     );
     let back = match now.engine == begun.engine {
         true => "put it back as it was".to_owned(),
+        false if begun.engine.starts_with("cuda") => format!(
+            "it began on `{}`: `--device` picks the card, and LD_LIBRARY_PATH the cuBLASLt",
+            begun.engine
+        ),
         false => format!("it began on `{}`, which `--device` picks", begun.engine),
     };
     Err(CliError::new(exit::RUN_DIRECTORY, message)

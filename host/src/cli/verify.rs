@@ -74,8 +74,8 @@ pub fn main(args: &VerifyArgs) -> Result<(), CliError> {
             differences.join(", ")
         );
         return Err(CliError::new(exit::RUN_DIRECTORY, message).hint(
-            "bring files and models back as they were; bits are the same on the same class of processor \
-             or card",
+            "bring files and models back as they were; bits are the same on the same class of processor, \
+             or of card and cuBLASLt",
         ));
     }
     let estimate = run::memory::estimate(&prepared)?;

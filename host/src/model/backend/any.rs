@@ -46,8 +46,9 @@ impl AnyDevice {
         }
     }
 
-    /// Returns device, number type and kernels, for example `cpu f32 avx2` or `cuda bf16 sm_90`: what
-    /// else than the inputs decides the last bits of a result.
+    /// Returns device, number type and kernels, for example `cpu f32 avx2` or
+    /// `cuda bf16 sm_90, 132 processors, cublaslt 13.1.0`: what else than the inputs decides the last bits
+    /// of a result.
     pub fn class(&self, weight_type: WeightType) -> String {
         match self {
             AnyDevice::Cpu(cpu) => format!("cpu {weight_type} {}", cpu.isa().class(weight_type)),

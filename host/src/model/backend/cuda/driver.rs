@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{result, sys};
 
+use super::card::{Card, Context, describe};
 use crate::model::backend::BackendError;
 
 /// All kernels, for the chips that the build was made for.
@@ -59,7 +60,7 @@ const NAMES: [&str; 42] = [
 /// A GPU.
 pub(super) struct Device {
     ordinal: usize,
-    context: sys::CUcontext,
+    context: Context,
     stream: sys::CUstream,
     pool: sys::CUmemoryPool,
     functions: HashMap<&'static str, sys::CUfunction>,
@@ -80,44 +81,20 @@ impl Device {
     /// Opens the GPU with this number.
     pub(super) fn open(ordinal: usize) -> Result<Device, BackendError> {
         let fail = |message: String| failed(ordinal, message);
-        let say = |error: result::DriverError| fail(describe(&error));
-        // SAFETY: looks for a library and closes it again.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(fail("this machine has no NVIDIA driver (`libcuda.so.1`)".into()));
-        }
-        result::init().map_err(say)?;
-        let count = result::device::get_count().map_err(say)?;
-        if ordinal >= count as usize {
-            let devices = if count == 1 { "one GPU".into() } else { format!("{count} GPUs") };
-            return Err(fail(format!("this machine has {devices}, numbered from 0")));
-        }
-        let device = result::device::get(ordinal as i32).map_err(say)?;
-        // SAFETY: a device that was just found; the context is released when this is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(say)?;
-        // SAFETY: the context is alive.
-        unsafe { result::ctx::set_current(context) }.map_err(say)?;
-        let attribute = |which| {
-            // SAFETY: a device that was just found.
-            unsafe { result::device::get_attribute(device, which) }.map_err(say)
-        };
-        use sys::CUdevice_attribute_enum as Attribute;
-        let capability = (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
-        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let say = |error: result::DriverError| fail(describe(error));
+        let card = Card::new(ordinal).map_err(fail)?;
+        let device = card.device();
+        let context = Context::new(device).map_err(say)?;
+        context.enter().map_err(say)?;
+        let most =
+            sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        // SAFETY: a device that was just found.
+        let shared = unsafe { result::device::get_attribute(device, most) }.map_err(say)?;
         let stream =
             result::stream::create(result::stream::StreamKind::NonBlocking).map_err(say)?;
         // SAFETY: the image is a whole fat binary of nvcc's.
         let module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) };
-        let module = module.map_err(|error| {
-            let (major, minor) = capability;
-            fail(format!(
-                "its kernels do not load on compute capability {major}.{minor}: {}",
-                describe(&error)
-            ))
-        })?;
+        let module = module.map_err(|error| fail(unloadable(&card, &describe(error))))?;
         let mut functions = HashMap::new();
         for name in NAMES {
             let text = std::ffi::CString::new(name).expect("a name has no zeros");
@@ -141,6 +118,7 @@ impl Device {
             let mut all = u64::MAX;
             sys::cuMemPoolSetAttribute(pool, keep, (&raw mut all).cast()).result().map_err(say)?;
         }
+        let Card { capability, processors, .. } = card;
         let failure = Mutex::new(None);
         Ok(Device { ordinal, context, stream, pool, functions, capability, processors, failure })
     }
@@ -156,8 +134,8 @@ impl Device {
 
     /// Makes this device the one that this thread's calls mean.
     pub(super) fn enter(&self) {
-        // SAFETY: the context is alive. A failure shows in the call that follows.
-        let _ = unsafe { result::ctx::set_current(self.context) };
+        // A failure shows in the call that follows.
+        let _ = self.context.enter();
     }
 
     /// Remembers a failure, unless an earlier one is still unheard.
@@ -169,7 +147,7 @@ impl Device {
     /// Remembers a driver call's failure.
     pub(super) fn note(&self, result: Result<(), result::DriverError>) {
         if let Err(error) = result {
-            self.remember(describe(&error));
+            self.remember(describe(error));
         }
     }
 
@@ -249,22 +227,33 @@ impl Drop for Device {
             let _ = result::stream::synchronize(self.stream);
             let _ = result::stream::destroy(self.stream);
         }
-        if let Ok(device) = result::device::get(self.ordinal as i32) {
-            // SAFETY: retained once when it was opened.
-            let _ = unsafe { result::primary_ctx::release(device) };
-        }
     }
 }
 
-fn failed(ordinal: usize, message: String) -> BackendError {
+/// Returns the error of a card with this number.
+pub(super) fn failed(ordinal: usize, message: String) -> BackendError {
     BackendError::Device { device: format!("cuda:{ordinal}"), message }
 }
 
-fn describe(error: &result::DriverError) -> String {
-    match error.error_string() {
-        Ok(text) => text.to_string_lossy().into_owned(),
-        Err(_) => format!("{:?}", error.0),
-    }
+/// Says that a card does not take the kernels of this build.
+fn unloadable(card: &Card, said: &str) -> String {
+    let Card { name, capability: (major, minor), .. } = card;
+    format!(
+        "its kernels do not load: {said}; this build has them for compute capability {}, and the card \
+         ({name}) has {major}.{minor}, which CUDA_COMPUTE_CAP={major}{minor} builds for",
+        chips()
+    )
+}
+
+/// Returns the compute capabilities that this build has kernels for, for example `8.0 and 9.0`.
+pub fn chips() -> String {
+    let dotted = |chip: &str| {
+        // `90a` is 9.0a.
+        let digits = chip.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let (major, rest) = chip.split_at(digits.len().saturating_sub(1));
+        format!("{major}.{rest}")
+    };
+    env!("CUDA_COMPUTE_CAP").split(',').map(dotted).collect::<Vec<_>>().join(" and ")
 }
 
 /// An argument of a kernel: its bits, in a place that has room for the largest.
@@ -341,7 +330,7 @@ impl Memory {
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 Err(BackendError::OutOfMemory { device: device.name(), bytes })
             }
-            Err(error) => Err(failed(device.ordinal, describe(&error))),
+            Err(error) => Err(failed(device.ordinal, describe(error))),
         }
     }
 

@@ -24,14 +24,19 @@ use driver::{Argument, Device, Memory};
 use plan::Cut;
 use product::{Kind, Number, Products, Rounded};
 
+mod card;
 mod driver;
 mod head;
+mod library;
 mod plan;
 mod product;
 #[cfg(test)]
 pub(crate) mod tests;
 mod training;
 
+pub use card::{Card, cards};
+pub use driver::chips;
+pub use library::{Library, Version, cublaslt, driver};
 pub use plan::Plan;
 
 /// The arguments of a kernel.
@@ -49,6 +54,7 @@ const TILE: usize = 32;
 pub struct Cuda {
     device: Arc<Device>,
     products: Products,
+    cublaslt: Version,
     rounded: Mutex<Rounded>,
     /// Whether what works on the tensor cores may be rounded for them: weights are bf16.
     rounds: bool,
@@ -114,16 +120,20 @@ impl Cuda {
     /// where there is none, or no driver or library.
     pub fn open(ordinal: usize, weight_type: WeightType) -> Result<Cuda, BackendError> {
         let rounds = weight_type != WeightType::F32;
+        let fail = |message| driver::failed(ordinal, message);
+        // Of the driver first, without which there is nothing to have cuBLASLt for.
+        library::driver().map_err(fail)?;
+        let cublaslt = library::cublaslt().map_err(fail)?.version;
         let device = Arc::new(Device::open(ordinal)?);
         let products = Products::new(&device, rounds)?;
-        Ok(Cuda { device, products, rounded: Mutex::default(), rounds })
+        Ok(Cuda { device, products, cublaslt, rounded: Mutex::default(), rounds })
     }
 
     /// Returns what decides the last bits of a result beside the numbers of the weights, for example
-    /// `sm_90`.
+    /// `sm_90, 132 processors, cublaslt 13.1.0`: kernels are picked by all three.
     pub fn class(&self) -> String {
-        let (major, minor) = self.device.capability;
-        format!("sm_{major}{minor}")
+        let Device { capability: (major, minor), processors, .. } = &*self.device;
+        format!("sm_{major}{minor}, {processors} processors, cublaslt {}", self.cublaslt)
     }
 
     /// Returns free and total memory in bytes, where the driver says.

@@ -188,16 +188,11 @@ unsafe impl Sync for Products {}
 impl Products {
     pub(super) fn new(device: &Arc<Device>, rounds: bool) -> Result<Products, BackendError> {
         let fail = |message: String| BackendError::Device { device: device.name(), message };
-        // SAFETY: looks for a library and closes it again.
-        if !unsafe { lt::is_culib_present() } {
-            let what = "the library cuBLASLt (`libcublasLt.so.13`) is not found; its folder belongs \
-                        into LD_LIBRARY_PATH";
-            return Err(fail(what.into()));
-        }
         device.enter();
+        // First, as a handle would stay where there is no room.
+        let workspace = Memory::new(device, WORKSPACE)?;
         let handle = cudarc::cublaslt::result::create_handle()
             .map_err(|error| fail(format!("cuBLASLt does not start: {error}")))?;
-        let workspace = Memory::new(device, WORKSPACE)?;
         let (device, algorithms) = (device.clone(), Mutex::default());
         Ok(Products { device, handle, rounds, workspace, algorithms })
     }
@@ -354,7 +349,6 @@ struct Place {
 
 impl Place {
     fn new(product: &Product, rows: usize, rounds: bool) -> Result<Place, CublasError> {
-        use cudarc::cublaslt::result::{create_matmul_desc, create_matrix_layout};
         let Product { kind, number, outputs, inputs, .. } = *product;
         let of = match number {
             Number::F32 => DataType::CUDA_R_32F,
@@ -367,7 +361,12 @@ impl Place {
             Kind::Gradient => ([inputs, rows], [outputs, rows], [inputs, outputs], false, true),
         };
         let layout = |of, [height, width]: [usize; 2]| {
-            create_matrix_layout(of, height as u64, width as u64, height as i64)
+            cudarc::cublaslt::result::create_matrix_layout(
+                of,
+                height as u64,
+                width as u64,
+                height as i64,
+            )
         };
         let (operation, none) = (std::ptr::null_mut(), std::ptr::null_mut());
         let mut place = Place { operation, a: none, b: none, d: none };
@@ -375,7 +374,8 @@ impl Place {
             Number::F32 if rounds => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        place.operation = create_matmul_desc(compute, DataType::CUDA_R_32F)?;
+        place.operation =
+            cudarc::cublaslt::result::create_matmul_desc(compute, DataType::CUDA_R_32F)?;
         place.a = layout(of, a)?;
         place.b = layout(of, b)?;
         place.d = layout(DataType::CUDA_R_32F, d)?;
