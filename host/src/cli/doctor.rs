@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{CliError, Device, ProgressArgs, exit, host, memory, output};
-use crate::doctor::{self, Finding, Tried};
-use crate::model::backend::WeightType;
+use crate::doctor::{self, Finding, Tried, Wish};
+use crate::model::backend::AnyDevice;
 use crate::model::source::cache_folder;
 use crate::progress::counted;
 
@@ -14,7 +14,7 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Where speed is measured: auto, cpu, cuda or cuda:N
+    /// Where speed is measured, and a card that has to work: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
     /// How progress is shown
@@ -24,8 +24,8 @@ pub struct DoctorArgs {
 
 /// Tries everything out and prints what was found; fails where a check did.
 pub fn main(args: &DoctorArgs) -> Result<(), CliError> {
-    let device = args.device.resolve(WeightType::F32)?;
-    let available = memory::available(&device)?;
+    let cpu = AnyDevice::cpu();
+    let available = memory::available(&cpu)?;
     let progress = args.shown.open();
     // What does not open is a finding like any other.
     let component = host::component("builtin:length", &progress);
@@ -39,25 +39,36 @@ pub fn main(args: &DoctorArgs) -> Result<(), CliError> {
             Finding::failed("wasm", error.message.clone(), hint)
         }
     };
-    let checks: [&dyn Fn() -> Finding; 11] = [
-        &doctor::cpu,
-        &doctor::cores,
-        &|| doctor::memory(available),
-        &|| doctor::disk(std::path::Path::new(".")),
-        &|| doctor::cache(cache_folder().ok()),
-        &doctor::cuda,
-        &wasm,
-        &doctor::gradient,
-        &doctor::determinism,
-        &|| doctor::product(&device),
-        &|| doctor::decode(&device),
-    ];
-    let bar = progress.stage("doctor", checks.len() as u64, "checks");
-    let mut findings = Vec::with_capacity(checks.len());
-    for check in checks {
-        findings.push(check());
+    let wish = match args.device {
+        Device::Cuda(ordinal) => Wish { ordinal, named: true },
+        Device::Auto | Device::Cpu => Wish { ordinal: 0, named: false },
+    };
+    let (cards, card) = doctor::cuda(wish);
+    let card = card.filter(|_| args.device != Device::Cpu);
+    let device = card.as_ref().unwrap_or(&cpu);
+    let of_card: [fn(&AnyDevice) -> Finding; 3] =
+        [doctor::kernels, doctor::gradient, doctor::determinism];
+    let total = 10 + cards.len() + if card.is_some() { of_card.len() } else { 0 };
+    let bar = progress.stage("doctor", total as u64, "checks");
+    let mut findings = Vec::with_capacity(total);
+    let mut note = |finding| {
+        findings.push(finding);
         bar.inc(1);
+    };
+    note(doctor::cpu());
+    note(doctor::cores());
+    note(doctor::memory(available));
+    note(doctor::disk(std::path::Path::new(".")));
+    note(doctor::cache(cache_folder().ok()));
+    cards.into_iter().for_each(&mut note);
+    note(wasm());
+    note(doctor::gradient(&cpu));
+    note(doctor::determinism(&cpu));
+    if let Some(card) = &card {
+        of_card.iter().for_each(|check| note(check(card)));
     }
+    note(doctor::product(device));
+    note(doctor::decode(device));
     bar.finish();
     let failures = doctor::failures(&findings);
     output::print(&match args.json {

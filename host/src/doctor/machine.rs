@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use crate::model::backend::{AnyDevice, WeightType, cpu::Cpu, cpu::Isa};
+use crate::model::backend::{WeightType, cpu::Cpu, cpu::Isa};
 use crate::progress::counted;
 use crate::report::bytes;
 
@@ -148,34 +148,11 @@ fn free(folder: &Path) -> Option<u64> {
     Some((about.f_bavail as u64).saturating_mul(about.f_frsize as u64))
 }
 
-/// Says whether models can run on an NVIDIA GPU.
-pub fn cuda() -> Finding {
-    if !cfg!(feature = "cuda") {
-        return Finding::ok(
-            "cuda",
-            "this build runs on the CPU only; `make build-cuda` makes one for NVIDIA GPUs",
-        );
-    }
-    match AnyDevice::cuda(0, WeightType::F32) {
-        Ok(device) => {
-            let memory = device.available_memory();
-            let class = device.class(WeightType::F32);
-            let free = memory.map_or(String::new(), |free| format!(", {} available", bytes(free)));
-            let finding = Finding::ok("cuda", format!("cuda:0 works as `{class}`{free}"));
-            memory.into_iter().fold(finding, |it, free| it.with("available_bytes", free as f64))
-        }
-        Err(error) => Finding::warning(
-            "cuda",
-            error.to_string(),
-            "runs go on with the CPU; a GPU needs NVIDIA's driver, and cuBLASLt of CUDA 13 beside it",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Status;
     use super::*;
+    use crate::model::backend::AnyDevice;
 
     #[test]
     fn little_is_a_warning_and_what_cannot_be_written_fails() {

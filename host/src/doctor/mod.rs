@@ -3,6 +3,7 @@
 //! Each check comes to one [`Finding`]. Nothing here is part of a run; models are random ones of a few
 //! megabytes, made in memory.
 
+mod cuda;
 mod machine;
 mod model;
 mod speed;
@@ -13,7 +14,8 @@ use serde::Serialize;
 use crate::plugin::{PluginError, Runtime, Source};
 use crate::shown::one_line;
 
-pub use machine::{cache, cores, cpu, cuda, disk, memory};
+pub use cuda::{Wish, cuda, kernels};
+pub use machine::{cache, cores, cpu, disk, memory};
 pub use model::{determinism, gradient};
 pub use speed::{decode, product};
 pub use wasm::wasm;

@@ -7,7 +7,7 @@ use super::Finding;
 use crate::generate::{self, Hooks, Job, Output, Sampling, Settings};
 use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{Adapter, LoraConfig};
-use crate::model::backend::{Backend, cpu::Cpu};
+use crate::model::backend::{AnyDevice, Backend};
 use crate::model::backward::{Pass, Sequences};
 use crate::model::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::forward::Engine;
@@ -74,10 +74,11 @@ const MOST: f64 = 0.02;
 
 /// Compares the backward pass with differences of losses: along its own gradient each tensor of an adapter
 /// must have that gradient's length as its slope.
-pub fn gradient() -> Finding {
-    match slopes() {
-        Ok(slopes) => judge(&slopes),
-        Err(error) => Finding::failed("gradient", error.to_string(), REPORT),
+pub fn gradient(device: &AnyDevice) -> Finding {
+    let check = if device.shares_memory() { "gradient" } else { "cuda-gradient" };
+    match slopes(device) {
+        Ok(slopes) => judge(check, &slopes),
+        Err(error) => Finding::failed(check, error.to_string(), REPORT),
     }
 }
 
@@ -99,20 +100,20 @@ impl Slope {
     }
 }
 
-fn judge(slopes: &[Slope]) -> Finding {
+fn judge(check: &'static str, slopes: &[Slope]) -> Finding {
     let worst = slopes.iter().max_by(|a, b| a.distance().total_cmp(&b.distance()));
     let Some(worst) = worst else {
-        return Finding::failed("gradient", "nothing could be trained", REPORT);
+        return Finding::failed(check, "nothing could be trained", REPORT);
     };
     let tensors = counted(slopes.len() as u64, "tensors");
     let distance = worst.distance();
     let finding = match distance <= MOST {
         true => Finding::ok(
-            "gradient",
+            check,
             format!("{tensors}: backward pass and differences agree to {distance:.0e}"),
         ),
         false => Finding::failed(
-            "gradient",
+            check,
             format!(
                 "of {tensors} `{}` has a gradient of {:.3e}, and by differences {:.3e}",
                 worst.name, worst.of_gradient, worst.by_differences
@@ -123,9 +124,8 @@ fn judge(slopes: &[Slope]) -> Finding {
     finding.with("largest_distance", distance)
 }
 
-fn slopes() -> Result<Vec<Slope>, Trouble> {
-    let backend = Cpu::new();
-    let weights = Weights::load(&backend, &RandomModel::new(tiny()), &mut |_, _| {})?;
+fn slopes(device: &AnyDevice) -> Result<Vec<Slope>, Trouble> {
+    let weights = Weights::load(device, &RandomModel::new(tiny()), &mut |_, _| {})?;
     let spec = &weights.spec;
     let mut start = Adapter::zeros(spec, LoraConfig::new(4, 8.0, &Linear::ALL))?;
     let matrices = start.pairs.values_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
@@ -141,7 +141,7 @@ fn slopes() -> Result<Vec<Slope>, Trouble> {
         let scored: Vec<bool> = (0..tokens.len()).map(|t| t > tokens.len() / 3).collect();
         sequences.push(&tokens, &scored, 0);
     }
-    let (_, gradients) = loss(&backend, &weights, &start, &sequences)?;
+    let (_, gradients) = loss(device, &weights, &start, &sequences)?;
     let mut slopes = Vec::new();
     for (at, (name, gradient)) in gradients.iter().enumerate() {
         let squares = gradient.iter().map(|&g| f64::from(g).powi(2));
@@ -153,7 +153,7 @@ fn slopes() -> Result<Vec<Slope>, Trouble> {
             for (value, &g) in values.zip(gradient) {
                 *value += (by * f64::from(g) / of_gradient) as f32;
             }
-            Ok(loss(&backend, &weights, &adapter, &sequences)?.0)
+            Ok(loss(device, &weights, &adapter, &sequences)?.0)
         };
         // Far enough for rounding not to show, near enough for the loss to be straight.
         const STEP: f64 = 5e-3;
@@ -168,48 +168,50 @@ type Gradients = Vec<(String, Vec<f32>)>;
 
 /// Returns the mean loss of the scored tokens in nats, and the gradient of each tensor of the adapter.
 fn loss(
-    backend: &Cpu,
-    weights: &Weights<Cpu>,
+    device: &AnyDevice,
+    weights: &Weights<AnyDevice>,
     adapter: &Adapter,
     sequences: &Sequences,
 ) -> Result<(f64, Gradients), Trouble> {
     let spec = &weights.spec;
-    let mut trainable = TrainableAdapter::new(backend, spec, adapter)?;
+    let mut trainable = TrainableAdapter::new(device, spec, adapter)?;
     let pairs = &trainable.pairs();
     let rows = sequences.tokens.len();
     let shape = PassShape { spec, pairs, dropout: false, rows, gradient_checkpointing: false };
-    let mut activations = Activations::new(shape, &mut |len| backend.zeros(len))?;
+    let mut activations = Activations::new(shape, &mut |len| device.zeros(len))?;
     let trained = Trained { adapter: Some(&mut trainable), gradients: None };
-    let mut pass = Pass { backend, weights, trained, activations: &mut activations };
+    let mut pass = Pass { backend: device, weights, trained, activations: &mut activations };
     let scored = sequences.targets.len() as f64;
-    let said = backend.enter(|| {
+    let said = device.enter(|| {
         pass.forward(sequences)?;
         pass.backward(sequences, &vec![-1.0 / scored as f32; sequences.targets.len()])
     })?;
     let loss = -said.iter().map(|token| f64::from(token.logprob)).sum::<f64>() / scored;
     let mut gradients = Vec::new();
     for parameter in trainable.parameters() {
-        let gradient = backend.view(&parameter.gradient, 0..parameter.len())?.into_owned();
+        let gradient = device.view(&parameter.gradient, 0..parameter.len())?.into_owned();
         gradients.push((parameter.name.clone(), gradient));
     }
     Ok((loss, gradients))
 }
 
 /// Completes the same prompts one at a time on one thread, and together on all: every bit must be the same.
-pub fn determinism() -> Finding {
+pub fn determinism(device: &AnyDevice) -> Finding {
+    let check = if device.shares_memory() { "determinism" } else { "cuda-determinism" };
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let outputs = alone.map_err(Trouble::from).and_then(|alone| {
-        Ok([alone.install(|| completions(1))?, completions(JOBS)?, completions(JOBS)?])
+        let alone = alone.install(|| completions(device, 1))?;
+        Ok([alone, completions(device, JOBS)?, completions(device, JOBS)?])
     });
     match outputs {
-        Ok([alone, together, again]) => same(&alone, &together, &again),
-        Err(error) => Finding::failed("determinism", error.to_string(), REPORT),
+        Ok([alone, together, again]) => same(check, &alone, &together, &again),
+        Err(error) => Finding::failed(check, error.to_string(), REPORT),
     }
 }
 
 const JOBS: usize = 8;
 
-fn same(alone: &[Output], together: &[Output], again: &[Output]) -> Finding {
+fn same(check: &'static str, alone: &[Output], together: &[Output], again: &[Output]) -> Finding {
     let bits = |outputs: &[Output]| -> Vec<(Vec<u32>, u64, u64)> {
         let of = |it: &Output| (it.tokens.clone(), it.logprob.to_bits(), it.entropy.to_bits());
         outputs.iter().map(of).collect()
@@ -225,29 +227,28 @@ fn same(alone: &[Output], together: &[Output], again: &[Output]) -> Finding {
         (0, 0) if !together.is_empty() => {
             let threads = counted(rayon::current_num_threads() as u64, "threads");
             Finding::ok(
-                "determinism",
+                check,
                 format!(
                     "{completions} are the same bits alone on 1 thread and together on {threads}"
                 ),
             )
         }
         (0, by_time) => Finding::failed(
-            "determinism",
+            check,
             format!("{by_time} of {completions} differ a second time"),
             REPORT,
         ),
         (by_batch, _) => Finding::failed(
-            "determinism",
+            check,
             format!("{by_batch} of {completions} differ alone on 1 thread and together on all"),
             REPORT,
         ),
     }
 }
 
-fn completions(max_batch: usize) -> Result<Vec<Output>, Trouble> {
-    let backend = Cpu::new();
-    let weights = Weights::load(&backend, &RandomModel::new(tiny()), &mut |_, _| {})?;
-    let engine = Engine::new(backend, weights);
+fn completions(device: &AnyDevice, max_batch: usize) -> Result<Vec<Output>, Trouble> {
+    let weights = Weights::load(device, &RandomModel::new(tiny()), &mut |_, _| {})?;
+    let engine = Engine::new(device.clone(), weights);
     let jobs: Vec<Job> = (0..JOBS as u64)
         .map(|job| Job {
             prompt: (0..5 + 3 * job).map(|t| (seed::uniform(job, t) * 256.0) as u32).collect(),
@@ -283,33 +284,37 @@ mod tests {
 
     #[test]
     fn a_gradient_that_is_no_slope_is_named() {
-        let found = gradient();
+        let found = gradient(&AnyDevice::cpu());
         assert_eq!(found.status, Status::Ok, "{found:?}");
         assert!(found.found.starts_with("28 tensors"), "{found:?}");
-        let mut slopes = slopes().unwrap();
-        let worst = judge(&slopes).numbers[0].1;
+        let mut slopes = slopes(&AnyDevice::cpu()).unwrap();
+        let worst = judge("gradient", &slopes).numbers[0].1;
         assert!(worst < 0.25 * MOST, "{worst}");
         slopes[3].of_gradient *= 1.1;
-        let wrong = judge(&slopes);
+        let wrong = judge("gradient", &slopes);
         assert_eq!(wrong.status, Status::Failed);
         assert!(wrong.found.contains(&slopes[3].name), "{wrong:?}");
         slopes[3].of_gradient = 0.0;
-        assert_eq!(judge(&slopes).status, Status::Failed);
+        assert_eq!(judge("gradient", &slopes).status, Status::Failed);
         slopes[3].by_differences = 0.0;
-        assert_eq!(judge(&slopes).status, Status::Failed, "a tensor that does not learn");
+        assert_eq!(
+            judge("gradient", &slopes).status,
+            Status::Failed,
+            "a tensor that does not learn"
+        );
     }
 
     #[test]
     fn a_completion_of_other_bits_is_found() {
-        let outputs = completions(JOBS).unwrap();
+        let outputs = completions(&AnyDevice::cpu(), JOBS).unwrap();
         assert_eq!(outputs.len(), JOBS);
-        assert_eq!(determinism().status, Status::Ok);
+        assert_eq!(determinism(&AnyDevice::cpu()).status, Status::Ok);
         let mut other = outputs.clone();
         other[5].logprob = f64::from_bits(other[5].logprob.to_bits() + 1);
-        let found = same(&outputs, &other, &other);
+        let found = same("determinism", &outputs, &other, &other);
         assert_eq!(found.status, Status::Failed);
         assert!(found.found.starts_with("1 of 8 completions differ alone"), "{found:?}");
-        let found = same(&outputs, &outputs, &other[..7]);
+        let found = same("determinism", &outputs, &outputs, &other[..7]);
         assert!(found.found.starts_with("2 of 8 completions differ a second time"), "{found:?}");
     }
 }
