@@ -42,7 +42,9 @@ pub fn embed<B: Backend>(
                 return Err(SequenceError::of(index)(Unfit::NotFinite { position }));
             }
             let sum = &mut sums[index];
-            sum.resize(width, 0.0);
+            if position == rows[index].from {
+                *sum = vec![0.0; width];
+            }
             sum.iter_mut().zip(hidden).for_each(|(sum, &value)| *sum += f64::from(value));
         }
         Ok(())

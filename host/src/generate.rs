@@ -10,7 +10,7 @@
 use std::ops::ControlFlow;
 
 use crate::model::backend::cpu;
-use crate::model::backend::{Backend, BackendError, TokenDraw, TokenLogprob, Write};
+use crate::model::backend::{AnyDevice, Backend, BackendError, TokenDraw, TokenLogprob, Write};
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
 use crate::model::weights::LoadedAdapter;
@@ -21,6 +21,8 @@ mod check;
 mod memory;
 pub(crate) mod prefix;
 pub(crate) mod read;
+#[cfg(test)]
+mod room_tests;
 mod sample;
 
 pub use check::{SequenceError, Unfit};
@@ -84,6 +86,40 @@ pub struct Settings {
     pub prefill_rows: usize,
 }
 
+impl Settings {
+    /// Returns what suits a device. A GPU has memory of its own, of which keys and values may have half of what
+    /// is free, and gains more from many sequences. A pass has fewer than 2048 rows there, so that no bit of a
+    /// result depends on them (`backend/cuda/product.rs`).
+    pub fn on(device: &AnyDevice) -> Settings {
+        match device.available_memory() {
+            None => Settings::default(),
+            Some(free) => {
+                let cache_bytes = usize::try_from(free / 2).unwrap_or(usize::MAX);
+                Settings { max_batch: 256, cache_bytes, prefill_rows: 1024, end_tokens: vec![] }
+            }
+        }
+    }
+
+    /// Takes half as much at a time where `error` says that memory did not suffice; returns whether there was
+    /// something to halve.
+    pub(crate) fn halve_after(&mut self, error: &SequenceError) -> bool {
+        /// A pass of fewer rows takes hardly less.
+        const FEWEST_ROWS: usize = 32;
+        let Settings { max_batch, cache_bytes, prefill_rows, .. } = self;
+        let SequenceError::Backend(error @ BackendError::OutOfMemory { .. }) = error else {
+            return false;
+        };
+        if *max_batch == 1 && *prefill_rows <= FEWEST_ROWS {
+            return false;
+        }
+        *max_batch = max_batch.div_ceil(2);
+        *cache_bytes /= 2;
+        *prefill_rows = (*prefill_rows / 2).max(FEWEST_ROWS);
+        tracing::warn!("{error}: going on with {max_batch} sequences at a time");
+        true
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings { end_tokens: vec![], max_batch: 32, cache_bytes: 2 << 30, prefill_rows: 512 }
@@ -115,7 +151,8 @@ pub struct Progress {
 /// Completes every job, and gives each completion to `hooks.on_done` as soon as it is done.
 ///
 /// `adapter` is the policy's, or none for the initial model. All jobs are checked before the first
-/// pass; an error about one names its index, so that the caller can drop it.
+/// pass; an error about one names its index, so that the caller can drop it. Where the device's memory
+/// does not suffice, those that are not done begin again, fewer at a time.
 pub fn generate<B: Backend>(
     engine: &Engine<B>,
     adapter: Option<&LoadedAdapter<B>>,
@@ -129,6 +166,45 @@ pub fn generate<B: Backend>(
             .map_err(SequenceError::of(index))?;
     }
     check_policy(adapter)?;
+    let mut settings = settings.clone();
+    let mut left: Vec<usize> = (0..jobs.len()).collect();
+    // Tokens of sequences that began again count twice.
+    let mut drawn = 0;
+    loop {
+        let open: Vec<&Job> = left.iter().map(|&index| &jobs[index]).collect();
+        let (before, drawn_before) = (jobs.len() - open.len(), drawn);
+        let mut done = vec![false; jobs.len()];
+        let own = Hooks {
+            stop: &|place, tokens| (hooks.stop)(left[place], tokens),
+            on_done: &mut |place, output| {
+                done[left[place]] = true;
+                (hooks.on_done)(left[place], output)
+            },
+            progress: &mut |state| {
+                drawn = drawn_before + state.tokens;
+                let (done, total) = (before + state.done, before + state.total);
+                (hooks.progress)(Progress { done, total, tokens: drawn })
+            },
+        };
+        let result = at_once(engine, adapter, &open, &settings, own);
+        match result {
+            Err(error) if settings.halve_after(&error) => left.retain(|&index| !done[index]),
+            Err(SequenceError::Sequence { index, problem }) => {
+                return Err(SequenceError::of(left[index])(problem));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Completes every job, as many at a time as `settings` say.
+fn at_once<B: Backend>(
+    engine: &Engine<B>,
+    adapter: Option<&LoadedAdapter<B>>,
+    jobs: &[&Job],
+    settings: &Settings,
+    hooks: Hooks<'_>,
+) -> Result<(), SequenceError> {
     let starts: Vec<Start> = jobs
         .iter()
         .map(|job| Start::completing(&job.prompt, job.sampling.max_new_tokens))
@@ -207,7 +283,7 @@ impl<B: Backend> Logits<B> {
         engine: &Engine<B>,
         batch: &Batch<'_, B>,
         made: &[Made],
-        jobs: &[Job],
+        jobs: &[&Job],
         outputs: &[Output],
     ) -> Result<Vec<(u32, TokenLogprob)>, BackendError> {
         let (backend, head) = (&*engine.backend, engine.weights.head());
@@ -238,7 +314,7 @@ impl<B: Backend> Logits<B> {
         vocab: usize,
         batch: &Batch<'_, B>,
         made: &[Made],
-        jobs: &[Job],
+        jobs: &[&Job],
         outputs: &[Output],
     ) -> Result<Vec<u32>, BackendError> {
         let uniform = |made: &Made| {
@@ -281,13 +357,13 @@ mod tests {
     use crate::model::tiny;
     use crate::model::weights::Weights;
 
-    fn engine(spec: Spec) -> Engine<Cpu> {
+    pub(super) fn engine(spec: Spec) -> Engine<Cpu> {
         let weights = Weights::load(&Cpu::new(), &tiny::checkpoint(spec, 1), &mut |_, _| ());
         Engine::new(Cpu::new(), weights.unwrap())
     }
 
     /// Nine jobs, of which most begin alike and two are equal but for the seed.
-    fn jobs() -> Vec<Job> {
+    pub(super) fn jobs() -> Vec<Job> {
         let random = |seed, len| (0..len).map(move |i| seed::bits(seed, i) as u32 % 300);
         let common: Vec<u32> = random(1, 50).collect();
         let job = |i: u64| {
@@ -310,7 +386,7 @@ mod tests {
         jobs
     }
 
-    fn run(
+    pub(super) fn run(
         engine: &Engine<Cpu>,
         adapter: Option<&LoadedAdapter<Cpu>>,
         jobs: &[Job],
@@ -329,7 +405,7 @@ mod tests {
         outputs.into_iter().map(Option::unwrap).collect()
     }
 
-    fn settings(max_batch: usize, prefill_rows: usize) -> Settings {
+    pub(super) fn settings(max_batch: usize, prefill_rows: usize) -> Settings {
         Settings { end_tokens: vec![3], max_batch, prefill_rows, ..Settings::default() }
     }
 

@@ -79,6 +79,9 @@ pub fn score<B: Backend>(
                 return Err(SequenceError::of(index)(Unfit::NotFinite { position }));
             }
             let score = &mut scores[index];
+            if position + 1 == rows[index].from {
+                *score = Score::default();
+            }
             score.logprob += said.logprob as f64;
             score.entropy += said.entropy as f64;
             score.token_logprobs.push(said.logprob);

@@ -16,7 +16,8 @@ pub(crate) type Rows<'a, 'e, B> =
 /// size of the cache and of a pass are used.
 ///
 /// A sequence ends with the row of its last position, so at least that one is wanted of each. `done` counts
-/// what the caller has besides and needs no pass.
+/// what the caller has besides and needs no pass. Where the device's memory does not suffice, sequences that
+/// have not ended begin again, fewer at a time: their rows are handed over again, from the first wanted one on.
 pub(crate) fn read<'e, B: Backend>(
     engine: &'e Engine<B>,
     adapter: Option<&'e LoadedAdapter<B>>,
@@ -26,8 +27,43 @@ pub(crate) fn read<'e, B: Backend>(
     rows: &mut Rows<'_, 'e, B>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), SequenceError> {
-    let mut batch = Batch::new(engine, adapter, starts, settings)?;
+    let mut settings = settings.clone();
+    let mut left: Vec<usize> = (0..starts.len()).collect();
     let mut state = Progress { done, total: done + starts.len(), tokens: 0 };
+    loop {
+        let open: Vec<Start> = left.iter().map(|&index| starts[index]).collect();
+        let mut ended = vec![false; starts.len()];
+        let mut note = |batch: &Batch<'e, B>, made: &[Made]| {
+            let made: Vec<Made> =
+                made.iter().map(|made| Made { index: left[made.index], ..*made }).collect();
+            rows(batch, &made)?;
+            for Made { index, position } in made {
+                state.tokens += 1;
+                if position + 1 == starts[index].positions {
+                    ended[index] = true;
+                    state.done += 1;
+                }
+            }
+            Ok(progress(state).is_break())
+        };
+        let result = at_once(engine, adapter, &open, &settings, &mut note);
+        match result {
+            Err(error) if settings.halve_after(&error) => left.retain(|&index| !ended[index]),
+            result => return result,
+        }
+    }
+}
+
+/// Reads every start, as many at a time as `settings` say; `note` takes the rows of a pass, and says whether to
+/// stop.
+fn at_once<'e, B: Backend>(
+    engine: &'e Engine<B>,
+    adapter: Option<&'e LoadedAdapter<B>>,
+    starts: &[Start<'_>],
+    settings: &Settings,
+    note: &mut dyn FnMut(&Batch<'e, B>, &[Made]) -> Result<bool, SequenceError>,
+) -> Result<(), SequenceError> {
+    let mut batch = Batch::new(engine, adapter, starts, settings)?;
     let mut waiting = 0..starts.len();
     loop {
         batch.fill(&mut waiting, starts, settings.max_batch);
@@ -35,16 +71,13 @@ pub(crate) fn read<'e, B: Backend>(
             return Ok(());
         }
         let made = batch.pass()?;
-        rows(&batch, &made)?;
+        if note(&batch, &made)? {
+            return Err(SequenceError::Cancelled);
+        }
         for Made { index, position } in made {
-            state.tokens += 1;
             if position + 1 == starts[index].positions {
                 batch.end(index);
-                state.done += 1;
             }
-        }
-        if progress(state).is_break() {
-            return Err(SequenceError::Cancelled);
         }
     }
 }

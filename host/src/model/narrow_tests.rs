@@ -21,8 +21,8 @@ fn specs() -> [Spec; 2] {
 
 fn engine(isa: Isa, spec: &Spec, weight_type: WeightType) -> Engine<Cpu> {
     let checkpoint = tiny::checkpoint(spec.clone(), 1);
-    let weights = Weights::load_as(&Cpu { isa }, &checkpoint, weight_type, &mut |_, _| ());
-    Engine::new(Cpu { isa }, weights.unwrap())
+    let weights = Weights::load_as(&Cpu::from(isa), &checkpoint, weight_type, &mut |_, _| ());
+    Engine::new(Cpu::from(isa), weights.unwrap())
 }
 
 fn tokens(spec: &Spec, seed: u64, len: u64) -> Vec<u32> {

@@ -82,7 +82,8 @@ fn answer(
         seed: seed::of([args.seed.into(), "chat".into(), (messages.len() as u64).into()]),
     };
     let end_tokens = model.tokenizer.stop_tokens();
-    let settings = Settings { end_tokens: end_tokens.clone(), ..Settings::default() };
+    let settings =
+        Settings { end_tokens: end_tokens.clone(), ..Settings::on(&loaded.engine.backend) };
     // Tokens are shown as they are drawn; `stop` sees each one, and never stops.
     let shown = std::sync::Mutex::new((model.tokenizer.stream(), String::new()));
     let show = |tokens: &[u32]| {

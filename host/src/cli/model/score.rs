@@ -83,7 +83,7 @@ pub fn main(args: &ScoreArgs) -> Result<(), CliError> {
         follow(state.done as u64);
         go_on(cancel::flag())
     };
-    let (engine, settings) = (&loaded.engine, Settings::default());
+    let (engine, settings) = (&loaded.engine, Settings::on(&loaded.engine.backend));
     let said = match &judge {
         Some(judge) => {
             let sequences: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens.clone()).collect();

@@ -320,8 +320,8 @@ fn gradients_of_every_weight_are_those_of_torch() {
             values.collect::<BTreeMap<String, Vec<f32>>>()
         };
         for isa in Isa::all() {
-            let gradients = run(Cpu { isa }, false);
-            assert!(run(Cpu { isa }, true) == gradients, "{model} {isa:?}");
+            let gradients = run(Cpu::from(isa), false);
+            assert!(run(Cpu::from(isa), true) == gradients, "{model} {isa:?}");
             assert_eq!(gradients.len(), layout::tensors(spec).len());
             let mut worst = 0f32;
             for (name, gradient) in &gradients {

@@ -77,7 +77,10 @@ impl Respondent<'_> {
             places.push(place);
         }
         let end_tokens = model.tokenizer.stop_tokens();
-        let settings = Settings { end_tokens: end_tokens.clone(), ..Settings::default() };
+        let settings = Settings {
+            end_tokens: end_tokens.clone(),
+            ..Settings::on(&self.loaded.engine.backend)
+        };
         let bar = self.progress.stage(what, jobs.len() as u64, "answers");
         let mut failed = None;
         let hooks = Hooks {
@@ -132,7 +135,7 @@ impl Respondent<'_> {
             encoded(asked, |asked| Ok(read.encode_judged(asked.prompt, asked.completion)?.tokens))?;
         let bar = self.progress.stage(what, sequences.len() as u64, "rewards");
         let mut heard = bar.follow();
-        let (engine, settings) = (&self.loaded.engine, Settings::default());
+        let (engine, settings) = (&self.loaded.engine, Settings::on(&self.loaded.engine.backend));
         let rewards = reward::rewards(engine, model, &sequences, &settings, &mut |state| {
             heard(state.done as u64);
             go_on(cancel::flag())
@@ -159,7 +162,7 @@ impl Respondent<'_> {
             &self.loaded.engine,
             self.adapter,
             &rows,
-            &Settings::default(),
+            &Settings::on(&self.loaded.engine.backend),
             &mut |state| {
                 heard(state.done as u64);
                 go_on(cancel::flag())

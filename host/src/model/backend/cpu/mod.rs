@@ -25,6 +25,7 @@ mod matrix;
 mod pages;
 mod pair_gradient;
 mod product;
+mod room;
 mod scratch;
 pub(crate) mod simd;
 mod threads;
@@ -40,29 +41,38 @@ pub(crate) use threads::over_parts;
 pub use attention::Cache;
 pub use buffer::Buffer;
 pub use matrix::Matrix;
+pub use room::Room;
 pub use simd::Isa;
 
 /// The processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
     pub(crate) isa: Isa,
+    /// Where its memory ends before the machine's does.
+    room: Option<&'static Room>,
+}
+
+impl From<Isa> for Cpu {
+    fn from(isa: Isa) -> Cpu {
+        Cpu { isa, room: None }
+    }
 }
 
 impl Cpu {
     /// Returns the processor with the best instructions it has.
     pub fn new() -> Cpu {
-        Cpu { isa: Isa::detect() }
+        Isa::detect().into()
     }
 
     /// Returns the processor without special instructions, to compare with.
     pub fn portable() -> Cpu {
-        Cpu { isa: Isa::Portable }
+        Isa::Portable.into()
     }
 
     /// Returns the processor with AVX2 and FMA, where it has them, to compare with.
     pub fn avx2() -> Option<Cpu> {
         #[cfg(target_arch = "x86_64")]
-        return Isa::all().contains(&Isa::Avx2).then_some(Cpu { isa: Isa::Avx2 });
+        return Isa::all().contains(&Isa::Avx2).then_some(Isa::Avx2.into());
         #[cfg(not(target_arch = "x86_64"))]
         return None;
     }
@@ -101,10 +111,12 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
+        self.allocate(size_of::<f32>() * len)?;
         Ok(Buffer::zeros(len))
     }
 
     fn upload(&self, values: &[f32]) -> Result<Buffer, BackendError> {
+        self.allocate(size_of_val(values))?;
         Ok(Buffer::from(values))
     }
 
@@ -216,6 +228,7 @@ impl Backend for Cpu {
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
+        self.allocate(Cache::bytes(self.isa, shape))?;
         Ok(Cache::new(self.isa, shape))
     }
 

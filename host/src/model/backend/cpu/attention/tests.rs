@@ -44,7 +44,7 @@ impl Case {
     /// the cache by somebody else.
     fn attend(&self, isa: Isa, segments: &[(usize, usize, usize)], dirty: f32) -> Vec<f32> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
-        let cpu = Cpu { isa };
+        let cpu = Cpu::from(isa);
         let weight_type = self.weight_type;
         let shape = CacheShape { layers: 2, kv_heads, head_dim, pages: 84, weight_type };
         let mut cache = cpu.cache(shape).unwrap();
