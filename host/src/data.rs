@@ -210,7 +210,10 @@ fn open(path: &Path, name: &str) -> Result<File, DataError> {
         return Err(DataError::Folder { name: name.to_owned() });
     }
     #[cfg(unix)]
-    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type()) && path.canonicalize().is_ok() {
+    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type())
+        && !path.starts_with("/dev")
+        && path.canonicalize().is_ok()
+    {
         return Err(DataError::Pipe { name: name.to_owned() });
     }
     File::open(path).map_err(failed)

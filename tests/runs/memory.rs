@@ -9,9 +9,10 @@ use std::sync::atomic::AtomicBool;
 use aligner::cli::{self, Cli, CliError, host};
 use aligner::memory::Budget;
 use aligner::model::backend::any::AnyDevice;
+use aligner::model::backend::cpu::{Cpu, Room};
 use aligner::plugin::{Cache, Runtime, Settings};
 use aligner::progress::{Progress, Style};
-use aligner::run::{self, Existing, Opened};
+use aligner::run::{self, Existing, Opened, Prepared};
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -198,23 +199,65 @@ fn a_run_that_takes_too_much_is_refused_before_anything_is_written() {
 }
 
 /// In a long run others may take what was free when it began.
-#[test]
-fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
-    let place = Place::new();
-    place.tiny("whole", &[]).expect(0);
-    let folder = place.path("run");
+/// Prepares a run of the tiny set.
+fn prepared(folder: &Path, device: AnyDevice) -> Prepared {
     let arguments = tiny(&folder.display().to_string(), &[]);
     let arguments = ["aligner".to_owned()].into_iter().chain(arguments);
     let args = Cli::parse_from(arguments).run.unwrap();
     let set = args.plugin_set(&host::embedded()).unwrap().set;
     let settings = Settings { compiler: crate::runtime::compiler(), cache: Cache::Off };
     let runtime = Runtime::new(settings).unwrap();
-    let silent = Progress::new(Style::Silent);
-    let go_on = AtomicBool::new(false);
-    let prepared = run::prepare(set, AnyDevice::cpu(), runtime, &mut |_| (), &silent, &go_on);
+    let (silent, go_on) = (Progress::new(Style::Silent), AtomicBool::new(false));
+    let prepared = run::prepare(set, device, runtime, &mut |_| (), &silent, &go_on);
     let mut prepared = prepared.unwrap();
     prepared.manifest.command = args.command();
+    prepared
+}
 
+/// Wherever memory ends for a moment, a round goes on with less at a time, or stops and can be resumed; the
+/// bytes are the same.
+#[test]
+fn memory_that_ends_in_a_round_changes_no_byte() {
+    let place = Place::new();
+    place.tiny("whole", &[]).expect(0);
+    let whole = place.files("whole");
+    let (silent, go_on) = (Progress::new(Style::Silent), AtomicBool::new(false));
+    let (mut went_on, mut stopped) = (0, 0);
+    for failure in (0..).map(|step: u32| (1.5f64.powi(step as i32) as usize) + step as usize) {
+        let room: &'static Room = Box::leak(Box::new(Room::new(usize::MAX, failure)));
+        let folder = place.path("run");
+        let prepared = prepared(&folder, AnyDevice::Cpu(Cpu::new().within(room)));
+        let Ok(models) = cli::run::models(&prepared, &silent) else { continue };
+        let opened = run::open(&folder, &prepared.manifest, Existing::Refuse).unwrap();
+        let Opened::Open(directory) = opened else { panic!("{opened:?}") };
+        let estimate = run::memory::estimate(&prepared).unwrap();
+        let budget = Budget { estimate, available: &|| None };
+        match run::execute(&prepared, &models, directory, None, &budget, &silent, &go_on) {
+            Ok(_) if room.refused() == 0 => break,
+            Ok(_) => went_on += 1,
+            Err(error) => {
+                let error = CliError::from(error);
+                assert_eq!(error.code, 4, "{error}");
+                let said = error.to_string();
+                assert!(said.contains("cpu has no room for") && said.contains("goes on"), "{said}");
+                place.aligner(&["resume", "run"]).expect(0);
+                stopped += 1;
+            }
+        }
+        assert!(place.files("run") == whole, "allocation {failure}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    assert!(went_on > 5, "{went_on} went on, {stopped} stopped");
+}
+
+#[test]
+fn a_run_stops_before_it_trains_where_less_memory_is_left_and_can_be_resumed() {
+    let place = Place::new();
+    place.tiny("whole", &[]).expect(0);
+    let folder = place.path("run");
+    let silent = Progress::new(Style::Silent);
+    let go_on = AtomicBool::new(false);
+    let prepared = prepared(&folder, AnyDevice::cpu());
     let models = cli::run::models(&prepared, &silent).unwrap();
     let opened = run::open(&folder, &prepared.manifest, Existing::Refuse).unwrap();
     let Opened::Open(directory) = opened else { panic!("{opened:?}") };

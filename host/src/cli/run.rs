@@ -220,7 +220,7 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
     let model = &report.model;
     let made = prepared.set.train(report.best_round);
     let rewards = made.is_some_and(plugin_set::Train::makes_reward_model);
-    let mut text = match report.rounds.is_empty() {
+    let mut text = match report.rounds.is_empty() && report.warnings().is_empty() {
         true => String::new(),
         false => format!("\n{}", report.table()),
     };
@@ -255,8 +255,11 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
     let alarm = report.blamed.is_some() || report.diverged.is_some();
     if report.nothing_kept.is_none() && alarm && report.best_round == 0 {
         let message = "an alarm leaves no round: there is no result";
-        return Err(CliError::new(exit::NOTHING_KEPT, message)
-            .hint("the lines above name what moved, and its limit in `[watch]`"));
+        let hint = match report.diverged {
+            Some(_) => "a lower `train.learning_rate` keeps a policy's numbers finite",
+            None => "the lines above name what moved, and its limit in `[watch]`",
+        };
+        return Err(CliError::new(exit::NOTHING_KEPT, message).hint(hint));
     }
     match &report.nothing_kept {
         Some(nothing) => {

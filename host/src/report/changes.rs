@@ -236,8 +236,9 @@ pub fn text(changes: &[StageChanges], first: &Report, second: &Report) -> String
         let _ = writeln!(text, "{line}");
     }
     for (which, report) in [("first", first), ("second", second)] {
-        if let Some(nothing) = &report.nothing_kept {
-            let _ = writeln!(text, "the {which} run ended there: {nothing}");
+        let nothing = report.nothing_kept.as_ref().map(ToString::to_string);
+        if let Some(why) = nothing.or(report.diverged.as_ref().map(ToString::to_string)) {
+            let _ = writeln!(text, "the {which} run ended there: {why}");
         }
     }
     text

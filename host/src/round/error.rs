@@ -10,6 +10,7 @@ use crate::generate::{SequenceError, Unfit};
 use crate::memory::Shortage;
 use crate::model::ModelError;
 use crate::model::adapter::AdapterError;
+use crate::model::backend::BackendError;
 use crate::model::export::ExportError;
 use crate::model::peft::PeftError;
 use crate::model::save::SaveError;
@@ -63,9 +64,7 @@ pub enum RunError {
     #[error(transparent)]
     Train(TrainError),
     /// The perplexity of the trusted answers is no number.
-    #[error(
-        "the perplexity of the trusted answers is not finite after round {round}: the model has collapsed"
-    )]
+    #[error("the perplexity of the trusted answers is not finite {}", after(*round))]
     Perplexity {
         /// The round whose policy it is; 0 is the initial model.
         round: u32,
@@ -111,7 +110,7 @@ pub enum RunError {
         shortage: Shortage,
     },
     /// The user asked to stop while data was checked.
-    #[error("interrupted while the prompts were checked, before anything was done")]
+    #[error("interrupted while the prompts were checked; this start has done nothing")]
     NotBegun,
     /// The user asked to stop.
     #[error("interrupted; all finished work is in `{}`", path.display())]
@@ -190,6 +189,9 @@ impl RunError {
                  keeps it from collapsing, `aligner model chat` shows what it says"
                     .into(),
             ),
+            RunError::Perplexity { round: 0 } => {
+                Some("take other trusted answers, or another model".into())
+            }
             RunError::Perplexity { .. } => {
                 Some("lower `train.learning_rate`, or train on more records".into())
             }
@@ -198,12 +200,18 @@ impl RunError {
                 Some("leave the record out, or take a model with a longer context".into())
             }
             RunError::Data(error) => error.hint(),
+            RunError::Engine(SequenceError::Backend(error))
+            | RunError::Train(TrainError::Backend(error))
+            | RunError::Weights(WeightsError::Backend(error))
+            | RunError::Train(TrainError::Weights(WeightsError::Backend(error))) => no_room(error),
             RunError::Weights(_)
             | RunError::Adapter(_)
             | RunError::Scaled(_)
-            | RunError::Engine(_)
-            | RunError::Train(_)
             | RunError::NotBegun => None,
+            RunError::Train(TrainError::NotFinite { .. }) => {
+                Some("try a smaller `learning_rate`, or leave these examples out".into())
+            }
+            RunError::Engine(_) | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { path, nothing } => Some(format!(
@@ -229,6 +237,24 @@ impl RunError {
             }
         }
     }
+}
+
+/// Says after which round; 0 is before the first.
+fn after(round: u32) -> String {
+    match round {
+        0 => "under the model as it began".to_owned(),
+        round => format!("after round {round}: the model has collapsed"),
+    }
+}
+
+/// Returns what can be done where a device's memory did not suffice, though work was cut as small as it goes.
+fn no_room(error: &BackendError) -> Option<String> {
+    let BackendError::OutOfMemory { .. } = error else { return None };
+    Some(
+        "another program may hold the memory; a smaller `generate.max_new_tokens`, `train.max_length` or \
+         model takes less. All finished work stays, and `aligner resume` with the run directory goes on"
+            .into(),
+    )
 }
 
 /// Returns what can be done about the reason for which most records were dropped.

@@ -30,8 +30,7 @@ pub fn held_out(
         evaluate.measures.iter().copied().filter(|measure| measure.is_held_out()).collect();
     let mut rows = match of_prompts[..] {
         [] => Vec::new(),
-        _ => on_prompts(shop, book, round, policy, &of_prompts)
-            .map_err(RunError::of_policy(round))?,
+        _ => on_prompts(shop, book, round, policy, &of_prompts)?,
     };
     if let Some(at) = evaluate.measures.iter().position(|measure| *measure == Measure::Agreement) {
         let value = agreement(shop, book, round, policy)?;
@@ -60,7 +59,8 @@ fn on_prompts(
         let mut rows = Vec::new();
         for &measure in measures {
             let value = match measure {
-                Measure::Perplexity => perplexity(shop, place, &mut asker)?,
+                Measure::Perplexity => perplexity(shop, place, &mut asker)
+                    .map_err(RunError::of_policy(policy.round))?,
                 Measure::Distinct2 => distinct_2(answers.iter().map(|c| c.text.as_str())),
                 Measure::Length => of_answers(|completion| f64::from(completion.tokens)),
                 Measure::Entropy => of_answers(|completion| completion.entropy),

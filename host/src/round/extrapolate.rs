@@ -74,6 +74,7 @@ pub fn extrapolate(
         None if book.journal.removed(&result) => shop.models.without_weights(&folder, &digest),
         None => shop.models.with_weights(&folder, &digest)?,
     };
+    let policy = policy.of_round(round);
     let extrapolation = Extrapolation {
         alpha: chosen(&output.rows),
         from: match settings.from {

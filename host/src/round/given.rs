@@ -112,12 +112,13 @@ fn measured(
     }
     let (engine, adapter) = shop.models.scorer(policy)?;
     let mut go_on = |_| go_on(shop.cancel);
-    let scores = score(&engine, adapter, &rows, &Settings::default(), &mut go_on);
+    let settings = Settings::on(shop.models.device());
+    let scores = score(&engine, adapter, &rows, &settings, &mut go_on);
     if let Err(SequenceError::Cancelled) = scores {
         shop.check_cancel(book)?;
     }
     let scores = scores.map_err(|error| RunError::of_engine(error, |row| &records[owners[row]].id));
-    let mut scores = scores?.into_iter();
+    let mut scores = scores.map_err(RunError::of_policy(policy.round))?.into_iter();
     for record in &mut records {
         for variant in &mut record.variants {
             if record.dropped.is_some() {

@@ -9,12 +9,12 @@ use super::rows::{Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
 use super::{Flow, Policy, RunError, Workshop, method, reference};
 use crate::digest::sha256;
-use crate::model::backend::AnyDevice;
-use crate::plugin_set::{LrScheduler, Reference, Scope, Train, TrainData};
+use crate::model::backend::{AnyDevice, BackendError};
+use crate::plugin_set::{LrScheduler, Reference, Scope, Start, Train, TrainData};
 use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
 use crate::run::seed;
-use crate::train::{Data, LrSchedulerType, TrainSettings, Trainer};
+use crate::train::{Data, LrSchedulerType, TrainError, TrainSettings, Trainer};
 
 /// What a round's training made.
 pub struct Learned {
@@ -71,12 +71,7 @@ pub fn train(
                 (_, Lessons::Items(_, items)) => Ok(items),
                 (_, Lessons::Examples(_)) => Ok(Vec::new()),
             };
-            let blamed = match settings.reference {
-                Some(Reference::Previous) => shop.set.entering(round),
-                _ => 0,
-            };
-            let logprobs = reference::logprobs(shop, book, round, &policy, depends, items);
-            Some(logprobs.map_err(RunError::of_policy(blamed))?)
+            Some(reference::logprobs(shop, book, round, &policy, depends, items)?)
         }
     };
     let output = book.stage(place, depends, |book| {
@@ -91,8 +86,7 @@ pub fn train(
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
         let (count, data) = (lessons.count() as u64, lessons.data(logprobs));
-        let (trainer, steps) = steps(shop, book, place, settings, entering, data)
-            .map_err(RunError::of_policy(round))?;
+        let (trainer, steps) = steps(shop, book, place, settings, entering, data)?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
         method::leave(shop.models, &book.directory, &result, settings, &trainer)?;
@@ -110,7 +104,7 @@ pub fn train(
     };
     let steps = book.directory.read_lines(&metrics)?;
     let rows = output.rows.into_iter().filter(|row| row.round == round).collect();
-    Ok(Learned { policy, rows, steps })
+    Ok(Learned { policy: policy.of_round(round), rows, steps })
 }
 
 /// Returns a digest of the files of a folder, whatever the folder is called.
@@ -121,7 +115,8 @@ pub(super) fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -
     sha256(lines.collect::<String>().as_bytes())
 }
 
-/// Does the updates, from the last checkpoint where there is one.
+/// Does the updates, from the last checkpoint where there is one. Where the device's memory does not suffice,
+/// blocks are computed twice, which takes less and changes no bit.
 fn steps(
     shop: &Workshop<'_>,
     book: &Notebook,
@@ -131,10 +126,32 @@ fn steps(
     data: Data,
 ) -> Result<(Trainer<AnyDevice>, Vec<Step>), RunError> {
     shop.check_memory(book, place.round)?;
+    let mut wanted = train_settings(shop, place, settings);
+    match updates(shop, book, place, settings, entering, data.clone(), wanted.clone()) {
+        Err(RunError::Train(TrainError::Backend(error @ BackendError::OutOfMemory { .. })))
+            if !wanted.gradient_checkpointing =>
+        {
+            tracing::warn!("{error}: training goes on with `train.gradient_checkpointing`");
+            wanted.gradient_checkpointing = true;
+            updates(shop, book, place, settings, entering, data, wanted)
+        }
+        done => done,
+    }
+}
+
+/// Does the updates under these settings.
+fn updates(
+    shop: &Workshop<'_>,
+    book: &Notebook,
+    place: Place<'_>,
+    settings: &Train,
+    entering: &Policy,
+    data: Data,
+    wanted: TrainSettings,
+) -> Result<(Trainer<AnyDevice>, Vec<Step>), RunError> {
     let folder = place.folder();
     let (mut done, mut ledger) = book.directory.ledger::<Step>(&partial_metrics(&folder))?;
     let (models, directory) = (shop.models, &book.directory);
-    let wanted = train_settings(shop, place, settings);
     let state = state_name(&folder);
     let mut trainer = match directory.restore_folder(&state)? {
         true => method::resume(models, directory, &state, settings, data, wanted)?,
@@ -152,9 +169,15 @@ fn steps(
     let bar = shop.progress.stage(&label(place), trainer.steps(), "steps");
     bar.inc(trainer.steps_done());
     let every = u64::from(settings.save_steps);
+    let maker = match settings.start {
+        Start::Previous => entering.round,
+        Start::Initial => 0,
+    };
     loop {
         shop.check_cancel(book)?;
-        let Some(metrics) = trainer.step()? else { break };
+        let Some(metrics) = trainer.step().map_err(|error| diverged(error, place, maker))? else {
+            break;
+        };
         bar.note_tokens(metrics.tokens as u64);
         let step = Step {
             step: metrics.step,
@@ -175,6 +198,16 @@ fn steps(
     }
     bar.finish();
     Ok((trainer, done))
+}
+
+/// Returns the error of a step. A loss that is not finite before the first update is that of the policy that
+/// training begins with, which round `maker` made; whatever is not finite later, training has made.
+fn diverged(error: TrainError, place: Place<'_>, maker: u32) -> RunError {
+    let blamed = match error {
+        TrainError::NotFinite { what: "loss", step: 1, .. } => maker,
+        _ => place.round,
+    };
+    RunError::of_policy(blamed)(error.into())
 }
 
 /// Removes the checkpoint of a round whose training has diverged: nothing will go on with it.

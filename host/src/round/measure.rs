@@ -175,12 +175,14 @@ fn numbers(
     let mut points = Vec::with_capacity(rows.len());
     for (rows, places) in rows.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
         let mut go_on = |_| go_on(shop.cancel);
-        let found = embed(&engine, adapter, rows, &Settings::default(), &mut go_on);
+        let settings = Settings::on(shop.models.device());
+        let found = embed(&engine, adapter, rows, &settings, &mut go_on);
         if let Err(SequenceError::Cancelled) = found {
             asker.check_cancel()?;
         }
         let id = |row: usize| records[places[row]].id();
-        points.extend(found.map_err(|error| RunError::of_engine(error, id))?);
+        let found = found.map_err(|error| RunError::of_engine(error, id));
+        points.extend(found.map_err(RunError::of_policy(asker.policy().round))?);
         bar.inc(rows.len() as u64);
     }
     bar.finish();

@@ -218,12 +218,10 @@ fn complete(
     sampled: Flow,
     policy: &Policy,
 ) -> Result<Flow, RunError> {
-    let completed = match shop.given.is_empty() {
+    match shop.given.is_empty() {
         true => generate::complete(shop, book, round, sampled, policy),
         false => given::complete(shop, book, round, sampled, policy),
-    };
-    let own = !shop.given.is_empty() || shop.set.generate(round).model == "policy";
-    completed.map_err(RunError::of_policy(if own { shop.set.entering(round) } else { 0 }))
+    }
 }
 
 /// Returns every completion of a round.

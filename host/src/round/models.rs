@@ -69,6 +69,8 @@ pub struct Policy {
     loaded: Option<Arc<LoadedAdapter<AnyDevice>>>,
     /// Digest of weights and adapter.
     pub digest: String,
+    /// The round that made it; 0 is what the run began with, or was given.
+    pub round: u32,
 }
 
 /// A version of the policy's weights, in memory or not.
@@ -163,7 +165,7 @@ impl Models {
     /// Returns the policy before the first round.
     pub fn initial(&self) -> Policy {
         let (weights, digest) = (self.initial.clone(), self.initial.digest.clone());
-        Policy { weights, adapter: None, loaded: None, digest }
+        Policy { weights, adapter: None, loaded: None, digest, round: 0 }
     }
 
     /// Returns the policy that is the initial model with an adapter.
@@ -171,7 +173,7 @@ impl Models {
         let loaded = LoadedAdapter::load(&self.device, &self.model.spec, &adapter, 1.0)?;
         let digest = sha256(format!("{} {}", self.model.digest, adapter.digest()).as_bytes());
         let (adapter, loaded) = (Some(Arc::new(adapter)), Some(Arc::new(loaded)));
-        Ok(Policy { weights: self.initial.clone(), adapter, loaded, digest })
+        Ok(Policy { weights: self.initial.clone(), adapter, loaded, digest, round: 0 })
     }
 
     /// Returns the policy whose weights are those of a folder; `digest` stands for its files.
@@ -190,7 +192,7 @@ impl Models {
     fn with_checkpoint(&self, checkpoint: Arc<dyn Checkpoint>, digest: &str) -> Policy {
         let digest = sha256(format!("{} {digest}", self.model.digest).as_bytes());
         let weights = Version { digest: digest.clone(), checkpoint };
-        Policy { weights, adapter: None, loaded: None, digest }
+        Policy { weights, adapter: None, loaded: None, digest, round: 0 }
     }
 
     /// Returns whether the policy's weights are those of the initial model.
@@ -258,6 +260,15 @@ impl Models {
         self.named.get(name).map_or(&self.model, |named| &named.model)
     }
 
+    /// Returns the round that made a model; 0 where the run did not.
+    fn maker(&self, name: &str, policy: &Policy) -> u32 {
+        match name {
+            "initial" => 0,
+            _ if self.named.contains_key(name) => 0,
+            _ => self.saved(name).map_or(policy.round, |saved| saved.round),
+        }
+    }
+
     /// Returns a model's weights, and the adapter beside them.
     fn find(&self, name: &str, policy: &Policy) -> Result<WithAdapter, RunError> {
         Ok(match (name, self.named.get(name)) {
@@ -312,7 +323,7 @@ impl Models {
             open.iter().map(|job| job.decoding.stop.as_deref().unwrap_or(&[])).collect();
         let mut settings = generate::Settings {
             end_tokens: model.tokenizer.stop_tokens(),
-            ..generate::Settings::default()
+            ..generate::Settings::on(&self.device)
         };
         if let Some(batch) = batch {
             settings.max_batch = batch as usize;
@@ -336,7 +347,10 @@ impl Models {
         match (failed, result) {
             (Some(error), _) => Err(error),
             (None, Ok(()) | Err(SequenceError::Cancelled)) => Ok(()),
-            (None, Err(error)) => Err(RunError::of_engine(error, |index| &open[index].record)),
+            (None, Err(error)) => {
+                let error = RunError::of_engine(error, |index| &open[index].record);
+                Err(RunError::of_policy(self.maker(name, policy))(error))
+            }
         }
     }
 
@@ -354,7 +368,7 @@ impl Models {
         let encode = |job: &ScoreJob| row(model, &job.prompt, &job.completion);
         read_jobs(jobs, encode, cancel, progress, |rows, heard| {
             let (engine, adapter) = self.find(name, policy)?;
-            let settings = generate::Settings::default();
+            let settings = generate::Settings::on(&self.device);
             let said = logprob::score(&engine, adapter.as_deref(), rows, &settings, heard);
             Ok(said.map(|scores| {
                 let score = |score: logprob::Score| {
@@ -365,6 +379,7 @@ impl Models {
                 scores.into_iter().map(score).collect()
             }))
         })
+        .map_err(RunError::of_policy(self.maker(name, policy)))
     }
 }
 

@@ -39,14 +39,15 @@ pub fn logprobs(
             let (engine, adapter) = shop.models.scorer(reference)?;
             let batch = &items[rows.len()..items.len().min(rows.len() + AT_ONCE)];
             let mut go_on = |_| go_on(shop.cancel);
-            let settings = Settings::default();
+            let settings = Settings::on(shop.models.device());
             let scored = reference_logprobs(&engine, adapter, batch, &settings, &mut go_on);
             if let Err(SequenceError::Cancelled) = scored {
                 shop.check_cancel(book)?;
             }
             let per_item = batch[0].sequences.len().max(1);
             let scored =
-                scored.map_err(|error| RunError::of_engine(error, |i| &batch[i / per_item].id))?;
+                scored.map_err(|error| RunError::of_engine(error, |i| &batch[i / per_item].id));
+            let scored = scored.map_err(RunError::of_policy(reference.round))?;
             for (item, logprobs) in batch.iter().zip(scored) {
                 let row = Referred { id: item.id.clone(), logprobs };
                 ledger.append(&row)?;

@@ -321,7 +321,8 @@ impl Earlier {
             Some(_) => {
                 format!("{} was done under other conditions than it would be now", label(place))
             }
-            // A stage in which nothing was left to train on is begun and not finished: so the run ended.
+            // A stage in which nothing was left to train on, or training diverged, is begun and not finished: so the run
+            // ended.
             None if self.entries.iter().any(|entry| {
                 matches!(entry, Entry::Started { round, stage, key: begun }
                     if *round == place.round && stage == place.stage && begun == key)

@@ -253,7 +253,7 @@ fn decode(
     prompts: &[(Vec<u32>, usize)],
     batch: Option<u32>,
 ) -> DecodeMemory {
-    let mut settings = Settings::default();
+    let mut settings = Settings::on(device);
     if let Some(batch) = batch {
         settings.max_batch = batch as usize;
     }

@@ -315,7 +315,7 @@ fn choose(prepared: &Prepared, report: &mut Report) {
 fn spare(prepared: &Prepared, report: &Report, round: u32) -> u32 {
     let set = &prepared.set;
     match &set.watch {
-        Some(watch) if watch.on_alarm == OnAlarm::RollBack => {
+        Some(watch) if watch.on_alarm != OnAlarm::Warn => {
             let blamed = Some(set.entering(round + 1));
             let report = Report { blamed, ..report.clone() };
             best_round(&report, set, stop_measure(prepared))

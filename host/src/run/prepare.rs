@@ -239,10 +239,12 @@ fn readable(
         let variants = given_variants(pair).into_iter();
         variants.map(|variant| (pair.prompt.id.as_str(), variant.prompt))
     });
-    let asked: Vec<_> = asked.chain(steered).collect();
+    let asked = asked.chain(steered);
+    let steered = given.values().filter(|pair| pair.steered.is_some()).flat_map(given_variants);
+    let total = prompts.len() + held_out.len() + steered.count();
     let (begun, mut shown) = (Instant::now(), None);
-    for (done, (id, text)) in asked.iter().enumerate() {
-        match model.encode_prompt(text) {
+    for (done, (id, text)) in asked.enumerate() {
+        match model.encode_prompt(&text) {
             Ok(_) | Err(ModelError::TooLong { .. }) => {}
             Err(error) => return Err(RunError::of_record(id)(error)),
         }
@@ -252,7 +254,7 @@ fn readable(
         // Many prompts take a while, and so does a template that is slow at each.
         match &shown {
             None if begun.elapsed() > SILENT => {
-                let bar = progress.stage("checking prompts", asked.len() as u64, "prompts");
+                let bar = progress.stage("checking prompts", total as u64, "prompts");
                 bar.inc(done as u64 + 1);
                 shown = Some(bar);
             }

@@ -4,6 +4,7 @@ use crate::plugin_set::{Bounds, OnAlarm, PluginSet, Signal, Watch};
 use crate::report::alarm::edge;
 use crate::report::{Alarm, Diverged, Report};
 use crate::round::RunError;
+use crate::train::TrainError;
 
 /// Returns the alarms of a run so far, one for each signal that went beyond a limit, where it first did; the
 /// signal that moved first comes first.
@@ -16,27 +17,33 @@ pub fn alarms(set: &PluginSet, watch: &Watch, report: &Report) -> Vec<Alarm> {
     found
 }
 
-/// Returns the round whose policy is to blame for the first alarm, where the result has to be from before it.
+/// Returns the round whose policy is to blame for the first alarm, where the result has to be from before it: a
+/// policy whose numbers are not finite is none, whatever an alarm does.
 pub fn blamed(watch: &Watch, report: &Report) -> Option<u32> {
-    let alarms = report.alarms.iter().map(|alarm| alarm.blamed);
-    let first = alarms.chain(report.diverged.iter().map(|diverged| diverged.blamed)).min();
-    first.filter(|_| watch.on_alarm == OnAlarm::RollBack)
+    let rolls_back = watch.on_alarm == OnAlarm::RollBack;
+    let alarms = report.alarms.iter().filter(|_| rolls_back).map(|alarm| alarm.blamed);
+    alarms.chain(report.diverged.iter().map(|diverged| diverged.blamed)).min()
 }
 
 /// Returns what a round ended with whose policy's numbers are not finite any more, where an alarm ends a run. The
 /// same settings come there again, so this is how the run ends.
 pub fn diverged(watch: Option<&Watch>, round: u32, error: &RunError) -> Option<Diverged> {
-    let ends = watch.is_some_and(|watch| watch.on_alarm != OnAlarm::Warn);
-    match error {
-        RunError::Diverged { blamed, source } if ends => {
-            let text = source.to_string();
-            // Its hint is of no use to a run that has ended.
-            let said = text.split("\n\nhint: ").next().unwrap_or_default();
-            let lines: Vec<&str> = said.lines().map(str::trim).collect();
-            Some(Diverged { round, blamed: *blamed, what: lines.join("; ") })
-        }
-        _ => None,
+    let RunError::Diverged { blamed, source } = error else { return None };
+    if watch.is_none_or(|watch| watch.on_alarm == OnAlarm::Warn) {
+        return None;
     }
+    tracing::warn!("round {round} ends the run: {source}");
+    let what = match &**source {
+        RunError::Train(TrainError::NotFinite { what, value, step, steps, .. }) => {
+            format!("{what} is {value} in step {step} of {steps} of its training")
+        }
+        // Which record shows it first depends on what else is in a pass, and so on where a run was stopped.
+        RunError::Sequence { .. } => {
+            format!("what the policy of round {blamed} says is not finite")
+        }
+        source => source.to_string(),
+    };
+    Some(Diverged { round, blamed: *blamed, what })
 }
 
 /// Returns whether a run ends because of its alarms.
@@ -223,7 +230,7 @@ mod tests {
              model has collapsed"
         );
         let report = Report { diverged: Some(found), ..report(&[], &[]) };
-        assert_eq!((blamed(&back, &report), blamed(&stop, &report)), (Some(2), None));
+        assert_eq!((blamed(&back, &report), blamed(&stop, &report)), (Some(2), Some(2)));
         assert!(diverged(Some(&stop), 3, &nothing(2)).is_some());
         // The initial model cannot have diverged, and an error that is none of this stays one.
         assert!(diverged(Some(&stop), 3, &nothing(0)).is_none());

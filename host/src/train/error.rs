@@ -60,11 +60,7 @@ pub enum TrainError {
         weight_type: WeightType,
     },
     /// Training has diverged, or an example is too much for the model.
-    #[error(
-        "{what} is {value} in step {step} of {steps}\n  the examples are {}\n\n\
-         hint: try a smaller `learning_rate`, or leave these examples out",
-        names(ids)
-    )]
+    #[error("{what} is {value} in step {step} of {steps}\n  the examples are {}", names(ids))]
     NotFinite {
         /// `loss` or `gradient norm`.
         what: &'static str,

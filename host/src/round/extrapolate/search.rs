@@ -38,7 +38,7 @@ pub fn search(
         tried.push((alpha, trial.of(line, alpha)?));
     }
     if tried[0].1.objective.is_none() {
-        return Err(unjudged(&wanted.objective));
+        return Err(unjudged(&wanted.objective, line.to.round));
     }
     for _ in 0..wanted.refine {
         let Some(alpha) = next(&candidates(&tried, wanted), &wanted.objective) else { break };
@@ -50,7 +50,8 @@ pub fn search(
     trial.asker.close(book, Made::rows(rows).count("candidates", count))
 }
 
-fn unjudged(objective: &Goal) -> RunError {
+/// Returns why nothing can be said of the trained policy, which `round` made.
+fn unjudged(objective: &Goal, round: u32) -> RunError {
     let (what, hint) = match objective {
         Goal::Judge(Some(reward)) => (
             format!("the judge gives no reward `{reward}` for any answer of the trained policy"),
@@ -60,11 +61,9 @@ fn unjudged(objective: &Goal) -> RunError {
             "the judge gives no reward for any answer of the trained policy".to_owned(),
             "a search needs rewards, and not preferences; or set `extrapolate.objective = \"perplexity\"`",
         ),
-        Goal::Perplexity => (
-            "the perplexity of the trusted answers under the trained policy is not finite"
-                .to_owned(),
-            "lower `train.learning_rate`, or give shorter answers in `data.held_out`",
-        ),
+        Goal::Perplexity => {
+            return RunError::of_policy(round)(RunError::Perplexity { round });
+        }
     };
     RunError::Settings { what: format!("no alpha can be searched for: {what}"), hint: hint.into() }
 }

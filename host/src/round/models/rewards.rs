@@ -61,7 +61,7 @@ impl Models {
             let Some(model) = adapter.as_deref().and_then(RewardModel::of) else {
                 unreachable!("who asks for rewards has seen that it is a reward model")
             };
-            let settings = generate::Settings::default();
+            let settings = generate::Settings::on(self.device());
             let said = reward::rewards(&engine, &model, sequences, &settings, heard);
             Ok(said.map(|rewards| {
                 let answer = |(value, read): (f64, &Vec<u32>)| {
@@ -71,5 +71,6 @@ impl Models {
                 rewards.into_iter().zip(sequences).map(answer).collect()
             }))
         })
+        .map_err(RunError::of_policy(self.maker(name, policy)))
     }
 }

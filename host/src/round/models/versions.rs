@@ -87,6 +87,7 @@ impl Models {
                     adapter: None,
                     loaded: None,
                     digest: sha256(name.as_bytes()),
+                    round: 0,
                 })
             }
             _ => Err(RunError::Settings {
@@ -99,6 +100,11 @@ impl Models {
 }
 
 impl Policy {
+    /// Returns it as what a round made.
+    pub fn of_round(self, round: u32) -> Policy {
+        Policy { round, ..self }
+    }
+
     /// Returns whether it is none: its adapter has the head of a reward model, which can be asked for rewards
     /// and for nothing else.
     pub fn is_reward_model(&self) -> bool {
