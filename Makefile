@@ -97,9 +97,12 @@ CUDA = eval "$$([ -n "$$NVCC" ] || tests/bench-cuda/toolkit)" &&
 build-cuda: setup
 	$(CUDA) $(CARGO) build --release --locked -p aligner --features cuda
 
+# No GPU is needed: `tests/cuda/run` has a driver of its own, which computes nothing.
 check-cuda: setup
 	$(CUDA) $(CARGO) clippy --release --locked -p aligner --features cuda --all-targets -- -D warnings
 	tests/bench-cuda/test
+	$(CUDA) $(CARGO) build --release --locked -p aligner --features cuda
+	tests/cuda/run
 
 # Against the processor, on a machine with a GPU.
 test-cuda: setup

@@ -1,0 +1,269 @@
+/* A stand-in for NVIDIA's driver, for tests of what goes wrong. Memory is the machine's and begins as zeros; copies
+ * copy, and kernels compute nothing: `draw` alone gives tokens, so that completions are not empty. It says nothing
+ * about the numbers of a real card.
+ *
+ *   FAKE_CUDA_VERSION   CUDA that it is for: 13000 is 13.0
+ *   FAKE_CUDA_DEVICES   how many cards there are
+ *   FAKE_CUDA_FREE      bytes of free memory; with a second number after a comma, so many after the first look
+ *   FAKE_CUDA_FAIL      the number of an allocation, from 1, that fails; with a `-` behind it, all from it on fail
+ *   FAKE_CUDA_BUSY      1: another process has the card for itself
+ *   FAKE_CUDA_LOAD      error that loading kernels gives, for example 209
+ *   FAKE_CUDA_CRASH     the number of a launch, from 1, from which on kernels fail
+ *   FAKE_CUDA_COUNT     a file that gets the number of allocations when the program ends
+ */
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SUCCESS = 0,
+    INVALID = 1,
+    OUT_OF_MEMORY = 2,
+    BUSY = 46,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    NO_BINARY = 209,
+    LAUNCH_FAILED = 719
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long used, allocations, launches, looks;
+
+static long long setting(const char *name, long long otherwise) {
+    const char *text = getenv(name);
+    return text ? atoll(text) : otherwise;
+}
+
+/* Bytes that may be in use: the first number until somebody looks, the last from then on. */
+static unsigned long room(void) {
+    const char *text = getenv("FAKE_CUDA_FREE");
+    if (!text) return 8000000000ul;
+    const char *second = strchr(text, ',');
+    return strtoul(looks > 0 && second ? second + 1 : text, NULL, 10);
+}
+
+static int fails(unsigned long allocation) {
+    const char *text = getenv("FAKE_CUDA_FAIL");
+    if (!text) return 0;
+    char *end;
+    unsigned long first = strtoul(text, &end, 10);
+    return *end == '-' ? allocation >= first : allocation == first;
+}
+
+__attribute__((destructor)) static void count(void) {
+    const char *name = getenv("FAKE_CUDA_COUNT");
+    FILE *file = name ? fopen(name, "w") : NULL;
+    if (!file) return;
+    fprintf(file, "%lu\n", allocations);
+    fclose(file);
+}
+
+int cuDriverGetVersion(int *version) {
+    *version = setting("FAKE_CUDA_VERSION", 13000);
+    return SUCCESS;
+}
+
+int cuInit(unsigned flags) {
+    (void)flags;
+    return setting("FAKE_CUDA_DEVICES", 1) > 0 ? SUCCESS : NO_DEVICE;
+}
+
+static const char *text_of(int error) {
+    switch (error) {
+    case OUT_OF_MEMORY: return "out of memory";
+    case NO_DEVICE: return "no CUDA-capable device is detected";
+    case INVALID_DEVICE: return "invalid device ordinal";
+    case BUSY: return "CUDA-capable device(s) is/are busy or unavailable";
+    case NO_BINARY: return "no kernel image is available for execution on the device";
+    case LAUNCH_FAILED: return "unspecified launch failure";
+    default: return "invalid argument";
+    }
+}
+
+int cuGetErrorString(int error, const char **text) {
+    *text = text_of(error);
+    return SUCCESS;
+}
+
+int cuGetErrorName(int error, const char **text) {
+    *text = text_of(error);
+    return SUCCESS;
+}
+
+int cuDeviceGetCount(int *number) {
+    *number = setting("FAKE_CUDA_DEVICES", 1);
+    return SUCCESS;
+}
+
+int cuDeviceGet(int *device, int ordinal) {
+    *device = ordinal;
+    return ordinal < setting("FAKE_CUDA_DEVICES", 1) ? SUCCESS : INVALID_DEVICE;
+}
+
+int cuDeviceGetName(char *name, int length, int device) {
+    (void)device;
+    snprintf(name, length, "Fake card");
+    return SUCCESS;
+}
+
+int cuDeviceTotalMem_v2(size_t *bytes, int device) {
+    (void)device;
+    *bytes = 8000000000ul;
+    return SUCCESS;
+}
+
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    (void)device;
+    switch (attribute) {
+    case 16: *value = 4; break; /* multiprocessors */
+    case 75: *value = 9; break; /* compute capability */
+    case 76: *value = 0; break;
+    default: *value = 232448; /* shared memory of a block */
+    }
+    return SUCCESS;
+}
+
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    static int contexts[64];
+    *context = &contexts[device];
+    return setting("FAKE_CUDA_BUSY", 0) ? BUSY : SUCCESS;
+}
+
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    (void)device;
+    return SUCCESS;
+}
+
+int cuCtxSetCurrent(void *context) {
+    (void)context;
+    return SUCCESS;
+}
+
+int cuStreamCreate(void **stream, unsigned flags) {
+    (void)flags;
+    static int one;
+    *stream = &one;
+    return SUCCESS;
+}
+
+int cuStreamSynchronize(void *stream) {
+    (void)stream;
+    return SUCCESS;
+}
+
+int cuStreamDestroy_v2(void *stream) {
+    (void)stream;
+    return SUCCESS;
+}
+
+int cuModuleLoadData(void **module, const void *image) {
+    static int one;
+    *module = &one;
+    return image ? setting("FAKE_CUDA_LOAD", SUCCESS) : INVALID;
+}
+
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    (void)module;
+    *function = strdup(name);
+    return SUCCESS;
+}
+
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+    (void)function, (void)attribute, (void)value;
+    return SUCCESS;
+}
+
+int cuDeviceGetDefaultMemPool(void **pool, int device) {
+    (void)device;
+    static int one;
+    *pool = &one;
+    return SUCCESS;
+}
+
+int cuMemPoolSetAttribute(void *pool, int attribute, void *value) {
+    (void)pool, (void)attribute, (void)value;
+    return SUCCESS;
+}
+
+int cuMemPoolGetAttribute(void *pool, int attribute, uint64_t *value) {
+    (void)pool, (void)attribute;
+    pthread_mutex_lock(&lock);
+    *value = used;
+    pthread_mutex_unlock(&lock);
+    return SUCCESS;
+}
+
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+    pthread_mutex_lock(&lock);
+    unsigned long most = room();
+    looks++;
+    *free = most > used ? most - used : 0;
+    *total = 8000000000ul;
+    pthread_mutex_unlock(&lock);
+    return SUCCESS;
+}
+
+/* The size of an allocation lies before it. */
+enum { BEFORE = 256 };
+
+int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
+    (void)stream;
+    pthread_mutex_lock(&lock);
+    int full = fails(++allocations) || used + bytes > room();
+    if (!full) used += bytes;
+    pthread_mutex_unlock(&lock);
+    char *memory = NULL;
+    if (full || posix_memalign((void **)&memory, BEFORE, BEFORE + bytes)) return OUT_OF_MEMORY;
+    memset(memory, 0, BEFORE + bytes);
+    memcpy(memory, &bytes, sizeof bytes);
+    *address = (uint64_t)(memory + BEFORE);
+    return SUCCESS;
+}
+
+int cuMemFreeAsync(uint64_t address, void *stream) {
+    (void)stream;
+    char *memory = (char *)address - BEFORE;
+    size_t bytes;
+    memcpy(&bytes, memory, sizeof bytes);
+    pthread_mutex_lock(&lock);
+    used -= bytes;
+    pthread_mutex_unlock(&lock);
+    free(memory);
+    return SUCCESS;
+}
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    (void)stream;
+    memcpy((void *)to, from, bytes);
+    return SUCCESS;
+}
+
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    (void)stream;
+    memcpy(to, (void *)from, bytes);
+    return SUCCESS;
+}
+
+int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
+    (void)stream;
+    memset((void *)address, value, bytes);
+    return SUCCESS;
+}
+
+int cuLaunchKernel(const char *name, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared, void *stream, void **arguments, void **extra) {
+    (void)y, (void)z, (void)block_x, (void)block_y, (void)block_z, (void)shared, (void)stream, (void)extra;
+    pthread_mutex_lock(&lock);
+    long long launch = ++launches, last = setting("FAKE_CUDA_CRASH", 0);
+    pthread_mutex_unlock(&lock);
+    if (last > 0 && launch >= last) return LAUNCH_FAILED;
+    if (strcmp(name, "draw") == 0) {
+        /* logits, vocabulary, rules, tokens; one block for each row */
+        uint32_t *tokens = *(uint32_t **)arguments[3];
+        for (unsigned row = 0; row < x; row++) tokens[row] = 100 + row % 7;
+    }
+    return SUCCESS;
+}
