@@ -486,6 +486,10 @@ fn a_saved_state_of_something_else_is_refused() {
     fewer.pop();
     assert_eq!(resume(fewer, settings()), other);
     assert_eq!(resume(examples(), TrainSettings { seed: 1, ..settings() }), other);
+    // Less memory is no other training.
+    let less = TrainSettings { gradient_checkpointing: true, ..settings() };
+    let resumed = Trainer::resume(tiny.engine(), state.clone(), examples(), less);
+    assert_eq!(resumed.unwrap().state().unwrap().to_bytes(), state.to_bytes());
 
     let bytes = state.to_bytes();
     let error = TrainState::from_bytes(&bytes[..bytes.len() - 1]).unwrap_err().to_string();
