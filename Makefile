@@ -109,14 +109,13 @@ test-cuda: setup
 	$(CUDA) ALIGNER_TEST_CUDA=1 $(CARGO) test --release --locked -p aligner --features cuda --lib -- cuda
 
 # Beside PyTorch and transformers, which $CUDA_PYTHON has: a table of ratios, of shares of what the card can do, and of
-# goals. Some rows: `make bench-cuda CUDA_ROWS="1.5b=lora,decode-1"`; CUDA_SETTINGS=run takes the settings of runs.
+# goals. Some rows: `make bench-cuda CUDA_ROWS="1.5b=lora,decode-1"`.
 CUDA_ROWS ?= 135m=lora,dpo,decode-1,decode-256 1.5b=lora,full,dpo,decode-1,decode-256,prefix 7b=lora,dpo,decode-1,decode-256
 CUDA_PYTHON ?= python3
-CUDA_SETTINGS ?= engine
 bench-cuda: setup
 	$(CUDA) $(CARGO) bench --locked -p aligner --features cuda --bench cuda --no-run
 	tests/bench-cuda/table --ours "$$(ls -t target/release/deps/cuda-* | grep -v '\.d$$' | head -1)" \
-	  --peer "$(CUDA_PYTHON) tests/bench-cuda/peer.py" --settings $(CUDA_SETTINGS) $(CUDA_ROWS)
+	  --peer "$(CUDA_PYTHON) tests/bench-cuda/peer.py" $(CUDA_ROWS)
 
 # Long kills, a journal cut at every byte, many mutations of bad input.
 soak: build

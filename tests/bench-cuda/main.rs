@@ -2,19 +2,19 @@
 //! the same row in PyTorch (`peer.py`), and tells both when to work.
 //!
 //! ```text
-//! cuda SHAPE ROW [--device cpu] [--settings run]     SHAPE: see `work.json`
-//!                                                    ROW: limits, decode-N, prefix, lora, full, dpo
+//! cuda SHAPE ROW [--device cpu]     SHAPE: see `work.json`
+//!                                   ROW: limits, decode-N, prefix, lora, full, dpo
 //! ```
 //!
 //! Each line read is an order (`warm`, `run`, `done`), and each line written answers it, as JSON; the first one
-//! says that all is loaded. What fails ends it with `{"failed": "why"}`. With `--settings run` the engine gets what
-//! runs of aligner give it.
+//! says that all is loaded. What fails ends it with `{"failed": "why"}`. Settings are those that a run has, or can be
+//! given: `[generate] batch` and `[train] micro_batch_tokens`.
 
 mod work;
 
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aligner::model::backend::{AnyDevice, WeightType, cuda};
@@ -27,7 +27,33 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Runs before the first that counts: the first two steps of a training look at what they change.
 const WARM_UPS: usize = 3;
 
+/// What the engine warned of, such as that it goes on with less at a time.
+static HEARD: Mutex<String> = Mutex::new(String::new());
+
+/// Writes to [`HEARD`].
+struct Ear;
+
+impl Write for Ear {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Ok(mut heard) = HEARD.lock() {
+            heard.push_str(&String::from_utf8_lossy(bytes));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_writer(|| Ear)
+        .init();
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -54,11 +80,12 @@ fn serve() -> Result<()> {
                 for _ in 0..WARM_UPS {
                     work()?;
                 }
-                json!({ "held": held(&device), "how": order.how() })
+                json!({ "held": held(&device), "how": order.how(&device) })
             }
             "run" => work()?,
             "done" => {
-                println!("{}", json!({ "held": held(&device) }));
+                let warned = HEARD.lock().map_err(|_| "what was warned of is lost")?;
+                println!("{}", json!({ "held": held(&device), "warned": warned.trim() }));
                 return Ok(());
             }
             other => return Err(format!("no order `{other}`").into()),

@@ -30,8 +30,6 @@ struct Plan {
     sizes: std::collections::BTreeMap<String, Sizes>,
     context_length: usize,
     lora: Lora,
-    engine: Caching,
-    run: Run,
 }
 
 #[derive(Clone, Deserialize)]
@@ -59,6 +57,7 @@ struct Sizes {
     common: usize,
     own: usize,
     new: usize,
+    batch: usize,
     matmul: usize,
     copied: usize,
 }
@@ -67,19 +66,6 @@ struct Sizes {
 struct Lora {
     r: usize,
     lora_alpha: f64,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Caching {
-    cache_bytes: usize,
-    prefill_rows: usize,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Run {
-    #[serde(flatten)]
-    caching: Caching,
-    micro_batch_tokens: usize,
 }
 
 /// What this process is asked for.
@@ -93,15 +79,14 @@ pub struct Order {
     spec: Spec,
     sizes: Sizes,
     lora: Lora,
-    caching: Caching,
     micro_batch_tokens: usize,
 }
 
 impl Order {
-    /// Reads `SHAPE ROW [--device cpu] [--settings run]`.
+    /// Reads `SHAPE ROW [--device cpu]`.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Order> {
         let (Some(shape), Some(row)) = (arguments.next(), arguments.next()) else {
-            return Err("expected SHAPE ROW [--device cpu] [--settings run]".into());
+            return Err("expected SHAPE ROW [--device cpu]".into());
         };
         let plan: Plan = serde_json::from_str(include_str!("work.json"))?;
         let Some(found) = plan.shapes.get(&shape).cloned() else {
@@ -112,7 +97,6 @@ impl Order {
             spec: spec(&found, plan.context_length),
             sizes: plan.sizes[&found.sizes],
             lora: plan.lora,
-            caching: plan.engine,
             micro_batch_tokens: found.micro_batch_tokens,
             cpu: false,
             shape,
@@ -122,11 +106,6 @@ impl Order {
             match (name.as_str(), arguments.next().as_deref()) {
                 ("--device", Some("cpu")) => order.cpu = true,
                 ("--device", Some("cuda")) => order.cpu = false,
-                ("--settings", Some("engine")) => {}
-                ("--settings", Some("run")) => {
-                    order.caching = plan.run.caching;
-                    order.micro_batch_tokens = plan.run.micro_batch_tokens;
-                }
                 (name, value) => {
                     return Err(format!("no such setting: {name} {}", value.unwrap_or("")).into());
                 }
@@ -136,23 +115,24 @@ impl Order {
     }
 
     /// Says what was chosen for this row.
-    pub fn how(&self) -> String {
-        let Caching { cache_bytes, prefill_rows } = self.caching;
-        let rows = self.micro_batch_tokens;
+    pub fn how(&self, device: &AnyDevice) -> String {
+        let passes = format!("passes of {} tokens", self.micro_batch_tokens);
         match self.row.as_str() {
             "limits" => "products of bf16 with sums in f32, and f32 copied by a kernel".into(),
-            "lora" | "full" => format!("passes of {rows} tokens"),
-            "dpo" => format!("passes of {rows} tokens, reference scored in each step"),
-            _ => {
-                let cache = cache_bytes as f64 / f64::from(1 << 30);
-                format!("{cache} GiB for keys and values, {prefill_rows} rows of prompts in a pass")
+            "lora" | "full" => passes,
+            "dpo" => format!("{passes}, reference scored in each step"),
+            row => {
+                let rows = Settings::on(device).prefill_rows;
+                let batch =
+                    row.strip_prefix("decode-").map_or(self.sizes.batch.to_string(), str::to_owned);
+                format!("{batch} prompts at a time, {rows} of their rows in a pass")
             }
         }
     }
 
-    fn decoding(&self, batch: usize) -> Settings {
-        let Caching { cache_bytes, prefill_rows } = self.caching;
-        Settings { max_batch: batch, cache_bytes, prefill_rows, ..Settings::default() }
+    /// Returns what a run takes with this `[generate] batch`.
+    fn decoding(&self, device: &AnyDevice, batch: usize) -> Settings {
+        Settings { max_batch: batch, ..Settings::on(device) }
     }
 
     fn training(&self, items: usize) -> TrainSettings {
@@ -256,7 +236,7 @@ impl Checkpoint for Random {
 
 /// Loads what a row needs and returns its work.
 pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
-    let Sizes { sequences, prompt, few, many, prompts, common, own, new, .. } = order.sizes;
+    let Sizes { sequences, prompt, few, many, prompts, common, own, new, batch, .. } = order.sizes;
     let load = |weight_type| {
         let checkpoint = Random::new(order.spec.clone());
         Weights::load_as(&*device, &checkpoint, weight_type, &mut |_, _| ())
@@ -274,7 +254,7 @@ pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
     let engine = Engine { backend: device.clone(), weights };
     if let Some(batch) = order.row.strip_prefix("decode-") {
         let batch: usize = batch.parse().map_err(|_| format!("no row `{}`", order.row))?;
-        let settings = order.decoding(batch);
+        let settings = order.decoding(&device, batch);
         let jobs = |new| -> Vec<Job> {
             (0..batch).map(|i| job(order.tokens(i as u64, prompt), i, new)).collect()
         };
@@ -295,8 +275,7 @@ pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
             let own = |i| order.tokens(1 + i as u64, own);
             let jobs: Vec<Job> =
                 (0..prompts).map(|i| job([shared.clone(), own(i)].concat(), i, new)).collect();
-            // As many at once as most runs would ask for.
-            let settings = order.decoding(prompts.min(256));
+            let settings = order.decoding(&device, batch);
             let spent = move || complete(&engine, &jobs, &settings);
             Ok(Box::new(move || Ok(json!({ "seconds": spent()? }))))
         }
@@ -306,7 +285,7 @@ pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
             Ok(steps(trainer, device, || Ok(())))
         }
         "dpo" => {
-            let (items, decoding) = (order.pairs(), order.decoding(sequences));
+            let (items, decoding) = (order.pairs(), order.decoding(&device, sequences));
             let score = {
                 let (engine, items) = (engine.clone(), items.clone());
                 let hear = |_| ControlFlow::Continue(());
