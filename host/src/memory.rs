@@ -241,7 +241,7 @@ const PROGRAM: usize = 64 << 20;
 pub fn program(device: &AnyDevice) -> usize {
     match device.shares_memory() {
         true => resident().map_or(PROGRAM, |bytes| bytes as usize) + GROWTH,
-        false => 0,
+        false => device.held_memory().map_or(0, |bytes| bytes as usize),
     }
 }
 

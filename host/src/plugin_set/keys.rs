@@ -145,6 +145,7 @@ pub(super) const TRAIN: Shape = Shape {
         "max_grad_norm",
         "max_length",
         "save_steps",
+        "micro_batch_tokens",
         "gradient_checkpointing",
         "method",
         "lora",

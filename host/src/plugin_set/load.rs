@@ -127,6 +127,9 @@ fn read(
 
 /// Reads a file, or one byte more than a plugin set may have of it: a pipe may have no end.
 fn read_bounded(name: &Path) -> std::io::Result<Vec<u8>> {
+    if crate::file::is_named_pipe(name) {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is a named pipe"));
+    }
     let mut bytes = Vec::new();
     File::open(name)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -111,6 +111,10 @@ pub struct Train {
     /// round. Default: 10, and 50 where every weight is trained. A checkpoint is three times what is
     /// trained, and where updates are short, one after each takes a good tenth of the time.
     pub save_steps: u32,
+    /// Most tokens that go through the model at once; a longer example goes alone. More of them need more
+    /// memory, and change an update by no more than rounding. Default: 1024 on the processor, 4096 on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<u32>,
     /// Keeps only the input of each block and computes the rest again: less memory, more work, and
     /// the same result. Default: false.
     #[serde(default)]
@@ -139,6 +143,7 @@ impl Default for Train {
             max_grad_norm: 1.0,
             max_length: 1024,
             save_steps: 10,
+            micro_batch_tokens: None,
             gradient_checkpointing: false,
             lora: Some(Lora::default()),
         }

@@ -231,6 +231,12 @@ fn order(shop: &Workshop<'_>, place: Place<'_>) -> Option<u64> {
     (!curriculum).then(|| seed::of([shop.seed(place).into(), "order".into()]))
 }
 
+/// Returns how many tokens training lets through the model at once.
+pub fn tokens_at_once(settings: &Train, device: &AnyDevice) -> usize {
+    let asked = settings.micro_batch_tokens.map(|tokens| tokens as usize);
+    asked.unwrap_or_else(|| TrainSettings::micro_batch_tokens_on(device))
+}
+
 fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> TrainSettings {
     // What has no pairs is in its order already, the same in every epoch.
     let paired = settings.preference().is_none_or(|preference| preference.is_paired());
@@ -253,9 +259,9 @@ fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> Tr
         adam_beta2: settings.adam_beta2,
         adam_epsilon: settings.adam_epsilon,
         max_grad_norm: settings.max_grad_norm,
+        micro_batch_tokens: tokens_at_once(settings, shop.models.device()),
         gradient_checkpointing: settings.gradient_checkpointing,
         shuffle: paired && order(shop, place).is_some(),
         seed: shop.seed(place),
-        ..TrainSettings::default()
     }
 }

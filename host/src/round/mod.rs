@@ -32,7 +32,7 @@ pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
 pub use given::variants as given_variants;
-pub use learn::forget;
+pub use learn::{forget, tokens_at_once};
 pub use measure::{of_plugin as needs_of, scored};
 pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{

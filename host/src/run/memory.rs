@@ -19,7 +19,7 @@ use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
 use crate::plugin_set::{Generate, Lora, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
-use crate::round::{Aligned, RunError, given_variants};
+use crate::round::{Aligned, RunError, given_variants, tokens_at_once};
 use crate::train::{TrainError, TrainMemory, TrainSettings};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
@@ -194,7 +194,8 @@ pub fn way_out(set: &PluginSet, part: Part) -> Option<String> {
     let trains = || (1..=set.run.rounds).filter_map(|round| set.train(round));
     match part {
         Part::Activations => Some(match trains().all(|train| train.gradient_checkpointing) {
-            true => "a smaller `train.max_length` makes activations smaller".into(),
+            true => "a smaller `train.micro_batch_tokens` or `train.max_length` makes activations smaller"
+                .into(),
             false => {
                 "`train.gradient_checkpointing = true`, or a smaller `train.max_length`, makes \
                       activations smaller"
@@ -362,6 +363,7 @@ fn training(
     let settings = TrainSettings {
         per_device_train_batch_size: train.per_device_train_batch_size as usize,
         gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
+        micro_batch_tokens: tokens_at_once(train, &prepared.device),
         ..TrainSettings::default()
     };
     let rows = |of: fn(&Lesson) -> &[Sequence]| {

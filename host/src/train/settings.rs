@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::items::ItemProblem;
+use crate::model::backend::AnyDevice;
 use crate::model::spec::Spec;
 
 /// One sequence to learn from.
@@ -99,6 +100,12 @@ impl Default for TrainSettings {
 }
 
 impl TrainSettings {
+    /// Returns how many tokens go through the model at once on a device where nothing else is asked for: a GPU
+    /// has too little to do with few.
+    pub fn micro_batch_tokens_on(device: &AnyDevice) -> usize {
+        if device.shares_memory() { 1024 } else { 4096 }
+    }
+
     /// Checks every number's range; what holds for several together needs no check.
     pub fn check(&self) -> Result<(), SettingsError> {
         let decay = 0.0..1.0;

@@ -67,6 +67,16 @@ impl AnyDevice {
         }
     }
 
+    /// Returns how many bytes of the device's own memory this process holds, such as what a library works in;
+    /// none where it works in the machine's.
+    pub fn held_memory(&self) -> Option<u64> {
+        match self {
+            AnyDevice::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            AnyDevice::Cuda(cuda) => Some(cuda.held()),
+        }
+    }
+
     /// Returns whether it works in the machine's memory.
     pub fn shares_memory(&self) -> bool {
         matches!(self, AnyDevice::Cpu(_))

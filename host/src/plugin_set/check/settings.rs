@@ -143,6 +143,9 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
         max_grad_norm: at_least_0("max_grad_norm", base.max_grad_norm)?,
         max_length: table.integer("max_length", 2, 1 << 24)?.unwrap_or(base.max_length),
         save_steps: table.integer("save_steps", 0, 1 << 30)?.unwrap_or(base.save_steps),
+        micro_batch_tokens: table
+            .integer("micro_batch_tokens", 1, 1 << 24)?
+            .or(base.micro_batch_tokens),
         gradient_checkpointing: table
             .boolean("gradient_checkpointing")?
             .unwrap_or(base.gradient_checkpointing),

@@ -87,7 +87,7 @@ pub(super) fn data_file(
         Source::Packed { .. } => {}
         Source::File(path) => {
             let Some(locked) = locked(table, key, &source, around)? else { return Ok(source) };
-            let opened = std::fs::File::open(path).and_then(sha256_of);
+            let opened = crate::file::open(path).and_then(sha256_of);
             let found = opened.map_err(|error| unreadable(table, key, text, &error))?;
             if found != locked.sha256 {
                 return Err(table
