@@ -28,7 +28,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    pack,
+    file, pack,
     plugin_set::Source,
     record::{Message, Prompt, Speaker, Text},
 };
@@ -205,15 +205,10 @@ fn rows<'a>(
 /// makes (`<(…)`) has no name, and a writer.
 fn open(path: &Path, name: &str) -> Result<File, DataError> {
     let failed = |error| DataError::Read { name: name.to_owned(), error };
-    let found = path.metadata().map_err(failed)?;
-    if found.is_dir() {
+    if path.metadata().map_err(failed)?.is_dir() {
         return Err(DataError::Folder { name: name.to_owned() });
     }
-    #[cfg(unix)]
-    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type())
-        && !path.starts_with("/dev")
-        && path.canonicalize().is_ok()
-    {
+    if file::is_named_pipe(path) {
         return Err(DataError::Pipe { name: name.to_owned() });
     }
     File::open(path).map_err(failed)

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod embedding;
 pub mod evaluate;
 pub mod extrapolate;
+pub mod file;
 pub mod generate;
 pub mod logprob;
 pub mod measure;

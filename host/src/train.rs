@@ -333,13 +333,13 @@ impl<B: TrainingBackend> Trainer<B> {
         }
 
         let learning_rate = self.schedule.learning_rate(self.step);
-        // A completion right after a prompt of one token says nothing to queries and keys, and a
-        // loss of exactly zero says nothing to anybody: such a step proves nothing.
+        // A completion right after a prompt of one token says nothing to queries and keys, and a loss of
+        // next to zero, which has no gradient left in f32, says nothing to anybody: such a step proves nothing.
         let late = |&i: &usize| {
             let mut sequences = self.items[i].sequences.iter();
             sequences.any(|sequence| sequence.trained.iter().skip(2).any(|&trained| trained))
         };
-        let telling = loss > 0.0 && indices.iter().any(late);
+        let telling = loss > f64::from(f32::EPSILON) && indices.iter().any(late);
         let rate = Rate::of(learning_rate, self.settings.learning_rate);
         let watched = telling && self.startup.wants(rate);
         let seen = self.update(grad_norm, learning_rate, watched)?;

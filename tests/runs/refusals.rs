@@ -36,6 +36,24 @@ fn a_named_pipe_is_refused_and_one_of_a_shell_is_read() {
         .expect(4)
         .says(&["is a named pipe"]);
 
+    // What else a user names, and what comes with it, waits for nobody either.
+    place.aligner(&["--plugins", "pipe"]).expect(2).says(&["it is a named pipe"]);
+    std::fs::create_dir(place.path("model")).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
+            let entry = entry.unwrap().path();
+            let copy = place.path("model").join(entry.file_name().unwrap());
+            let _ = std::fs::remove_file(&copy);
+            std::fs::copy(&entry, copy).unwrap();
+        }
+        let pipe = place.path("model").join(file);
+        std::fs::remove_file(&pipe).unwrap();
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let model = format!("models.policy={}", place.path("model").display());
+        let run = ["--plugins", "mine.toml", "--out", "run", "--set", &model];
+        place.aligner(&run).expect(4).says(&[file, "it is a pipe or a device"]);
+    }
+
     let run = ["--plugins", "mine.toml", "--out", "run", "--set", "data.prompts=/dev/stdin"];
     let mut child = place
         .command(&[&run[..], &["--rounds", "1"]].concat())

@@ -41,7 +41,8 @@ pub use progress::{ProgressArg, ProgressArgs};
     long_about = None,
     after_help = "Begin with:  aligner --plugins soft-plus.toml\n\n\
         Exit codes: 0 done, 1 internal, 2 usage or plugin set, 3 plugin, 4 model or data, \
-        5 run directory, 6 a round kept nothing, 130 interrupted.",
+        5 run directory, 6 a round kept nothing, or an alarm left nothing, 130 \
+        interrupted.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,

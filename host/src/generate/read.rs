@@ -12,6 +12,9 @@ use crate::model::weights::LoadedAdapter;
 pub(crate) type Rows<'a, 'e, B> =
     dyn FnMut(&Batch<'e, B>, &[Made]) -> Result<(), SequenceError> + 'a;
 
+/// Takes the rows of a pass as [`Rows`] does, and says whether to stop.
+type Note<'a, 'e, B> = dyn FnMut(&Batch<'e, B>, &[Made]) -> Result<bool, SequenceError> + 'a;
+
 /// Reads every start to its last position and hands over the wanted rows of each pass. Of `settings`, the
 /// size of the cache and of a pass are used.
 ///
@@ -61,7 +64,7 @@ fn at_once<'e, B: Backend>(
     adapter: Option<&'e LoadedAdapter<B>>,
     starts: &[Start<'_>],
     settings: &Settings,
-    note: &mut dyn FnMut(&Batch<'e, B>, &[Made]) -> Result<bool, SequenceError>,
+    note: &mut Note<'_, 'e, B>,
 ) -> Result<(), SequenceError> {
     let mut batch = Batch::new(engine, adapter, starts, settings)?;
     let mut waiting = 0..starts.len();

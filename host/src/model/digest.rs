@@ -1,16 +1,16 @@
 //! What a model is, in one number: the same digest means the same tokens and the same weights.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::error::ModelError;
 use crate::digest::{sha256, sha256_of};
+use crate::file;
 
 /// Returns the SHA-256 of a file's bytes, in lower-case hexadecimal.
 pub fn of_file(path: &Path) -> Result<String, ModelError> {
-    File::open(path).and_then(sha256_of).map_err(|source| ModelError::read(path, source))
+    file::open(path).and_then(sha256_of).map_err(|source| ModelError::read(path, source))
 }
 
 /// Returns one digest for a set of files: for one file its own, for several the SHA-256 of their

@@ -11,7 +11,6 @@ mod tests;
 mod vocabulary;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -41,7 +40,7 @@ impl Gguf {
     /// Opens a file and checks that it holds the tensors of the model that its settings describe.
     /// Reads no weight yet.
     pub fn open(path: &Path) -> Result<Gguf, ModelError> {
-        let file = File::open(path).map_err(|error| ModelError::read(path, error))?;
+        let file = crate::file::open(path).map_err(|error| ModelError::read(path, error))?;
         // SAFETY: the map is only read. A file that another program shortens while it is mapped
         // would end the process; checkpoints are written once and not changed in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| ModelError::read(path, error))?;

@@ -12,7 +12,7 @@
 pub mod scaled;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,7 @@ use super::adapter::{
     module_path, names_a_linear, tensor_name,
 };
 use super::spec::{Linear, Spec};
+use crate::file;
 
 /// Name of the file with the hyper-parameters.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -85,7 +86,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// Reads an adapter for a model of this shape; matrices in f16 or bf16 become f32.
 pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let path = folder.join(CONFIG_FILE);
-    let text = fs::read_to_string(&path).map_err(io(&path))?;
+    let text = file::read_text(&path).map_err(io(&path))?;
     let Parsed { config, score } =
         parse_config(&text).map_err(|message| PeftError::Config { path: path.clone(), message })?;
     // Before any matrix is read: what is wanted of the model is the file's word, and may be anything.
@@ -93,7 +94,7 @@ pub fn read(folder: &Path, spec: &Spec) -> Result<Adapter, PeftError> {
     let wanted = config.pairs(spec.layers).map_err(fits)?;
 
     let weights = folder.join(WEIGHTS_FILE);
-    let bytes = fs::read(&weights).map_err(io(&weights))?;
+    let bytes = file::read(&weights).map_err(io(&weights))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|source| PeftError::Safetensors { path: weights.clone(), source })?;
     let mut left: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
@@ -393,7 +394,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PeftError + use<> {
 
 /// Returns what a folder names as its base: a name on the hub, or a path elsewhere.
 pub fn base_of(folder: &Path) -> Option<String> {
-    let text = fs::read_to_string(folder.join(CONFIG_FILE)).ok()?;
+    let text = file::read_text(&folder.join(CONFIG_FILE)).ok()?;
     let config: Value = serde_json::from_str(&text).ok()?;
     Some(config["base_model_name_or_path"].as_str()?.to_owned())
 }

@@ -1,7 +1,6 @@
 //! Checkpoints in safetensors files, one or many, memory-mapped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -119,7 +118,7 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
         });
     }
     let error = |what: &str| CheckpointError { message: format!("`{}` {what}", index.display()) };
-    let text = std::fs::read(&index).map_err(|e| error(&format!("cannot be read: {e}")))?;
+    let text = crate::file::read(&index).map_err(|e| error(&format!("cannot be read: {e}")))?;
     let json: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| error(&format!("is not JSON: {e}")))?;
     let map = json["weight_map"].as_object().ok_or_else(|| error("has no `weight_map`"))?;
@@ -143,7 +142,7 @@ impl Shard {
     fn open(path: &Path) -> Result<Shard, CheckpointError> {
         let error =
             |what: String| CheckpointError { message: format!("`{}` {what}", path.display()) };
-        let file = File::open(path).map_err(|e| error(format!("cannot be read: {e}")))?;
+        let file = crate::file::open(path).map_err(|e| error(format!("cannot be read: {e}")))?;
         // SAFETY: the map is only read. A file that another program shortens while it is mapped
         // would end the process; checkpoints are written once and not changed in place.
         let map =

@@ -167,7 +167,7 @@ const SMALL_FILES: [&str; 7] = [
 /// which may be a list of named ones.
 fn folder_template(folder: &Path) -> Result<Option<String>, ModelError> {
     let file = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&file) {
+    match crate::file::read_text(&file) {
         Ok(source) => return Ok(Some(source)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(ModelError::read(&file, error)),

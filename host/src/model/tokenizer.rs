@@ -47,7 +47,7 @@ impl Tokenizer {
     /// beside it in `tokenizer_config.json`, `generation_config.json` and `config.json`.
     pub fn from_folder(folder: &Path) -> Result<Tokenizer, ModelError> {
         let path = folder.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match crate::file::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(ModelError::malformed(
@@ -461,7 +461,7 @@ impl Escapes {
 
 /// Reads a JSON file that need not be there.
 pub(super) fn optional_json(path: &Path) -> Result<Option<Value>, ModelError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match crate::file::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ModelError::read(path, error)),

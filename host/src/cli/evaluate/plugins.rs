@@ -116,7 +116,7 @@ fn named(text: &str) -> Result<Wanted, CliError> {
 /// Reads a TOML file; paths in it are relative to it.
 fn read(path: &Path) -> Result<Vec<Wanted>, CliError> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
+    let text = crate::file::read_text(path)
         .map_err(|error| CliError::usage(format!("cannot read `{shown}`: {error}")))?;
     let file: File = toml::from_str(&text).map_err(|error| {
         let error = CliError::usage(format!("`{shown}`: {}", error.to_string().trim_end()));

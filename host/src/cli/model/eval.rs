@@ -4,10 +4,7 @@ mod respondent;
 mod rows;
 mod take;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::json;
@@ -16,6 +13,7 @@ use super::EvalArgs;
 use crate::{
     cli::{CliError, cancel, exit, host, output, place},
     digest::sha256,
+    file,
     measure::{
         figure::Figure,
         letters::BothOrders,
@@ -126,7 +124,7 @@ struct Summary {
 
 impl Summary {
     fn new(measure: &Measure, rows: usize, taken: Taken) -> Result<Summary, CliError> {
-        let bytes = fs::read(&measure.data).map_err(|error| {
+        let bytes = file::read(&measure.data).map_err(|error| {
             let path = measure.data.display();
             CliError::new(exit::MODEL_OR_DATA, format!("cannot read data file `{path}`: {error}"))
         })?;
@@ -164,7 +162,7 @@ fn read_suite(path: &Path) -> Result<(Suite, String), CliError> {
         let error = CliError::usage(format!("suite `{shown}` is a folder"));
         return Err(error.hint("name the TOML file in it"));
     }
-    let bytes = fs::read(path)
+    let bytes = file::read(path)
         .map_err(|error| CliError::usage(format!("cannot read suite `{shown}`: {error}")))?;
     let digest = sha256(&bytes);
     let text = String::from_utf8(bytes).map_err(|_| {

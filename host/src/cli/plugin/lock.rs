@@ -26,8 +26,8 @@ pub fn main(args: &LockArgs) -> Result<(), CliError> {
     let mut sources = plugins(&loaded.set, &folder, &args.shown.open())?;
     for (_, source) in loaded.set.data.files() {
         let Source::File(path) = source else { continue };
-        let read = std::fs::File::open(path)
-            .and_then(|file| Ok((file.metadata()?.len(), sha256_of(file)?)));
+        let read =
+            crate::file::open(path).and_then(|file| Ok((file.metadata()?.len(), sha256_of(file)?)));
         let (bytes, sha256) = read.map_err(|error| {
             let message = format!("cannot read data file `{}`: {error}", path.display());
             CliError::new(exit::MODEL_OR_DATA, message)

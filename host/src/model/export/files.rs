@@ -92,7 +92,7 @@ fn ids(model: &Model) -> Map<String, Value> {
 fn text_of_folder(model: &Model, folder: &Path) -> Result<Files, ModelError> {
     let read = |name| {
         let path = folder.join(name);
-        match std::fs::read(&path) {
+        match crate::file::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ModelError::read(&path, error)),

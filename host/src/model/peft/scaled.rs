@@ -1,12 +1,12 @@
 //! An adapter folder with another strength.
 
-use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{CONFIG_FILE, PeftError, WEIGHTS_FILE, file_of, floats, io, parse_config};
+use crate::file;
 use crate::model::adapter::{AdapterError, scale};
 
 /// What may stand beside an adapter and goes with it.
@@ -21,7 +21,7 @@ const BESIDE: [&str; 4] =
 pub fn files(folder: &Path, factor: f64) -> Result<Vec<(&'static str, Vec<u8>)>, PeftError> {
     let read = |name: &str| {
         let path = folder.join(name);
-        fs::read(&path).map_err(io(&path))
+        file::read(&path).map_err(io(&path))
     };
     let (config, weights) = (read(CONFIG_FILE)?, read(WEIGHTS_FILE)?);
     let path = folder.join(CONFIG_FILE);
@@ -80,6 +80,8 @@ fn matrices(path: &Path, bytes: &[u8], factor: f64) -> Result<Vec<u8>, PeftError
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::model::peft::{self, Base};
     use crate::model::tiny;

@@ -1,5 +1,7 @@
 //! Adapter folders: written, read back, and refused.
 
+use std::fs;
+
 use super::*;
 use crate::model::spec::{Rope, RopeScaling};
 
