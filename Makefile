@@ -122,7 +122,7 @@ soak: build
 	ALIGNER_SOAK=1 $(CARGO) test --release --locked -p aligner --test integration -- kill cut:: bad_input
 
 # Hostile components, hostile results and bad data of every kind against the host, SECONDS for each. What is found
-# lies in tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus.
+# lies in tests/fuzz/artifacts, what was learnt in tests/fuzz/corpus, which begins with what is kept in tests/fuzz/kept.
 SECONDS ?= 60
 FUZZ ?= component results plugin_set jsonl gguf safetensors tokenizer template journal
 fuzz: build
@@ -134,6 +134,7 @@ fuzz: build
 	    *) most=65536 patience=5 ;; \
 	  esac; \
 	  mkdir -p corpus/$$target && \
+	  if [ -f kept/$$target.tar.xz ]; then tar -xJf kept/$$target.tar.xz -C corpus/$$target; fi && \
 	  ALIGNER=$(CURDIR)/target/release/aligner $(CARGO) fuzz run --fuzz-dir . -s none $$target corpus/$$target seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -timeout=$$patience -rss_limit_mb=4096 -max_len=$$most \
 	    || exit 1; \
