@@ -4,7 +4,7 @@
  *
  *   FAKE_CUDA_VERSION   CUDA that it is for: 13000 is 13.0
  *   FAKE_CUDA_DEVICES   how many cards there are
- *   FAKE_CUDA_FREE      bytes of free memory; with a second number after a comma, so many after the first look
+ *   FAKE_CUDA_FREE      bytes of free memory; with two more numbers after commas, so many from that allocation on
  *   FAKE_CUDA_FAIL      the number of an allocation, from 1, that fails; with a `-` behind it, all from it on fail
  *   FAKE_CUDA_BUSY      1: another process has the card for itself
  *   FAKE_CUDA_LOAD      error that loading kernels gives, for example 209
@@ -30,19 +30,21 @@ enum {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned long used, allocations, launches, looks;
+static unsigned long used, allocations, launches;
 
 static long long setting(const char *name, long long otherwise) {
     const char *text = getenv(name);
     return text ? atoll(text) : otherwise;
 }
 
-/* Bytes that may be in use: the first number until somebody looks, the last from then on. */
+/* Bytes that may be in use: the first number, or the second one where so many have been allocated as the third says. */
 static unsigned long room(void) {
     const char *text = getenv("FAKE_CUDA_FREE");
     if (!text) return 8000000000ul;
     const char *second = strchr(text, ',');
-    return strtoul(looks > 0 && second ? second + 1 : text, NULL, 10);
+    const char *from = second ? strchr(second + 1, ',') : NULL;
+    int later = from && allocations >= strtoul(from + 1, NULL, 10);
+    return strtoul(later ? second + 1 : text, NULL, 10);
 }
 
 static int fails(unsigned long allocation) {
@@ -199,7 +201,6 @@ int cuMemPoolGetAttribute(void *pool, int attribute, uint64_t *value) {
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
     pthread_mutex_lock(&lock);
     unsigned long most = room();
-    looks++;
     *free = most > used ? most - used : 0;
     *total = 8000000000ul;
     pthread_mutex_unlock(&lock);
