@@ -63,6 +63,12 @@ fn a_named_pipe_is_refused_and_one_of_a_shell_is_read() {
     let rows = std::fs::read(tests().join("sets/tiny-prompts.jsonl")).unwrap();
     child.stdin.take().unwrap().write_all(&rows).unwrap();
     assert!(child.wait().unwrap().success());
+    let journal = place.path("run/journal.jsonl");
+    let whole = std::fs::read_to_string(&journal).unwrap();
+    let cut = whole.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(&journal, &whole[..cut]).unwrap();
+    let again = place.command(&["resume", "run"]).stdin(Stdio::null()).output().unwrap();
+    super::Said::of(again).expect(4).says(&["can be read once: write the rows to a file"]);
 }
 
 #[test]

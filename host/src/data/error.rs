@@ -63,6 +63,11 @@ impl DataError {
     pub fn hint(&self) -> Option<String> {
         let problem = match self {
             DataError::Row { problem, .. } => problem,
+            DataError::Empty { name } | DataError::Read { name, .. }
+                if name.starts_with("/dev/") =>
+            {
+                return Some("what is piped can be read once: write the rows to a file".into());
+            }
             DataError::Pipe { .. } => {
                 return Some(
                     "write the rows to a file: a run reads them again when it is resumed".into(),
