@@ -17,9 +17,8 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Reads a whole file as [`open`] opens it.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = open(path)?;
-    let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |found| found.len() as usize));
-    file.read_to_end(&mut bytes)?;
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -104,7 +104,7 @@ impl Settings {
 
     /// Takes half as much at a time where `error` says that memory did not suffice; returns whether there was
     /// something to halve.
-    pub(crate) fn halve_after(&mut self, error: &SequenceError) -> bool {
+    fn halve_after(&mut self, error: &SequenceError) -> bool {
         /// A pass of fewer rows takes hardly less.
         const FEWEST_ROWS: usize = 32;
         let Settings { max_batch, cache_bytes, prefill_rows, .. } = self;
@@ -168,14 +168,11 @@ pub fn generate<B: Backend>(
             .map_err(SequenceError::of(index))?;
     }
     check_policy(adapter)?;
-    let mut settings = settings.clone();
-    let mut left: Vec<usize> = (0..jobs.len()).collect();
     // Tokens of sequences that began again count twice.
     let mut drawn = 0;
-    loop {
+    fewer_at_a_time(settings, jobs.len(), |left, settings, done| {
         let open: Vec<&Job> = left.iter().map(|&index| &jobs[index]).collect();
         let (before, drawn_before) = (jobs.len() - open.len(), drawn);
-        let mut done = vec![false; jobs.len()];
         let own = Hooks {
             stop: &|place, tokens| (hooks.stop)(left[place], tokens),
             on_done: &mut |place, output| {
@@ -188,12 +185,26 @@ pub fn generate<B: Backend>(
                 (hooks.progress)(Progress { done, total, tokens: drawn })
             },
         };
-        let result = at_once(engine, adapter, &open, &settings, own);
-        match result {
+        at_once(engine, adapter, &open, settings, own).map_err(|error| match error {
+            SequenceError::Sequence { index, problem } => SequenceError::of(left[index])(problem),
+            error => error,
+        })
+    })
+}
+
+/// Lets `work` do what is left of `count` sequences, and again with less at a time as long as the device's memory
+/// does not suffice; it marks those that are done.
+fn fewer_at_a_time(
+    settings: &Settings,
+    count: usize,
+    mut work: impl FnMut(&[usize], &Settings, &mut [bool]) -> Result<(), SequenceError>,
+) -> Result<(), SequenceError> {
+    let mut settings = settings.clone();
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut done = vec![false; count];
+    loop {
+        match work(&left, &settings, &mut done) {
             Err(error) if settings.halve_after(&error) => left.retain(|&index| !done[index]),
-            Err(SequenceError::Sequence { index, problem }) => {
-                return Err(SequenceError::of(left[index])(problem));
-            }
             result => return result,
         }
     }

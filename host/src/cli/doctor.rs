@@ -8,6 +8,9 @@ use crate::model::backend::AnyDevice;
 use crate::model::source::cache_folder;
 use crate::progress::counted;
 
+/// What looks at one thing.
+type Check<'a> = Box<dyn FnOnce() -> Finding + 'a>;
+
 /// Arguments of `doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -46,29 +49,30 @@ pub fn main(args: &DoctorArgs) -> Result<(), CliError> {
     let (cards, card) = doctor::cuda(wish);
     let card = card.filter(|_| args.device != Device::Cpu);
     let device = card.as_ref().unwrap_or(&cpu);
-    let of_card: [fn(&AnyDevice) -> Finding; 3] =
-        [doctor::kernels, doctor::gradient, doctor::determinism];
-    let total = 10 + cards.len() + if card.is_some() { of_card.len() } else { 0 };
-    let bar = progress.stage("doctor", total as u64, "checks");
-    let mut findings = Vec::with_capacity(total);
-    let mut note = |finding| {
-        findings.push(finding);
-        bar.inc(1);
-    };
-    note(doctor::cpu());
-    note(doctor::cores());
-    note(doctor::memory(available));
-    note(doctor::disk(std::path::Path::new(".")));
-    note(doctor::cache(cache_folder().ok()));
-    cards.into_iter().for_each(&mut note);
-    note(wasm());
-    note(doctor::gradient(&cpu));
-    note(doctor::determinism(&cpu));
+    let mut checks: Vec<Check<'_>> = vec![
+        Box::new(doctor::cpu),
+        Box::new(doctor::cores),
+        Box::new(|| doctor::memory(available)),
+        Box::new(|| doctor::disk(std::path::Path::new("."))),
+        Box::new(|| doctor::cache(cache_folder().ok())),
+    ];
+    checks.extend(cards.into_iter().map(|found| -> Check<'_> { Box::new(move || found) }));
+    checks.push(Box::new(wasm));
+    checks.push(Box::new(|| doctor::gradient(&cpu)));
+    checks.push(Box::new(|| doctor::determinism(&cpu)));
     if let Some(card) = &card {
-        of_card.iter().for_each(|check| note(check(card)));
+        checks.push(Box::new(|| doctor::kernels(card)));
+        checks.push(Box::new(|| doctor::gradient(card)));
+        checks.push(Box::new(|| doctor::determinism(card)));
     }
-    note(doctor::product(device));
-    note(doctor::decode(device));
+    checks.push(Box::new(|| doctor::product(device)));
+    checks.push(Box::new(|| doctor::decode(device)));
+    let bar = progress.stage("doctor", checks.len() as u64, "checks");
+    let mut findings = Vec::with_capacity(checks.len());
+    for check in checks {
+        findings.push(check());
+        bar.inc(1);
+    }
     bar.finish();
     let failures = doctor::failures(&findings);
     output::print(&match args.json {

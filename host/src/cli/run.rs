@@ -252,8 +252,7 @@ fn result(prepared: &Prepared, path: &Path, report: &Report) -> Result<(), CliEr
         ));
     }
     output::print(&text)?;
-    let alarm = report.blamed.is_some() || report.diverged.is_some();
-    if report.nothing_kept.is_none() && alarm && report.best_round == 0 {
+    if let (None, Some(_), 0) = (&report.nothing_kept, report.blamed, report.best_round) {
         let message = "an alarm leaves no round: there is no result";
         let hint = match report.diverged {
             Some(_) => "a lower `train.learning_rate` keeps a policy's numbers finite",

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::batch::{Batch, Made, Start};
-use super::{Progress, SequenceError, Settings};
+use super::{Progress, SequenceError, Settings, fewer_at_a_time};
 use crate::model::backend::Backend;
 use crate::model::forward::Engine;
 use crate::model::weights::LoadedAdapter;
@@ -30,12 +30,9 @@ pub(crate) fn read<'e, B: Backend>(
     rows: &mut Rows<'_, 'e, B>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), SequenceError> {
-    let mut settings = settings.clone();
-    let mut left: Vec<usize> = (0..starts.len()).collect();
     let mut state = Progress { done, total: done + starts.len(), tokens: 0 };
-    loop {
+    fewer_at_a_time(settings, starts.len(), |left, settings, ended| {
         let open: Vec<Start> = left.iter().map(|&index| starts[index]).collect();
-        let mut ended = vec![false; starts.len()];
         let mut note = |batch: &Batch<'e, B>, made: &[Made]| {
             let made: Vec<Made> =
                 made.iter().map(|made| Made { index: left[made.index], ..*made }).collect();
@@ -49,12 +46,8 @@ pub(crate) fn read<'e, B: Backend>(
             }
             Ok(progress(state).is_break())
         };
-        let result = at_once(engine, adapter, &open, &settings, &mut note);
-        match result {
-            Err(error) if settings.halve_after(&error) => left.retain(|&index| !ended[index]),
-            result => return result,
-        }
-    }
+        at_once(engine, adapter, &open, settings, &mut note)
+    })
 }
 
 /// Reads every start, as many at a time as `settings` say; `note` takes the rows of a pass, and says whether to

@@ -14,12 +14,8 @@ use crate::model::tiny;
 use crate::reward::{RewardModel, rewards};
 
 /// An engine over the same weights whose memory ends.
-fn within(
-    engine: &Engine<Cpu>,
-    most: usize,
-    before_failure: usize,
-) -> (Engine<Cpu>, &'static Room) {
-    let room: &'static Room = Box::leak(Box::new(Room::new(most, before_failure)));
+fn within(engine: &Engine<Cpu>, most: usize, failing: usize) -> (Engine<Cpu>, &'static Room) {
+    let room: &'static Room = Box::leak(Box::new(Room::new(most, failing)));
     let backend = Arc::new(engine.backend.within(room));
     (Engine { backend, weights: engine.weights.clone() }, room)
 }

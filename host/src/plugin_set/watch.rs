@@ -30,6 +30,11 @@ pub enum OnAlarm {
 }
 
 impl OnAlarm {
+    /// Returns whether a run ends.
+    pub fn ends(self) -> bool {
+        self != OnAlarm::Warn
+    }
+
     /// All of them, by the names that plugin sets use.
     pub const ALL: [(&str, OnAlarm); 3] =
         [("warn", OnAlarm::Warn), ("stop", OnAlarm::Stop), ("roll-back", OnAlarm::RollBack)];

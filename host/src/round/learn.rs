@@ -85,8 +85,12 @@ pub fn train(
             let nothing = NothingKept { round, records, dropped, signals };
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
         }
-        let (count, data) = (lessons.count() as u64, lessons.data(logprobs));
-        let (trainer, steps) = steps(shop, book, place, settings, entering, data)?;
+        let again = || {
+            let (_, lessons) = lessons::encode(shop, settings, rows.clone(), order)?;
+            Ok(lessons.data(logprobs.clone()))
+        };
+        let (count, data) = (lessons.count() as u64, lessons.data(logprobs.clone()));
+        let (trainer, steps) = steps(shop, book, place, settings, entering, data, &again)?;
         let mut files = BTreeMap::new();
         files.insert(metrics.clone(), book.directory.write_lines(&metrics, &steps)?);
         method::leave(shop.models, &book.directory, &result, settings, &trainer)?;
@@ -116,7 +120,8 @@ pub(super) fn digest_of_folder(folder: &str, files: &BTreeMap<String, String>) -
 }
 
 /// Does the updates, from the last checkpoint where there is one. Where the device's memory does not suffice,
-/// blocks are computed twice, which takes less and changes no bit.
+/// blocks are computed twice, which takes less and changes no bit; `again` makes the data once more for that, as a
+/// copy of it would lie there all the time.
 fn steps(
     shop: &Workshop<'_>,
     book: &Notebook,
@@ -124,16 +129,17 @@ fn steps(
     settings: &Train,
     entering: &Policy,
     data: Data,
+    again: &dyn Fn() -> Result<Data, RunError>,
 ) -> Result<(Trainer<AnyDevice>, Vec<Step>), RunError> {
     shop.check_memory(book, place.round)?;
     let mut wanted = train_settings(shop, place, settings);
-    match updates(shop, book, place, settings, entering, data.clone(), wanted.clone()) {
+    match updates(shop, book, place, settings, entering, data, wanted.clone()) {
         Err(RunError::Train(TrainError::Backend(error @ BackendError::OutOfMemory { .. })))
             if !wanted.gradient_checkpointing =>
         {
             tracing::warn!("{error}: training goes on with `train.gradient_checkpointing`");
             wanted.gradient_checkpointing = true;
-            updates(shop, book, place, settings, entering, data, wanted)
+            updates(shop, book, place, settings, entering, again()?, wanted)
         }
         done => done,
     }

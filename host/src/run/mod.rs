@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::{Keep, Measure, OnAlarm, PluginSet, Train};
+use crate::plugin_set::{Keep, Measure, PluginSet, Train};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::budget::Budgets;
@@ -315,7 +315,7 @@ fn choose(prepared: &Prepared, report: &mut Report) {
 fn spare(prepared: &Prepared, report: &Report, round: u32) -> u32 {
     let set = &prepared.set;
     match &set.watch {
-        Some(watch) if watch.on_alarm != OnAlarm::Warn => {
+        Some(watch) if watch.on_alarm.ends() => {
             let blamed = Some(set.entering(round + 1));
             let report = Report { blamed, ..report.clone() };
             best_round(&report, set, stop_measure(prepared))

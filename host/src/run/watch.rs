@@ -29,9 +29,7 @@ pub fn blamed(watch: &Watch, report: &Report) -> Option<u32> {
 /// same settings come there again, so this is how the run ends.
 pub fn diverged(watch: Option<&Watch>, round: u32, error: &RunError) -> Option<Diverged> {
     let RunError::Diverged { blamed, source } = error else { return None };
-    if watch.is_none_or(|watch| watch.on_alarm == OnAlarm::Warn) {
-        return None;
-    }
+    watch.filter(|watch| watch.on_alarm.ends())?;
     tracing::warn!("round {round} ends the run: {source}");
     let what = match &**source {
         RunError::Train(TrainError::NotFinite { what, value, step, steps, .. }) => {
@@ -48,7 +46,7 @@ pub fn diverged(watch: Option<&Watch>, round: u32, error: &RunError) -> Option<D
 
 /// Returns whether a run ends because of its alarms.
 pub fn ends(watch: &Watch, alarms: &[Alarm]) -> bool {
-    !alarms.is_empty() && watch.on_alarm != OnAlarm::Warn
+    !alarms.is_empty() && watch.on_alarm.ends()
 }
 
 /// Returns what is beyond a limit before the first round, so that every round would raise an alarm: the signal, its

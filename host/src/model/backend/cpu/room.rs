@@ -10,17 +10,17 @@ use crate::model::backend::BackendError;
 pub struct Room {
     /// Bytes of one allocation, at most.
     most: usize,
-    /// Allocations until one fails; those after it are granted again.
-    before_failure: AtomicUsize,
+    /// Allocations until one fails, itself included; those after it are granted again. 0: none fails.
+    until_failure: AtomicUsize,
     /// How many were refused.
     refused: AtomicUsize,
 }
 
 impl Room {
-    /// Refuses every allocation over `most` bytes, and one after `before_failure` others.
-    pub fn new(most: usize, before_failure: usize) -> Room {
-        let before_failure = AtomicUsize::new(before_failure);
-        Room { most, before_failure, refused: AtomicUsize::new(0) }
+    /// Refuses every allocation over `most` bytes, and the one with the number `failing`, from 1.
+    pub fn new(most: usize, failing: usize) -> Room {
+        let until_failure = AtomicUsize::new(failing);
+        Room { most, until_failure, refused: AtomicUsize::new(0) }
     }
 
     /// Returns how many allocations were refused.
@@ -39,10 +39,8 @@ impl Cpu {
     pub(super) fn allocate(&self, bytes: usize) -> Result<(), BackendError> {
         let Some(room) = self.room else { return Ok(()) };
         let count = |left: usize| left.checked_sub(1);
-        let last = |left: Result<usize, usize>| left == Ok(1);
-        let fails =
-            last(room.before_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count));
-        match fails || bytes > room.most {
+        let left = room.until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        match left == Ok(1) || bytes > room.most {
             true => {
                 room.refused.fetch_add(1, Ordering::Relaxed);
                 Err(BackendError::OutOfMemory { device: "cpu".into(), bytes })
