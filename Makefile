@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins peers soak fuzz clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins bench-server peers soak fuzz clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -62,13 +62,15 @@ test: setup
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
 # What needs Python, Node or a browser: the demo's adapter in PEFT, and merged in transformers; what authors of plugins
-# do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium.
+# do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium; a run on a
+# server of llama-cpp-python.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run
 	tests/sharing/run
 	tests/evaluate/run
 	tests/report/run
+	tests/server/run
 
 # The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
 # `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.
@@ -84,6 +86,10 @@ bench-plugins: setup
 	cd tests/bench-plugins/extism && $(CARGO) build --release --locked -p extism-host --target-dir ../../../$(EXTISM)
 	cd tests/bench-plugins/extism && $(CARGO) build --release --locked -p extism-guest --target wasm32-unknown-unknown --target-dir ../../../$(EXTISM)
 	$(CARGO) bench --locked -p aligner --bench plugins -- --extism $(CURDIR)/$(EXTISM) --round
+
+# What a run on a server takes beside calling the server directly, with the same requests under way.
+bench-server: setup
+	$(CARGO) bench --locked -p aligner --bench server
 
 # The programs that `make bench` compares with; llama.cpp is compiled for this machine.
 PEERS := tests/peers/.venv

@@ -14,5 +14,6 @@ mod reproduce;
 mod reproduce_tests;
 mod runs;
 mod runtime;
+mod server;
 mod sharing;
 mod tutorials;

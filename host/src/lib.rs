@@ -32,6 +32,7 @@ pub mod report;
 pub mod reward;
 pub mod round;
 pub mod run;
+pub mod server;
 pub mod shown;
 pub mod source;
 pub mod train;

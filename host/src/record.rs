@@ -126,6 +126,25 @@ pub enum Finish {
     Length,
 }
 
+/// Whether the same settings make something again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repro {
+    /// To the last bit, on the same class of device.
+    #[default]
+    Exact,
+    /// No: a server said it, and what it says of the same request may differ in the last bits, or more. It is the
+    /// same again where it is taken out of the journal.
+    Recorded,
+}
+
+impl Repro {
+    /// Returns whether the same settings make it again.
+    pub fn is_exact(&self) -> bool {
+        *self == Repro::Exact
+    }
+}
+
 /// What a model wrote.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
@@ -137,10 +156,14 @@ pub struct Completion {
     /// penalties.
     pub logprob: f64,
     /// Mean over the drawn tokens of the entropy of the distribution they were drawn from, at
-    /// temperature 1, in nats.
-    pub entropy: f64,
+    /// temperature 1, in nats; absent where a server drew them, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
     /// Why it ends.
     pub finish: Finish,
+    /// Whether it can be made again.
+    #[serde(default, skip_serializing_if = "Repro::is_exact")]
+    pub repro: Repro,
 }
 
 impl Completion {
@@ -149,7 +172,14 @@ impl Completion {
     pub fn unmeasured(text: &str, finish: Finish) -> Completion {
         let words = text.split_whitespace().count();
         let tokens = u32::try_from(words).unwrap_or(u32::MAX).max(1);
-        Completion { text: text.to_owned(), tokens, logprob: 0.0, entropy: 0.0, finish }
+        Completion {
+            text: text.to_owned(),
+            tokens,
+            logprob: 0.0,
+            entropy: Some(0.0),
+            finish,
+            repro: Repro::Exact,
+        }
     }
 }
 
@@ -347,6 +377,9 @@ pub struct Score {
     /// measurement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<f64>,
+    /// Whether it can be made again.
+    #[serde(default, skip_serializing_if = "Repro::is_exact")]
+    pub repro: Repro,
 }
 
 impl Score {
@@ -373,6 +406,17 @@ pub enum Answer {
     },
     /// The request could not be carried out; says why.
     Unanswered(String),
+}
+
+impl Answer {
+    /// Returns whether the same settings make it again.
+    pub fn is_exact(&self) -> bool {
+        match self {
+            Answer::Completion(completion) => completion.repro.is_exact(),
+            Answer::Score(score) => score.repro.is_exact(),
+            Answer::Reward { .. } | Answer::Unanswered(_) => true,
+        }
+    }
 }
 
 /// A new text for one variant's completion, from a filter.

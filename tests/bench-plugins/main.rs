@@ -24,7 +24,7 @@ use aligner::plugin::{
     Cache, Kind, Limits, NoAnswers, Outcome, Place, Plugin, Runtime, Settings, Setup, Source,
 };
 use aligner::plugin_set;
-use aligner::record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole};
+use aligner::record::{Completion, Finish, Prompt, Record, Repro, Text, Variant, VariantRole};
 use aligner::source::Fetcher;
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -260,8 +260,9 @@ fn record(number: usize, text: &str) -> Record {
         text: text.to_owned(),
         tokens: 200,
         logprob: -150.0,
-        entropy: 1.0,
+        entropy: Some(1.0),
         finish: Finish::Stop,
+        repro: Repro::Exact,
     };
     let variant = Variant {
         name: "plain".into(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aligner::plugin::{
     Answerer, Ask, Grant, Kind, NoAnswers, OnError, Outcome, PluginError, Setup, Spent,
 };
-use aligner::record::{Answer, Completion, Finish, Prompt, Request, Score, Text, Verdict};
+use aligner::record::{Answer, Completion, Finish, Prompt, Repro, Request, Score, Text, Verdict};
 
 use super::table::{self, Case};
 use super::{PLACE, check_error, check_sound, hostile, records};
@@ -31,12 +31,16 @@ impl Answerer for Model {
                 text: format!("yes {}", ask.record),
                 tokens: 4,
                 logprob: -2.0,
-                entropy: 0.5,
+                entropy: Some(0.5),
+                repro: Repro::Exact,
                 finish: Finish::Stop,
             }),
-            Request::Score { .. } => {
-                Answer::Score(Score { logprob: -3.0, tokens: 6, entropy: None })
-            }
+            Request::Score { .. } => Answer::Score(Score {
+                logprob: -3.0,
+                tokens: 6,
+                entropy: None,
+                repro: Repro::Exact,
+            }),
             Request::Reward { .. } => Answer::Reward { value: -0.25, tokens: 9 },
         };
         Ok(asks.iter().map(answer).collect())
@@ -157,7 +161,15 @@ fn the_answerers_own_error_comes_through() {
             &mut self,
             asks: &[Ask<'_>],
         ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
-            Ok(vec![Answer::Score(Score { logprob: 0.0, tokens: 1, entropy: None }); asks.len()])
+            Ok(vec![
+                Answer::Score(Score {
+                    logprob: 0.0,
+                    tokens: 1,
+                    entropy: None,
+                    repro: Repro::Exact
+                });
+                asks.len()
+            ])
         }
     }
     let error = plugin.filter(&PLACE, &records(["p-1"]), &mut Confused).unwrap_err();

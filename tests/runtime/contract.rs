@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aligner::plugin::{
     Answerer, Ask, Grant, Kind, Limits, NoAnswers, Outcome, PluginError, Setup, Source,
 };
-use aligner::record::{Answer, Finish, Request, Revision, Score, Verdict};
+use aligner::record::{Answer, Finish, Repro, Request, Revision, Score, Verdict};
 use wit_component::{OutputToString, WitPrinter};
 use wit_parser::Resolve;
 
@@ -82,9 +82,12 @@ impl Answerer for Fixed {
         asks: &[Ask<'_>],
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
         let answer = |ask: &Ask<'_>| match ask.request {
-            Request::Score { .. } => {
-                Answer::Score(Score { logprob: -1.5, tokens: 3, entropy: None })
-            }
+            Request::Score { .. } => Answer::Score(Score {
+                logprob: -1.5,
+                tokens: 3,
+                entropy: None,
+                repro: Repro::Exact,
+            }),
             Request::Reward { .. } => Answer::Reward { value: 0.25, tokens: 3 },
             Request::Generate { .. } => Answer::Unanswered("not here".into()),
         };

@@ -20,7 +20,9 @@ use std::sync::LazyLock;
 
 use aligner::plugin::compile::{ARGUMENT, CompileCommand, CompileLimits, Compiler};
 use aligner::plugin::{Cache, Kind, NoAnswers, Outcome, Place, Plugin, Runtime, Settings, Setup};
-use aligner::record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole, Verdict};
+use aligner::record::{
+    Completion, Finish, Prompt, Record, Repro, Text, Variant, VariantRole, Verdict,
+};
 
 /// The place of every call here.
 const PLACE: Place<'static> =
@@ -61,8 +63,9 @@ fn records<S: AsRef<str>>(ids: impl IntoIterator<Item = S>) -> Vec<Record> {
             text: format!("it is {name}"),
             tokens: 3,
             logprob: -1.5,
-            entropy: 0.5,
+            entropy: Some(0.5),
             finish: Finish::Stop,
+            repro: Repro::Exact,
         }),
     };
     let record = |id: S| {

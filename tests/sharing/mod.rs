@@ -4,7 +4,7 @@ mod fetching;
 mod locking;
 mod pushing;
 mod registry;
-mod server;
+pub mod server;
 
 use std::process::Command;
 

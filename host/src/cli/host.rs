@@ -343,6 +343,7 @@ impl From<RunError> for CliError {
             | RunError::Perplexity { .. }
             | RunError::Diverged { .. }
             | RunError::Memory { .. }
+            | RunError::Server { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,
         };
         with_hint(code, error.to_string(), error.hint())

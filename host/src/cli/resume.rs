@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Device, ProgressArgs, cancel, exit, memory, reuse, run as run_verb};
+use crate::plugin_set::{self, PluginSet};
 use crate::run::{self, Existing, Opened, manifest::Manifest};
 
 /// Arguments of `resume`.
@@ -16,9 +17,26 @@ pub struct ResumeArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// Server that answers for the policy now, where it has moved
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
     /// How progress is shown
     #[command(flatten)]
     pub shown: ProgressArgs,
+}
+
+/// Has another server answer for the policy.
+fn elsewhere(set: &mut PluginSet, address: &str) -> Result<(), CliError> {
+    let address = plugin_set::server_address(address)
+        .map_err(|is| CliError::usage(format!("`--server {address}` {is}")))?;
+    match set.models.servers.get_mut("policy") {
+        Some(server) => server.server = address,
+        None => {
+            let message = "`--server` is given, and no server answers for the policy of this run";
+            return Err(CliError::usage(message));
+        }
+    }
+    Ok(())
 }
 
 /// Fails where what a run stands on is not what it was: files, models, or what it is computed with.
@@ -50,7 +68,11 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     let manifest = reuse::manifest(&args.directory)?;
     let progress = args.shown.open();
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
-    let prepared = run_verb::prepare(manifest.clone().pinned_set(), device, &progress)?;
+    let mut set = manifest.clone().pinned_set();
+    if let Some(server) = &args.server {
+        elsewhere(&mut set, server)?;
+    }
+    let prepared = run_verb::prepare(set, device, &progress)?;
     check_same(args, &prepared.manifest, &manifest)?;
     match run::open(&args.directory, &prepared.manifest, Existing::Resume)? {
         Opened::Finished(directory) => run_verb::finished(&prepared, &directory, &progress),
@@ -58,7 +80,7 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
             let estimate = run::memory::estimate(&prepared)?;
             let way_out = |part| run::memory::way_out(&prepared.set, part);
             memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
-            let models = run_verb::models(&prepared, &progress)?;
+            let models = run_verb::models_tried(&prepared, &progress)?;
             run_verb::work(&prepared, &models, directory, None, estimate, &progress)
         }
     }

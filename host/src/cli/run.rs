@@ -13,11 +13,12 @@ use super::{CliError, Device, ProgressArgs, cancel, exit, host, log, memory, out
 use crate::{
     memory::{Budget, Estimate},
     model::{backend::AnyDevice, peft},
-    plugin_set::{self, Embedded, Loaded, Override, PluginSet},
+    plugin_set::{self, Embedded, EmbeddedWork, Loaded, Override, PluginSet},
     progress::Progress,
     report::{self, Report},
-    round::{Models, RunError},
+    round::{Models, RunError, Served},
     run::{self, Existing, Opened, Prepared, directory::Directory, earlier::Earlier, plan},
+    server,
 };
 
 /// Arguments of a run.
@@ -29,6 +30,9 @@ pub struct RunArgs {
     /// Model to align, in place of `models.policy`: an alias, a folder, FILE.gguf, hf:owner/name@revision
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// OpenAI-compatible server that answers for the policy, whose tokenizer and chat template are the model's
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
     /// Prompts, in place of `data.prompts`: a JSONL file or builtin:NAME
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<String>,
@@ -106,9 +110,12 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
         (_, true) => Existing::Fresh,
         _ => Existing::Refuse,
     };
-    // What is thrown away is thrown away for a run that can begin.
+    // What is thrown away is thrown away for a run that can begin; and a server is looked at before a folder is
+    // made for it.
+    let served = !prepared.set.models.servers.is_empty() && !run::has_ended(&out);
     let loaded = match existing {
-        Existing::Fresh => Some(models(&prepared, &progress)?),
+        Existing::Fresh => Some(models_tried(&prepared, &progress)?),
+        _ if served => Some(models_tried(&prepared, &progress)?),
         _ => None,
     };
     match run::open(&out, &prepared.manifest, existing)? {
@@ -117,27 +124,52 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
             progress.note(&plan);
             let models = match loaded {
                 Some(models) => models,
-                None => self::models(&prepared, &progress)?,
+                None => models_tried(&prepared, &progress)?,
             };
             work(&prepared, &models, directory, earlier, estimate, &progress)
         }
     }
 }
 
-/// Loads the weights of a run's models.
+/// Loads the weights of a run's models, but for those that a server answers for.
 pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
+    let (servers, dtype) = (&prepared.set.models.servers, prepared.set.run.dtype);
+    let is_here = |name: &String| match servers.get(name) {
+        None => true,
+        Some(server) => name != "policy" && server.leaves(EmbeddedWork::Scores),
+    };
     let mut loaded = BTreeMap::new();
-    for (name, opened) in &prepared.models {
-        loaded.insert(
-            name.clone(),
-            host::load(opened, &prepared.device, prepared.set.run.dtype, progress)?,
-        );
+    for (name, opened) in prepared.models.iter().filter(|(name, _)| is_here(name)) {
+        loaded.insert(name.clone(), host::load(opened, &prepared.device, dtype, progress)?);
     }
-    let policy = loaded.remove("policy").expect("every run has a policy");
-    let models = Models::new(&prepared.models["policy"], policy, loaded, *progress);
+    let opened = &prepared.models["policy"];
+    let mut models = match loaded.remove("policy") {
+        Some(policy) => Models::new(opened, policy, loaded, *progress),
+        None => Models::unloaded(opened, &prepared.device, dtype, loaded, *progress),
+    };
+    let keys = std::env::var(server::KEYS).ok();
+    for (name, server) in servers {
+        models.serve(Served::new(name, server, keys.clone(), &prepared.models[name]));
+    }
     for (name, adapter) in &prepared.adapters {
         models.save(name, &models.adapted(adapter.clone())?);
     }
+    Ok(models)
+}
+
+/// The same, and tries whether servers are the models that they should be.
+pub fn models_tried(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
+    let models = models(prepared, progress)?;
+    let bar = match prepared.set.models.servers.len() {
+        0 => return Ok(models),
+        servers => progress.stage("trying servers", servers as u64, "servers"),
+    };
+    let room = memory::available(&prepared.device)?;
+    for probe in models.probe_servers(room, cancel::flag())? {
+        progress.note(&probe.to_string());
+        bar.inc(1);
+    }
+    bar.finish();
     Ok(models)
 }
 
@@ -305,6 +337,7 @@ impl RunArgs {
             command.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
         };
         add("--model", self.model.clone());
+        add("--server", self.server.clone());
         add("--prompts", self.prompts.clone());
         add("--from-data", self.from_data.clone());
         add("--rounds", self.rounds.map(|rounds| rounds.to_string()));
@@ -318,6 +351,9 @@ impl RunArgs {
             self.overrides.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
         if let Some(model) = &self.model {
             overrides.push(Override::string("--model", &["models", "policy"], model));
+        }
+        if let Some(server) = &self.server {
+            overrides.push(Override::string("--server", &["models", "policy", "server"], server));
         }
         if let Some(prompts) = &self.prompts {
             overrides.push(Override::string("--prompts", &["data", "prompts"], prompts));

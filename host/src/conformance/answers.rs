@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::records::number_of;
 use super::texts;
 use crate::plugin::{Answerer, Ask};
-use crate::record::{Answer, Completion, Finish, Request, Score};
+use crate::record::{Answer, Completion, Finish, Repro, Request, Score};
 
 /// How requests are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,14 @@ fn answer(script: Script, request: &Request) -> Answer {
             let tokens = words.clamp(1, most.max(1));
             let finish = if script == Script::Long { Finish::Length } else { Finish::Stop };
             let logprob = -0.5 * f64::from(tokens);
-            Answer::Completion(Completion { text, tokens, logprob, entropy: 0.5, finish })
+            Answer::Completion(Completion {
+                text,
+                tokens,
+                logprob,
+                entropy: Some(0.5),
+                finish,
+                repro: Repro::Exact,
+            })
         }
         Request::Score { .. } => {
             let tokens = 1 + (share * 20.0) as u32;
@@ -119,7 +126,7 @@ fn answer(script: Script, request: &Request) -> Answer {
                 Script::Garbage => -1e300,
                 _ => -(0.2 + 3.0 * share) * f64::from(tokens),
             };
-            Answer::Score(Score { logprob, tokens, entropy: None })
+            Answer::Score(Score { logprob, tokens, entropy: None, repro: Repro::Exact })
         }
         Request::Reward { .. } => {
             let value = match script {

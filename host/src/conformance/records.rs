@@ -2,8 +2,8 @@
 
 use crate::digest::sha256;
 use crate::record::{
-    Completion, Exemplar, Finish, Measurement, Message, Pair, Prompt, Record, Reward, Speaker,
-    Text, Variant, VariantRole,
+    Completion, Exemplar, Finish, Measurement, Message, Pair, Prompt, Record, Repro, Reward,
+    Speaker, Text, Variant, VariantRole,
 };
 use crate::round::{Need, Number, What, variant_of};
 
@@ -224,8 +224,9 @@ fn variant(name: &str, role: VariantRole, prompt: Text, text: &str) -> Variant {
         text: text.to_owned(),
         tokens,
         logprob: -0.5 * f64::from(tokens),
-        entropy: 0.5,
+        entropy: Some(0.5),
         finish: Finish::Stop,
+        repro: Repro::Exact,
     };
     Variant { name: name.to_owned(), role, prompt, completion: Some(completion) }
 }

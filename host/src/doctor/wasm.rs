@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use super::{Finding, PluginError, Tried};
 use crate::plugin::{Kind, Limits, NoAnswers, Outcome, Place, Setup};
-use crate::record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole, Verdict};
+use crate::record::{
+    Completion, Finish, Prompt, Record, Repro, Text, Variant, VariantRole, Verdict,
+};
 
 /// Loads `builtin:length` as a run would and lets it judge a completion of two words, of which it is told
 /// to want three.
@@ -33,8 +35,9 @@ fn verdict(tried: &Tried<'_>) -> Result<(Option<Verdict>, f64), PluginError> {
         text: "two words".into(),
         tokens: 2,
         logprob: -1.0,
-        entropy: 1.0,
+        entropy: Some(1.0),
         finish: Finish::Stop,
+        repro: Repro::Exact,
     };
     let prompt = Text::Raw("Say something.".into());
     let variant = Variant {

@@ -23,6 +23,11 @@ pub trait Checkpoint: Send + Sync {
         size_of::<f32>() * shape.iter().product::<usize>()
     }
 
+    /// Returns whether there are any tensors: what a server serves has its tokenizer here, and perhaps no more.
+    fn has_weights(&self) -> bool {
+        true
+    }
+
     /// Returns how many bytes of files are mapped: they count as memory of the program once they
     /// are read, but the system takes them back when it needs the room.
     fn mapped_bytes(&self) -> usize {

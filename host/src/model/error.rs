@@ -85,6 +85,16 @@ pub enum ModelError {
     /// There is no place to keep what is fetched.
     #[error("no folder for the cache is known: none of ALIGNER_CACHE, XDG_CACHE_HOME, HOME is set")]
     NoCache,
+    /// The ids of a prompt are not those of any text that could be sent in their place.
+    #[error(
+        "its {tokens} tokens cannot be sent as text to a server that takes no tokens: `{model}` would read other ones"
+    )]
+    NotAsText {
+        /// How many there are.
+        tokens: usize,
+        /// The model's name.
+        model: String,
+    },
     /// A prompt or an example does not fit the model.
     #[error("{what} has {tokens} tokens, and `{model}` reads at most {limit}")]
     TooLong {

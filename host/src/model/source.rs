@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use self::alias::{ALIASES, Alias};
 use self::hub::Hub;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, CheckpointError};
 use super::error::ModelError;
 use super::gguf::Gguf;
 use super::safetensors::Safetensors;
+use super::spec::Spec;
 use super::template::Template;
 use super::text::Model;
 use super::tokenizer::{Tokenizer, optional_json};
@@ -58,6 +59,25 @@ pub fn open(
         return open_file(name, path);
     }
     Err(unknown(name))
+}
+
+/// Opens what a server serves by the name of its base: tokenizer, chat template and sizes, and the weights
+/// where they are here. Of a repository of the hub no weights are fetched.
+pub fn open_base(
+    name: &str,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    let folder = match name.strip_prefix("hf:") {
+        Some(repository) => Hub::from_env().fetch_small(repository, progress)?,
+        None if Alias::find(name).is_none() && Path::new(name).is_dir() => name.into(),
+        None => return open(name, progress),
+    };
+    let whole =
+        safetensors::files(&folder).is_ok_and(|files| files.iter().all(|file| file.exists()));
+    match whole {
+        true => open_folder(name, &folder),
+        false => open_without_weights(name, &folder),
+    }
 }
 
 /// Returns the folder in which aligner keeps what it can fetch or make again: `$ALIGNER_CACHE`,
@@ -115,29 +135,81 @@ fn open_gguf(
 
 /// Opens a folder in Hugging Face layout.
 fn open_folder(name: &str, folder: &Path) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
-    let config_path = folder.join("config.json");
-    let Some(config) = optional_json(&config_path)? else {
-        if peft::is_adapter(folder) {
-            return Err(adapter(folder));
-        }
-        return Err(ModelError::malformed(
-            folder,
-            "has no `config.json`, so it is not a model in Hugging Face layout",
-        ));
-    };
-    let spec = config::from_hugging_face(&config_path, &config)?;
-    let tokenizer = Tokenizer::from_folder(folder)?;
-    let template = match folder_template(folder)? {
-        Some(source) => Some(Template::new(name, &source, tokenizer.named_tokens().to_vec())?),
-        None => None,
-    };
+    let Text { spec, tokenizer, template } = Text::open(name, folder)?;
     let weights = safetensors::files(folder)?;
     let checkpoint = Safetensors::open(spec.clone(), &weights)?;
     let mut files = weights;
-    files.extend(SMALL_FILES.map(|name| folder.join(name)).into_iter().filter(|f| f.exists()));
+    files.extend(small_files(folder));
     let digest = digest::of_files(&files)?;
     let model = Model::new(name, digest, spec, tokenizer, template, folder.to_owned())?;
     Ok((model, Box::new(checkpoint)))
+}
+
+/// Opens a folder in Hugging Face layout whose weights are elsewhere.
+fn open_without_weights(
+    name: &str,
+    folder: &Path,
+) -> Result<(Model, Box<dyn Checkpoint>), ModelError> {
+    let Text { spec, tokenizer, template } = Text::open(name, folder)?;
+    let digest = digest::of_files(&small_files(folder))?;
+    let elsewhere = Elsewhere { spec: spec.clone(), folder: folder.to_owned() };
+    let model = Model::new(name, digest, spec, tokenizer, template, folder.to_owned())?;
+    Ok((model, Box::new(elsewhere)))
+}
+
+/// The checkpoint of a folder whose weights are elsewhere.
+struct Elsewhere {
+    spec: Spec,
+    folder: PathBuf,
+}
+
+impl Checkpoint for Elsewhere {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn tensor(&self, name: &str, _: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let folder = self.folder.display();
+        let message = format!("`{folder}` has no weights, and so no `{name}`: a server has them");
+        Err(CheckpointError { message })
+    }
+
+    fn has_weights(&self) -> bool {
+        false
+    }
+}
+
+fn small_files(folder: &Path) -> Vec<PathBuf> {
+    SMALL_FILES.map(|name| folder.join(name)).into_iter().filter(|file| file.exists()).collect()
+}
+
+/// What a folder in Hugging Face layout has beside its weights.
+struct Text {
+    spec: Spec,
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+}
+
+impl Text {
+    fn open(name: &str, folder: &Path) -> Result<Text, ModelError> {
+        let config_path = folder.join("config.json");
+        let Some(config) = optional_json(&config_path)? else {
+            if peft::is_adapter(folder) {
+                return Err(adapter(folder));
+            }
+            return Err(ModelError::malformed(
+                folder,
+                "has no `config.json`, so it is not a model in Hugging Face layout",
+            ));
+        };
+        let spec = config::from_hugging_face(&config_path, &config)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let template = match folder_template(folder)? {
+            Some(source) => Some(Template::new(name, &source, tokenizer.named_tokens().to_vec())?),
+            None => None,
+        };
+        Ok(Text { spec, tokenizer, template })
+    }
 }
 
 /// Says what an adapter folder is, and how it is used.

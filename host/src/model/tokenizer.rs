@@ -309,6 +309,20 @@ impl Tokenizer {
             .map_err(|error| ModelError::tokenizer(&self.path, format!("cannot decode: {error}")))
     }
 
+    /// Returns the text that reads as these ids where special tokens in it are recognised and the begin-of-text
+    /// token comes by itself, as in a server that takes no ids; none where there is no such text.
+    pub fn text_of(&self, ids: &[u32]) -> Result<Option<String>, ModelError> {
+        let bos = self.bos().filter(|_| self.adds_bos());
+        let ids = match (ids, bos) {
+            ([first, rest @ ..], Some(bos)) if *first == bos => rest,
+            (ids, _) => ids,
+        };
+        let text = guarded(|| self.inner.decode(ids, false)).map_err(|error| {
+            ModelError::tokenizer(&self.path, format!("cannot decode: {error}"))
+        })?;
+        Ok((self.encode(&text)? == ids).then_some(text))
+    }
+
     /// Begins to decode a text token by token.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)

@@ -7,6 +7,7 @@ mod extrapolate;
 mod models;
 mod objective;
 mod plugins;
+mod server;
 mod settings;
 mod sources;
 mod watch;
@@ -121,6 +122,7 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
     judges(&root, &set)?;
     watch::anchors(&root, &set)?;
     set.watch = watch::watch(&root, &set)?;
+    server::can_serve(&root, &set)?;
     Ok(set)
 }
 

@@ -25,6 +25,21 @@ pub(super) const ROOT: Shape = Shape {
     ],
     later: &["pool"],
 };
+pub(super) const SERVER: Shape = Shape {
+    keys: &[
+        "server",
+        "base",
+        "model",
+        "embedded",
+        "probe_bound",
+        "in_flight",
+        "timeout_seconds",
+        "patience_seconds",
+        "tokens",
+        "on_budget",
+    ],
+    later: &[],
+};
 pub(super) const METHOD: Shape =
     Shape { keys: &["name", "contract", "summary", "paper"], later: &[] };
 pub(super) const DATA: Shape =
@@ -193,7 +208,7 @@ pub(super) const BOUNDS: Shape =
 pub(super) const ROUNDS: Shape =
     Shape { keys: &["generate", "judge", "train", "extrapolate", "save_as"], later: &[] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 19] = [
+pub(super) const TABLES: [(&str, &Shape); 20] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
@@ -213,4 +228,5 @@ pub(super) const TABLES: [(&str, &Shape); 19] = [
     ("early_stop", &EARLY_STOP),
     ("[extrapolate]", &EXTRAPOLATE),
     ("guard", &GUARD),
+    ("[models.policy]", &SERVER),
 ];

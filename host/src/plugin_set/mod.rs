@@ -14,6 +14,7 @@ mod plugin;
 pub(crate) mod problem;
 mod resolved;
 pub(crate) mod section;
+mod server;
 mod settings;
 mod source;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use plugin::{
 };
 pub use problem::{Invalid, PluginSetError};
 pub use resolved::resolved;
+pub use server::{EmbeddedWork, OnBudget, Server, checked_address as server_address};
 pub use settings::{
     EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
     Pairing, Reference, Start, Train, TrainData,
@@ -132,6 +134,10 @@ pub struct Models {
     pub aligned: Option<String>,
     /// Further models that plugins may ask and rounds may generate with, by name.
     pub named: BTreeMap<String, String>,
+    /// The servers that answer for models, by the name of the model; `policy` is the policy's. What stands under
+    /// that name in `policy` and `named` is then what the server has for its base.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub servers: BTreeMap<String, Server>,
     /// Policies that rounds leave under a name (`[[rounds]] save_as`), with the number of the round:
     /// later ones may generate with them, and plugins may ask them then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

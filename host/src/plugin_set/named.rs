@@ -48,6 +48,11 @@ pub fn named<'a>(text: &str, set: &'a PluginSet) -> Vec<Named<'a>> {
         }
     };
     for (key, node) in entries(child(&root, "models")) {
+        // Of a model on a server, its base is what is here.
+        let node = match node.kind {
+            Kind::Table(_) => child(node, "base").unwrap_or(node),
+            _ => node,
+        };
         let name = node.as_text().unwrap_or_default();
         let model = match key {
             "policy" | "initial" => Some(&set.models.policy),

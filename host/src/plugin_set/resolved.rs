@@ -36,7 +36,17 @@ pub fn resolved(set: &PluginSet, digests: &[&str]) -> Option<String> {
     let models = root.entry("models").or_insert(Value::Null);
     let (mut models_typed, named) = split(models.take(), "named");
     models_typed.remove("saved");
+    let servers = models_typed.remove("servers").unwrap_or_default();
     models_typed.extend(object(named));
+    for (name, server) in object(servers) {
+        let mut server = object(server);
+        server.insert("base".into(), models_typed.remove(&name).unwrap_or_default());
+        // Without a budget it has no end.
+        if !server.contains_key("tokens") {
+            server.remove("on_budget");
+        }
+        models_typed.insert(name, Value::Object(server));
+    }
     *models = Value::Object(models_typed);
     // Where nothing was typed, they are what stands there already.
     let held_out =

@@ -207,7 +207,14 @@ impl Override {
         let place = Place::Argument(index);
         let mut at = root;
         let mut walked = String::new();
-        for part in &self.path {
+        let is_model = self.path.first().is_some_and(|first| first == "models");
+        for (depth, part) in self.path.iter().enumerate() {
+            // A model that is named by itself is the base of the one that becomes a table.
+            if is_model && depth == 2 && at.as_text().is_some() {
+                let base = at.clone();
+                let (key, place) = ("base".to_owned(), base.place.clone());
+                at.kind = Kind::Table(vec![Entry { key, place, value: base }]);
+            }
             let kind_name = at.kind_name();
             at = match &mut at.kind {
                 Kind::Table(entries) => {
@@ -243,9 +250,28 @@ impl Override {
             }
             walked.push_str(part);
         }
+        // Another model on the same server.
+        if is_model && self.path.len() == 2 && matches!(self.value, Kind::String(_)) {
+            at = base_of(at);
+        }
         *at = Node { kind: self.value.clone(), place: place.clone() };
         replace_places(at, &place);
         Ok(())
+    }
+}
+
+/// Returns the base of a model that is a server's, else the model.
+fn base_of(model: &mut Node) -> &mut Node {
+    let base = match &model.kind {
+        Kind::Table(entries) => entries.iter().position(|entry| entry.key == "base"),
+        _ => None,
+    };
+    match base {
+        None => model,
+        Some(base) => match &mut model.kind {
+            Kind::Table(entries) => &mut entries[base].value,
+            _ => unreachable!("it was found in a table"),
+        },
     }
 }
 

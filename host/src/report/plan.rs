@@ -52,6 +52,8 @@ pub struct Plan {
     pub memory: Vec<(&'static str, u64)>,
     /// How many bytes there are for it; absent where the system does not say.
     pub available: Option<u64>,
+    /// Servers that answer for models: name of the model, and address.
+    pub servers: Vec<(String, String)>,
     /// For example `cpu`.
     pub device: String,
     /// The run directory.
@@ -100,6 +102,9 @@ impl Plan {
                 eight(&self.model_digest)
             ),
         );
+        for (name, server) in &self.servers {
+            line("server", format!("{server} answers for `{name}`"));
+        }
         if let Some(size) = self.round_model_bytes {
             let size = bytes(size);
             let kept = match self.keep {
@@ -304,6 +309,7 @@ mod tests {
                 ("training", 1_290_000_000),
             ],
             available: Some(20_300_000_000),
+            servers: Vec::new(),
             device: "cpu".into(),
             out: "runs/demo".into(),
         };

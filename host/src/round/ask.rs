@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::models::{Job, Kind, ScoreJob};
+use super::models::{Job, Kind, Made, ScoreJob, Spent, Undone, Work};
 use super::rows::Asked;
-use super::stage::{Made, Notebook, Place, label};
+use super::stage::{self, Notebook, Place, RECORDED, label};
 use super::{Policy, RunError, Workshop};
-use crate::model::ModelError;
 use crate::plugin::{Answerer, Ask};
-use crate::record::{Answer, Request};
+use crate::record::{Answer, Request, Score};
 use crate::run::directory::Ledger;
 use crate::run::journal;
 
@@ -20,6 +19,19 @@ use crate::run::journal;
 struct Answered {
     key: String,
     answer: Answer,
+    /// What a server has done for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<Spent>,
+}
+
+impl Answered {
+    fn of(key: &str, answer: Result<Made<Answer>, Undone>) -> Answered {
+        let (answer, spent) = match answer {
+            Ok(made) => (made.it, made.spent),
+            Err(error) => (Answer::Unanswered(error.to_string()), None),
+        };
+        Answered { key: key.to_owned(), answer, spent }
+    }
 }
 
 /// Answers the asks of one stage.
@@ -31,6 +43,12 @@ pub struct Asker<'a> {
     ledger: Ledger,
     known: HashMap<String, Answer>,
     log: Vec<Asked>,
+    /// How many answers were given that cannot be made again.
+    recorded: u64,
+}
+
+fn recorded(answers: &[Answer]) -> u64 {
+    answers.iter().filter(|answer| !answer.is_exact()).count() as u64
 }
 
 impl<'a> Asker<'a> {
@@ -42,10 +60,11 @@ impl<'a> Asker<'a> {
         policy: &'a Policy,
     ) -> Result<Asker<'a>, RunError> {
         let (rows, ledger) = book.directory.ledger::<Answered>(&place.ledger())?;
+        shop.models.add_spent(rows.iter().filter_map(|row| row.spent.as_ref()));
         let mut known = book.known_answers();
         known.extend(rows.into_iter().map(|row| (row.key, row.answer)));
         let run = book.directory.path().to_owned();
-        Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new() })
+        Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new(), recorded: 0 })
     }
 
     /// Returns the policy that is asked.
@@ -54,12 +73,19 @@ impl<'a> Asker<'a> {
     }
 
     /// Writes down what was asked, where anything was, and adds it to what the stage made.
-    pub fn close<T>(self, book: &Notebook, mut made: Made<T>) -> Result<Made<T>, RunError> {
+    pub fn close<T>(
+        self,
+        book: &Notebook,
+        mut made: stage::Made<T>,
+    ) -> Result<stage::Made<T>, RunError> {
         if !self.log.is_empty() {
             let file = format!("{}/{}-asks.jsonl", self.place.folder(), self.place.stage);
             let digest = book.directory.write_lines(&file, &self.log)?;
             made.files.insert(file, digest);
             made.counts.insert("asks".into(), self.log.len() as u64);
+        }
+        if self.recorded > 0 {
+            made.counts.insert(RECORDED.into(), self.recorded);
         }
         Ok(made)
     }
@@ -81,7 +107,9 @@ impl<'a> Asker<'a> {
             self.read(model, Kind::Writes, open)?;
         }
         self.check_cancel()?;
-        Ok(keys.iter().map(|key| self.known[key].clone()).collect())
+        let answers: Vec<Answer> = keys.iter().map(|key| self.known[key].clone()).collect();
+        self.recorded += recorded(&answers);
+        Ok(answers)
     }
 
     /// Answers requests, from the ledger where they are there.
@@ -138,6 +166,7 @@ impl<'a> Asker<'a> {
         }
         self.check_cancel()?;
         let answers: Vec<Answer> = keys.iter().map(|key| self.known[key].clone()).collect();
+        self.recorded += recorded(&answers);
         self.log.extend(asks.iter().zip(keys).zip(&answers).map(|((ask, key), answer)| Asked {
             record: ask.record.to_owned(),
             index: ask.index as u64,
@@ -197,7 +226,7 @@ impl<'a> Asker<'a> {
 
     fn generate(&mut self, model: &str, jobs: &[Job]) -> Result<(), RunError> {
         let open: Vec<&Job> = jobs.iter().collect();
-        self.shop.models.make_ready(model, self.policy)?;
+        self.shop.models.make_ready(model, self.policy, Work::Complete)?;
         let bar = self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
         let (ledger, known) = (&mut self.ledger, &mut self.known);
         let cancel = self.shop.cancel;
@@ -208,14 +237,11 @@ impl<'a> Asker<'a> {
             None,
             cancel,
             &mut |job, result| {
-                let answer = match result {
-                    Ok(completion) => {
-                        bar.note_tokens(u64::from(completion.tokens));
-                        Answer::Completion(completion)
-                    }
-                    Err(error) => Answer::Unanswered(error.to_string()),
-                };
-                let row = Answered { key: job.key.clone(), answer };
+                let result = result.map(|made| {
+                    bar.note_tokens(u64::from(made.it.tokens));
+                    Made { it: Answer::Completion(made.it), spent: made.spent }
+                });
+                let row = Answered::of(&job.key, result);
                 ledger.append(&row)?;
                 known.insert(row.key, row.answer);
                 bar.inc(1);
@@ -226,41 +252,45 @@ impl<'a> Asker<'a> {
         Ok(())
     }
 
-    /// Reads completions that are there, in groups, so that a kill loses one group at most.
+    /// Reads completions that are there.
     fn read(
         &mut self,
         model: &str,
         kind: Kind,
         jobs: Vec<(String, ScoreJob)>,
     ) -> Result<(), RunError> {
-        const GROUP: usize = 64;
-        self.shop.models.make_ready(model, self.policy)?;
+        self.shop.models.make_ready(model, self.policy, Work::Score)?;
         let what = match kind {
             Kind::Writes => "scores",
             Kind::Rewards => "rewards",
         };
         let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, what);
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
-        for (keys, jobs) in keys.chunks(GROUP).zip(jobs.chunks(GROUP)) {
-            let (shop, policy) = (self.shop, self.policy);
-            let (models, cancel) = (shop.models, shop.cancel);
-            let mut follow = bar.follow();
-            let answers: Vec<Result<Answer, ModelError>> = match kind {
-                Kind::Writes => models
-                    .score(model, policy, jobs, cancel, &mut follow)?
-                    .into_iter()
-                    .map(|score| score.map(Answer::Score))
-                    .collect(),
-                Kind::Rewards => models.reward(model, policy, jobs, cancel, &mut follow)?,
-            };
-            self.check_cancel()?;
-            for (key, answer) in keys.iter().zip(answers) {
-                let answer = answer.unwrap_or_else(|error| Answer::Unanswered(error.to_string()));
-                let row = Answered { key: key.clone(), answer };
-                self.ledger.append(&row)?;
-                self.known.insert(row.key, row.answer);
+        let (shop, policy) = (self.shop, self.policy);
+        let (models, cancel) = (shop.models, shop.cancel);
+        let (ledger, known) = (&mut self.ledger, &mut self.known);
+        let mut keep = |place: usize, answer: Result<Made<Answer>, Undone>| {
+            let row = Answered::of(&keys[place], answer);
+            ledger.append(&row)?;
+            known.insert(row.key, row.answer);
+            Ok(())
+        };
+        let mut follow = bar.follow();
+        match kind {
+            Kind::Writes => {
+                let mut keep = |place: usize, score: Result<Made<Score>, Undone>| {
+                    let answer =
+                        |made: Made<Score>| Made { it: Answer::Score(made.it), spent: made.spent };
+                    keep(place, score.map(answer))
+                };
+                models.score(model, policy, &jobs, cancel, &mut follow, &mut keep)?;
+            }
+            Kind::Rewards => {
+                models.reward(model, policy, &jobs, cancel, &mut follow, &mut keep)?;
             }
         }
+        drop(follow);
+        self.check_cancel()?;
         bar.finish();
         Ok(())
     }

@@ -5,20 +5,25 @@
 //! again after a kill.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Models;
 use crate::plugin::{Plugin, Spent};
 use crate::run::journal::Journal;
 use crate::run::plugins::Plugins;
 
-/// The plugins with a budget for the run.
+/// The plugins with a budget for the run, and servers, whose tokens are counted.
 #[derive(Debug, Default)]
 pub struct Budgets {
     plugins: Vec<(String, Plugin, Spent)>,
+    /// Under what they are counted, their counts, and what these were when the stage began.
+    servers: Vec<(String, Arc<AtomicU64>, u64)>,
 }
 
 impl Budgets {
     /// Takes what finished stages used from the journal.
-    pub fn open(plugins: &Plugins, journal: &Journal) -> Budgets {
+    pub fn open(plugins: &Plugins, models: &Models, journal: &Journal) -> Budgets {
         let limited = plugins.by_place().filter(|(_, plugin)| plugin.has_run_budget());
         let plugins = limited.map(|(place, plugin)| {
             let mut spent = Spent::default();
@@ -27,13 +32,25 @@ impl Budgets {
             }
             (place, plugin.clone(), spent)
         });
-        Budgets { plugins: plugins.collect() }
+        let servers = models.served().map(|served| {
+            let name = format!("{SERVER}{}.{TOKENS}", served.name());
+            let tokens = journal.counts().filter_map(|counts| counts.get(&name)).sum();
+            let meter = served.meter();
+            meter.store(tokens, Ordering::Relaxed);
+            (name, meter, tokens)
+        });
+        Budgets { plugins: plugins.collect(), servers: servers.collect() }
     }
 
     /// Counts what a stage used that was taken over.
     pub fn add(&mut self, counts: &BTreeMap<String, u64>) {
         for (place, _, spent) in &mut self.plugins {
             *spent += used(place, counts);
+        }
+        for (name, meter, before) in &mut self.servers {
+            let tokens = counts.get(name).copied().unwrap_or_default();
+            meter.fetch_add(tokens, Ordering::Relaxed);
+            *before += tokens;
         }
     }
 
@@ -59,9 +76,19 @@ impl Budgets {
             let used = used.into_iter().filter(|(_, number)| *number > 0);
             counts.extend(used.map(|(what, number)| (name(place, what), number)));
         }
+        for (name, meter, before) in &mut self.servers {
+            let now = meter.load(Ordering::Relaxed);
+            if now > *before {
+                counts.insert(name.clone(), now - *before);
+            }
+            *before = now;
+        }
         counts
     }
 }
+
+/// Before the name of a model that a server answers for: what is counted of it.
+pub const SERVER: &str = "server.";
 
 const FUEL: &str = "fuel";
 const REQUESTS: &str = "requests";

@@ -18,6 +18,7 @@ use crate::model::weights::WeightsError;
 use crate::plugin::PluginError;
 use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
+use crate::server::ServerError;
 use crate::train::TrainError;
 
 /// Why a run stopped before its end.
@@ -108,6 +109,14 @@ pub enum RunError {
         round: u32,
         /// What there is too little for.
         shortage: Shortage,
+    },
+    /// A server cannot go on.
+    #[error("{source}")]
+    Server {
+        /// The model's name in `[models]`.
+        model: String,
+        /// Why not.
+        source: ServerError,
     },
     /// The user asked to stop while data was checked.
     #[error("interrupted while the prompts were checked; this start has done nothing")]
@@ -213,6 +222,7 @@ impl RunError {
             }
             RunError::Engine(_) | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),
+            RunError::Server { model, source } => source.hint(model),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { path, nothing } => Some(format!(
                 "{}; then begin a new run with `aligner --plugins SET`: the same settings end here again, \

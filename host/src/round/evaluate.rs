@@ -55,14 +55,15 @@ fn on_prompts(
         let own = measures.iter().any(|measure| measure.is_of_answers());
         let mut asker = Asker::open(shop, book, place, policy)?;
         let answers = if own { own_answers(shop, place, &mut asker)? } else { Vec::new() };
-        let of_answers = |of: fn(&Completion) -> f64| mean(answers.iter().map(of)).unwrap_or(0.0);
+        let of_answers =
+            |of: fn(&Completion) -> Option<f64>| mean(answers.iter().filter_map(of)).unwrap_or(0.0);
         let mut rows = Vec::new();
         for &measure in measures {
             let value = match measure {
                 Measure::Perplexity => perplexity(shop, place, &mut asker)
                     .map_err(RunError::of_policy(policy.round))?,
                 Measure::Distinct2 => distinct_2(answers.iter().map(|c| c.text.as_str())),
-                Measure::Length => of_answers(|completion| f64::from(completion.tokens)),
+                Measure::Length => of_answers(|completion| Some(f64::from(completion.tokens))),
                 Measure::Entropy => of_answers(|completion| completion.entropy),
                 // Not of prompts.
                 Measure::Agreement => continue,

@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ask::Asker;
-use super::models::Job;
+use super::models::{Job, Spent, Undone, Work};
 use super::rows::{Generated, Rendered};
-use super::stage::{Made, Notebook, Output, Place, label};
+use super::stage::{Made, Notebook, Output, Place, RECORDED, label};
 use super::{Flow, Policy, RunError, Workshop};
-use crate::model::ModelError;
 use crate::plugin::{Outcome, PLUGIN_ERROR};
 use crate::record::{Completion, Decoding, Record, Text, Variant, VariantRole};
 use crate::run::{journal, seed};
@@ -20,6 +19,9 @@ use crate::run::{journal, seed};
 struct Finished {
     key: String,
     completion: Completion,
+    /// What a server has done for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<Spent>,
 }
 
 /// Renders and completes records. Those whose prompt is too long are dropped.
@@ -40,6 +42,7 @@ pub fn complete(
 
     let output = book.stage(place, depends, |book| {
         let (rows, mut ledger) = book.directory.ledger::<Finished>(&place.ledger())?;
+        shop.models.add_spent(rows.iter().filter_map(|row| row.spent.as_ref()));
         let mut done: HashMap<String, Completion> =
             rows.into_iter().map(|row| (row.key, row.completion)).collect();
         let mut reused = 0;
@@ -53,11 +56,12 @@ pub fn complete(
         }
         let open: Vec<&Job> = jobs.iter().filter(|job| !done.contains_key(&job.key)).collect();
         if !open.is_empty() {
-            shop.models.make_ready(&settings.model, policy)?;
+            shop.models.make_ready(&settings.model, policy, Work::Complete)?;
         }
 
         let bar = shop.progress.stage(&label(place), open.len() as u64, "completions");
         let batch = settings.batch;
+        let mut undone: HashMap<String, &'static str> = HashMap::new();
         shop.models.complete(
             &settings.model,
             policy,
@@ -66,16 +70,23 @@ pub fn complete(
             shop.cancel,
             &mut |job, result| {
                 match result {
-                    Ok(completion) => {
-                        let row = Finished { key: job.key.clone(), completion };
+                    Ok(made) => {
+                        let (completion, spent) = (made.it, made.spent);
+                        let row = Finished { key: job.key.clone(), completion, spent };
                         ledger.append(&row)?;
                         bar.note_tokens(u64::from(row.completion.tokens));
                         done.insert(row.key, row.completion);
                     }
-                    Err(error @ ModelError::TooLong { .. }) => {
-                        tracing::info!(record = job.record, "{error}");
-                    }
-                    Err(error) => return Err(RunError::of_record(&job.record)(error)),
+                    Err(why) => match (why.reason(), why) {
+                        (Some(reason), why) => {
+                            tracing::info!(record = job.record, "{why}");
+                            undone.insert(job.key.clone(), reason);
+                        }
+                        (None, Undone::Unreadable(error)) => {
+                            return Err(RunError::of_record(&job.record)(error));
+                        }
+                        (None, Undone::Budget) => unreachable!("it has a reason"),
+                    },
                 }
                 bar.inc(1);
                 Ok(())
@@ -83,7 +94,7 @@ pub fn complete(
         )?;
         shop.check_cancel(book)?;
         bar.finish();
-        Ok::<_, RunError>(gather(&rendered.rows, &jobs, &done).count("reused", reused))
+        Ok::<_, RunError>(gather(&rendered.rows, &jobs, &done, &undone).count("reused", reused))
     })?;
 
     for row in &output.rows {
@@ -166,9 +177,14 @@ fn jobs(
 }
 
 /// Puts the completions to their variants; a record with one missing is marked as dropped.
-fn gather(rows: &[Rendered], jobs: &[Job], done: &HashMap<String, Completion>) -> Made<Generated> {
+fn gather(
+    rows: &[Rendered],
+    jobs: &[Job],
+    done: &HashMap<String, Completion>,
+    undone: &HashMap<String, &'static str>,
+) -> Made<Generated> {
     let mut jobs = jobs.iter();
-    let (mut tokens, mut made) = (0u64, Vec::with_capacity(rows.len()));
+    let (mut tokens, mut recorded, mut made) = (0u64, 0u64, Vec::with_capacity(rows.len()));
     for row in rows {
         let mut generated =
             Generated { id: row.id.clone(), variants: vec![], keys: vec![], dropped: None };
@@ -178,8 +194,14 @@ fn gather(rows: &[Rendered], jobs: &[Job], done: &HashMap<String, Completion>) -
         for (variant, job) in row.variants.iter().zip(&mut jobs) {
             let completion = done.get(&job.key).cloned();
             match &completion {
-                Some(completion) => tokens += u64::from(completion.tokens),
-                None => generated.dropped = Some("too-long".into()),
+                Some(completion) => {
+                    tokens += u64::from(completion.tokens);
+                    recorded += u64::from(!completion.repro.is_exact());
+                }
+                None => {
+                    let reason = undone.get(&job.key).copied().unwrap_or("too-long");
+                    generated.dropped = Some(reason.into());
+                }
             }
             generated.variants.push(Variant { completion, ..variant.clone() });
             generated.keys.push(job.key.clone());
@@ -189,7 +211,11 @@ fn gather(rows: &[Rendered], jobs: &[Job], done: &HashMap<String, Completion>) -
         }
         made.push(generated);
     }
-    Made::rows(made).count("tokens", tokens)
+    let made = Made::rows(made).count("tokens", tokens);
+    match recorded {
+        0 => made,
+        recorded => made.count(RECORDED, recorded),
+    }
 }
 
 /// Gives the records what the stage made, and counts those that are dropped.

@@ -12,7 +12,7 @@ use crate::generate::{SequenceError, Settings};
 use crate::logprob::{Row, score};
 use crate::model::ModelError;
 use crate::progress::go_on;
-use crate::record::{Completion, Finish, Message, Speaker, Text, Variant, VariantRole};
+use crate::record::{Completion, Finish, Message, Repro, Speaker, Text, Variant, VariantRole};
 
 /// Records that are scored before they are written down.
 const AT_ONCE: usize = 64;
@@ -61,8 +61,9 @@ pub fn variants(pair: &GivenPair) -> Vec<Variant> {
             text: text.to_owned(),
             tokens: 1,
             logprob: 0.0,
-            entropy: 0.0,
+            entropy: Some(0.0),
             finish: Finish::Stop,
+            repro: Repro::Exact,
         };
         Variant { name: name.to_owned(), role, prompt, completion: Some(completion) }
     };
@@ -128,7 +129,7 @@ fn measured(
                 let tokens = score.token_logprobs.len();
                 completion.tokens = tokens as u32;
                 completion.logprob = score.logprob.min(0.0);
-                completion.entropy = score.entropy / tokens.max(1) as f64;
+                completion.entropy = Some(score.entropy / tokens.max(1) as f64);
             }
         }
     }

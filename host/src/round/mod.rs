@@ -36,7 +36,8 @@ pub use learn::{forget, tokens_at_once};
 pub use measure::{of_plugin as needs_of, scored};
 pub use method::{ADAPTER, MODEL, result_name};
 pub use models::{
-    Aligned, Job, Kind as ModelKind, Loaded, Models, Opened, Policy, ScoreJob, row, row_ending,
+    Aligned, EXCHANGE, Job, Kind as ModelKind, Loaded, Made, Models, Opened, Policy, Probe,
+    ScoreJob, Served, Undone, row, row_ending,
 };
 pub use needs::{GRAMMAR, Need, Number, What, variant as variant_of};
 pub use pair::check_reward;

@@ -1,6 +1,8 @@
 //! The models of a run: text in, text out. The one place where text and token ids meet.
 
+mod probe;
 mod rewards;
+mod served;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -9,7 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use serde::{Deserialize, Serialize};
+
+pub use probe::Probe;
 pub use rewards::Kind;
+pub use served::{EXCHANGE, Served, Work};
 pub use versions::Aligned;
 
 use super::RunError;
@@ -27,7 +33,7 @@ use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
 use crate::model::{ModelError, source};
 use crate::progress::{Progress, go_on};
-use crate::record::{Completion, Decoding, Finish, Score, Text};
+use crate::record::{Completion, Decoding, Finish, Repro, Score, Text};
 
 /// Something to complete.
 #[derive(Clone, Debug)]
@@ -55,8 +61,56 @@ pub struct ScoreJob {
     pub completion: String,
 }
 
-/// Takes each completion as soon as it is there, or why the prompt cannot be put to the model.
-pub type Done<'a> = dyn FnMut(&Job, Result<Completion, ModelError>) -> Result<(), RunError> + 'a;
+/// What a model has made.
+#[derive(Clone, Debug)]
+pub struct Made<T> {
+    /// A completion, a score or a reward.
+    pub it: T,
+    /// What a server has done for it, where one did.
+    pub spent: Option<Spent>,
+}
+
+/// Tokens that a server has read and written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The name of the model in `[models]`.
+    pub model: String,
+    /// How many.
+    pub tokens: u64,
+}
+
+/// Why a model has made nothing of a job; others are done all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Undone {
+    /// It cannot be put to the model.
+    #[error(transparent)]
+    Unreadable(#[from] ModelError),
+    /// The tokens that a server may read and write for the run are used up.
+    #[error("the run's budget of tokens on the server is used up")]
+    Budget,
+}
+
+impl Undone {
+    /// Returns the reason under which a record is dropped that cannot be completed so; none where the run
+    /// cannot go on.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Undone::Unreadable(ModelError::TooLong { .. }) => Some("too-long"),
+            Undone::Unreadable(ModelError::NotAsText { .. }) => Some("not-as-text"),
+            Undone::Unreadable(_) => None,
+            Undone::Budget => Some("token-budget"),
+        }
+    }
+}
+
+/// Takes each completion as soon as it is there, or why there is none.
+pub type Done<'a> = dyn FnMut(&Job, Result<Made<Completion>, Undone>) -> Result<(), RunError> + 'a;
+
+/// Takes each score or reward, by its place among the jobs, or why there is none.
+pub type Read<'a, T> = dyn FnMut(usize, Result<Made<T>, Undone>) -> Result<(), RunError> + 'a;
+
+/// Completions that are read at once: a kill loses no more.
+const GROUP: usize = 64;
 
 /// The policy at some point of the run: a version of the weights, and perhaps an adapter.
 #[derive(Clone)]
@@ -102,6 +156,17 @@ impl Opened {
         model.set_chat(chat);
         Ok(Opened { model: Arc::new(model), checkpoint: checkpoint.into() })
     }
+
+    /// The same for what a server serves, whose weights need not be here.
+    pub fn open_base(
+        name: &str,
+        chat: ChatSettings,
+        progress: &mut dyn FnMut(source::Progress),
+    ) -> Result<Opened, ModelError> {
+        let (mut model, checkpoint) = source::open_base(name, progress)?;
+        model.set_chat(chat);
+        Ok(Opened { model: Arc::new(model), checkpoint: checkpoint.into() })
+    }
 }
 
 /// A model with its weights.
@@ -125,6 +190,10 @@ pub struct Models {
     /// The version that is in memory, if any, by its digest.
     held: Mutex<Option<(String, Engine<AnyDevice>)>>,
     named: BTreeMap<String, Loaded>,
+    /// Those that servers answer for, by name; `policy` is the policy's.
+    served: BTreeMap<String, Served>,
+    /// How these were found when they were tried.
+    probes: Mutex<Vec<Probe>>,
     /// Policies that rounds have left under a name.
     saved: Mutex<BTreeMap<String, Policy>>,
     progress: Progress,
@@ -138,15 +207,31 @@ impl Models {
         named: BTreeMap<String, Loaded>,
         progress: Progress,
     ) -> Models {
-        let Loaded { model, engine } = loaded;
-        let digest = model.digest.clone();
+        let engine = loaded.engine;
+        let (device, weight_type) = ((*engine.backend).clone(), engine.weights.weight_type);
+        let models = Models::unloaded(policy, &device, weight_type, named, progress);
+        *models.held() = Some((policy.model.digest.clone(), engine));
+        models
+    }
+
+    /// The same with the policy's weights where they are until somebody asks for them.
+    pub fn unloaded(
+        policy: &Opened,
+        device: &AnyDevice,
+        weight_type: WeightType,
+        named: BTreeMap<String, Loaded>,
+        progress: Progress,
+    ) -> Models {
+        let (model, checkpoint) = (policy.model.clone(), policy.checkpoint.clone());
         Models {
-            initial: Version { digest: digest.clone(), checkpoint: policy.checkpoint.clone() },
-            weight_type: engine.weights.weight_type,
-            device: (*engine.backend).clone(),
-            held: Mutex::new(Some((digest, engine))),
+            initial: Version { digest: model.digest.clone(), checkpoint },
+            weight_type,
+            device: device.clone(),
+            held: Mutex::default(),
             model,
             named,
+            served: BTreeMap::new(),
+            probes: Mutex::default(),
             saved: Mutex::default(),
             progress,
         }
@@ -242,29 +327,45 @@ impl Models {
 
     /// Returns a digest of a model as it stands: equal digests give equal answers.
     pub fn state(&self, name: &str, policy: &Policy) -> String {
-        match (name, self.named.get(name)) {
-            ("initial", _) => self.model.digest.clone(),
-            (_, Some(named)) => named.model.digest.clone(),
+        let digest = match name {
+            "initial" => self.model.digest.clone(),
+            _ if self.is_named(name) => self.text(name).digest.clone(),
             _ => self.saved(name).map_or_else(|| policy.digest.clone(), |saved| saved.digest),
+        };
+        match self.server_of(name) {
+            Some(served) => served.state(&digest),
+            None => digest,
         }
+    }
+
+    /// Returns whether a name is that of a model of `[models]` besides the policy.
+    fn is_named(&self, name: &str) -> bool {
+        self.named.contains_key(name) || (name != "policy" && self.served.contains_key(name))
     }
 
     /// Brings a model's weights into memory where they are not, so that what follows can show its own
     /// progress.
-    pub fn make_ready(&self, name: &str, policy: &Policy) -> Result<(), RunError> {
-        self.find(name, policy).map(|_| ())
+    pub fn make_ready(&self, name: &str, policy: &Policy, work: Work) -> Result<(), RunError> {
+        match self.remote(name, policy, work) {
+            Some(_) => Ok(()),
+            None => self.find(name, policy).map(|_| ()),
+        }
     }
 
     /// Returns how a model reads and writes text.
     fn text(&self, name: &str) -> &Model {
-        self.named.get(name).map_or(&self.model, |named| &named.model)
+        match (self.named.get(name), self.served.get(name)) {
+            (Some(named), _) => &named.model,
+            (None, Some(served)) => served.model(),
+            (None, None) => &self.model,
+        }
     }
 
     /// Returns the round that made a model; 0 where the run did not.
     fn maker(&self, name: &str, policy: &Policy) -> u32 {
         match name {
             "initial" => 0,
-            _ if self.named.contains_key(name) => 0,
+            _ if self.is_named(name) => 0,
             _ => self.saved(name).map_or(policy.round, |saved| saved.round),
         }
     }
@@ -303,6 +404,9 @@ impl Models {
         cancel: &AtomicBool,
         done: &mut Done<'_>,
     ) -> Result<(), RunError> {
+        if let Some(remote) = self.remote(name, policy, Work::Complete) {
+            return self.complete_there(&remote, jobs, cancel, done);
+        }
         let model = self.text(name);
         let (mut open, mut texts) = (Vec::new(), Vec::new());
         for &job in jobs {
@@ -311,7 +415,7 @@ impl Models {
                     open.push(job);
                     texts.push(ready);
                 }
-                Err(why) => done(job, Err(why))?,
+                Err(why) => done(job, Err(why.into()))?,
             }
         }
         // What is to be done may be done already, and its model not be in memory.
@@ -333,7 +437,8 @@ impl Models {
             stop: &|index, tokens| ends_with_stop(model, tokens, stops[index]),
             on_done: &mut |index, output| {
                 let completion = completion(model, output, stops[index], &settings.end_tokens);
-                match completion.and_then(|completion| done(open[index], Ok(completion))) {
+                let made = completion.map(|it| Made { it, spent: None });
+                match made.and_then(|made| done(open[index], Ok(made))) {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(error) => {
                         failed = Some(error);
@@ -354,8 +459,8 @@ impl Models {
         }
     }
 
-    /// Scores jobs, in their order; one that cannot be put to the model has the reason. Returns early,
-    /// with fewer scores, where `cancel` is set. `progress` hears how many are done.
+    /// Scores jobs and hands each over as soon as it is done. Returns early where `cancel` is set. `progress`
+    /// hears how many are done.
     pub fn score(
         &self,
         name: &str,
@@ -363,10 +468,14 @@ impl Models {
         jobs: &[ScoreJob],
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Vec<Result<Score, ModelError>>, RunError> {
+        done: &mut Read<'_, Score>,
+    ) -> Result<(), RunError> {
+        if let Some(remote) = self.remote(name, policy, Work::Score) {
+            return self.score_there(&remote, jobs, cancel, progress, done);
+        }
         let model = self.text(name);
         let encode = |job: &ScoreJob| row(model, &job.prompt, &job.completion);
-        read_jobs(jobs, encode, cancel, progress, |rows, heard| {
+        read_jobs(jobs, encode, cancel, progress, done, |rows, heard| {
             let (engine, adapter) = self.find(name, policy)?;
             let settings = generate::Settings::on(&self.device);
             let said = logprob::score(&engine, adapter.as_deref(), rows, &settings, heard);
@@ -374,7 +483,8 @@ impl Models {
                 let score = |score: logprob::Score| {
                     let tokens = score.token_logprobs.len();
                     let entropy = (tokens > 0).then(|| score.entropy / tokens as f64);
-                    Score { logprob: score.logprob, tokens: tokens as u32, entropy }
+                    let (logprob, tokens) = (score.logprob, tokens as u32);
+                    Score { logprob, tokens, entropy, repro: Repro::Exact }
                 };
                 scores.into_iter().map(score).collect()
             }))
@@ -386,46 +496,50 @@ impl Models {
 /// Hears how far reading has come, and says whether it goes on.
 type Heard<'a> = dyn FnMut(generate::Progress) -> ControlFlow<()> + 'a;
 
-/// Has jobs read, in their order: `encode` puts each to the model or says why it cannot, and `read` gives
-/// one value for each that it could put; it is not called where there is none. Returns nothing where
-/// `cancel` is set. `progress` hears how many are done.
+/// Has jobs read, some at a time: `encode` puts each to the model or says why it cannot, and `read` gives
+/// one value for each that it could put; it is not called where there is none. Returns early where
+/// `cancel` is set. `progress` hears how many are done, and `done` gets each.
 fn read_jobs<T, A>(
     jobs: &[ScoreJob],
     encode: impl Fn(&ScoreJob) -> Result<T, ModelError>,
     cancel: &AtomicBool,
     progress: &mut dyn FnMut(u64),
-    read: impl FnOnce(&[T], &mut Heard<'_>) -> Result<Result<Vec<A>, SequenceError>, RunError>,
-) -> Result<Vec<Result<A, ModelError>>, RunError> {
-    let (mut encoded, mut places, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, job) in jobs.iter().enumerate() {
-        match encode(job) {
-            Ok(one) => {
-                encoded.push(one);
-                places.push(place);
-                refused.push(None);
+    done: &mut Read<'_, A>,
+    read: impl Fn(&[T], &mut Heard<'_>) -> Result<Result<Vec<A>, SequenceError>, RunError>,
+) -> Result<(), RunError> {
+    for (group, jobs) in jobs.chunks(GROUP).enumerate() {
+        let before = group * GROUP;
+        let (mut encoded, mut places) = (Vec::new(), Vec::new());
+        for (place, job) in jobs.iter().enumerate() {
+            match encode(job) {
+                Ok(one) => {
+                    encoded.push(one);
+                    places.push(place);
+                }
+                Err(error) => done(before + place, Err(error.into()))?,
             }
-            Err(error) => refused.push(Some(error)),
         }
-    }
-    let said = match encoded.is_empty() {
-        true => Ok(Vec::new()),
-        false => read(&encoded, &mut |state| {
-            progress(state.done as u64);
-            go_on(cancel)
-        })?,
-    };
-    match said {
-        Ok(said) => {
-            let mut said = said.into_iter();
-            let answer = |refused: Option<ModelError>| match refused {
-                Some(error) => Some(Err(error)),
-                None => said.next().map(Ok),
-            };
-            Ok(refused.into_iter().filter_map(answer).collect())
+        let said = match encoded.is_empty() {
+            true => Ok(Vec::new()),
+            false => read(&encoded, &mut |state| {
+                progress((before + state.done) as u64);
+                go_on(cancel)
+            })?,
+        };
+        match said {
+            Ok(said) => {
+                for (&place, it) in places.iter().zip(said) {
+                    done(before + place, Ok(Made { it, spent: None }))?;
+                }
+            }
+            Err(SequenceError::Cancelled) => return Ok(()),
+            Err(error) => {
+                return Err(RunError::of_engine(error, |index| &jobs[places[index]].record));
+            }
         }
-        Err(SequenceError::Cancelled) => Ok(Vec::new()),
-        Err(error) => Err(RunError::of_engine(error, |index| &jobs[places[index]].record)),
+        progress((before + jobs.len()) as u64);
     }
+    Ok(())
 }
 
 /// A model's weights, and the adapter beside them.
@@ -516,14 +630,17 @@ fn prepare(model: &Model, job: &Job) -> Result<generate::Job, ModelError> {
         let what = "the prompt with its new tokens";
         return Err(ModelError::TooLong { what, model: model.name.clone(), tokens, limit });
     }
-    let sampling = generate::Sampling {
+    Ok(generate::Job { prompt, sampling: sampling(decoding), seed: job.seed })
+}
+
+fn sampling(decoding: &Decoding) -> generate::Sampling {
+    generate::Sampling {
         temperature: decoding.temperature.unwrap_or(1.0),
         top_p: decoding.top_p.unwrap_or(1.0),
         top_k: decoding.top_k.unwrap_or(0),
         repetition_penalty: decoding.repetition_penalty.unwrap_or(1.0),
-        max_new_tokens,
-    };
-    Ok(generate::Job { prompt, sampling, seed: job.seed })
+        max_new_tokens: decoding.max_new_tokens.unwrap_or(1) as usize,
+    }
 }
 
 /// Returns whether the completion's newest tokens complete a stop string.
@@ -556,7 +673,8 @@ fn completion(
         text,
         tokens: output.tokens.len() as u32,
         logprob: output.logprob.min(0.0),
-        entropy: output.entropy,
+        entropy: Some(output.entropy),
+        repro: Repro::Exact,
         finish: if output.ended { Finish::Stop } else { Finish::Length },
     })
 }

@@ -139,15 +139,16 @@ fn differ(record: &Record, pair: &Pair, by_role: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Completion, Finish, Prompt, Reward, Text};
+    use crate::record::{Completion, Finish, Prompt, Repro, Reward, Text};
 
     fn variant(name: &str, role: VariantRole, text: &str) -> Variant {
         let completion = Completion {
             text: text.into(),
             tokens: 1,
             logprob: -1.0,
-            entropy: 0.0,
+            entropy: Some(0.0),
             finish: Finish::Stop,
+            repro: Repro::Exact,
         };
         let completion = (!text.is_empty()).then_some(completion);
         Variant { name: name.into(), role, prompt: Text::user("?"), completion }

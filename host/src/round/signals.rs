@@ -25,7 +25,7 @@ pub fn during(
         Signal::GeneratedDistinct2 if own.is_empty() => None,
         Signal::GeneratedDistinct2 => Some(distinct_2(own.iter().map(|it| it.text.as_str()))),
         Signal::GeneratedLength => mean(own.iter().map(|it| f64::from(it.tokens))),
-        Signal::GeneratedEntropy => mean(own.iter().map(|it| it.entropy)),
+        Signal::GeneratedEntropy => mean(own.iter().filter_map(|it| it.entropy)),
         Signal::Unparsable if judged.1 == 0 || shop.set.judge(round).is_none() => None,
         Signal::Unparsable => Some(judged.0 as f64 / judged.1 as f64),
         Signal::Measured(_) => None,

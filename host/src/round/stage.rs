@@ -108,6 +108,9 @@ pub struct Timing {
     pub peak_memory_bytes: u64,
 }
 
+/// What is counted of completions and answers that servers gave: they are recorded, and not made again.
+pub const RECORDED: &str = "recorded";
+
 /// The file of all timings.
 pub const TIMINGS: &str = "timings.jsonl";
 

@@ -72,7 +72,7 @@ pub fn summary(sources: Sources<'_>, pool: &Pool, ids: &[String]) -> RoundSummar
         difficulty,
         mean_length: mean(completions.iter().map(|c| f64::from(c.tokens))),
         distinct_2: (!texts.is_empty()).then(|| distinct_2(texts.iter().copied())),
-        entropy: mean(completions.iter().map(|c| c.entropy)),
+        entropy: mean(completions.iter().filter_map(|c| c.entropy)),
         loss_first: learned.steps.first().map(|step| step.loss),
         loss_last: learned.steps.last().map(|step| step.loss),
         training: training(&learned.steps),

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -118,11 +119,11 @@ impl DirectoryError {
 pub const LOG: &str = "log.txt";
 
 /// An open run directory, held by this process alone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Holds the lock until it is dropped.
-    _lock: File,
+    /// Holds the lock until the last of them is dropped.
+    _lock: Arc<File>,
 }
 
 impl Directory {
@@ -141,7 +142,7 @@ impl Directory {
         if locked != 0 {
             return Err(DirectoryError::InUse { path: path.to_owned() });
         }
-        Ok(Directory { path: path.to_owned(), _lock: lock })
+        Ok(Directory { path: path.to_owned(), _lock: Arc::new(lock) })
     }
 
     /// Returns where the directory is.

@@ -51,6 +51,9 @@ pub struct ModelId {
     pub name: String,
     /// SHA-256 over weights, configuration, tokenizer and template.
     pub digest: String,
+    /// Whether a server answers for it, and this is its base.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
 }
 
 /// A data file.
@@ -178,6 +181,8 @@ impl Manifest {
             let mut set = set.clone();
             // A run whose plugin has used up what it may goes on where it is given more.
             set.plugins_mut().into_iter().for_each(|plugin| *plugin = plugin.deciding());
+            // So does one whose server is elsewhere now.
+            set.models.servers.values_mut().for_each(|server| *server = server.deciding());
             serde_json::to_value(&set).expect("our own types serialise")
         });
         // A section that is left at its defaults may be absent in either.

@@ -17,7 +17,7 @@ use crate::model::layout;
 use crate::model::spec::Spec;
 use crate::model::text::Model;
 use crate::model::trainable::TrainableAdapter;
-use crate::plugin_set::{Generate, Lora, PluginSet, Search, Train};
+use crate::plugin_set::{EmbeddedWork, Generate, Lora, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
 use crate::round::{Aligned, RunError, given_variants, tokens_at_once};
 use crate::train::{TrainError, TrainMemory, TrainSettings};
@@ -42,9 +42,10 @@ fn whole_bytes(prepared: &Prepared) -> u64 {
 pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let (set, policy) = (&prepared.set, &*prepared.models["policy"].model);
     let (device, dtype) = (&prepared.device, set.run.dtype);
-    let models = prepared.models.values();
-    let models: Vec<ModelMemory> =
-        models.map(|opened| ModelMemory::predict(device, &*opened.checkpoint, dtype)).collect();
+    let models = prepared.models.iter().filter(|(name, _)| has_weights_here(set, name));
+    let models: Vec<ModelMemory> = models
+        .map(|(_, opened)| ModelMemory::predict(device, &*opened.checkpoint, dtype))
+        .collect();
     let program = program(device);
     let stage = |name| {
         let stage = Stage::new(name).with(Part::Program, program);
@@ -114,13 +115,16 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     // What is given need not be generated.
     let writes = prepared.given.is_empty() && prepared.aligned.is_none();
     let written = |_: &Generate| writes || asks;
-    let generations = generations.filter(written).map(|generate| decoding(&generate, &prompts));
+    let here = |generate: &Generate| engine_of(set, &generate.model, EmbeddedWork::Adapters);
+    let generations = generations.filter(|generate| written(generate) && here(generate));
+    let generations = generations.map(|generate| decoding(&generate, &prompts));
     if let Some(most) = generations.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("generation").decoding(&most).with(Part::Adapters, entering);
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
-    if let Some(evaluate) = &set.evaluate {
+    let evaluates_here = set.models.servers.get("policy").is_none_or(|it| !it.embedded.is_empty());
+    if let Some(evaluate) = set.evaluate.as_ref().filter(|_| evaluates_here) {
         let mut most = scoring(prepared, policy, adapter.rank.max(named_rank));
         if evaluate.measures.iter().any(|measure| measure.is_of_answers()) {
             let texts = prepared.held_out.iter().map(|row| row.prompt.text.clone());
@@ -166,7 +170,8 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
     }
     // So is what plugins need measured.
-    let measured = prepared.plugins.all().any(|plugin| !plugin.needs().is_empty());
+    let scores_here = engine_of(set, "policy", EmbeddedWork::Scores);
+    let measured = scores_here && prepared.plugins.all().any(|plugin| !plugin.needs().is_empty());
     let measured = measured.then(|| trains.iter().zip(&lessons)).into_iter().flatten();
     let measured = measured.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
     if let Some(most) = measured.max_by_key(DecodeMemory::total) {
@@ -179,6 +184,25 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Files, entering_file));
     }
     Ok(Estimate { stages })
+}
+
+/// Returns whether a run holds the weights of a model: of one on a server, for what only the embedded engine does.
+fn has_weights_here(set: &PluginSet, name: &str) -> bool {
+    let Some(server) = set.models.servers.get(name) else { return true };
+    let trains = || (1..=set.run.rounds).any(|round| set.train(round).is_some());
+    let extrapolates = || (1..=set.run.rounds).any(|round| set.extrapolate(round).is_some());
+    let policy = name == "policy";
+    !server.embedded.is_empty() || (policy && (trains() || extrapolates()))
+}
+
+/// Returns whether the embedded engine does some work of a model.
+fn engine_of(set: &PluginSet, model: &str, work: EmbeddedWork) -> bool {
+    let servers = &set.models.servers;
+    let own = servers.get(model).or_else(|| match set.models.named.contains_key(model) {
+        true => None,
+        false => servers.get("policy"),
+    });
+    own.is_none_or(|server| server.leaves(work))
 }
 
 /// Returns the size of the mapped files of an aligned model that is given.

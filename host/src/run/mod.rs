@@ -137,6 +137,8 @@ fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), Director
         report::run::FILE,
         export::TENSORBOARD,
         directory::LOG,
+        round::EXCHANGE,
+        SERVERS,
     ] {
         directory.remove(entry)?;
     }
@@ -167,7 +169,39 @@ pub fn execute(
         set.run.rounds,
     ]);
     let mut book = Notebook::open(directory, base, earlier)?;
-    book.budgets = Budgets::open(&prepared.plugins, &book.journal);
+    book.budgets = Budgets::open(&prepared.plugins, models, &book.journal);
+    models.exchange_in(&book.directory);
+    note_servers(&book, models)?;
+    let ended = go_through(prepared, models, &mut book, memory, progress, cancel);
+    let left = models.end_exchange();
+    let report = ended?;
+    left?;
+    Ok(report)
+}
+
+/// The file that says how the servers of a run were found, each time that it was begun or gone on with: no part of
+/// what the run is.
+const SERVERS: &str = "servers.jsonl";
+
+fn note_servers(book: &Notebook, models: &Models) -> Result<(), DirectoryError> {
+    let probes = models.probes();
+    if probes.is_empty() {
+        return Ok(());
+    }
+    let (_, mut ledger) = book.directory.ledger::<serde_json::Value>(SERVERS)?;
+    probes.iter().try_for_each(|probe| ledger.append(probe))
+}
+
+/// Does the rounds that are not done.
+fn go_through(
+    prepared: &Prepared,
+    models: &Models,
+    book: &mut Notebook,
+    memory: &Budget<'_>,
+    progress: &Progress,
+    cancel: &AtomicBool,
+) -> Result<Report, RunError> {
+    let (set, manifest) = (&prepared.set, &prepared.manifest);
     let shop = Workshop {
         set,
         plugins: &prepared.plugins,
@@ -185,16 +219,16 @@ pub fn execute(
     };
 
     let initial = models.initial();
-    let before = round::held_out(&shop, &mut book, 0, &initial)?;
+    let before = round::held_out(&shop, book, 0, &initial)?;
     let mut report = Report::new(&set.method.name, &set.models.policy, before);
     check_start(set, &report)?;
     let mut pool = Pool::new(prepared.prompts.clone());
-    let mut pool_drops = round::pool(&shop, &mut book, &mut pool, &initial)?;
+    let mut pool_drops = round::pool(&shop, book, &mut pool, &initial)?;
     if pool.is_empty() {
         let records = prepared.prompts.len() as u64;
         let (dropped, signals) = (pool_drops, BTreeMap::new());
         report.nothing_kept = Some(NothingKept { round: 0, records, dropped, signals });
-        return finish::finish(prepared, &mut book, report, "nothing-kept");
+        return finish::finish(prepared, book, report, "nothing-kept");
     }
     if manifest.prompts.duplicates > 0 {
         pool_drops.insert("duplicate".into(), manifest.prompts.duplicates);
@@ -204,7 +238,7 @@ pub fn execute(
     let (mut policy, mut earlier) = (initial, Vec::<Trained>::new());
     let mut reason = "rounds";
     for number in 1..=set.run.rounds {
-        let outcome = match round::round(&shop, &mut book, number, &mut pool, &policy, &earlier) {
+        let outcome = match round::round(&shop, book, number, &mut pool, &policy, &earlier) {
             // The same settings keep none again, so this is how the run ends; what earlier rounds made
             // is its result.
             Err(RunError::NothingKept { nothing, .. }) => {
@@ -217,7 +251,7 @@ pub fn execute(
                 Some(diverged) => {
                     report.diverged = Some(diverged);
                     choose(prepared, &mut report);
-                    round::forget(&book, number)?;
+                    round::forget(book, number)?;
                     reason = "alarm";
                     break;
                 }
@@ -240,7 +274,7 @@ pub fn execute(
         export::after_round(&book.directory, &report)?;
         if set.run.keep == Keep::Last {
             let bests = [report.best_round, spare(prepared, &report, number)];
-            remove_models(prepared, &mut book, number, bests)?;
+            remove_models(prepared, book, number, bests)?;
         }
         if set.watch.as_ref().is_some_and(|watch| watch::ends(watch, &report.alarms)) {
             reason = "alarm";
@@ -251,7 +285,7 @@ pub fn execute(
             break;
         }
     }
-    finish::finish(prepared, &mut book, report, reason)
+    finish::finish(prepared, book, report, reason)
 }
 
 /// Removes the whole models of the rounds before `last`, but for the best one, those that are saved under a

@@ -58,8 +58,15 @@ pub fn plan(
         extrapolation: extrapolation(prepared),
         watch: set.watch.as_ref().map(watch),
         tokens: tokens.forward + tokens.trained,
-        time: speed(&prepared.device, &policy.spec)
-            .map(|speed| seconds(&policy.spec, tokens, speed)),
+        // How fast a server is nobody knows here.
+        time: match set.models.servers.is_empty() {
+            true => speed(&prepared.device, &policy.spec)
+                .map(|speed| seconds(&policy.spec, tokens, speed)),
+            false => None,
+        },
+        servers: (set.models.servers.iter())
+            .map(|(name, server)| (name.clone(), server.server.clone()))
+            .collect(),
         memory: memory.stages.iter().map(|stage| (stage.name, stage.total())).collect(),
         available,
         device: manifest.engine.clone(),

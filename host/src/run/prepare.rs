@@ -22,10 +22,12 @@ use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
-use crate::plugin_set::{After, PluginSet, Source};
+use crate::plugin_set::{After, EmbeddedWork, PluginSet, Source};
 use crate::progress::{Progress, counted};
 use crate::record::{Exemplar, Prompt, Variant};
-use crate::round::{Aligned, GRAMMAR, Need, Opened, RunError, given_variants};
+use crate::round::{
+    Aligned, GRAMMAR, Need, Number, Opened, RunError, What, given_variants, needs_of,
+};
 
 /// A run that could begin: its files are read, its plugins loaded, its models found.
 pub struct Prepared {
@@ -104,6 +106,7 @@ pub fn prepare(
     let plugins = Plugins::load(runtime, &set, report)?;
     check_writing(&set, &plugins, &prompts)?;
     check_needs(&plugins)?;
+    check_entropies(&set, &plugins)?;
     let catalogue = match &plugins.principle {
         Some(principle) => principle.catalogue()?,
         None => Vec::new(),
@@ -112,17 +115,24 @@ pub fn prepare(
     let mut models = BTreeMap::new();
     let (date, variables) = (set.chat.date, set.chat.variables.clone());
     let chat = ChatSettings { date, variables };
-    models.insert("policy".to_owned(), Opened::open(&set.models.policy, chat.clone(), report)?);
+    let open = |name: &str, model: &str, report: &mut dyn FnMut(source::Progress)| match set
+        .models
+        .servers
+        .contains_key(name)
+    {
+        true => Opened::open_base(model, chat.clone(), report),
+        false => Opened::open(model, chat.clone(), report),
+    };
+    models.insert("policy".to_owned(), open("policy", &set.models.policy, report)?);
     let mut adapters = BTreeMap::new();
     for (name, model) in &set.models.named {
         match Path::new(model) {
-            folder if peft::is_adapter(folder) => {
+            folder if peft::is_adapter(folder) && !set.models.servers.contains_key(name) => {
                 let adapter = peft::read(folder, &models["policy"].model.spec)?;
                 adapters.insert(name.clone(), adapter);
             }
             _ => {
-                let opened = Opened::open(model, chat.clone(), report)?;
-                models.insert(name.clone(), opened);
+                models.insert(name.clone(), open(name, model, report)?);
             }
         }
     }
@@ -145,13 +155,14 @@ pub fn prepare(
     check_new_tokens(&set, &models)?;
     check_steered(&set, &given)?;
     readable(&models["policy"].model, &prompts, &given, &held_out, progress, cancel)?;
-    let id = |opened: &Opened| ModelId {
+    let id = |name: &str, opened: &Opened| ModelId {
         name: opened.model.name.clone(),
         digest: opened.model.digest.clone(),
+        served: set.models.servers.contains_key(name),
     };
     let beside = adapters.iter().map(|(name, adapter)| {
         let folder = set.models.named[name].clone();
-        (name.clone(), ModelId { name: folder, digest: adapter.digest() })
+        (name.clone(), ModelId { name: folder, digest: adapter.digest(), served: false })
     });
     let rows = |source: &Source, digest: String, count: usize, duplicates: usize| DataId {
         source: source.to_string(),
@@ -167,10 +178,11 @@ pub fn prepare(
         engine: device.class(set.run.dtype),
         models: models
             .iter()
-            .map(|(name, opened)| (name.clone(), id(opened)))
+            .map(|(name, opened)| (name.clone(), id(name, opened)))
             .chain(beside)
             .chain(aligned.as_ref().zip(set.models.aligned.as_ref()).map(|(aligned, name)| {
-                ("aligned".to_owned(), ModelId { name: name.clone(), digest: aligned.digest() })
+                let (name, digest) = (name.clone(), aligned.digest());
+                ("aligned".to_owned(), ModelId { name, digest, served: false })
             }))
             .collect(),
         prompts: rows(
@@ -204,6 +216,26 @@ pub fn prepare(
     };
     trial::check(&prepared)?;
     Ok(prepared)
+}
+
+/// Fails where a plugin needs to know how sure the policy is of a token, and the server that scores does not say.
+fn check_entropies(set: &PluginSet, plugins: &Plugins) -> Result<(), RunError> {
+    let Some(server) = set.models.servers.get("policy") else { return Ok(()) };
+    if server.leaves(EmbeddedWork::Scores) {
+        return Ok(());
+    }
+    let entropy = |need: &Need| matches!(need.what, What::Scored { number: Number::Entropy, .. });
+    let needs = |plugin: &&Plugin| needs_of(plugin).any(|need| entropy(&need));
+    match plugins.all().find(needs) {
+        None => Ok(()),
+        Some(plugin) => Err(RunError::Settings {
+            what: format!(
+                "{} needs the entropy of tokens, which servers do not give",
+                plugin.identity()
+            ),
+            hint: "`models.policy.embedded = [\"scores\"]` has the embedded engine score".into(),
+        }),
+    }
 }
 
 /// Fails where a round generates with a reward model, which writes nothing.

@@ -119,12 +119,22 @@ impl Oracle {
         for need in needs {
             scored(need, records, |model, jobs| {
                 let (models, policy) = (&self.models, &self.policy);
-                let scores = models.score(model, policy, jobs, cancel::flag(), &mut |_| {})?;
-                let answers = scores.into_iter().map(|score| match score {
-                    Ok(score) => Answer::Score(score),
-                    Err(error) => Answer::Unanswered(error.to_string()),
-                });
-                Ok::<_, RunError>(answers.collect())
+                let mut answers = vec![Answer::Unanswered(String::new()); jobs.len()];
+                models.score(
+                    model,
+                    policy,
+                    jobs,
+                    cancel::flag(),
+                    &mut |_| {},
+                    &mut |at, score| {
+                        answers[at] = match score {
+                            Ok(made) => Answer::Score(made.it),
+                            Err(why) => Answer::Unanswered(why.to_string()),
+                        };
+                        Ok(())
+                    },
+                )?;
+                Ok::<_, RunError>(answers)
             })?;
         }
         self.spent += begun.elapsed();
@@ -205,7 +215,7 @@ impl Oracle {
         let jobs: Vec<&Job> = jobs.iter().collect();
         models.complete(model, policy, &jobs, None, cancel::flag(), &mut |job, result| {
             let answer = match result {
-                Ok(completion) => Answer::Completion(completion),
+                Ok(made) => Answer::Completion(made.it),
                 Err(error) => Answer::Unanswered(error.to_string()),
             };
             known.insert(job.key.clone(), answer);
@@ -221,19 +231,26 @@ impl Oracle {
     ) -> Result<(), RunError> {
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         let (models, policy, cancel) = (&self.models, &self.policy, cancel::flag());
-        let answers: Vec<_> = match kind {
-            ModelKind::Writes => models
-                .score(model, policy, &jobs, cancel, &mut |_| {})?
-                .into_iter()
-                .map(|score| score.map(Answer::Score))
-                .collect(),
-            ModelKind::Rewards => models.reward(model, policy, &jobs, cancel, &mut |_| {})?,
+        let known = &mut self.known;
+        let mut keep = |place: usize, answer: Result<Answer, String>| {
+            let answer = answer.unwrap_or_else(Answer::Unanswered);
+            known.insert(keys[place].clone(), answer);
+            Ok(())
         };
-        for (key, answer) in keys.into_iter().zip(answers) {
-            let answer = answer.unwrap_or_else(|error| Answer::Unanswered(error.to_string()));
-            self.known.insert(key, answer);
+        let progress = &mut |_| {};
+        match kind {
+            ModelKind::Writes => {
+                models.score(model, policy, &jobs, cancel, progress, &mut |at, it| {
+                    let answer = it.map(|made| Answer::Score(made.it));
+                    keep(at, answer.map_err(|why| why.to_string()))
+                })
+            }
+            ModelKind::Rewards => {
+                models.reward(model, policy, &jobs, cancel, progress, &mut |at, it| {
+                    keep(at, it.map(|made| made.it).map_err(|why| why.to_string()))
+                })
+            }
         }
-        Ok(())
     }
 }
 

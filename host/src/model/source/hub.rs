@@ -52,10 +52,28 @@ impl Hub {
         name: &str,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, ModelError> {
+        self.bring(name, true, progress)
+    }
+
+    /// The same without the weights, where they are not there already.
+    pub fn fetch_small(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<PathBuf, ModelError> {
+        self.bring(name, false, progress)
+    }
+
+    fn bring(
+        &self,
+        name: &str,
+        weights: bool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<PathBuf, ModelError> {
         let (id, revision) = parse(name)?;
         let cache = Cache::new(self.cache.clone());
         let named = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
-        if let Some(folder) = whole(&cache, &named) {
+        if let Some(folder) = here(&cache, &named, weights) {
             return Ok(folder);
         }
         let fail = |message: String, hint: &str| ModelError::Fetch {
@@ -105,7 +123,9 @@ impl Hub {
             }
         }
         let folder = cache.repo(session.repo.clone()).pointer_path(&info.sha);
-        let weights: Vec<OsString> = if there.contains(&"model.safetensors.index.json") {
+        let weights: Vec<OsString> = if !weights {
+            Vec::new()
+        } else if there.contains(&"model.safetensors.index.json") {
             let files = safetensors::files(&folder)?;
             files.iter().filter_map(|path| path.file_name()).map(OsString::from).collect()
         } else if there.contains(&"model.safetensors") {
@@ -127,11 +147,15 @@ impl Hub {
     }
 }
 
-/// Returns the folder of a repository, where everything that a model needs is in the cache.
-fn whole(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+/// Returns the folder of a repository, where everything that a model needs is in the cache, with its weights or
+/// without.
+fn here(cache: &Cache, repo: &Repo, weights: bool) -> Option<PathBuf> {
     let cached = cache.repo(repo.clone());
     let folder = cached.get("config.json")?.parent()?.to_owned();
     cached.get("tokenizer.json")?;
+    if !weights {
+        return Some(folder);
+    }
     let weights = safetensors::files(&folder).ok()?;
     weights.iter().all(|path| path.exists()).then_some(folder)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Completion, Finish, Pair, Revision, Reward, Variant, VariantRole};
+use crate::record::{Completion, Finish, Pair, Repro, Revision, Reward, Variant, VariantRole};
 
 fn expect(result: Check, expected: &str) {
     match result {
@@ -19,8 +19,9 @@ fn record() -> Record {
         text: "a".into(),
         tokens: 1,
         logprob: -1.0,
-        entropy: 0.0,
+        entropy: Some(0.0),
         finish: Finish::Stop,
+        repro: Repro::Exact,
     };
     let variant = |name: &str, completion| Variant {
         name: name.into(),

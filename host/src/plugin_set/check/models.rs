@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checked, Surroundings, is_argument, one_of, utf8};
+use super::{Checked, Surroundings, is_argument, one_of, server, utf8};
 use crate::model::source::alias::ALIASES;
 use crate::plugin_set::{
     MODEL_ROLES, Models,
@@ -19,17 +19,41 @@ pub(super) fn models(root: &Section<'_>, around: &Surroundings<'_>) -> Checked<M
         policy: String::new(),
         aligned: None,
         named: Default::default(),
+        servers: Default::default(),
         saved: Default::default(),
     };
     both_names(&table)?;
     for entry in table.entries() {
-        let source = table.required_text(&entry.key, example)?;
-        let source = model_source(&table, &entry.key, source, around)?;
+        let server = server::server(&table, entry, around)?;
+        let source = match server {
+            Some(_) => {
+                let within =
+                    Section::free(&entry.value, &format!("`{}` of `[models]`", entry.key))?;
+                model_source(&within, "base", within.required_text("base", example)?, around)?
+            }
+            None => {
+                let source = table.required_text(&entry.key, example)?;
+                model_source(&table, &entry.key, source, around)?
+            }
+        };
+        let mut serve = |name: &str| {
+            if let Some(server) = server.clone() {
+                models.servers.insert(name.to_owned(), server);
+            }
+        };
         match entry.key.as_str() {
             // Whoever names another model on the command line means this one.
             "initial" if table.has("policy") && is_argument(table.place_of("policy")) => {}
             "policy" if table.has("initial") && is_argument(table.place_of("initial")) => {}
-            "policy" | "initial" => models.policy = source,
+            "policy" | "initial" => {
+                serve("policy");
+                models.policy = source;
+            }
+            "aligned" if server.is_some() => {
+                return Err(table
+                    .wrong("aligned", "is a server, and its weights are taken, or its adapter")
+                    .label("expected a model or an adapter folder"));
+            }
             "aligned" => models.aligned = Some(source),
             role if MODEL_ROLES.contains(&role) => {
                 return Err(Problem::new(
@@ -46,6 +70,7 @@ pub(super) fn models(root: &Section<'_>, around: &Surroundings<'_>) -> Checked<M
                 .label(NAME));
             }
             name => {
+                serve(name);
                 models.named.insert(name.to_owned(), source);
             }
         }

@@ -17,7 +17,7 @@ pub struct Answered {
     /// Summed logprob and tokens of the trusted answer.
     score: Option<(f64, f64)>,
     /// The model's own answer, its tokens, and their mean entropy.
-    answer: Option<(String, f64, f64)>,
+    answer: Option<(String, f64, Option<f64>)>,
 }
 
 impl Answered {
@@ -41,7 +41,7 @@ impl Answered {
     /// Returns the number of the model's own answer that a measure is a mean of.
     fn number(&self, measure: &str) -> Option<f64> {
         let (_, tokens, entropy) = self.answer.as_ref()?;
-        Some(if measure == "entropy" { *entropy } else { *tokens })
+        if measure == "entropy" { *entropy } else { Some(*tokens) }
     }
 
     /// Returns the model's own answer.
@@ -213,6 +213,7 @@ fn jackknife(value: f64, without: &[f64]) -> Option<Interval> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Repro;
     use crate::record::{Completion, Finish, Score, Text};
     use crate::round::diversity::distinct_2;
 
@@ -230,7 +231,10 @@ mod tests {
         for (number, text) in texts.iter().enumerate() {
             let row: &mut Answered = rows.entry(number.to_string()).or_default();
             let logprob = -scale * (number + 1) as f64;
-            row.add(asked("", Answer::Score(Score { logprob, tokens: 2, entropy: None })));
+            row.add(asked(
+                "",
+                Answer::Score(Score { logprob, tokens: 2, entropy: None, repro: Repro::Exact }),
+            ));
             let completion = Completion {
                 tokens: text.len() as u32,
                 ..Completion::unmeasured(text, Finish::Stop)

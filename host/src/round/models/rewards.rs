@@ -2,9 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{Models, Policy, ScoreJob, read_jobs};
+use super::{Models, Policy, Read, ScoreJob, read_jobs};
 use crate::generate;
-use crate::model::ModelError;
 use crate::record::{Answer, Request};
 use crate::reward::{self, RewardModel};
 use crate::round::RunError;
@@ -34,7 +33,7 @@ impl Models {
         let saved = self.saved(name);
         let policy = match name {
             "initial" => None,
-            _ if self.named.contains_key(name) => None,
+            _ if self.is_named(name) => None,
             _ => Some(saved.as_ref().unwrap_or(policy)),
         };
         match policy.and_then(|policy| policy.adapter.as_deref()) {
@@ -43,9 +42,8 @@ impl Models {
         }
     }
 
-    /// Asks a reward model about jobs, in their order; one that cannot be put to the model has the
-    /// reason. Returns early, with fewer rewards, where `cancel` is set. `progress` hears how many are
-    /// done.
+    /// Asks a reward model about jobs and hands each answer over as soon as it is there. Returns early where
+    /// `cancel` is set. `progress` hears how many are done.
     pub fn reward(
         &self,
         name: &str,
@@ -53,10 +51,11 @@ impl Models {
         jobs: &[ScoreJob],
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Vec<Result<Answer, ModelError>>, RunError> {
+        done: &mut Read<'_, Answer>,
+    ) -> Result<(), RunError> {
         let model = self.text(name);
         let encode = |job: &ScoreJob| Ok(model.encode_judged(&job.prompt, &job.completion)?.tokens);
-        read_jobs(jobs, encode, cancel, progress, |sequences, heard| {
+        read_jobs(jobs, encode, cancel, progress, done, |sequences, heard| {
             let (engine, adapter) = self.find(name, policy)?;
             let Some(model) = adapter.as_deref().and_then(RewardModel::of) else {
                 unreachable!("who asks for rewards has seen that it is a reward model")

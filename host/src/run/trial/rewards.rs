@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use super::{measured, place};
 use crate::plugin::{Answerer, Ask, Interface, NoAnswers, OnError, Outcome, Plugin};
 use crate::plugin_set::After;
-use crate::record::{Answer, Completion, Finish, Opinion, Prompt, Record, Request, Score, Variant};
+use crate::record::{
+    Answer, Completion, Finish, Opinion, Prompt, Record, Repro, Request, Score, Variant,
+};
 use crate::round::{self, Need, RunError, filter_stage, given_variants, needs_of};
 use crate::run::Prepared;
 use crate::run::memory::spread;
@@ -104,7 +106,14 @@ fn made_up(prepared: &Prepared, prompt: Prompt) -> Result<Vec<Record>, RunError>
             let text = format!("{} ({index})", SAYINGS[(first + index) % SAYINGS.len()]);
             let (tokens, logprob) = (text.len() as u32 / 4, -(text.len() as f64) / 4.0);
             let finish = Finish::Stop;
-            let completion = Completion { text, tokens, logprob, entropy: 1.0, finish };
+            let completion = Completion {
+                text,
+                tokens,
+                logprob,
+                entropy: Some(1.0),
+                finish,
+                repro: Repro::Exact,
+            };
             Variant { completion: Some(completion), ..variant.clone() }
         });
         with(completed.collect(), prompt.clone())
@@ -126,9 +135,12 @@ impl Answerer for Numbers {
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
         let number = |ask: &Ask<'_>| match ask.request {
             Request::Reward { .. } => Ok(Answer::Reward { value: ask.index as f64, tokens: 1 }),
-            Request::Score { .. } => {
-                Ok(Answer::Score(Score { logprob: -1.0, tokens: 1, entropy: None }))
-            }
+            Request::Score { .. } => Ok(Answer::Score(Score {
+                logprob: -1.0,
+                tokens: 1,
+                entropy: None,
+                repro: Repro::Exact,
+            })),
             Request::Generate { .. } => Err("what a model writes is not known here".into()),
         };
         asks.iter().map(number).collect()

@@ -1,0 +1,287 @@
+//! Many requests under way at once, and what is done where a server is busy, slow, broken or away.
+//!
+//! - Busy (429, 503): fewer at once, down to one, and the request again after a pause; answers bring the number
+//!   back up.
+//! - Broken (500, half an answer, `timeout_seconds` over): the same request again, a few times.
+//! - Away (no connection, or one that ends): nothing new is sent; the server is asked for its models until it is
+//!   back, and then whether it is still the same model. Longer than `patience_seconds` it may not be away.
+//! - It refuses, or its answer cannot be right: the flight ends.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::protocol::Misfit;
+use super::reach::{Called, Reach};
+use super::{Reply, Request, Server, ServerError, Usage};
+use crate::plugin_set::OnBudget;
+
+/// How often a request is sent before it is broken.
+const TRIES: u32 = 5;
+/// The first pause before a request goes again; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How often it is looked whether the user wants to stop.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Requests, and who wants their answers.
+pub struct Flight<'a> {
+    /// What the server calls the model that is asked.
+    pub model: &'a str,
+    /// How many requests there are.
+    pub count: usize,
+    /// Makes a request, each time that it is sent; none where there is nothing to ask. Its name is for messages.
+    pub make: &'a mut dyn FnMut(usize) -> Option<(String, Request)>,
+    /// Takes an answer, in no particular order. Break ends the flight.
+    pub said: &'a mut dyn FnMut(usize, Result<(Reply, Usage), Refusal>) -> ControlFlow<()>,
+    /// Set when the user wants to stop.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The run's budget of tokens would not have been enough for it.
+    Budget,
+}
+
+/// A request that is to be sent.
+struct Waiting {
+    index: usize,
+    /// How often it has been sent.
+    tries: u32,
+    pause: Duration,
+}
+
+/// A request that has come back.
+struct Landed {
+    index: usize,
+    name: String,
+    tries: u32,
+    /// Tokens that were held back for it.
+    held: u64,
+    /// How often the server had been away when it was sent.
+    era: u32,
+    came: Came,
+}
+
+enum Came {
+    Said(Reply, Usage),
+    Wrong(String),
+    Broken(String),
+    Busy(Option<Duration>),
+    Away(String),
+    Refused { status: u16, message: String },
+}
+
+impl Server {
+    /// Has requests answered. Returns early where `said` breaks off.
+    ///
+    /// Fails where the server cannot go on, or where the user wants to stop; what was answered by then was
+    /// handed over.
+    pub fn fly(&self, flight: Flight<'_>) -> Result<(), ServerError> {
+        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
+        runtime.block_on(self.all(flight))
+    }
+
+    async fn all(&self, flight: Flight<'_>) -> Result<(), ServerError> {
+        let most = f64::from(self.settings.in_flight.min(super::most_connections()));
+        let (mut window, mut narrowed) = (most, Instant::now());
+        let mut tasks: JoinSet<Landed> = JoinSet::new();
+        let mut again: VecDeque<Waiting> = VecDeque::new();
+        let (mut next, mut held, mut era) = (0, 0, 0);
+        let mut heard = Instant::now();
+        loop {
+            if flight.cancel.load(Ordering::Relaxed) {
+                return Err(ServerError::Cancelled);
+            }
+            while tasks.len() < window as usize {
+                let waiting = again.pop_front().or_else(|| {
+                    (next < flight.count).then(|| {
+                        next += 1;
+                        Waiting { index: next - 1, tries: 0, pause: Duration::ZERO }
+                    })
+                });
+                let Some(waiting) = waiting else { break };
+                let Some((name, request)) = (flight.make)(waiting.index) else { continue };
+                let needs = request.most_tokens();
+                if !self.affords(held + needs) {
+                    // What is under way may leave more than was held back for it.
+                    if !tasks.is_empty() {
+                        again.push_front(waiting);
+                        break;
+                    }
+                    match self.settings.on_budget {
+                        OnBudget::Stop => return Err(self.used_up()),
+                        OnBudget::Drop => {
+                            if (flight.said)(waiting.index, Err(Refusal::Budget)).is_break() {
+                                return Ok(());
+                            }
+                            continue;
+                        }
+                    }
+                }
+                held += needs;
+                let sent = self.send(flight.model, waiting, name, needs, era, &request);
+                tasks.spawn(sent);
+            }
+            let landed = match timeout(TICK, tasks.join_next()).await {
+                Err(_) => continue,
+                Ok(None) => return Ok(()),
+                Ok(Some(landed)) => landed.map_err(|error| self.no_answer(error.to_string()))?,
+            };
+            held -= landed.held;
+            let Landed { index, name, tries, .. } = landed;
+            match landed.came {
+                Came::Said(reply, usage) => {
+                    heard = Instant::now();
+                    window = (window + 1.0 / window).min(most);
+                    self.add_spent(usage.tokens());
+                    if (flight.said)(index, Ok((reply, usage))).is_break() {
+                        return Ok(());
+                    }
+                }
+                Came::Busy(after) => {
+                    let busy = heard.elapsed().as_secs();
+                    if busy >= u64::from(self.settings.patience_seconds) {
+                        let why = "it has too much to do (429 or 503)".to_owned();
+                        return Err(self.away(busy, why));
+                    }
+                    if narrowed.elapsed() > PAUSE {
+                        (window, narrowed) = ((window / 2.0).max(1.0), Instant::now());
+                    }
+                    let pause = after.unwrap_or_else(|| pause(tries)).min(LONGEST);
+                    // It was not looked at, so it does not count as tried, but for the pause.
+                    again.push_back(Waiting { index, tries: tries.min(TRIES - 1), pause });
+                }
+                Came::Away(_) if landed.era < era && tries < TRIES => {
+                    again.push_back(Waiting { index, tries, pause: Duration::ZERO });
+                }
+                Came::Away(why) if tries < TRIES => {
+                    again.push_front(Waiting { index, tries, pause: Duration::ZERO });
+                    self.wait_for(why, heard, flight.cancel).await?;
+                    (era, heard) = (era + 1, Instant::now());
+                }
+                Came::Broken(_) if tries < TRIES => {
+                    again.push_back(Waiting { index, tries, pause: pause(tries) });
+                }
+                Came::Broken(why) | Came::Away(why) => {
+                    let server = self.settings.server.clone();
+                    return Err(ServerError::Broken { server, what: name, tries, why });
+                }
+                Came::Wrong(why) => return Err(ServerError::wrong(&self.settings, &name, why)),
+                Came::Refused { status, message } => {
+                    let server = self.settings.server.clone();
+                    return Err(ServerError::Refused { server, what: name, status, message });
+                }
+            }
+        }
+    }
+
+    /// Returns a request under way.
+    fn send(
+        &self,
+        model: &str,
+        waiting: Waiting,
+        name: String,
+        held: u64,
+        era: u32,
+        request: &Request,
+    ) -> impl Future<Output = Landed> + Send + 'static {
+        let body = request.body(self.dialect, model).to_string().into_bytes();
+        let (reach, expected) = (self.reach.clone(), request.expected());
+        let model = model.to_owned();
+        let Waiting { index, tries, pause } = waiting;
+        async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let came = match complete(&reach, body).await {
+                Called::Answered(bytes) => match expected.read(&model, &bytes) {
+                    Ok((reply, usage)) => Came::Said(reply, usage),
+                    Err(Misfit::Broken(why)) => Came::Broken(why),
+                    Err(Misfit::Wrong(why)) => Came::Wrong(why),
+                },
+                Called::Busy { after, .. } => Came::Busy(after),
+                Called::Away(why) => Came::Away(why),
+                Called::Slow(why) | Called::Failed(why) => Came::Broken(why),
+                Called::Refused { status, message } => Came::Refused { status, message },
+            };
+            Landed { index, name, tries: tries + 1, held, era, came }
+        }
+    }
+
+    /// Waits until the server is back, and fails where it is not the same model then.
+    async fn wait_for(
+        &self,
+        why: String,
+        heard: Instant,
+        cancel: &AtomicBool,
+    ) -> Result<(), ServerError> {
+        let (begun, mut tries) = (Instant::now(), 0);
+        let mut last;
+        tracing::info!("server `{}`: {why}", self.settings.server);
+        loop {
+            match self.reach.models().await {
+                Ok(listed) => {
+                    super::reach::choose(&self.settings, listed)?;
+                    if tries > 0 {
+                        tracing::warn!("server `{}` is back", self.settings.server);
+                    }
+                    return self.known_again().await;
+                }
+                Err(ServerError::Away { why, .. }) => last = why,
+                Err(error @ ServerError::Refused { .. }) => return Err(error),
+                Err(error) => last = error.to_string(),
+            }
+            let away = heard.max(begun).elapsed().as_secs();
+            if away >= u64::from(self.settings.patience_seconds) {
+                return Err(self.away(away, last));
+            }
+            if tries == 0 {
+                let server = &self.settings.server;
+                tracing::warn!("server `{server}` is away ({last}); waiting for it");
+            }
+            tries += 1;
+            let until = Instant::now() + pause(tries).min(LONGEST / 2);
+            while Instant::now() < until {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(ServerError::Cancelled);
+                }
+                sleep(TICK).await;
+            }
+        }
+    }
+
+    /// Returns whether the run's budget has so many tokens left.
+    fn affords(&self, tokens: u64) -> bool {
+        self.settings.tokens.is_none_or(|budget| self.spent() + tokens <= budget)
+    }
+
+    fn used_up(&self) -> ServerError {
+        let tokens = self.settings.tokens.unwrap_or_default();
+        ServerError::Budget { server: self.settings.server.clone(), tokens }
+    }
+
+    fn away(&self, seconds: u64, why: String) -> ServerError {
+        ServerError::Away { server: self.settings.server.clone(), seconds, why }
+    }
+
+    fn no_answer(&self, why: String) -> ServerError {
+        ServerError::NoClient { server: self.settings.server.clone(), why }
+    }
+}
+
+async fn complete(reach: &Reach, body: Vec<u8>) -> Called {
+    reach.post("/v1/completions", body).await
+}
+
+/// Returns how long to wait before a request goes again that has been sent so often.
+fn pause(tries: u32) -> Duration {
+    (PAUSE * 2u32.saturating_pow(tries.saturating_sub(1).min(16))).min(LONGEST)
+}
