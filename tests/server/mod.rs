@@ -65,7 +65,7 @@ fn a_run_on_a_server_comes_to_what_the_embedded_engine_comes_to() {
     // The same texts and logprobs, which are recorded here, and without entropies.
     let (ours, theirs) = (completions(&here), completions(&served));
     assert_eq!(ours.len(), theirs.len());
-    assert!(ours.len() > 20, "{}", ours.len());
+    assert_eq!(ours.len(), 16);
     for ((at, ours), (_, theirs)) in ours.iter().zip(&theirs) {
         for field in ["text", "tokens", "finish"] {
             assert_eq!(ours[field], theirs[field], "{at}");

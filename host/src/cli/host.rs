@@ -27,6 +27,7 @@ use crate::{
         directory::DirectoryError,
         manifest::{self, Manifest},
     },
+    server::ServerError,
     source::{Fetcher, Found},
 };
 
@@ -330,7 +331,9 @@ impl From<RunError> for CliError {
             RunError::Plugin(error) => plugin_code(error),
             RunError::Settings { .. } => exit::USAGE,
             RunError::NothingKept { .. } => exit::NOTHING_KEPT,
-            RunError::Interrupted { .. } | RunError::NotBegun => exit::INTERRUPTED,
+            RunError::Interrupted { .. }
+            | RunError::NotBegun
+            | RunError::Server { source: ServerError::Cancelled, .. } => exit::INTERRUPTED,
             RunError::Model(_)
             | RunError::Data(_)
             | RunError::Weights(_)

@@ -25,12 +25,29 @@ struct Answered {
 }
 
 impl Answered {
-    fn of(key: &str, answer: Result<Made<Answer>, Undone>) -> Answered {
+    /// Returns the line for an answer, or for why there is none.
+    ///
+    /// Fails where what is measured would be measured of fewer than all: a budget that leaves out what plugins ask
+    /// may leave out a record, but not change what a number means.
+    fn of(
+        place: Place<'_>,
+        key: &str,
+        answer: Result<Made<Answer>, Undone>,
+    ) -> Result<Answered, RunError> {
+        if let (Err(Undone::Budget), "evaluate") = (&answer, place.stage) {
+            return Err(RunError::Settings {
+                what: format!(
+                    "the run's budget of tokens on the server is used up, and {} measures all of its rows",
+                    label(place)
+                ),
+                hint: "a larger `tokens` of the model lets the run go on by `--resume`".into(),
+            });
+        }
         let (answer, spent) = match answer {
             Ok(made) => (made.it, made.spent),
             Err(error) => (Answer::Unanswered(error.to_string()), None),
         };
-        Answered { key: key.to_owned(), answer, spent }
+        Ok(Answered { key: key.to_owned(), answer, spent })
     }
 }
 
@@ -229,7 +246,7 @@ impl<'a> Asker<'a> {
         self.shop.models.make_ready(model, self.policy, Work::Complete)?;
         let bar = self.shop.progress.stage(&label(self.place), open.len() as u64, "answers");
         let (ledger, known) = (&mut self.ledger, &mut self.known);
-        let cancel = self.shop.cancel;
+        let (cancel, at) = (self.shop.cancel, self.place);
         self.shop.models.complete(
             model,
             self.policy,
@@ -241,7 +258,7 @@ impl<'a> Asker<'a> {
                     bar.note_tokens(u64::from(made.it.tokens));
                     Made { it: Answer::Completion(made.it), spent: made.spent }
                 });
-                let row = Answered::of(&job.key, result);
+                let row = Answered::of(at, &job.key, result)?;
                 ledger.append(&row)?;
                 known.insert(row.key, row.answer);
                 bar.inc(1);
@@ -267,10 +284,10 @@ impl<'a> Asker<'a> {
         let bar = self.shop.progress.stage(&label(self.place), jobs.len() as u64, what);
         let (keys, jobs): (Vec<String>, Vec<ScoreJob>) = jobs.into_iter().unzip();
         let (shop, policy) = (self.shop, self.policy);
-        let (models, cancel) = (shop.models, shop.cancel);
+        let (models, cancel, at) = (shop.models, shop.cancel, self.place);
         let (ledger, known) = (&mut self.ledger, &mut self.known);
         let mut keep = |place: usize, answer: Result<Made<Answer>, Undone>| {
-            let row = Answered::of(&keys[place], answer);
+            let row = Answered::of(at, &keys[place], answer)?;
             ledger.append(&row)?;
             known.insert(row.key, row.answer);
             Ok(())

@@ -404,6 +404,10 @@ impl Models {
         cancel: &AtomicBool,
         done: &mut Done<'_>,
     ) -> Result<(), RunError> {
+        // What is to be done may be done already, and its model not be in memory, or its server gone.
+        if jobs.is_empty() {
+            return Ok(());
+        }
         if let Some(remote) = self.remote(name, policy, Work::Complete) {
             return self.complete_there(&remote, jobs, cancel, done);
         }
@@ -418,7 +422,6 @@ impl Models {
                 Err(why) => done(job, Err(why.into()))?,
             }
         }
-        // What is to be done may be done already, and its model not be in memory.
         if open.is_empty() {
             return Ok(());
         }
@@ -470,6 +473,9 @@ impl Models {
         progress: &mut dyn FnMut(u64),
         done: &mut Read<'_, Score>,
     ) -> Result<(), RunError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
         if let Some(remote) = self.remote(name, policy, Work::Score) {
             return self.score_there(&remote, jobs, cancel, progress, done);
         }

@@ -3,7 +3,10 @@
 //! A name is never used for two adapters: a server may keep keys and values of prompts by the name
 //! (<https://github.com/vllm-project/vllm/issues/42125>).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -13,45 +16,86 @@ use super::{Dialect, Server, ServerError};
 /// Adapters that a server holds at once for a run: the policy's and the one that it came from.
 const HELD: usize = 2;
 
+/// An adapter that a server holds.
+#[derive(Clone)]
+pub(super) struct Held {
+    name: String,
+    folder: PathBuf,
+}
+
 impl Server {
     /// Has the server load the adapter of a folder under a name, unless it holds it, and returns what the model
-    /// with it is called. The folder's path is the same there.
-    pub fn load_adapter(&self, name: &str, folder: &Path) -> Result<String, ServerError> {
-        let mut held = self.adapters.lock().unwrap_or_else(|broken| broken.into_inner());
-        if let Some(place) = held.iter().position(|known| known == name) {
-            let known = held.remove(place);
-            held.push(known);
-            return Ok(self.with_adapter(name));
-        }
-        while held.len() >= HELD {
-            let oldest = held.remove(0);
-            self.unload(&oldest);
-        }
-        let body = json!({ "lora_name": name, "lora_path": folder });
-        let what = format!("to load the adapter `{}`", folder.display());
-        let server = || self.settings.server.clone();
-        match self.call("load_lora_adapter", &body) {
-            Called::Answered(_) => {}
-            // A run that was killed has loaded it: the name stands for what is in it.
-            Called::Refused { message, .. } if message.contains("already") => {}
-            Called::Refused { status, message } => {
-                return Err(ServerError::Refused { server: server(), what, status, message });
+    /// with it is called. The folder's path is the same there. A server that is away is waited for.
+    pub fn load_adapter(
+        &self,
+        name: &str,
+        folder: &Path,
+        cancel: &AtomicBool,
+    ) -> Result<String, ServerError> {
+        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
+        runtime.block_on(async {
+            let held = Held { name: name.to_owned(), folder: folder.to_owned() };
+            let place = self.held().iter().position(|known| known.name == name);
+            if let Some(place) = place {
+                self.held().remove(place);
+            } else {
+                let full = self.held().len() >= HELD;
+                let oldest = full.then(|| self.held().remove(0));
+                if let Some(oldest) = oldest {
+                    self.unload(&oldest.name).await;
+                }
+                let begun = Instant::now();
+                while let Err(why) = self.load(&held).await? {
+                    self.wait_for(why, begun, cancel).await?;
+                }
             }
-            Called::Busy { why, .. }
-            | Called::Away(why)
-            | Called::Slow(why)
-            | Called::Failed(why) => {
-                return Err(ServerError::Broken { server: server(), what, tries: 1, why });
-            }
+            self.held().push(held);
+            Ok(self.with_adapter(name))
+        })
+    }
+
+    /// Has a server that was away load again what it held.
+    pub(super) async fn load_again(&self) -> Result<(), ServerError> {
+        let held = self.held().clone();
+        for held in held {
+            // Away again: the flight will see.
+            let _ = self.load(&held).await?;
         }
-        held.push(name.to_owned());
-        Ok(self.with_adapter(name))
+        Ok(())
     }
 
     /// Has the server drop all adapters that it holds for this run.
     pub fn drop_adapters(&self) {
-        let mut held = self.adapters.lock().unwrap_or_else(|broken| broken.into_inner());
-        held.drain(..).for_each(|name| self.unload(&name));
+        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
+        let held: Vec<Held> = self.held().drain(..).collect();
+        runtime.block_on(async {
+            for held in held {
+                self.unload(&held.name).await;
+            }
+        });
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.adapters.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+
+    /// Has the server load an adapter; where it cannot be reached, that is inside.
+    async fn load(&self, held: &Held) -> Result<Result<(), String>, ServerError> {
+        let body = json!({ "lora_name": held.name, "lora_path": held.folder });
+        let server = self.settings.server.clone();
+        let what = format!("adapter `{}`", held.folder.display());
+        match self.call("load_lora_adapter", &body).await {
+            Called::Answered(_) => Ok(Ok(())),
+            // It held it all the time, or a run that was killed has loaded it: the name stands for what is in it.
+            Called::Refused { message, .. } if message.contains("already") => Ok(Ok(())),
+            Called::Refused { status, message } => {
+                Err(ServerError::Refused { server, what, status, message })
+            }
+            Called::Busy { why, .. } | Called::Away(why) => Ok(Err(why)),
+            Called::Slow(why) | Called::Failed(why) => {
+                Err(ServerError::Broken { server, what, tries: 1, why })
+            }
+        }
     }
 
     /// Returns what the server calls its model with an adapter.
@@ -63,20 +107,20 @@ impl Server {
     }
 
     /// One that stays costs the server memory and nothing else.
-    fn unload(&self, name: &str) {
+    async fn unload(&self, name: &str) {
+        let body = json!({ "lora_name": name });
         if let Called::Refused { message, .. } | Called::Failed(message) | Called::Away(message) =
-            self.call("unload_lora_adapter", &json!({ "lora_name": name }))
+            self.call("unload_lora_adapter", &body).await
         {
             tracing::info!("server `{}` keeps adapter `{name}`: {message}", self.settings.server);
         }
     }
 
-    fn call(&self, verb: &str, body: &serde_json::Value) -> Called {
+    async fn call(&self, verb: &str, body: &serde_json::Value) -> Called {
         let path = match self.dialect {
             Dialect::Sglang => format!("/{verb}"),
             _ => format!("/v1/{verb}"),
         };
-        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
-        runtime.block_on(self.reach.post(&path, body.to_string().into_bytes()))
+        self.reach.post(&path, body.to_string().into_bytes()).await
     }
 }

@@ -39,6 +39,8 @@ pub struct Flight<'a> {
     pub make: &'a mut dyn FnMut(usize) -> Option<(String, Request)>,
     /// Takes an answer, in no particular order. Break ends the flight.
     pub said: &'a mut dyn FnMut(usize, Result<(Reply, Usage), Refusal>) -> ControlFlow<()>,
+    /// Whether the tokens count for the run's budget.
+    pub counted: bool,
     /// Set when the user wants to stop.
     pub cancel: &'a AtomicBool,
 }
@@ -110,7 +112,7 @@ impl Server {
                 let Some(waiting) = waiting else { break };
                 let Some((name, request)) = (flight.make)(waiting.index) else { continue };
                 let needs = request.most_tokens();
-                if !self.affords(held + needs) {
+                if flight.counted && !self.affords(held + needs) {
                     // What is under way may leave more than was held back for it.
                     if !tasks.is_empty() {
                         again.push_front(waiting);
@@ -141,7 +143,9 @@ impl Server {
                 Came::Said(reply, usage) => {
                     heard = Instant::now();
                     window = (window + 1.0 / window).min(most);
-                    self.add_spent(usage.tokens());
+                    if flight.counted {
+                        self.add_spent(usage.tokens());
+                    }
                     if (flight.said)(index, Ok((reply, usage))).is_break() {
                         return Ok(());
                     }
@@ -217,7 +221,7 @@ impl Server {
     }
 
     /// Waits until the server is back, and fails where it is not the same model then.
-    async fn wait_for(
+    pub(super) async fn wait_for(
         &self,
         why: String,
         heard: Instant,
@@ -233,7 +237,8 @@ impl Server {
                     if tries > 0 {
                         tracing::warn!("server `{}` is back", self.settings.server);
                     }
-                    return self.known_again().await;
+                    self.known_again().await?;
+                    return self.load_again().await;
                 }
                 Err(ServerError::Away { why, .. }) => last = why,
                 Err(error @ ServerError::Refused { .. }) => return Err(error),

@@ -48,7 +48,7 @@ pub struct Server {
     /// What it said of some of what it was tried with, to know it again.
     known: Mutex<Vec<Known>>,
     /// Adapters that it holds for this run, the newest last.
-    adapters: Mutex<Vec<String>>,
+    adapters: Mutex<Vec<adapters::Held>>,
 }
 
 impl Server {

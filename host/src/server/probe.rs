@@ -78,6 +78,7 @@ impl Server {
                 }
                 ControlFlow::Continue(())
             },
+            counted: false,
             cancel,
         })?;
         Ok(found)

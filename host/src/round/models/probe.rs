@@ -259,6 +259,7 @@ fn complete(
             }
             ControlFlow::Continue(())
         },
+        counted: false,
         cancel,
     });
     flown.map_err(|error| served.error(error))?;

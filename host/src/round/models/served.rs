@@ -191,10 +191,15 @@ impl Served {
         })
     }
 
-    /// Returns what the server calls the model with an adapter, which it loads where it has not.
-    fn model_with(&self, adapter: Option<&Adapter>) -> Result<String, RunError> {
+    /// Returns what the server calls the model with an adapter, which it loads where it has not; none where the user
+    /// wants to stop.
+    fn model_with(
+        &self,
+        adapter: Option<&Adapter>,
+        cancel: &AtomicBool,
+    ) -> Result<Option<String>, RunError> {
         let server = self.server()?;
-        let Some(adapter) = adapter else { return Ok(server.model().to_owned()) };
+        let Some(adapter) = adapter else { return Ok(Some(server.model().to_owned())) };
         let exchange = self.exchange.lock().expect("nothing panics while it is held");
         let Some(directory) = &*exchange else {
             unreachable!("a run says where adapters lie before it asks anything")
@@ -210,7 +215,11 @@ impl Served {
         }
         let folder = directory.join(&folder);
         let folder = folder.canonicalize().unwrap_or(folder);
-        server.load_adapter(&name, &folder).map_err(|error| self.error(error))
+        match server.load_adapter(&name, &folder, cancel) {
+            Ok(model) => Ok(Some(model)),
+            Err(ServerError::Cancelled) => Ok(None),
+            Err(error) => Err(self.error(error)),
+        }
     }
 }
 
@@ -290,7 +299,9 @@ impl Models {
     ) -> Result<(), RunError> {
         let (served, server) = (remote.served, remote.served.server()?);
         served.check_settings(server, jobs)?;
-        let model = served.model_with(remote.adapter.as_deref())?;
+        let Some(model) = served.model_with(remote.adapter.as_deref(), cancel)? else {
+            return Ok(());
+        };
         let (mut failed, mut unreadable) = (None, Vec::new());
         let flight = Flight {
             model: &model,
@@ -314,6 +325,7 @@ impl Models {
                 };
                 stop_at(&mut failed, made.and_then(|made| done(jobs[index], made)))
             },
+            counted: true,
             cancel,
         };
         let flown = server.fly(flight);
@@ -333,7 +345,9 @@ impl Models {
         done: &mut Read<'_, Score>,
     ) -> Result<(), RunError> {
         let (served, server) = (remote.served, remote.served.server()?);
-        let model = served.model_with(remote.adapter.as_deref())?;
+        let Some(model) = served.model_with(remote.adapter.as_deref(), cancel)? else {
+            return Ok(());
+        };
         let (mut failed, mut unreadable, mut count) = (None, Vec::new(), 0);
         let scoring = |job: &ScoreJob| {
             let row = row(served.model(), &job.prompt, &job.completion)?;
@@ -367,6 +381,7 @@ impl Models {
                 progress(count);
                 stop_at(&mut failed, done(index, made))
             },
+            counted: true,
             cancel,
         };
         let flown = server.fly(flight);
