@@ -127,7 +127,7 @@ fn job(number: usize) -> Job {
     Job {
         key: number.to_string(),
         record: number.to_string(),
-        prompt: Text::user(&text.repeat(3)),
+        prompt: Text::user(text.repeat(3)),
         decoding: Decoding { max_new_tokens: Some(64), ..Decoding::greedy(64) },
         seed: number as u64,
     }
@@ -146,6 +146,7 @@ fn body(opened: &Opened, job: &Job) -> String {
 /// Sends bodies that are ready.
 fn direct(url: &str, bodies: &[String], in_flight: usize) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().http1_only().build().expect("a client");
     let begun = Instant::now();
     runtime.expect("a runtime").block_on(async {

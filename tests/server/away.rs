@@ -28,7 +28,7 @@ fn comes_through(faults: impl Fn(usize) -> Fault + Send + Sync + 'static) -> Sai
 #[test]
 fn what_fails_now_and_then_is_asked_again() {
     let busy = || Fault::Status("429 Too Many Requests", "retry-after: 0\r\n", String::new());
-    comes_through(move |number| match number % 7 {
+    comes_through(move |number| match number % 11 {
         1 => busy(),
         2 => {
             Fault::Status("500 Internal Server Error", "", "{\"error\": \"out of memory\"}".into())

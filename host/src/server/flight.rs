@@ -55,8 +55,10 @@ pub enum Refusal {
 /// A request that is to be sent.
 struct Waiting {
     index: usize,
-    /// How often it has been sent.
+    /// How often it has been tried.
     tries: u32,
+    /// How often the server was busy then: it was not looked at, so these are no tries.
+    busy: u32,
     pause: Duration,
 }
 
@@ -65,6 +67,7 @@ struct Landed {
     index: usize,
     name: String,
     tries: u32,
+    busy: u32,
     /// Tokens that were held back for it.
     held: u64,
     /// How often the server had been away when it was sent.
@@ -106,7 +109,7 @@ impl Server {
                 let waiting = again.pop_front().or_else(|| {
                     (next < flight.count).then(|| {
                         next += 1;
-                        Waiting { index: next - 1, tries: 0, pause: Duration::ZERO }
+                        Waiting { index: next - 1, tries: 0, busy: 0, pause: Duration::ZERO }
                     })
                 });
                 let Some(waiting) = waiting else { break };
@@ -138,7 +141,7 @@ impl Server {
                 Ok(Some(landed)) => landed.map_err(|error| self.no_answer(error.to_string()))?,
             };
             held -= landed.held;
-            let Landed { index, name, tries, .. } = landed;
+            let Landed { index, name, tries, busy, .. } = landed;
             match landed.came {
                 Came::Said(reply, usage) => {
                     heard = Instant::now();
@@ -151,28 +154,28 @@ impl Server {
                     }
                 }
                 Came::Busy(after) => {
-                    let busy = heard.elapsed().as_secs();
-                    if busy >= u64::from(self.settings.patience_seconds) {
+                    let silent = heard.elapsed().as_secs();
+                    if silent >= u64::from(self.settings.patience_seconds) {
                         let why = "it has too much to do (429 or 503)".to_owned();
-                        return Err(self.away(busy, why));
+                        return Err(self.away(silent, why));
                     }
                     if narrowed.elapsed() > PAUSE {
                         (window, narrowed) = ((window / 2.0).max(1.0), Instant::now());
                     }
-                    let pause = after.unwrap_or_else(|| pause(tries)).min(LONGEST);
-                    // It was not looked at, so it does not count as tried, but for the pause.
-                    again.push_back(Waiting { index, tries: tries.min(TRIES - 1), pause });
+                    let (tries, busy) = (tries - 1, busy + 1);
+                    let pause = after.unwrap_or_else(|| pause(busy)).min(LONGEST);
+                    again.push_back(Waiting { index, tries, busy, pause });
                 }
                 Came::Away(_) if landed.era < era && tries < TRIES => {
-                    again.push_back(Waiting { index, tries, pause: Duration::ZERO });
+                    again.push_back(Waiting { index, tries, busy, pause: Duration::ZERO });
                 }
                 Came::Away(why) if tries < TRIES => {
-                    again.push_front(Waiting { index, tries, pause: Duration::ZERO });
+                    again.push_front(Waiting { index, tries, busy, pause: Duration::ZERO });
                     self.wait_for(why, heard, flight.cancel).await?;
                     (era, heard) = (era + 1, Instant::now());
                 }
                 Came::Broken(_) if tries < TRIES => {
-                    again.push_back(Waiting { index, tries, pause: pause(tries) });
+                    again.push_back(Waiting { index, tries, busy, pause: pause(tries) });
                 }
                 Came::Broken(why) | Came::Away(why) => {
                     let server = self.settings.server.clone();
@@ -200,7 +203,7 @@ impl Server {
         let body = request.body(self.dialect, model).to_string().into_bytes();
         let (reach, expected) = (self.reach.clone(), request.expected());
         let model = model.to_owned();
-        let Waiting { index, tries, pause } = waiting;
+        let Waiting { index, tries, busy, pause } = waiting;
         async move {
             if !pause.is_zero() {
                 sleep(pause).await;
@@ -216,7 +219,7 @@ impl Server {
                 Called::Slow(why) | Called::Failed(why) => Came::Broken(why),
                 Called::Refused { status, message } => Came::Refused { status, message },
             };
-            Landed { index, name, tries: tries + 1, held, era, came }
+            Landed { index, name, tries: tries + 1, busy, held, era, came }
         }
     }
 

@@ -4,7 +4,7 @@
 //! decides what is asked and what an answer is worth; here are the connection, many requests under way at once,
 //! patience with a server that is slow, busy or away, and the looks at whether it is the model that it should be.
 //!
-//! `reqwest` is asynchronous; nothing of that leaves this module.
+//! Requests are asynchronous; nothing of that leaves this module.
 
 mod adapters;
 mod error;

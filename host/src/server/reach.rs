@@ -1,11 +1,19 @@
 //! Single calls: the address, the key, what went wrong in words, and the list of models.
 
+use std::error::Error;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, redirect};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::ServerError;
 use crate::plugin_set::Server as Settings;
@@ -19,14 +27,17 @@ const MAX_REFUSAL_BYTES: usize = 1 << 16;
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long a list of models may take.
 const LIST: Duration = Duration::from_secs(20);
-const USER_AGENT: &str = concat!("aligner/", env!("CARGO_PKG_VERSION"));
+/// What is read of a connection at a time: there are as many as requests under way.
+const READ_BYTES: usize = 2048;
+const AGENT: &str = concat!("aligner/", env!("CARGO_PKG_VERSION"));
 
-/// How a server is called.
+/// How a server is called. Where it sends elsewhere nobody follows: it would get the key.
 #[derive(Clone)]
 pub(super) struct Reach {
-    client: Client,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     server: String,
     key: Option<String>,
+    patience: Duration,
 }
 
 /// What came of a call.
@@ -59,36 +70,38 @@ pub(super) struct Listed {
 impl Reach {
     /// Fails where there can be no client, in words.
     pub fn new(settings: &Settings, key: Option<&str>) -> Result<Reach, String> {
-        // Another one may be there already, which will do as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         if key.is_some_and(|key| HeaderValue::from_str(&format!("Bearer {key}")).is_err()) {
             return Err(format!("its key in {} is not one that can be sent", super::KEYS));
         }
-        // A server that sends elsewhere would send the key along.
-        let client = Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(Duration::from_secs(settings.timeout_seconds.into()))
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .http1_only()
-            .build()
-            .map_err(|error| chain(&error))?;
-        Ok(Reach { client, server: settings.server.clone(), key: key.map(str::to_owned) })
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT));
+        let https = HttpsConnectorBuilder::new()
+            .with_provider_and_platform_verifier(rustls::crypto::ring::default_provider())
+            .map_err(|error| error.to_string())?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .http1_read_buf_exact_size(READ_BYTES)
+            .build(https);
+        let patience = Duration::from_secs(settings.timeout_seconds.into());
+        let (server, key) = (settings.server.clone(), key.map(str::to_owned));
+        Ok(Reach { client, server, key, patience })
     }
 
     /// Sends a body to a path, and returns what comes of it.
     pub async fn post(&self, path: &str, body: Vec<u8>) -> Called {
-        let request = self.client.post(format!("{}{path}", self.server));
-        let json = ("content-type", "application/json");
-        self.call(request.header(json.0, json.1).body(body)).await
+        self.call(Method::POST, path, body, self.patience).await
     }
 
     /// Returns the models that the server lists.
     pub async fn models(&self) -> Result<Vec<Listed>, ServerError> {
-        let request = self.client.get(format!("{}/v1/models", self.server)).timeout(LIST);
         let server = || self.server.clone();
         let (what, seconds) = ("the list of models".to_owned(), 0);
-        match self.call(request).await {
+        match self.call(Method::GET, "/v1/models", Vec::new(), LIST).await {
             Called::Answered(bytes) => listed(&bytes).map_err(|why| ServerError::Broken {
                 server: server(),
                 what,
@@ -105,30 +118,48 @@ impl Reach {
         }
     }
 
-    async fn call(&self, mut request: RequestBuilder) -> Called {
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>, patience: Duration) -> Called {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.server))
+            .header(USER_AGENT, AGENT)
+            .header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.key
             && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}"))
         {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        let mut answer = match request.send().await {
+        let request = match request.body(Full::from(body)) {
+            Ok(request) => request,
+            Err(error) => return Called::Failed(error.to_string()),
+        };
+        match timeout(patience, self.exchange(request)).await {
+            Ok(called) => called,
+            Err(_) => Called::Slow(format!("it has not answered within {} s", patience.as_secs())),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Called {
+        let mut answer = match self.client.request(request).await {
             Ok(answer) => answer,
-            Err(error) => return away(&error),
+            Err(error) => return Called::Away(chain(&error)),
         };
         let status = answer.status();
         let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_REFUSAL_BYTES };
         let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
         let after = after.and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
         let mut bytes = Vec::new();
-        loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) if bytes.len() + chunk.len() <= most => bytes.extend(chunk),
-                Ok(Some(_)) if status.is_success() => {
+        while let Some(frame) = answer.frame().await {
+            match frame.map(|frame| frame.into_data()) {
+                Ok(Ok(data)) if bytes.len() + data.len() <= most => bytes.extend(data),
+                Ok(Ok(_)) if status.is_success() => {
                     return Called::Failed(format!("the answer has more than {most} bytes"));
                 }
-                Ok(Some(_)) | Ok(None) => break,
-                Err(error) if status.is_success() => return away(&error),
+                Ok(Ok(_)) => break,
+                // What comes after the answer.
+                Ok(Err(_)) => {}
+                Err(error) if status.is_success() => return Called::Away(chain(&error)),
                 Err(_) => break,
             }
         }
@@ -165,18 +196,10 @@ impl Reach {
     }
 }
 
-/// Says how a call did not get through.
-fn away(error: &reqwest::Error) -> Called {
-    match error.is_timeout() && !error.is_connect() {
-        true => Called::Slow("it has not answered within `timeout_seconds`".into()),
-        false => Called::Away(chain(error)),
-    }
-}
-
-/// Returns an error with what is behind it, without the address, which is said already.
-fn chain(error: &reqwest::Error) -> String {
+/// Returns what is behind an error, which says itself no more than that there is one.
+fn chain(error: &dyn Error) -> String {
     let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
         if !text.contains(&words) {
