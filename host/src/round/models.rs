@@ -152,6 +152,27 @@ impl Models {
         }
     }
 
+    /// The same with the policy's weights where they are until somebody asks for them.
+    pub fn unloaded(
+        policy: &Opened,
+        device: &AnyDevice,
+        weight_type: WeightType,
+        named: BTreeMap<String, Loaded>,
+        progress: Progress,
+    ) -> Models {
+        let (model, checkpoint) = (policy.model.clone(), policy.checkpoint.clone());
+        Models {
+            initial: Version { digest: model.digest.clone(), checkpoint },
+            weight_type,
+            device: device.clone(),
+            held: Mutex::default(),
+            model,
+            named,
+            saved: Mutex::default(),
+            progress,
+        }
+    }
+
     /// Returns the device that the models are on.
     pub fn device(&self) -> &AnyDevice {
         &self.device
