@@ -62,13 +62,14 @@ test: setup
 	$(CARGO) test --release --locked --manifest-path plugins/Cargo.toml --target-dir target/plugins --workspace
 
 # What needs Python, Node or a browser: the demo's adapter in PEFT, and merged in transformers; what authors of plugins
-# do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium.
+# do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium; stages on a Ray cluster.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run
 	tests/sharing/run
 	tests/evaluate/run
 	tests/report/run
+	tests/cluster/run
 
 # The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
 # `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.
