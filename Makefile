@@ -63,7 +63,7 @@ test: setup
 
 # What needs Python, Node or a browser: the demo's adapter in PEFT, and merged in transformers; what authors of plugins
 # do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium; a run on a
-# server of llama-cpp-python.
+# server of llama-cpp-python; stages on a Ray cluster.
 ecosystem: build
 	tests/ecosystem/run
 	tests/sdk/run
@@ -71,6 +71,7 @@ ecosystem: build
 	tests/evaluate/run
 	tests/report/run
 	tests/server/run
+	tests/cluster/run
 
 # The engine against its peers, as far as `make peers` or $ALIGNER_PEERS_PYTHON has them. Some rows:
 # `make bench ROWS=decode,lora REPEAT=5`, a few minutes: `make bench ROWS=quick`.

@@ -325,13 +325,18 @@ pub(crate) fn id(row: &Map<String, Value>, line: usize) -> Result<String, RowPro
         Some(Value::Number(id)) if id.is_u64() || id.is_i64() => id.to_string(),
         Some(_) => return Err(wrong_type("id", "a text or an integer")),
     };
+    check_id(&id)?;
+    Ok(id)
+}
+
+fn check_id(id: &str) -> Result<(), RowProblem> {
     if id.trim().is_empty() {
         return Err(RowProblem::Empty("id".to_owned()));
     }
-    if id.len() > 200 || id.contains(char::is_control) {
-        return Err(RowProblem::Id);
+    match id.len() > 200 || id.contains(char::is_control) {
+        true => Err(RowProblem::Id),
+        false => Ok(()),
     }
-    Ok(id)
 }
 
 fn tags(row: &Map<String, Value>) -> Result<Vec<String>, RowProblem> {

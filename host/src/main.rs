@@ -57,6 +57,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         (Some(Command::Show(args)), _) => cli::show::main(args),
         (Some(Command::Model(command)), _) => cli::model::main(command),
         (Some(Command::Evaluate(args)), _) => cli::evaluate::main(args),
+        (Some(Command::Stage(command)), _) => cli::stage::main(command),
         (Some(Command::Methods(args)), _) => cli::methods::main(args, &cli::host::embedded()),
         (Some(Command::Doctor(args)), _) => cli::doctor::main(args),
         (Some(Command::Plugin(command)), _) => cli::plugin::main(command),

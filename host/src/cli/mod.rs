@@ -21,6 +21,7 @@ pub mod resume;
 mod reuse;
 pub mod run;
 pub mod show;
+pub mod stage;
 pub mod verify;
 
 use clap::{Parser, Subcommand};
@@ -79,6 +80,9 @@ pub enum Command {
     Model(model::ModelCommand),
     /// Measure filters and judges on labelled data
     Evaluate(evaluate::EvaluateArgs),
+    /// Run one stage of a plugin set over a part of some data, as a worker among many
+    #[command(subcommand)]
+    Stage(stage::StageCommand),
     /// List the embedded plugin sets, or print one
     Methods(methods::MethodsArgs),
     /// Try out whether this machine and this build can do what runs ask of them

@@ -3,7 +3,7 @@
 mod bench;
 mod build;
 mod check;
-mod data;
+pub(super) mod data;
 mod lock;
 mod new;
 mod pack;

@@ -89,6 +89,10 @@ impl DataError {
                 "put a completion whose `label` is true as `chosen` and one whose `label` is false as \
                  `rejected` into one row with their prompt; objective `kto` learns from each by itself"
             }
+            RowProblem::NoId => {
+                "give every row an `id` of its own before the data is cut: draws are keyed by it, and lines \
+                 change with the cut"
+            }
             RowProblem::NotUtf8 => "save the file as UTF-8",
             RowProblem::LastNotUser(Speaker::Assistant) => {
                 "leave the assistant's answer out: the model writes it"
@@ -120,6 +124,9 @@ pub enum RowProblem {
     /// None of the columns that hold a prompt.
     #[error("the row has no prompt")]
     NoPrompt,
+    /// No id, where the line does not stand for one.
+    #[error("the row has no `id`")]
+    NoId,
     /// A column that must be there.
     #[error("the row has no `{0}`")]
     Missing(&'static str),

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::labelled::objects::Objects;
 use super::labelled::{Columns, completion, known};
 use super::{
-    DataError, RowProblem, id, messages, present, prompt_text, split_answer, tags, text, wrong_type,
+    DataError, RowProblem, check_id, id, messages, present, prompt_text, split_answer, tags, text,
+    wrong_type,
 };
 use crate::record::{
     Completion, Finish, Measurement, Pair, Prompt, Record, Speaker, Text, Variant, VariantRole,
@@ -31,6 +33,17 @@ pub struct RecordRow {
     pub line: usize,
     /// What a plugin is given.
     pub record: Record,
+    /// What the row has besides, under its names.
+    pub rest: Map<String, Value>,
+    /// Whether the row is a whole record, as a run's files hold them.
+    pub is_whole: bool,
+}
+
+impl RecordRow {
+    fn of_columns(line: usize, record: Record, mut row: Map<String, Value>) -> RecordRow {
+        row.retain(|key, _| !COLUMNS.contains(&key.as_str()));
+        RecordRow { line, record, rest: row, is_whole: false }
+    }
 }
 
 /// A file of records that is being read.
@@ -38,8 +51,33 @@ pub struct RecordFile {
     name: String,
     objects: Objects,
     upto: Upto,
+    is_shard: bool,
     any: bool,
 }
+
+/// Columns of a row that become its record.
+const COLUMNS: [&str; 16] = [
+    "id",
+    "prompt",
+    "messages",
+    "instruction",
+    "input",
+    "question",
+    "query",
+    "completion",
+    "response",
+    "answer",
+    "output",
+    "chosen",
+    "rejected",
+    "finish",
+    "tags",
+    "measurements",
+];
+
+/// The fields of a whole record.
+const FIELDS: [&str; 7] =
+    ["prompt", "exemplars", "variants", "rewards", "pair", "difficulty", "measurements"];
 
 impl RecordFile {
     /// Opens a file: JSONL or a JSON list, under gzip too; `-` is stdin.
@@ -50,7 +88,13 @@ impl RecordFile {
         };
         let stdin = Path::new("/dev/stdin");
         let objects = Objects::open(if name == "stdin" { stdin } else { path }, &name)?;
-        Ok(RecordFile { name, objects, upto, any: false })
+        Ok(RecordFile { name, objects, upto, is_shard: false, any: false })
+    }
+
+    /// Opens a part of some data: each row has an id of its own, since its line says nothing of it, and there
+    /// may be none.
+    pub fn open_shard(path: &Path, upto: Upto) -> Result<RecordFile, DataError> {
+        Ok(RecordFile { is_shard: true, any: true, ..RecordFile::open(path, upto)? })
     }
 
     /// Returns what the file is called in messages.
@@ -76,14 +120,17 @@ impl RecordFile {
                 };
             }
             self.any = true;
-            let mut rows = Vec::with_capacity(raw.len());
-            for (line, bytes) in raw {
-                let record = read(&bytes, line, self.upto).map_err(|problem| DataError::Row {
-                    name: self.name.clone(),
+            let (upto, is_shard) = (self.upto, self.is_shard);
+            let read = |(line, bytes): (usize, Vec<u8>)| (line, read(&bytes, line, upto, is_shard));
+            let parsed: Vec<_> = raw.into_par_iter().map(read).collect();
+            let mut rows = Vec::with_capacity(parsed.len());
+            for (line, row) in parsed {
+                let name = || self.name.clone();
+                rows.extend(row.map_err(|problem| DataError::Row {
+                    name: name(),
                     line,
                     problem,
-                })?;
-                rows.extend(record.map(|record| RecordRow { line, record }));
+                })?);
             }
             if !rows.is_empty() {
                 return Ok(rows);
@@ -92,16 +139,33 @@ impl RecordFile {
     }
 }
 
-/// Reads a row; none where it is a pair of equals.
-fn read(bytes: &[u8], line: usize, upto: Upto) -> Result<Option<Record>, RowProblem> {
+/// Reads a row; none where it is a pair of equals. In a shard it has an id, and is none of these.
+fn read(
+    bytes: &[u8],
+    line: usize,
+    upto: Upto,
+    is_shard: bool,
+) -> Result<Option<RecordRow>, RowProblem> {
     let row = super::row(bytes, line == 1)?.ok_or(RowProblem::NotAnObject)?;
     if row.get("prompt").is_some_and(Value::is_object) {
-        return whole(row).map(Some);
+        let (record, rest): (Map<_, _>, Map<_, _>) =
+            row.into_iter().partition(|(key, _)| FIELDS.contains(&key.as_str()));
+        return Ok(Some(RecordRow { line, record: whole(record)?, rest, is_whole: true }));
+    }
+    if is_shard && !present(&row, "id") {
+        return Err(RowProblem::NoId);
     }
     let known = known::read(&row)?;
     let (text, variants) = match (known, row.get("chosen"), row.get("rejected")) {
         (Some(known), _, _) => {
-            let Some((chosen, rejected)) = known.chosen_and_rejected else { return Ok(None) };
+            let Some((chosen, rejected)) = known.chosen_and_rejected else {
+                return match is_shard {
+                    true => {
+                        Err(RowProblem::Wrong("neither completion of the row is better".into()))
+                    }
+                    false => Ok(None),
+                };
+            };
             (known.prompt.clone(), both(&known.prompt, &chosen, &rejected))
         }
         (None, Some(chosen), Some(rejected)) => {
@@ -123,14 +187,14 @@ fn read(bytes: &[u8], line: usize, upto: Upto) -> Result<Option<Record>, RowProb
     let prompt = Prompt { id: id(&row, line)?, text, tags: tags(&row)? };
     let mut record = Record::new(prompt);
     if upto == Upto::Prompts {
-        return Ok(Some(record));
+        return Ok(Some(RecordRow::of_columns(line, record, row)));
     }
     if upto == Upto::Pairs && variants.len() == 2 {
         record.pair = Some(Pair { chosen: "good".into(), rejected: "bad".into() });
     }
     record.variants = variants;
     record.measurements = measurements(&row)?;
-    Ok(Some(record))
+    Ok(Some(RecordRow::of_columns(line, record, row)))
 }
 
 /// Returns prompt, chosen and rejected completion: texts, or conversations, which hold the prompt where no
@@ -167,6 +231,7 @@ fn pair(
 fn whole(row: Map<String, Value>) -> Result<Record, RowProblem> {
     let record: Record = serde_json::from_value(Value::Object(row))
         .map_err(|error| RowProblem::Wrong(format!("the row is no record: {error}")))?;
+    check_id(record.id())?;
     let numbers = record.rewards.iter().map(|reward| reward.value);
     let numbers = numbers.chain(record.measurements.iter().map(|it| it.value));
     match numbers.chain(record.difficulty).all(f64::is_finite) {
@@ -225,7 +290,8 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str, upto: Upto) -> Result<Option<Record>, String> {
-        read(text.as_bytes(), 3, upto).map_err(|problem| problem.to_string())
+        let row = read(text.as_bytes(), 3, upto, false).map_err(|problem| problem.to_string())?;
+        Ok(row.map(|row| row.record))
     }
 
     #[test]
@@ -271,6 +337,24 @@ mod tests {
         assert_eq!(paired.measurements[0].value, 2.0);
         let alone = read_text(row, Upto::Prompts).unwrap().unwrap();
         assert!(alone.variants.is_empty() && alone.measurements.is_empty());
+    }
+
+    #[test]
+    fn what_a_row_has_besides_is_kept() {
+        let check = |text: &str, expected: &str| {
+            let row = read(text.as_bytes(), 3, Upto::Completions, true).unwrap().unwrap();
+            assert_eq!(serde_json::to_string(&row.rest).unwrap(), expected, "{text}");
+        };
+        check(
+            r#"{"id": 7, "prompt": "Why?", "completion": "", "b": 1, "a": [2]}"#,
+            r#"{"b":1,"a":[2]}"#,
+        );
+        check(
+            r#"{"id": "p", "prompt": {"id": "p", "text": {"raw": "Q:"}}, "said": []}"#,
+            r#"{"id":"p","said":[]}"#,
+        );
+        let unnamed = read(br#"{"prompt": "Why?"}"#, 3, Upto::Completions, true);
+        assert_eq!(unnamed, Err(RowProblem::NoId));
     }
 
     #[test]

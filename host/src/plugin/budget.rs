@@ -57,6 +57,18 @@ impl Plugin {
         *self.run_account().spent.lock().expect("nothing panics while it is held") = spent;
     }
 
+    /// Returns it for a stage whose records come in several calls: all that it has used is of this stage, and
+    /// counts into what the stage may use.
+    pub fn in_parts(mut self) -> Plugin {
+        self.in_parts = true;
+        self
+    }
+
+    /// Returns what it has spent on other records of the stage at hand.
+    pub(super) fn spent_before(&self) -> Spent {
+        if self.in_parts { self.used() } else { Spent::default() }
+    }
+
     /// Returns whether anything of it is limited over the whole run that is counted on when the run is
     /// resumed.
     pub fn has_run_budget(&self) -> bool {

@@ -238,7 +238,7 @@ pub(super) fn converse<T: Send>(
     answerer: &mut dyn Answerer,
     call: &Call<T>,
 ) -> Result<Stage<T>, PluginError> {
-    converse_on(plugin, place, items, Spent::default(), answerer, call)
+    converse_on(plugin, place, items, plugin.spent_before(), answerer, call)
 }
 
 /// Does the same for a stage that has spent something on other items already.

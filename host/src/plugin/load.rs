@@ -111,6 +111,8 @@ pub struct Plugin {
     setup: Setup,
     /// Of all clones together.
     used: Arc<Used>,
+    /// Whether one stage is done in several calls.
+    pub(super) in_parts: bool,
 }
 
 impl Runtime {
@@ -397,6 +399,7 @@ impl Loaded {
             identity: identity.clone(),
             setup,
             used: Arc::default(),
+            in_parts: false,
         };
         match plugin.session(&mut Spent::default()) {
             Ok(_) => Ok(plugin),

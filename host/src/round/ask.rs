@@ -11,7 +11,7 @@ use super::stage::{self, Notebook, Place, RECORDED, label};
 use super::{Policy, RunError, Workshop};
 use crate::plugin::{Answerer, Ask};
 use crate::record::{Answer, Request, Score};
-use crate::run::directory::Ledger;
+use crate::run::directory::{Directory, Ledger};
 use crate::run::journal;
 
 /// A line of the ledger: an answer that is there, whatever becomes of the others.
@@ -76,12 +76,32 @@ impl<'a> Asker<'a> {
         place: Place<'a>,
         policy: &'a Policy,
     ) -> Result<Asker<'a>, RunError> {
-        let (rows, ledger) = book.directory.ledger::<Answered>(&place.ledger())?;
+        Asker::knowing(book.known_answers(), shop, &book.directory, place, policy)
+    }
+
+    /// The same in any directory, with answers that are known already.
+    pub fn knowing(
+        mut known: HashMap<String, Answer>,
+        shop: &'a Workshop<'a>,
+        directory: &Directory,
+        place: Place<'a>,
+        policy: &'a Policy,
+    ) -> Result<Asker<'a>, RunError> {
+        let (rows, ledger) = directory.ledger::<Answered>(&place.ledger())?;
         shop.models.add_spent(rows.iter().filter_map(|row| row.spent.as_ref()));
-        let mut known = book.known_answers();
         known.extend(rows.into_iter().map(|row| (row.key, row.answer)));
-        let run = book.directory.path().to_owned();
+        let run = directory.path().to_owned();
         Ok(Asker { shop, place, policy, run, ledger, known, log: Vec::new(), recorded: 0 })
+    }
+
+    /// Returns what it is asked for.
+    pub(super) fn shop(&self) -> &'a Workshop<'a> {
+        self.shop
+    }
+
+    /// Returns what was asked, and forgets the answers.
+    pub fn asked(self) -> Vec<Asked> {
+        self.log
     }
 
     /// Returns the policy that is asked.

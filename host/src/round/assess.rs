@@ -10,11 +10,51 @@ use super::needs::Need;
 use super::rows::{Filtered, Judged, Scored};
 use super::stage::{Made, Notebook, Place};
 use super::{Flow, Policy, RunError, Workshop};
-use crate::plugin::{Interface, Outcome, PLUGIN_ERROR};
-use crate::plugin_set::{After, Order};
+use crate::plugin::{Answerer, Interface, NoAnswers, Outcome, PLUGIN_ERROR, Plugin};
+use crate::plugin_set::{After, Order, PluginSet};
 use crate::record::{Opinion, Record, Revision, Verdict};
-use crate::run::plugins;
+use crate::run::plugins::{self, Plugins};
 use crate::run::seed;
+
+/// Answers what plugins ask, and measures what they need.
+pub trait Measurer: Answerer {
+    /// Gives records the measurements that they lack.
+    fn meet(
+        &mut self,
+        place: Place<'_>,
+        needs: &[Need],
+        records: &mut [Record],
+    ) -> Result<(), RunError>;
+}
+
+impl Measurer for Asker<'_> {
+    fn meet(
+        &mut self,
+        place: Place<'_>,
+        needs: &[Need],
+        records: &mut [Record],
+    ) -> Result<(), RunError> {
+        measure::meet(self.shop(), place, needs, records, self)
+    }
+}
+
+/// Where there is no model nothing is measured.
+impl Measurer for NoAnswers {
+    fn meet(&mut self, _: Place<'_>, _: &[Need], _: &mut [Record]) -> Result<(), RunError> {
+        Ok(())
+    }
+}
+
+/// The plugins of a set that form opinions, in one round of it.
+#[derive(Clone, Copy)]
+pub struct Assessors<'a> {
+    /// What they are called for.
+    pub set: &'a PluginSet,
+    /// The loaded plugins, by their place in the set.
+    pub plugins: &'a Plugins,
+    /// 0 for the pool.
+    pub round: u32,
+}
 
 /// Runs the filters that stand at one place, one after the other, as a stage of its own.
 pub fn filter(
@@ -37,7 +77,7 @@ pub fn filter(
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
         let Sifted { kept, rows, fuel } =
-            sift(shop, round, after, &[], flow.records.clone(), &mut asker)?;
+            shop.assessors(round).sift(after, &[], flow.records.clone(), &mut asker)?;
         let kept = kept.len() as u64;
         asker.close(book, Made::rows(rows).count("kept", kept).count("fuel", fuel))
     })?;
@@ -66,48 +106,86 @@ pub struct Sifted {
     pub fuel: u64,
 }
 
-/// Runs the filters at one place over records; those over the whole stage see first what is `standing`
-/// already.
-pub fn sift(
-    shop: &Workshop<'_>,
-    round: u32,
-    after: After,
-    standing: &[Record],
-    records: Vec<Record>,
-    asker: &mut Asker<'_>,
-) -> Result<Sifted, RunError> {
-    let place = Place { round, stage: filter_stage(after) };
-    let filters = shop.plugins.filters.iter().enumerate().filter(|(_, (at, _))| *at == after);
-    let mut sifted = Sifted { kept: records, rows: Vec::new(), fuel: 0 };
-    for (position, (_, plugin)) in filters {
-        let at = shop.plugin_place(place, position);
-        // What filters before it have revised is measured again.
-        let needs: Vec<Need> = measure::of_plugin(plugin).collect();
-        measure::meet(shop, place, &needs, &mut sifted.kept, asker)?;
-        let stage = if plugin.has(Interface::SetFilter) {
-            plugin.filter_set(&at, standing, &sifted.kept)?
-        } else {
-            plugin.filter(&at, &sifted.kept, asker)?
-        };
-        sifted.fuel += stage.spent.fuel;
-        for (mut record, outcome) in
-            std::mem::take(&mut sifted.kept).into_iter().zip(stage.outcomes)
-        {
-            let verdict =
-                done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
-            sifted.rows.push(Filtered {
-                id: record.id().into(),
-                plugin: plugin.name().into(),
-                version: plugin.version().into(),
-                verdict: verdict.clone(),
-            });
-            if abide(&mut record, &verdict) {
-                sifted.kept.push(record);
+impl Assessors<'_> {
+    /// Runs the filters at one place over records; those over the whole stage see first what is `standing`
+    /// already.
+    pub fn sift(
+        &self,
+        after: After,
+        standing: &[Record],
+        records: Vec<Record>,
+        asker: &mut dyn Measurer,
+    ) -> Result<Sifted, RunError> {
+        let place = Place { round: self.round, stage: filter_stage(after) };
+        let filters = self.plugins.filters.iter().enumerate().filter(|(_, (at, _))| *at == after);
+        let mut sifted = Sifted { kept: records, rows: Vec::new(), fuel: 0 };
+        for (position, (_, plugin)) in filters {
+            let at = place.of_plugin(self.set, position);
+            // What filters before it have revised is measured again.
+            let needs: Vec<Need> = measure::of_plugin(plugin).collect();
+            asker.meet(place, &needs, &mut sifted.kept)?;
+            let stage = if plugin.has(Interface::SetFilter) {
+                plugin.filter_set(&at, standing, &sifted.kept)?
+            } else {
+                plugin.filter(&at, &sifted.kept, asker)?
+            };
+            sifted.fuel += stage.spent.fuel;
+            for (mut record, outcome) in
+                std::mem::take(&mut sifted.kept).into_iter().zip(stage.outcomes)
+            {
+                let verdict =
+                    done(&record, outcome).unwrap_or_else(|| Verdict::Drop(PLUGIN_ERROR.into()));
+                sifted.rows.push(Filtered {
+                    id: record.id().into(),
+                    plugin: plugin.name().into(),
+                    version: plugin.version().into(),
+                    verdict: verdict.clone(),
+                });
+                if abide(&mut record, &verdict) {
+                    sifted.kept.push(record);
+                }
             }
         }
+        Ok(sifted)
     }
-    Ok(sifted)
+
+    /// Asks the judge about each record. Returns a row for each, and the fuel that it took.
+    pub fn judge(
+        &self,
+        plugin: &Plugin,
+        records: &[Record],
+        asker: &mut dyn Measurer,
+    ) -> Result<(Vec<Judged>, u64), RunError> {
+        let at = Place { round: self.round, stage: JUDGE }.of_plugin(self.set, 0);
+        let stage = plugin.judge(&at, records, asker)?;
+        let rows = records.iter().zip(stage.outcomes).map(|(record, outcome)| Judged {
+            id: record.id().into(),
+            opinion: done(record, outcome),
+        });
+        Ok((rows.collect(), stage.spent.fuel))
+    }
+
+    /// Scores how hard each record is. Returns a row for each, and the fuel that it took.
+    pub fn score(
+        &self,
+        plugin: &Plugin,
+        records: &[Record],
+        asker: &mut dyn Measurer,
+    ) -> Result<(Vec<Scored>, u64), RunError> {
+        let at = Place { round: self.round, stage: DIFFICULTY }.of_plugin(self.set, 0);
+        let stage = plugin.score(&at, records, asker)?;
+        let rows = records.iter().zip(stage.outcomes).map(|(record, outcome)| Scored {
+            id: record.id().into(),
+            difficulty: done(record, outcome),
+        });
+        Ok((rows.collect(), stage.spent.fuel))
+    }
 }
+
+/// The stage of the judge.
+pub const JUDGE: &str = "judge";
+/// The stage of the difficulty plugin.
+pub const DIFFICULTY: &str = "difficulty";
 
 /// Returns what a plugin made of a record; where it failed (under `on_error = "drop"`), the log says
 /// how.
@@ -192,18 +270,13 @@ pub fn judge(
         return Ok(flow);
     };
     shop.check_cancel(book)?;
-    let place = Place { round, stage: "judge" };
+    let place = Place { round, stage: JUDGE };
     let key = plugins::key(Some(plugin), wanted);
     let depends = json!([flow.digest, key, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
-        let at = shop.plugin_place(place, 0);
-        let stage = plugin.judge(&at, &flow.records, &mut asker)?;
-        let rows = flow.records.iter().zip(stage.outcomes).map(|(record, outcome)| Judged {
-            id: record.id().into(),
-            opinion: done(record, outcome),
-        });
-        asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
+        let (rows, fuel) = shop.assessors(round).judge(plugin, &flow.records, &mut asker)?;
+        asker.close(book, Made::rows(rows).count("fuel", fuel))
     })?;
     flow.digest = output.digest;
     for (mut record, row) in std::mem::take(&mut flow.records).into_iter().zip(output.rows) {
@@ -236,19 +309,14 @@ pub fn difficulty(
 ) -> Result<Flow, RunError> {
     let Some(plugin) = &shop.plugins.difficulty else { return Ok(flow) };
     shop.check_cancel(book)?;
-    let place = Place { round, stage: "difficulty" };
+    let place = Place { round, stage: DIFFICULTY };
     let wanted = shop.set.difficulty.as_ref().map(|difficulty| &difficulty.plugin);
     let key = plugins::key(Some(plugin), wanted);
     let depends = json!([flow.digest, key, policy.digest, shop.asking_key(place)]);
     let output = book.stage(place, depends, |book| {
         let mut asker = Asker::open(shop, book, place, policy)?;
-        let at = shop.plugin_place(place, 0);
-        let stage = plugin.score(&at, &flow.records, &mut asker)?;
-        let rows = flow.records.iter().zip(stage.outcomes).map(|(record, outcome)| Scored {
-            id: record.id().into(),
-            difficulty: done(record, outcome),
-        });
-        asker.close(book, Made::rows(rows.collect()).count("fuel", stage.spent.fuel))
+        let (rows, fuel) = shop.assessors(round).score(plugin, &flow.records, &mut asker)?;
+        asker.close(book, Made::rows(rows).count("fuel", fuel))
     })?;
     flow.digest = output.digest;
     for (mut record, row) in std::mem::take(&mut flow.records).into_iter().zip(output.rows) {

@@ -27,7 +27,8 @@ pub mod stage;
 mod summary;
 mod write;
 
-pub use assess::{abide, filter_stage};
+pub use ask::Asker;
+pub use assess::{Assessors, DIFFICULTY, JUDGE, Measurer, UNPARSABLE, abide, filter_stage};
 pub use error::RunError;
 pub use evaluate::held_out;
 pub use extrapolate::{EXTRAPOLATED_MODEL, FOLDER as EXTRAPOLATED};
@@ -40,7 +41,7 @@ pub use models::{
     ScoreJob, Served, Undone, row, row_ending,
 };
 pub use needs::{GRAMMAR, Need, Number, What, variant as variant_of};
-pub use pair::check_reward;
+pub use pair::{check_reward, pair_of};
 pub use pool::Pool;
 
 use std::collections::BTreeMap;
@@ -275,13 +276,12 @@ impl Workshop<'_> {
 
     /// Returns a place as the plugin runtime takes it; `position` tells the plugins of a chain apart.
     pub fn plugin_place<'p>(&self, place: Place<'p>, position: usize) -> crate::plugin::Place<'p> {
-        crate::plugin::Place {
-            run_seed: self.set.run.seed,
-            round: place.seed_round(),
-            rounds: self.set.run.rounds,
-            stage: place.stage,
-            position: position as u32,
-        }
+        place.of_plugin(self.set, position)
+    }
+
+    /// Returns the plugins that form opinions in a round.
+    pub fn assessors(&self, round: u32) -> Assessors<'_> {
+        Assessors { set: self.set, plugins: self.plugins, round }
     }
 
     /// Returns what the answers of models depend on besides the policy: the decoding that requests

@@ -68,17 +68,21 @@ pub const NO_PAIR: &str = "no-pair";
 /// Why a record is dropped of which no completion is better.
 pub const TIE: &str = "tie";
 
-fn paired(record: &Record, pairing: &Pairing, by_role: bool) -> Paired {
-    let chosen = match pairing.by {
+/// Returns which completions of a record are compared, or why none are.
+pub fn pair_of(record: &Record, pairing: &Pairing, by_role: bool) -> Result<Pair, &'static str> {
+    let pair = match pairing.by {
         PairBy::Role => of_roles(record),
         PairBy::Judge => of_judge(record, pairing.reward.as_deref()),
-    };
-    let found = chosen.and_then(|pair| match differ(record, &pair, by_role) {
+    }?;
+    match differ(record, &pair, by_role) {
         true => Ok(pair),
         false => Err(IDENTICAL),
-    });
+    }
+}
+
+fn paired(record: &Record, pairing: &Pairing, by_role: bool) -> Paired {
     let id = record.id().to_owned();
-    match found {
+    match pair_of(record, pairing, by_role) {
         Ok(pair) => Paired { id, pair: Some(pair), dropped: None },
         Err(reason) => Paired { id, pair: None, dropped: Some(reason.to_owned()) },
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::budget::Budgets;
 use crate::memory;
+use crate::plugin_set::PluginSet;
 use crate::record::{Answer, Completion};
 use crate::run::directory::{Directory, DirectoryError, Ledger};
 use crate::run::earlier::Earlier;
@@ -24,7 +25,7 @@ pub struct Place<'a> {
     pub stage: &'a str,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
     /// Returns the folder of the round: `pool`, or `rounds/01` and so on.
     pub fn folder(&self) -> String {
         folder(self.round)
@@ -38,6 +39,17 @@ impl Place<'_> {
     /// Returns the file in which the stage collects results while it works.
     pub fn ledger(&self) -> String {
         format!("{}/{}.partial.jsonl", self.folder(), self.stage)
+    }
+
+    /// Returns it as the plugin runtime takes it; `position` tells the plugins of a chain apart.
+    pub fn of_plugin(&self, set: &PluginSet, position: usize) -> crate::plugin::Place<'a> {
+        crate::plugin::Place {
+            run_seed: set.run.seed,
+            round: self.seed_round(),
+            rounds: set.run.rounds,
+            stage: self.stage,
+            position: position as u32,
+        }
     }
 
     /// Returns the round that seeds are drawn for. The pool is prepared as round 1 would be, so that

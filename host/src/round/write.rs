@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::json;
 
 use super::ask::Asker;
-use super::assess::{Sifted, filter_keys, filter_stage, sift};
+use super::assess::{Sifted, filter_keys, filter_stage};
 use super::rows::{Filtered, Written};
 use super::stage::{Made, Notebook, Place};
 use super::{Policy, Pool, RunError, Workshop};
@@ -127,7 +127,7 @@ fn collect(
         }
 
         let new = rows[first..].iter().cloned().map(prompt).map(Record::new).collect();
-        let sifted = sift(shop, round, After::Sample, &standing, new, asker)?;
+        let sifted = shop.assessors(round).sift(After::Sample, &standing, new, asker)?;
         let Sifted { kept, rows: said, fuel: burnt } = sifted;
         fuel += burnt;
         let mut reasons: HashMap<&str, &str> = HashMap::new();

@@ -360,6 +360,41 @@ impl Directory {
         Ok((rows, Ledger { file, path }))
     }
 
+    /// Opens a file of lines of which the first `bytes` are good: what a killed process wrote behind them is
+    /// cut off. Fails where it has fewer.
+    pub fn lines_up_to(&self, name: &str, bytes: u64) -> Result<Ledger, DirectoryError> {
+        let path = self.join(name);
+        let open =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let mut file = open.map_err(io_error("open", &path))?;
+        let length = file.metadata().map_err(io_error("read", &path))?.len();
+        if length < bytes {
+            let detail = format!("it has {length} bytes, and had {bytes}");
+            return Err(DirectoryError::Damaged { path, detail });
+        }
+        file.set_len(bytes).map_err(io_error("cut", &path))?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
+        Ok(Ledger { file, path })
+    }
+
+    /// Gives a file a place outside of the directory, in the place of what is there. One that has gone there
+    /// already is no error.
+    pub fn hand_over(&self, name: &str, to: &Path) -> Result<(), DirectoryError> {
+        let path = self.join(name);
+        match fs::rename(&path, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => {}
+            renamed => renamed.map_err(io_error("rename", &path))?,
+        }
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+        sync_folder(folder.unwrap_or(Path::new(".")))?;
+        fault::point().map_err(io_error("write", to))
+    }
+
+    /// Removes the directory with all that is in it.
+    pub fn discard(self) -> Result<(), DirectoryError> {
+        fs::remove_dir_all(&self.path).map_err(io_error("remove", &self.path))
+    }
+
     /// Writes a ledger anew with these rows, and appends from there.
     pub fn rewrite_ledger<T: Serialize + DeserializeOwned>(
         &self,

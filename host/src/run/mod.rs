@@ -19,7 +19,7 @@ mod trial;
 pub mod watch;
 
 pub use finish::put_result;
-pub use prepare::{Pooled, Prepared, pool_of, prepare};
+pub use prepare::{Pooled, Prepared, check_needs, pool_of, prepare};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -446,7 +446,7 @@ fn is_written_id(id: &str) -> bool {
 }
 
 /// Fails where a plugin needs what is no measurement, or needs one before there are completions.
-fn check_needs(plugins: &Plugins) -> Result<(), RunError> {
+pub fn check_needs(plugins: &Plugins) -> Result<(), RunError> {
     let refuse = |plugin: &Plugin, need: &str, why: &str, hint: &str| {
         let what = format!("{} needs `{need}`, {why}", plugin.identity());
         Err(RunError::Settings { what, hint: hint.into() })

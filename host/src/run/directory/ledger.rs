@@ -21,11 +21,17 @@ impl Ledger {
     pub fn append(&mut self, row: &impl Serialize) -> Result<(), DirectoryError> {
         let mut line = serde_json::to_vec(row).expect("our own types serialise");
         line.push(b'\n');
-        let half = line.len() / 2;
+        self.append_lines(&line)
+    }
+
+    /// Appends whole lines and syncs them. A crash of the machine may tear any of them: who appends so has to
+    /// know elsewhere how many bytes are good.
+    pub fn append_lines(&mut self, lines: &[u8]) -> Result<(), DirectoryError> {
+        let half = lines.len() / 2;
         self.file
-            .write_all(&line[..half])
+            .write_all(&lines[..half])
             .and_then(|()| fault::point())
-            .and_then(|()| self.file.write_all(&line[half..]))
+            .and_then(|()| self.file.write_all(&lines[half..]))
             .and_then(|()| self.file.sync_data())
             .and_then(|()| fault::point())
             .map_err(io_error("write", &self.path))
