@@ -65,6 +65,7 @@ test: setup
 # do, in each language; plugins in a real registry; the pages of `aligner evaluate` and of runs in Chromium.
 ecosystem: build
 	tests/ecosystem/run
+	tests/trl/run
 	tests/sdk/run
 	tests/sharing/run
 	tests/evaluate/run

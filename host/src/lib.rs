@@ -35,3 +35,4 @@ pub mod run;
 pub mod shown;
 pub mod source;
 pub mod train;
+pub mod trainer;

@@ -25,6 +25,7 @@ mod reuse;
 mod reward;
 mod reward_judge;
 mod saved;
+mod trainer;
 mod verbs;
 mod verify;
 mod watch;
