@@ -331,8 +331,10 @@ impl Cluster {
             "echo \"$@\" >> $C/calls\n\
              [ -n \"$SBATCH_SAYS\" ] && { echo \"$SBATCH_SAYS\"; exit 1; }\n\
              for a in \"$@\"; do case $a in --chdir=*) d=${a#--chdir=};; esac; attempt=$a; done\n\
-             cd \"$d\" && setsid sh launch.sh \"$attempt\" > /dev/null 2>&1 &\n\
-             echo $! > $C/41\n\
+             cd \"$d\"\n\
+             setsid sh launch.sh \"$attempt\" > /dev/null 2>&1 &\n\
+             while [ ! -s $attempt/pid ]; do sleep 0.05; done\n\
+             cp $attempt/pid $C/41\n\
              echo 41\n",
         );
         cluster.program(
@@ -348,7 +350,8 @@ impl Cluster {
             "ray",
             "echo \"$@\" >> $C/calls\n\
              case $2 in\n\
-             submit) for a in \"$@\"; do script=$attempt; attempt=$a; done; setsid sh \"$script\" \"$attempt\" > /dev/null 2>&1 & echo $! > $C/$5;;\n\
+             submit) for a in \"$@\"; do script=$attempt; attempt=$a; done; cd $(dirname \"$script\"); setsid sh launch.sh \"$attempt\" > /dev/null 2>&1 &\n\
+             while [ ! -s $attempt/pid ]; do sleep 0.05; done; cp $attempt/pid $C/$5;;\n\
              status) for a in \"$@\"; do id=$a; done; [ -e $C/$id ] || { echo \"Job $id does not exist.\" >&2; exit 1; }\n\
              if kill -0 -$(cat $C/$id) 2> /dev/null; then echo \"Status for job '$id': RUNNING\"; else echo \"Job '$id' succeeded\"; fi;;\n\
              stop) for a in \"$@\"; do id=$a; done; kill -TERM -$(cat $C/$id);;\n\
