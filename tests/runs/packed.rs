@@ -45,10 +45,9 @@ fn a_pack_starts_no_programs() {
     write_tiny(&place);
     let set = std::fs::read_to_string(place.path("tiny.toml")).unwrap();
     let of = |line: &str| set.replace("[train]\n", &format!("[train]\n{line}\n"));
-    for (line, key) in [
-        ("backend = \"trl\"", "backend"),
-        ("backend = \"trl\"\ntrl = { python = \"sh\" }", "trl"),
-    ] {
+    for (line, key) in
+        [("backend = \"trl\"", "backend"), ("backend = \"trl\"\ntrl = { python = \"sh\" }", "trl")]
+    {
         std::fs::write(place.path("tiny.toml"), of(line)).unwrap();
         place
             .aligner(&["plugin", "pack", "tiny.toml", "--out", "trl.aligner"])
@@ -61,7 +60,11 @@ fn a_pack_starts_no_programs() {
     let open = ["--plugins", "tiny.aligner", "--model", &model, "--dry-run"];
     let by_hand = ["--set", "train.backend='trl'", "--set", "train.trl.python='no-such-python'"];
     let said = place.aligner(&[&open[..], &by_hand].concat()).expect(0);
-    assert!(said.stdout.contains("trainer  round 1 by TRL (local, `no-such-python`)"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("trainer  round 1 by TRL (local, `no-such-python`)"),
+        "{}",
+        said.stdout
+    );
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub use plugin::{
 pub use problem::{Invalid, PluginSetError};
 pub use resolved::resolved;
 pub use settings::{
-    EarlyStop, Evaluate, Generate, Launch, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
-    Pairing, Reference, Start, Train, TrainData, Trl,
+    EarlyStop, Evaluate, Generate, Launch, Lora, LrScheduler, Measure, Measuring, Objective,
+    PairBy, Pairing, Reference, Start, Train, TrainData, Trl,
 };
 pub use source::{Pin, PinnedBy, Source, SourceError, check_url, is_loopback};
 pub use typed::{Override, OverrideError};

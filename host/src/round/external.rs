@@ -34,8 +34,7 @@ pub const STATEMENT: &str = "trainer.json";
 const JOB: &str = "trl";
 
 /// The job's files that say what was trained on, and how.
-const JOB_FILES: [&str; 5] =
-    ["config.json", "data.jsonl", "launch.sh", "order.jsonl", "train.py"];
+const JOB_FILES: [&str; 5] = ["config.json", "data.jsonl", "launch.sh", "order.jsonl", "train.py"];
 
 /// `trainer.json`: who trained a round, and what shows that it was this model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,9 +200,10 @@ pub fn check_trainers(set: &PluginSet, book: &Notebook) -> Result<(), RunError> 
         if let Some(missing) = trainer::missing(trl) {
             return Err(RunError::Settings {
                 what: format!("TRL cannot train round {round}: {missing}"),
-                hint: "`train.trl.python` names a Python that has `trl` and `peft` (`pip install trl \
+                hint:
+                    "`train.trl.python` names a Python that has `trl` and `peft` (`pip install trl \
                        peft`), `train.trl.launch` what starts it"
-                    .into(),
+                        .into(),
             });
         }
         checked.push(trl);
@@ -252,11 +252,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn of(
-        shop: &Workshop<'_>,
-        place: Place<'a>,
-        task: &'a Task<'a>,
-    ) -> Result<Job<'a>, RunError> {
+    fn of(shop: &Workshop<'_>, place: Place<'a>, task: &'a Task<'a>) -> Result<Job<'a>, RunError> {
         let Task { settings, entering, .. } = task;
         let spec = &shop.models.policy().spec;
         let (count, lines) = match &task.lessons {
@@ -279,7 +275,8 @@ impl<'a> Job<'a> {
             Start::Previous => (*entering).clone(),
             Start::Initial => shop.models.initial(),
         };
-        let start = method::starting_adapter(shop.models, place.round, settings, &from, shop.seed(place))?;
+        let start =
+            method::starting_adapter(shop.models, place.round, settings, &from, shop.seed(place))?;
         let epochs = settings.num_train_epochs.ceil() as u64;
         let orders = (0..epochs).map(|epoch| order(count, task.shuffle, epoch)).collect();
         Ok(Job { place, task, start, lines, orders })
@@ -342,12 +339,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn config(
-        &self,
-        shop: &Workshop<'_>,
-        reference: Option<Reference>,
-        probe: Probe,
-    ) -> Config {
+    fn config(&self, shop: &Workshop<'_>, reference: Option<Reference>, probe: Probe) -> Config {
         let Task { settings, trl, .. } = self.task;
         let (model, revision) = base(trl, shop.models.policy()).unwrap_or_default();
         let loss = settings.preference().map_or(json!({}), |preference| match json!(preference) {
@@ -424,7 +416,8 @@ impl<'a> Job<'a> {
             return Err(Failure::Run(self.diverged(diverged, &updates)));
         }
         let path = directory.join(&format!("{folder}/adapter"));
-        let unusable = |problem: String| Ok(Err(TrainerError::Unusable { path: path.clone(), problem }));
+        let unusable =
+            |problem: String| Ok(Err(TrainerError::Unusable { path: path.clone(), problem }));
         for name in [peft::CONFIG_FILE, peft::WEIGHTS_FILE] {
             let file = format!("{folder}/adapter/{name}");
             let found = match directory.has(&file) {
@@ -607,5 +600,55 @@ impl From<DirectoryError> for Failure {
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Failure {
         Failure::Run(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::template::ChatSettings;
+    use crate::round::Opened;
+
+    fn model(name: &str) -> std::sync::Arc<Model> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
+        let name = path.to_str().unwrap();
+        Opened::open(name, ChatSettings::default(), &mut |_| ()).unwrap().model
+    }
+
+    #[test]
+    fn the_base_is_what_transformers_loads() {
+        let named = |name: &str| Trl { model: Some(name.into()), ..Trl::default() };
+        let (folder, gguf) = (model("tiny-llama"), model("sentencepiece.gguf"));
+        let (path, revision) = base(&Trl::default(), &folder).unwrap();
+        assert!(path.ends_with("tests/fixtures/tiny-llama") && path.starts_with('/'), "{path}");
+        assert!(!path.contains("..") && revision.is_none(), "{path}");
+        assert_eq!(base(&Trl::default(), &gguf), None);
+        assert_eq!(base(&named("/x/y"), &gguf), Some(("/x/y".into(), None)));
+        let of_hub = Some(("a/b".to_owned(), Some("1f2e".to_owned())));
+        assert_eq!(base(&named("hf:a/b@1f2e"), &gguf), of_hub);
+        assert_eq!(base(&named("hf:a/b"), &folder), Some(("a/b".into(), None)));
+    }
+
+    #[test]
+    fn numbers_are_apart_or_cannot_be_compared() {
+        assert_eq!(apart(&[-1.0, -2.0], &[-1.5, -2.25]), Some(0.5));
+        assert_eq!(apart(&[], &[]), Some(0.0));
+        assert_eq!(apart(&[-1.0], &[]), None);
+        assert_eq!(apart(&[-1.0, -1.0], &[f64::NAN, -1.0]), None);
+        assert_eq!(apart(&[-1.0], &[f64::NEG_INFINITY]), None);
+    }
+
+    #[test]
+    fn updates_take_rows_in_the_order_of_their_epoch() {
+        let rows: Vec<(String, usize)> = (0..5).map(|i| (i.to_string(), 10 + i)).collect();
+        let orders = vec![vec![0, 1, 2, 3, 4], vec![4, 3, 2, 1, 0]];
+        let updates =
+            Updates { rows: &rows, orders: &orders, per_update: 2, per_epoch: 3, steps: 6 };
+        let tokens: Vec<u64> = (1..=7).map(|step| updates.tokens_of(step)).collect();
+        assert_eq!(tokens, [21, 25, 14, 27, 23, 10, 0]);
+        assert_eq!(updates.tokens_of(0), 21);
+        assert_eq!(updates.tokens_of(u64::MAX), 0);
     }
 }

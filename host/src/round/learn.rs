@@ -53,7 +53,9 @@ pub fn train(
         settings.remove("save_steps");
         settings.remove("gradient_checkpointing");
         if let Some(trl) = settings.get_mut("trl").and_then(Value::as_object_mut) {
-            for key in ["launch", "python", "arguments", "timeout_minutes", "poll_seconds", "max_restarts"] {
+            for key in
+                ["launch", "python", "arguments", "timeout_minutes", "poll_seconds", "max_restarts"]
+            {
                 trl.remove(key);
             }
         }
@@ -97,8 +99,7 @@ pub fn train(
         if let Some(trl) = &settings.trl {
             let (count, shuffle) = (lessons.count() as u64, shuffle(shop, place, settings));
             let reference = reference.as_ref();
-            let task =
-                external::Task { settings, trl, entering, reference, lessons, shuffle, key };
+            let task = external::Task { settings, trl, entering, reference, lessons, shuffle, key };
             let made = external::train(shop, book, place, &task)?;
             let updates = made.updates;
             let directory = &book.directory;

@@ -9,7 +9,6 @@ use crate::model::adapter::LoraConfig;
 use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
 use crate::plugin_set::{Lora, Train};
-use crate::progress::counted;
 use crate::report::Report;
 use crate::round::{Aligned, Statement};
 use crate::shown::{for_a_shell, one_line};
@@ -138,21 +137,21 @@ fn made(
     if let Some(Statement { processes, device, versions, .. }) = trainer {
         let versions: Vec<String> =
             versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-        let _ = writeln!(
-            text,
-            "- trainer: TRL, {} on {device} ({})",
-            counted((*processes).into(), "processes"),
-            versions.join(", ")
-        );
+        let processes = match processes {
+            1 => "1 process".to_owned(),
+            many => format!("{many} processes"),
+        };
+        let _ = writeln!(text, "- trainer: TRL, {processes} on {device} ({})", versions.join(", "));
     }
     if !command.is_empty() {
         let command: Vec<String> = command.iter().map(|argument| for_a_shell(argument)).collect();
-        let external = (1..=set.run.rounds).any(|round| {
-            set.train(round).is_some_and(|train| train.trl.is_some())
-        });
+        let external = (1..=set.run.rounds)
+            .any(|round| set.train(round).is_some_and(|train| train.trl.is_some()));
         let same = match external {
             false => "The same command makes the same files, to the byte, on the same engine:",
-            true => "The same command makes it again, but for the last bits, which TRL does not promise:",
+            true => {
+                "The same command makes it again, but for the last bits, which TRL does not promise:"
+            }
         };
         let _ = write!(text, "\n{same}\n\n```sh\n{}\n```\n", command.join(" "));
     }

@@ -159,9 +159,8 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Files, files));
     }
     // A reference scores what is compared, and what is given is scored in any case.
-    let scored = |train: &Train| {
-        train.reference.is_some() && native(train) || !prepared.given.is_empty()
-    };
+    let scored =
+        |train: &Train| train.reference.is_some() && native(train) || !prepared.given.is_empty();
     let scored = trains.iter().zip(&lessons).filter(|(train, _)| scored(train));
     let scored = scored.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
     if let Some(most) = scored.max_by_key(DecodeMemory::total) {

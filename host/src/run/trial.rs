@@ -11,7 +11,8 @@ use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError,
 use crate::plugin_set::{After, PairBy, Scope};
 use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
 use crate::round::{
-    Need, Number, RunError, What, abide, check_base, filter_stage, given_variants, needs_of, variant_of,
+    Need, Number, RunError, What, abide, check_base, filter_stage, given_variants, needs_of,
+    variant_of,
 };
 
 /// Fails where round 1 would, on a sample of the pool.

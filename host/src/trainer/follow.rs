@@ -140,7 +140,10 @@ where
             return Err(failure.into());
         }
         restarts += 1;
-        (desk.on_word)(&format!("{failure}\n  it is started again ({restarts} of {})", rules.max_restarts));
+        (desk.on_word)(&format!(
+            "{failure}\n  it is started again ({restarts} of {})",
+            rules.max_restarts
+        ));
     }
 }
 

@@ -113,7 +113,8 @@ pub struct Lines {
 impl Lines {
     /// Returns the rows of supervised fine-tuning: `input_ids` and `labels`.
     pub fn of_examples(examples: &[Example]) -> Lines {
-        let label = |(&token, &trained): (&u32, &bool)| if trained { i64::from(token) } else { -100 };
+        let label =
+            |(&token, &trained): (&u32, &bool)| if trained { i64::from(token) } else { -100 };
         let line = |example: &Example| {
             let labels: Vec<i64> = example.tokens.iter().zip(&example.trained).map(label).collect();
             json!({ "record_id": example.id, "input_ids": example.tokens, "labels": labels })
@@ -159,15 +160,20 @@ pub fn launch_script(trl: &Trl) -> String {
     let python = for_a_shell(&trl.python);
     let processes = trl.processes;
     let torchrun = |arguments: &str| {
-        format!("{python} -m torch.distributed.run {arguments}--nproc-per-node={processes} train.py \"$attempt\"")
+        format!(
+            "{python} -m torch.distributed.run {arguments}--nproc-per-node={processes} train.py \"$attempt\""
+        )
     };
     let one = format!("{python} train.py \"$attempt\"");
     let several = torchrun("--standalone ");
     let command = match trl.launch {
         Launch::Local => one,
         Launch::Torchrun => {
-            let arguments: String =
-                trl.arguments.iter().map(|argument| format!("{} ", for_a_shell(argument))).collect();
+            let arguments: String = trl
+                .arguments
+                .iter()
+                .map(|argument| format!("{} ", for_a_shell(argument)))
+                .collect();
             let standalone = if trl.arguments.is_empty() { "--standalone " } else { "" };
             torchrun(&format!("{standalone}{arguments}"))
         }

@@ -7,8 +7,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::follow::Record;
 use super::TrainerError;
+use super::follow::Record;
 use super::process::{self, Said};
 use crate::plugin_set::{Launch, Trl};
 use crate::shown::one_line;
@@ -62,8 +62,9 @@ impl Job {
             process::ask(program, arguments)
                 .map_err(|source| TrainerError::Start { program: program.to_owned(), source })
         };
-        let refused = |program: &str, said: &Said| {
-            TrainerError::Refused { program: program.to_owned(), said: said.shown() }
+        let refused = |program: &str, said: &Said| TrainerError::Refused {
+            program: program.to_owned(),
+            said: said.shown(),
         };
         let script = job.join("launch.sh").display().to_string();
         let kind = match record.launch {
@@ -75,8 +76,7 @@ impl Job {
                     format!("--output={}", folder.join("slurm.txt").display()),
                 ];
                 let script = [script, attempt.to_string()];
-                let arguments =
-                    [&fixed[..], &places, &trl.arguments, &script].concat();
+                let arguments = [&fixed[..], &places, &trl.arguments, &script].concat();
                 let answer = said("sbatch", &arguments)?;
                 match job_number(&answer.stdout).filter(|_| answer.well) {
                     Some(id) => Kind::Slurm { id },
@@ -237,7 +237,8 @@ fn small_file(path: &Path) -> Option<String> {
 /// Reads what `sbatch --parsable` prints: a number, and a cluster behind a semicolon where there are several.
 fn job_number(said: &str) -> Option<String> {
     let number = said.trim().lines().last()?.split(';').next()?.trim();
-    let sound = !number.is_empty() && number.len() < 20 && number.bytes().all(|b| b.is_ascii_digit());
+    let sound =
+        !number.is_empty() && number.len() < 20 && number.bytes().all(|b| b.is_ascii_digit());
     sound.then(|| number.to_owned())
 }
 
@@ -250,7 +251,8 @@ fn number_of(name: &str) -> Option<String> {
 
 fn slurm_state(id: &str) -> State {
     let ask = |program: &str, arguments: &[&str]| {
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let arguments: Vec<String> =
+            arguments.iter().map(|&argument| argument.to_owned()).collect();
         process::ask(program, &arguments)
     };
     let word = |said: &Said| {
@@ -290,7 +292,8 @@ pub(super) fn address(arguments: &[String]) -> Vec<String> {
 }
 
 fn ray_state(name: &str, address: &[String]) -> State {
-    let arguments = [&["job".to_owned(), "status".to_owned()], address, &[name.to_owned()]].concat();
+    let arguments =
+        [&["job".to_owned(), "status".to_owned()], address, &[name.to_owned()]].concat();
     match process::ask("ray", &arguments) {
         Ok(said) => of_ray(name, &said),
         Err(error) => State::Unknown(format!("ray: {error}")),
@@ -388,7 +391,10 @@ mod tests {
     fn states_of_ray_are_understood() {
         let check = |text: &str, expected: State| assert_eq!(of_ray("a-1", &said(text)), expected);
         let line = "2026-11-27 17:21:03,428\tINFO cli.py:92 -- Status for job 'a-1': ";
-        check(&format!("{line}PENDING\nStatus message: Job 'a-1' failed?\n"), State::Waiting("PENDING".into()));
+        check(
+            &format!("{line}PENDING\nStatus message: Job 'a-1' failed?\n"),
+            State::Waiting("PENDING".into()),
+        );
         check(&format!("{line}RUNNING\n"), State::Running);
         check(
             "SUCC cli.py:67 -- \u{1b}[32mJob 'a-1' succeeded\u{1b}[39m\n",
@@ -398,7 +404,10 @@ mod tests {
         check("Job 'a-1' was stopped", State::Ended("Ray says that it was stopped".into()));
         let gone = "RuntimeError: Request failed with status code 404: Job a-1 does not exist.";
         check(gone, State::Ended("Ray knows no such job".into()));
-        check("Job 'a-11' succeeded", State::Unknown("ray job status: Job 'a-11' succeeded".into()));
+        check(
+            "Job 'a-11' succeeded",
+            State::Unknown("ray job status: Job 'a-11' succeeded".into()),
+        );
         check("", State::Unknown("ray job status: it said nothing".into()));
     }
 

@@ -58,8 +58,7 @@ fn ask_within(program: &str, arguments: &[String], within: Duration) -> io::Resu
             break status;
         }
         if begun.elapsed() > within {
-            end(child.id())?;
-            child.wait()?;
+            end_child(&mut child)?;
             let message = format!("no answer within {} s", within.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }

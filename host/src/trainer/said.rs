@@ -99,7 +99,8 @@ impl Reader {
         let (mut reader, mut line, mut updates) = (BufReader::new(file), Vec::new(), Vec::new());
         loop {
             line.clear();
-            let mut read = reader.by_ref().take(MOST_IN_A_LINE).read_until(b'\n', &mut line)? as u64;
+            let mut read =
+                reader.by_ref().take(MOST_IN_A_LINE).read_until(b'\n', &mut line)? as u64;
             let long = read == MOST_IN_A_LINE && line.last() != Some(&b'\n');
             if long {
                 let (skipped, ended) = skip_line(&mut reader)?;
@@ -224,8 +225,10 @@ fn secrets() -> Vec<String> {
     let is_secret = |name: &str| {
         ["TOKEN", "KEY", "SECRET", "PASSWORD"].iter().any(|part| name.to_uppercase().contains(part))
     };
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
-    variables.filter(|(name, value)| is_secret(name) && value.len() >= 8).map(|(_, it)| it).collect()
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    variables
+        .filter(|(name, value)| is_secret(name) && value.len() >= 8)
+        .map(|(_, it)| it)
+        .collect()
 }

@@ -80,7 +80,8 @@ fn rows_have_trls_columns() {
         trained: vec![false, false, true, true],
     };
     let lines = Lines::of_examples(&[example]);
-    let row = json!({ "record_id": "p-1", "input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8] });
+    let row =
+        json!({ "record_id": "p-1", "input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8] });
     assert_eq!(lines.lines, [row]);
     assert_eq!(lines.rows, [("p-1".to_owned(), 2)]);
 
@@ -129,7 +130,15 @@ fn updates_are_read_as_they_come() {
     assert_eq!((second[0].step, second[0].loss), (2, None));
 
     // Garbage, lines of other attempts, steps that are none, lines without end.
-    for odd in ["\n", "{}\n", "null\n", "{\n", "\u{0}\n", &line(1, 3, json!(1.0)), &line(2, 10, json!(1.0))] {
+    for odd in [
+        "\n",
+        "{}\n",
+        "null\n",
+        "{\n",
+        "\u{0}\n",
+        &line(1, 3, json!(1.0)),
+        &line(2, 10, json!(1.0)),
+    ] {
         text.push_str(odd);
     }
     text.push_str(&line(2, 0, json!(1.0)));
@@ -167,7 +176,10 @@ fn an_end_is_that_of_its_attempt() {
     let check = |text: &str, expected: &str| {
         fs::write(folder.path().join("done.json"), text).unwrap();
         let error = Done::read(folder.path(), 1).unwrap_err().to_string();
-        assert!(error.contains("done.json` cannot be used: ") && error.contains(expected), "{error}");
+        assert!(
+            error.contains("done.json` cannot be used: ") && error.contains(expected),
+            "{error}"
+        );
     };
     check("", "EOF");
     check("[]", "invalid");
@@ -175,7 +187,10 @@ fn an_end_is_that_of_its_attempt() {
     check(&done("1").to_string().replace("-1.5", "NaN"), "expected");
     fs::write(folder.path().join("done.json"), done("1").to_string()).unwrap();
     let done = Done::read(folder.path(), 1).unwrap().unwrap();
-    assert_eq!((done.device.as_str(), done.versions["trl"].as_str()), ("a [31m card", "1.16.0 # x"));
+    assert_eq!(
+        (done.device.as_str(), done.versions["trl"].as_str()),
+        ("a [31m card", "1.16.0 # x")
+    );
 }
 
 #[test]
