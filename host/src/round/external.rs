@@ -575,7 +575,9 @@ fn apart(ours: &[f64], theirs: &[f64]) -> Option<f64> {
         return None;
     }
     let apart = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
-    let most = apart.fold(0.0, |most: f64, apart| if apart <= most { most } else { apart });
+    // One that is no number stays.
+    let larger = |most: f64, apart: f64| if apart > most || apart.is_nan() { apart } else { most };
+    let most = apart.fold(0.0, larger);
     most.is_finite().then_some(most)
 }
 

@@ -280,7 +280,9 @@ impl Desk<'_> {
         (record.attempt, record.id, record.failed) = (record.attempt + 1, None, false);
         self.directory.make_folder(&self.name(&record.attempt.to_string()))?;
         self.note(record)?;
+        // Whoever runs it is in another folder.
         let folder = self.directory.join(self.folder);
+        let folder = folder.canonicalize().unwrap_or(folder);
         let job = Job::start(self.trl, &folder, record, &lock)?;
         record.id = job.id().map(str::to_owned);
         self.note(record)?;
