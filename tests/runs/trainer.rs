@@ -270,7 +270,7 @@ fn a_killed_aligner_finds_its_job_again() {
     fs::write(place.path("run/rounds/01/trl/go"), "").unwrap();
     Said::of(child.wait_with_output().unwrap())
         .expect(0)
-        .says(&["attempt 1 is at work already; it is followed"]);
+        .says(&["attempt 1 is followed, which an earlier process started"]);
     assert_eq!(starts(&place, "run"), ["1"]);
 
     // One that ended meanwhile is not done again either.
@@ -342,7 +342,8 @@ impl Cluster {
         );
         cluster.program(
             "squeue",
-            "[ -e $C/down ] && { echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }\n\
+            "echo squeue \"$@\" >> $C/calls\n\
+             [ -e $C/down ] && { echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }\n\
              [ -e $C/queue ] && { echo PENDING; exit; }\n\
              case \"$*\" in *--name=*) [ -e $C/41 ] && echo 41; exit;; esac\n\
              if kill -0 -$(cat $C/41) 2> /dev/null; then echo RUNNING; else echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; fi\n",
@@ -433,17 +434,17 @@ fn slurm_runs_a_job() {
     assert_eq!(known["id"], "41");
     known["id"] = Value::Null;
     fs::write(&record, known.to_string()).unwrap();
+    // At first nobody answers, which is no reason to start a second one.
+    fs::write(place.path("cluster/down"), "").unwrap();
     let mut again = place.command(&["resume", "slurm"]);
     cluster.on_path(&mut again);
     let child = started(&mut again);
+    wait_for("a question", || cluster.calls().contains("squeue -h -o %i --name=aligner-"));
     std::thread::sleep(Duration::from_secs(2));
-    // Now nobody answers for a while; that is no reason to give up.
-    fs::write(place.path("cluster/down"), "").unwrap();
-    std::thread::sleep(Duration::from_secs(3));
     fs::remove_file(place.path("cluster/down")).unwrap();
     fs::write(place.path("slurm/rounds/01/trl/go"), "").unwrap();
     Said::of(child.wait_with_output().unwrap()).expect(0).says(&[
-        "attempt 1 is at work already",
+        "attempt 1 is followed, which an earlier process started",
         "nobody says what has become of the job: squeue: slurm_load_jobs error: Unable to contact",
     ]);
     assert_eq!(starts(&place, "slurm"), ["1"]);

@@ -250,7 +250,10 @@ impl Desk<'_> {
             let late = record.is_remote() && job.is_some() && self.comes_late(record.attempt);
             return Ok(late.then_some(None));
         }
-        (self.on_word)(&format!("attempt {} is at work already; it is followed", record.attempt));
+        (self.on_word)(&format!(
+            "attempt {} is followed, which an earlier process started",
+            record.attempt
+        ));
         Ok(Some(job))
     }
 

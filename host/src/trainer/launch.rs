@@ -41,8 +41,8 @@ enum Kind {
     Child(Child),
     /// A process of this machine that an earlier aligner started; it holds the lock as long as it lives.
     Orphan { lock: PathBuf },
-    /// A batch job of Slurm, by its number.
-    Slurm { id: String },
+    /// A batch job of Slurm, by its number; by its name until that is known.
+    Slurm { id: Option<String>, name: String },
     /// A job of Ray, by its name.
     Ray { name: String, address: Vec<String> },
 }
@@ -79,7 +79,7 @@ impl Job {
                 let arguments = [&fixed[..], &places, &trl.arguments, &script].concat();
                 let answer = said("sbatch", &arguments)?;
                 match job_number(&answer.stdout).filter(|_| answer.well) {
-                    Some(id) => Kind::Slurm { id },
+                    Some(id) => Kind::Slurm { id: Some(id), name },
                     None => return Err(refused("sbatch", &answer)),
                 }
             }
@@ -103,9 +103,8 @@ impl Job {
     pub(super) fn found(record: &Record, job: &Path, lock: Option<PathBuf>) -> Option<Job> {
         let kind = match (record.launch, &record.id) {
             (Launch::Local | Launch::Torchrun, _) => Kind::Orphan { lock: lock? },
-            (Launch::Slurm, Some(id)) => Kind::Slurm { id: id.clone() },
-            // It was killed between submitting and noting the number.
-            (Launch::Slurm, None) => Kind::Slurm { id: number_of(&record.job_name())? },
+            // Without a number, aligner was killed between submitting and noting it.
+            (Launch::Slurm, id) => Kind::Slurm { id: id.clone(), name: record.job_name() },
             (Launch::Ray, _) => {
                 Kind::Ray { name: record.job_name(), address: record.address.clone() }
             }
@@ -116,7 +115,7 @@ impl Job {
     /// Returns the number that the scheduler gave it.
     pub(super) fn id(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Slurm { id } => Some(id),
+            Kind::Slurm { id, .. } => id.as_deref(),
             Kind::Ray { name, .. } => Some(name),
             Kind::Child(_) | Kind::Orphan { .. } => None,
         }
@@ -124,7 +123,7 @@ impl Job {
 
     /// Returns whether asking after it is a question to a scheduler, who is not to be asked too often.
     pub(super) fn is_remote(&self) -> bool {
-        self.id().is_some()
+        matches!(self.kind, Kind::Slurm { .. } | Kind::Ray { .. })
     }
 
     /// Returns what has become of it.
@@ -140,7 +139,12 @@ impl Job {
                 Ok(false) => State::Ended(exit_of(&self.folder)),
                 Err(error) => State::Unknown(error.to_string()),
             },
-            Kind::Slurm { id } => slurm_state(id),
+            Kind::Slurm { id: Some(id), .. } => slurm_state(id),
+            Kind::Slurm { id, name } => match number_of(name) {
+                Ok(Some(number)) => slurm_state(id.insert(number)),
+                Ok(None) => State::Ended("it is in no queue of Slurm".to_owned()),
+                Err(unknown) => unknown,
+            },
             Kind::Ray { name, address } => ray_state(name, address),
         }
     }
@@ -170,7 +174,8 @@ impl Job {
                 let pid: u32 = pid.trim().parse().map_err(|_| unknown())?;
                 process::end(pid).map_err(failed)
             }
-            Kind::Slurm { id } => told("scancel", &[id.clone()]),
+            Kind::Slurm { id: Some(id), .. } => told("scancel", &[id.clone()]),
+            Kind::Slurm { id: None, name } => told("scancel", &[format!("--name={name}")]),
             Kind::Ray { name, address } => {
                 let arguments = ["job", "stop", "--no-wait"].map(str::to_owned);
                 told("ray", &[&arguments[..], address, std::slice::from_ref(name)].concat())
@@ -242,11 +247,15 @@ fn job_number(said: &str) -> Option<String> {
     sound.then(|| number.to_owned())
 }
 
-/// Returns the number of the job of a name, where Slurm has one.
-fn number_of(name: &str) -> Option<String> {
+/// Returns the number of the job of a name, where Slurm has one; or that nobody could say.
+fn number_of(name: &str) -> Result<Option<String>, State> {
     let arguments = ["-h", "-o", "%i"].map(str::to_owned);
     let said = process::ask("squeue", &[&arguments[..], &[format!("--name={name}")]].concat());
-    said.ok().filter(|said| said.well).and_then(|said| job_number(&said.stdout))
+    match said {
+        Ok(said) if said.well => Ok(job_number(&said.stdout)),
+        Ok(said) => Err(State::Unknown(format!("squeue: {}", said.shown()))),
+        Err(error) => Err(State::Unknown(format!("squeue: {error}"))),
+    }
 }
 
 fn slurm_state(id: &str) -> State {

@@ -29,12 +29,14 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// Returns all of it on one line.
+    /// Returns the end of it on one line, where programs say what went wrong.
     pub(super) fn shown(&self) -> String {
-        let both = format!("{} {}", self.stderr.trim(), self.stdout.trim());
-        match one_line(&both, 400) {
-            empty if empty.is_empty() => "it said nothing".to_owned(),
-            said => said,
+        const MOST: usize = 300;
+        let both = one_line(&format!("{} {}", self.stdout.trim(), self.stderr.trim()), usize::MAX);
+        match both.char_indices().rev().map(|(at, _)| at).nth(MOST) {
+            _ if both.is_empty() => "it said nothing".to_owned(),
+            None => both,
+            Some(at) => format!("…{}", &both[at..]),
         }
     }
 }
@@ -149,7 +151,9 @@ mod tests {
     fn an_answer_has_an_end() {
         let said = sh("echo 12; echo oops >&2; exit 3", 5.0).unwrap();
         assert_eq!(said, Said { well: false, stdout: "12\n".into(), stderr: "oops\n".into() });
-        assert_eq!(said.shown(), "oops 12");
+        assert_eq!(said.shown(), "12 oops");
+        let long = sh("seq 200; echo the reason >&2", 5.0).unwrap().shown();
+        assert!(long.starts_with('…') && long.ends_with(" 199 200 the reason"), "{long}");
         assert_eq!(sh("true", 5.0).unwrap().shown(), "it said nothing");
         let begun = Instant::now();
         let late = sh("sleep 60", 0.3).unwrap_err();
