@@ -66,6 +66,7 @@ test: setup
 # server of llama-cpp-python; stages on a Ray cluster.
 ecosystem: build
 	tests/ecosystem/run
+	tests/trl/run
 	tests/sdk/run
 	tests/sharing/run
 	tests/evaluate/run

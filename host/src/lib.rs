@@ -36,3 +36,4 @@ pub mod server;
 pub mod shown;
 pub mod source;
 pub mod train;
+pub mod trainer;

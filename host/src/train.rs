@@ -53,6 +53,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use batches::order;
 pub use error::TrainError;
 pub use items::{
     Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,

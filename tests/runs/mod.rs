@@ -26,6 +26,7 @@ mod reward;
 mod reward_judge;
 mod saved;
 mod stage;
+mod trainer;
 mod verbs;
 mod verify;
 mod watch;

@@ -37,6 +37,36 @@ fn stages(place: &Place, run: &str) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// Who packs a plugin set has no program started on the machine of who opens it.
+#[test]
+fn a_pack_starts_no_programs() {
+    let place = Place::new();
+    let model = tests().join("fixtures/tiny-llama").display().to_string();
+    write_tiny(&place);
+    let set = std::fs::read_to_string(place.path("tiny.toml")).unwrap();
+    let of = |line: &str| set.replace("[train]\n", &format!("[train]\n{line}\n"));
+    for (line, key) in
+        [("backend = \"trl\"", "backend"), ("backend = \"trl\"\ntrl = { python = \"sh\" }", "trl")]
+    {
+        std::fs::write(place.path("tiny.toml"), of(line)).unwrap();
+        place
+            .aligner(&["plugin", "pack", "tiny.toml", "--out", "trl.aligner"])
+            .expect(2)
+            .says(&[&format!("`{key}` in `[train]` is given, and a pack starts no programs")]);
+        assert!(!place.path("trl.aligner").exists());
+    }
+    std::fs::write(place.path("tiny.toml"), of("")).unwrap();
+    place.aligner(&["plugin", "pack", "tiny.toml"]).expect(0);
+    let open = ["--plugins", "tiny.aligner", "--model", &model, "--dry-run"];
+    let by_hand = ["--set", "train.backend='trl'", "--set", "train.trl.python='no-such-python'"];
+    let said = place.aligner(&[&open[..], &by_hand].concat()).expect(0);
+    assert!(
+        said.stdout.contains("trainer  round 1 by TRL (local, `no-such-python`)"),
+        "{}",
+        said.stdout
+    );
+}
+
 #[test]
 fn a_pack_runs_as_its_plugin_set_does() {
     let place = Place::new();

@@ -343,6 +343,7 @@ impl From<RunError> for CliError {
             | RunError::Sequence { .. }
             | RunError::Record { .. }
             | RunError::Train(_)
+            | RunError::Trainer { .. }
             | RunError::Perplexity { .. }
             | RunError::Diverged { .. }
             | RunError::Memory { .. }

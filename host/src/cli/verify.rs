@@ -156,6 +156,10 @@ fn verdict(args: &VerifyArgs, draw: u64, earlier: &Earlier) -> String {
     let done = fates.iter().filter(|(_, _, fate)| *fate == Fate::Done).count();
     let stages = counted(fates.len() as u64, "stages");
     text.push_str(&match args.all {
+        true if done < fates.len() => format!(
+            "{done} of {stages} done again: every byte of these is the same; what another program made \
+             is taken from the run, as it was recorded\n"
+        ),
         true => format!("{done} of {stages} done again: every byte is the same\n"),
         false => format!(
             "a sample: {done} of {stages} done again, {} made again (--seed {draw}), and every byte of \

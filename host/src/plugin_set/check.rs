@@ -10,6 +10,7 @@ mod plugins;
 mod server;
 mod settings;
 mod sources;
+mod trainer;
 mod watch;
 
 use std::path::Path;
@@ -88,14 +89,14 @@ pub(super) fn plugin_set(root: &Node, around: &Surroundings<'_>) -> Checked<Plug
         None => None,
     };
     let train = match root.table("train", &TRAIN)? {
-        Some(table) => Some(train(&table, None)?),
+        Some(table) => Some(train(&table, None, around)?),
         None => None,
     };
     let evaluate = match root.table("evaluate", &EVALUATE)? {
         Some(table) => Some(evaluate(&table, data.held_out.is_some())?),
         None => None,
     };
-    let (run, rounds) = rounds(&root, &generate, train.as_ref(), &models)?;
+    let (run, rounds) = rounds(&root, &generate, train.as_ref(), &models, around)?;
     let mut set = PluginSet {
         method,
         models,
@@ -248,6 +249,7 @@ fn rounds(
     base_generate: &Generate,
     base_train: Option<&Train>,
     models: &Models,
+    around: &Surroundings<'_>,
 ) -> Checked<(Run, Vec<RoundSettings>)> {
     let tables = root.tables("rounds", &ROUNDS)?;
     let run = root.table("run", &RUN)?;
@@ -269,7 +271,7 @@ fn rounds(
             None => base_generate.clone(),
         };
         let train = match table.table("train", &TRAIN)? {
-            Some(over) => Some(train(&over, base_train)?),
+            Some(over) => Some(train(&over, base_train, around)?),
             None => base_train.cloned(),
         };
         if let (Some(before), Some(now)) = (&previous, &train) {

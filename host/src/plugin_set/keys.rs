@@ -163,6 +163,8 @@ pub(super) const TRAIN: Shape = Shape {
         "micro_batch_tokens",
         "gradient_checkpointing",
         "method",
+        "backend",
+        "trl",
         "lora",
         "lora_r",
         "lora_alpha",
@@ -184,6 +186,21 @@ pub(super) const LORA: Shape = Shape {
         "lora_dropout",
     ],
     later: &["use_dora", "bias", "modules_to_save"],
+};
+pub(super) const TRL: Shape = Shape {
+    keys: &[
+        "launch",
+        "python",
+        "processes",
+        "arguments",
+        "model",
+        "dtype",
+        "options",
+        "timeout_minutes",
+        "poll_seconds",
+        "max_restarts",
+    ],
+    later: &[],
 };
 pub(super) const EVALUATE: Shape = Shape { keys: &["measures", "early_stop"], later: &["judge"] };
 pub(super) const EARLY_STOP: Shape = Shape { keys: &["measure", "patience"], later: &[] };
@@ -208,7 +225,7 @@ pub(super) const BOUNDS: Shape =
 pub(super) const ROUNDS: Shape =
     Shape { keys: &["generate", "judge", "train", "extrapolate", "save_as"], later: &[] };
 /// The tables of a plugin set with their keys, for hints that a key belongs elsewhere.
-pub(super) const TABLES: [(&str, &Shape); 20] = [
+pub(super) const TABLES: [(&str, &Shape); 21] = [
     ("[method]", &METHOD),
     ("[data]", &DATA),
     ("[run]", &RUN),
@@ -224,6 +241,7 @@ pub(super) const TABLES: [(&str, &Shape); 20] = [
     ("[sampler]", &SAMPLER),
     ("write", &WRITE),
     ("lora", &LORA),
+    ("trl", &TRL),
     ("limits", &LIMITS),
     ("early_stop", &EARLY_STOP),
     ("[extrapolate]", &EXTRAPOLATE),

@@ -38,8 +38,8 @@ pub use problem::{Invalid, PluginSetError};
 pub use resolved::resolved;
 pub use server::{EmbeddedWork, OnBudget, Server, checked_address as server_address};
 pub use settings::{
-    EarlyStop, Evaluate, Generate, Lora, LrScheduler, Measure, Measuring, Objective, PairBy,
-    Pairing, Reference, Start, Train, TrainData,
+    EarlyStop, Evaluate, Generate, Launch, Lora, LrScheduler, Measure, Measuring, Objective,
+    PairBy, Pairing, Reference, Start, Train, TrainData, Trl,
 };
 pub use source::{Pin, PinnedBy, Source, SourceError, check_url, is_loopback};
 pub use typed::{Override, OverrideError};

@@ -106,6 +106,9 @@ fn typed_train(train: &Train) -> Value {
         typed.extend(object(json!(preference)));
     }
     typed.insert("objective".into(), train.objective.name().into());
+    // A round may have another than the table that it stands over.
+    let backend = if train.trl.is_some() { "trl" } else { "native" };
+    typed.insert("backend".into(), backend.into());
     match typed.get_mut("lora") {
         Some(Value::Object(lora)) => {
             for key in ["rank_pattern", "alpha_pattern"] {

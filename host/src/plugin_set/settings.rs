@@ -3,10 +3,12 @@
 //! Every default stands in a `Default` of this file and nowhere else.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     model::{
         adapter::{LoraConfig, TargetModules},
+        backend::WeightType,
         spec::Linear,
     },
     objective::{
@@ -121,6 +123,9 @@ pub struct Train {
     pub gradient_checkpointing: bool,
     /// The adapter that is trained; absent: every weight is (`method = "full"`). Default: an adapter.
     pub lora: Option<Lora>,
+    /// How TRL trains in the place of the native trainer (`backend = "trl"`); absent: it does not. Default: absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trl: Option<Trl>,
 }
 
 impl Default for Train {
@@ -146,6 +151,7 @@ impl Default for Train {
             micro_batch_tokens: None,
             gradient_checkpointing: false,
             lora: Some(Lora::default()),
+            trl: None,
         }
     }
 }
@@ -361,6 +367,80 @@ impl Lora {
             alpha_pattern: self.alpha_pattern.clone(),
         }
     }
+}
+
+/// `trl` of `[train]`: how a round's training is handed to TRL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trl {
+    /// What starts the job. Default: `local`.
+    pub launch: Launch,
+    /// The Python that has TRL, by name or path; on a cluster, there. Default: `python3`.
+    pub python: String,
+    /// Processes on each machine, one for a GPU; an update takes so many times
+    /// `per_device_train_batch_size` rows. At least 1. Default: 1.
+    pub processes: u32,
+    /// What `torchrun`, `sbatch` or `ray job submit` is told besides. Default: nothing.
+    pub arguments: Vec<String>,
+    /// What transformers loads as the base, a folder or a name on the hub; absent: the policy's folder, or
+    /// its name on the hub. Default: absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `f32` or `bf16`: what the base is loaded in. Default: `run.dtype`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<WeightType>,
+    /// What TRL's configuration gets besides, under its own names, such as `deepspeed`. Default: nothing.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub options: Map<String, Value>,
+    /// Without an update for so long, a job that runs is taken to hang and ended; 0 waits for ever.
+    /// Default: 60.
+    pub timeout_minutes: f64,
+    /// Between two questions to the scheduler; at least 1. Default: 5.
+    pub poll_seconds: u32,
+    /// How often a job that dies or hangs is started again, from its last checkpoint, before the run
+    /// stops. Default: 0.
+    pub max_restarts: u32,
+}
+
+impl Default for Trl {
+    fn default() -> Trl {
+        Trl {
+            launch: Launch::Local,
+            python: "python3".to_owned(),
+            processes: 1,
+            arguments: Vec::new(),
+            model: None,
+            dtype: None,
+            options: Map::new(),
+            timeout_minutes: 60.0,
+            poll_seconds: 5,
+            max_restarts: 0,
+        }
+    }
+}
+
+/// What starts the job of an external trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Launch {
+    /// One process on this machine.
+    Local,
+    /// `processes` of them on this machine, by `torchrun`.
+    Torchrun,
+    /// A batch job of Slurm, by `sbatch`.
+    Slurm,
+    /// A job of a Ray cluster, by `ray job submit`.
+    Ray,
+}
+
+impl Launch {
+    /// Every one with its name.
+    pub const ALL: [(&'static str, Launch); 4] = [
+        ("local", Launch::Local),
+        ("torchrun", Launch::Torchrun),
+        ("slurm", Launch::Slurm),
+        ("ray", Launch::Ray),
+    ];
 }
 
 /// `[measure]`: how measurements are made that plugins need.

@@ -44,6 +44,8 @@ pub struct Plan {
     pub extrapolation: Option<String>,
     /// What is watched, and what comes of it; absent where nothing is.
     pub watch: Option<String>,
+    /// Which rounds another program trains, and what is started for that; absent where none is.
+    pub trainer: Option<String>,
     /// Tokens that go through the models over all rounds, estimated.
     pub tokens: u64,
     /// How long that takes, estimated; absent where the machine was not measured.
@@ -140,6 +142,9 @@ impl Plan {
         }
         if let Some(watch) = &self.watch {
             line("watch", watch.clone());
+        }
+        if let Some(trainer) = &self.trainer {
+            line("trainer", trainer.clone());
         }
         let time = self.time.map_or(String::new(), |time| format!(", {}", time.render()));
         // What a difficulty scorer asks is known: each prompt once.
@@ -300,6 +305,7 @@ mod tests {
             anchors: 0,
             extrapolation: None,
             watch: None,
+            trainer: None,
             tokens: 34_567,
             too_long: (0, 96),
             time: Some(PlanTime { seconds: 400.0, busy: false }),

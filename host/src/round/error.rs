@@ -20,6 +20,7 @@ use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
 use crate::server::ServerError;
 use crate::train::TrainError;
+use crate::trainer::TrainerError;
 
 /// Why a run stopped before its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,16 @@ pub enum RunError {
     /// The training could not go on.
     #[error(transparent)]
     Train(TrainError),
+    /// An external trainer came to no adapter.
+    #[error("{place}: {source}")]
+    Trainer {
+        /// The run directory.
+        path: PathBuf,
+        /// For example `round 1: train`.
+        place: String,
+        /// Why not.
+        source: TrainerError,
+    },
     /// The perplexity of the trusted answers is no number.
     #[error("the perplexity of the trusted answers is not finite {}", after(*round))]
     Perplexity {
@@ -223,6 +234,12 @@ impl RunError {
             RunError::Engine(_) | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),
             RunError::Server { model, source } => source.hint(model),
+            RunError::Trainer { path, source, .. } => Some(source.hint().unwrap_or_else(|| {
+                format!(
+                    "`aligner resume {}` starts the job again, from its last checkpoint",
+                    path.display()
+                )
+            })),
             RunError::Settings { hint, .. } => Some(hint.clone()),
             RunError::NothingKept { path, nothing } => Some(format!(
                 "{}; then begin a new run with `aligner --plugins SET`: the same settings end here again, \

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::lessons::{self, Lessons};
 use super::rows::{Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
-use super::{Flow, Policy, RunError, Workshop, method, reference};
+use super::{Flow, Policy, RunError, Workshop, external, method, reference};
 use crate::digest::sha256;
 use crate::model::backend::{AnyDevice, BackendError};
 use crate::plugin_set::{LrScheduler, Reference, Scope, Start, Train, TrainData};
 use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
-use crate::run::seed;
+use crate::run::{journal, seed};
 use crate::train::{Data, LrSchedulerType, TrainError, TrainSettings, Trainer};
 
 /// What a round's training made.
@@ -52,6 +52,13 @@ pub fn train(
     if let Some(settings) = depends[2].as_object_mut() {
         settings.remove("save_steps");
         settings.remove("gradient_checkpointing");
+        if let Some(trl) = settings.get_mut("trl").and_then(Value::as_object_mut) {
+            for key in
+                ["launch", "python", "arguments", "timeout_minutes", "poll_seconds", "max_restarts"]
+            {
+                trl.remove(key);
+            }
+        }
     }
 
     let folder = place.folder();
@@ -63,7 +70,9 @@ pub fn train(
         Some(Reference::Previous) => Some(entering.clone()),
         None => None,
     };
-    let logprobs = match reference {
+    let logprobs = match &reference {
+        // TRL asks the reference itself.
+        _ if settings.trl.is_some() => None,
         None => None,
         Some(policy) => {
             let (rows, depends) = (rows.clone(), depends.clone());
@@ -71,10 +80,12 @@ pub fn train(
                 (_, Lessons::Items(_, items)) => Ok(items),
                 (_, Lessons::Examples(_)) => Ok(Vec::new()),
             };
-            Some(reference::logprobs(shop, book, round, &policy, depends, items)?)
+            Some(reference::logprobs(shop, book, round, policy, depends, items)?)
         }
     };
-    let output = book.stage(place, depends, |book| {
+    let recorded = settings.trl.is_some();
+    let key = journal::key(&depends);
+    let output = book.stage_by(recorded, place, depends, |book| {
         let (rows, lessons) = lessons::encode(shop, settings, rows, order)?;
         if lessons.count() == 0 {
             let mut dropped = flow.drops.clone();
@@ -84,6 +95,24 @@ pub fn train(
             let (records, signals) = (dropped.values().sum(), BTreeMap::new());
             let nothing = NothingKept { round, records, dropped, signals };
             return Err(RunError::NothingKept { path: book.directory.path().to_owned(), nothing });
+        }
+        if let Some(trl) = &settings.trl {
+            let (count, shuffle) = (lessons.count() as u64, shuffle(shop, place, settings));
+            let reference = reference.as_ref();
+            let task = external::Task { settings, trl, entering, reference, lessons, shuffle, key };
+            let made = external::train(shop, book, place, &task)?;
+            let updates = made.updates;
+            let directory = &book.directory;
+            let statement = format!("{folder}/{}", external::STATEMENT);
+            let mut files = BTreeMap::new();
+            files.insert(metrics.clone(), directory.write_lines(&metrics, &made.steps)?);
+            files.insert(statement.clone(), directory.write_json(&statement, &made.statement)?);
+            directory.write_folder(&result, |folder| {
+                method::leave_adapter(shop.models.policy(), &made.adapter, folder)
+            })?;
+            files.extend(directory.digests(&result)?);
+            let made = Made { files, ..Made::rows(rows) };
+            return Ok(made.count("examples", count).count("steps", updates));
         }
         let again = || {
             let (_, lessons) = lessons::encode(shop, settings, rows.clone(), order)?;
@@ -100,6 +129,7 @@ pub fn train(
     })?;
     book.directory.remove_folder(&state_name(&folder))?;
     book.directory.remove(&partial_metrics(&folder))?;
+    external::tidy(&book.directory, place)?;
 
     let digest = digest_of_folder(&result, &output.files);
     let policy = match book.journal.removed(&result) {
@@ -243,9 +273,14 @@ pub fn tokens_at_once(settings: &Train, device: &AnyDevice) -> usize {
     asked.unwrap_or_else(|| TrainSettings::micro_batch_tokens_on(device))
 }
 
-fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> TrainSettings {
-    // What has no pairs is in its order already, the same in every epoch.
+/// Returns what shuffles the lessons in each epoch; none where their order is kept. What has no pairs is in its
+/// order already, the same in every epoch.
+fn shuffle(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> Option<u64> {
     let paired = settings.preference().is_none_or(|preference| preference.is_paired());
+    (paired && order(shop, place).is_some()).then(|| shop.seed(place))
+}
+
+fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> TrainSettings {
     TrainSettings {
         learning_rate: settings.learning_rate,
         num_train_epochs: settings.num_train_epochs,
@@ -267,7 +302,7 @@ fn train_settings(shop: &Workshop<'_>, place: Place<'_>, settings: &Train) -> Tr
         max_grad_norm: settings.max_grad_norm,
         micro_batch_tokens: tokens_at_once(settings, shop.models.device()),
         gradient_checkpointing: settings.gradient_checkpointing,
-        shuffle: paired && order(shop, place).is_some(),
+        shuffle: shuffle(shop, place, settings).is_some(),
         seed: shop.seed(place),
     }
 }

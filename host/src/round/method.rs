@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::{Models, Policy, RunError};
-use crate::model::adapter::{Adapter, LoraConfig};
+use crate::model::adapter::Adapter;
 use crate::model::backend::AnyDevice;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::export::{self, ExportError};
@@ -45,27 +45,12 @@ pub fn begin(
         Start::Previous => entering.clone(),
         Start::Initial => models.initial(),
     };
-    let refuse = |what: String, key: &str| RunError::Settings {
-        what: format!("round {round} cannot train on from {what}"),
-        hint: format!("keep `train.{key}` the same in all rounds, or set `start = \"initial\"`"),
-    };
     match (&settings.lora, &from.adapter) {
-        (Some(_), _) if !models.has_initial_weights(&from) => {
-            Err(refuse("a whole model: it trains an adapter".into(), "method"))
-        }
-        (None, Some(_)) => Err(refuse("an adapter: it trains every weight".into(), "method")),
-        (Some(lora), adapter) => {
-            let start = start_adapter(models, lora.config(), adapter.as_deref(), seed)?;
-            let mut start = start.ok_or_else(|| {
-                let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank());
-                refuse(format!("an adapter of rank {rank}: its settings differ"), "lora")
-            })?;
-            if settings.makes_reward_model() {
-                start =
-                    start.with_score(&models.policy().spec, seed::of([seed.into(), "lora".into()]));
-            }
+        (Some(_), _) => {
+            let start = starting_adapter(models, round, settings, &from, seed)?;
             Ok(Trainer::new(models.engine_of(&from)?, &start, data, wanted)?)
         }
+        (None, Some(_)) => Err(refuse(round, "an adapter: it trains every weight", "method")),
         (None, None) => {
             let (backend, weights) = models.take(&from)?;
             Ok(Trainer::full(backend, weights, data, wanted)?)
@@ -73,18 +58,40 @@ pub fn begin(
     }
 }
 
-/// Returns the adapter that training begins with: the one before under these settings, or a fresh one.
-/// None where the one before has another shape.
-fn start_adapter(
+/// Returns the adapter that a round's training begins with: that of the policy `from` under the round's
+/// settings, or a fresh one, which `seed` draws.
+///
+/// Fails where the one before has another shape, or there are other weights under it.
+pub fn starting_adapter(
     models: &Models,
-    config: LoraConfig,
-    before: Option<&Adapter>,
+    round: u32,
+    settings: &Train,
+    from: &Policy,
     seed: u64,
-) -> Result<Option<Adapter>, TrainError> {
-    let spec = &models.policy().spec;
-    match before {
-        Some(adapter) => Ok(adapter.under(config, spec.layers)),
-        None => Ok(Some(Adapter::init(spec, config, seed::of([seed.into(), "lora".into()]))?)),
+) -> Result<Adapter, RunError> {
+    let Some(lora) = &settings.lora else { return Err(TrainError::NoAdapter.into()) };
+    if !models.has_initial_weights(from) {
+        return Err(refuse(round, "a whole model: it trains an adapter", "method"));
+    }
+    let (config, spec) = (lora.config(), &models.policy().spec);
+    let seed = seed::of([seed.into(), "lora".into()]);
+    let start = match &from.adapter {
+        Some(adapter) => adapter.under(config, spec.layers).ok_or_else(|| {
+            let what = format!("an adapter of rank {}: its settings differ", adapter.rank());
+            refuse(round, &what, "lora")
+        })?,
+        None => Adapter::init(spec, config, seed).map_err(TrainError::from)?,
+    };
+    Ok(match settings.makes_reward_model() {
+        true => start.with_score(spec, seed),
+        false => start,
+    })
+}
+
+fn refuse(round: u32, what: &str, key: &str) -> RunError {
+    RunError::Settings {
+        what: format!("round {round} cannot train on from {what}"),
+        hint: format!("keep `train.{key}` the same in all rounds, or set `start = \"initial\"`"),
     }
 }
 

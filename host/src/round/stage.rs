@@ -162,6 +162,11 @@ impl Notebook {
         })
     }
 
+    /// Returns whether the work of an earlier run is done again, to see whether it comes out the same.
+    pub fn verifies(&self) -> bool {
+        self.earlier.as_ref().is_some_and(|earlier| earlier.verifies())
+    }
+
     /// Returns the completion with a key, where an earlier run has made it.
     pub fn known_completion(&self, key: &str) -> Option<&Completion> {
         self.earlier.as_ref()?.completion(key)
@@ -187,6 +192,22 @@ impl Notebook {
         T: Serialize + DeserializeOwned,
         E: From<DirectoryError>,
     {
+        self.stage_by(false, place, depends, work)
+    }
+
+    /// Does a stage like [`stage`](Notebook::stage); where it is `recorded`, what others make of the same is
+    /// not the same to the bit, and whoever verifies the run takes it over.
+    pub fn stage_by<T, E>(
+        &mut self,
+        recorded: bool,
+        place: Place<'_>,
+        depends: Value,
+        work: impl FnOnce(&mut Notebook) -> Result<Made<T>, E>,
+    ) -> Result<Output<T>, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<DirectoryError>,
+    {
         let Place { round, stage } = place;
         let key = journal::key(&json!([&self.base, round, stage, depends]));
         let file = place.file();
@@ -199,7 +220,7 @@ impl Notebook {
         // Before the first file, whoever makes it: a folder that the journal does not know is damage.
         self.journal.start(round, stage, &key)?;
         if let Some(earlier) = self.earlier.clone()
-            && let Some(done) = earlier.take_over(place, &key, &self.directory)?
+            && let Some(done) = earlier.take_over(place, &key, recorded, &self.directory)?
         {
             let rows = self.directory.read_lines(&file)?;
             self.budgets.add(&done.counts);

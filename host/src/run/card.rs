@@ -10,12 +10,20 @@ use crate::model::peft::{self, Reader};
 use crate::model::text::Model;
 use crate::plugin_set::{Lora, Train};
 use crate::report::Report;
-use crate::round::Aligned;
+use crate::round::{Aligned, Statement};
 use crate::shown::{for_a_shell, one_line};
 
 /// Returns the card: front matter as the Hugging Face hub reads it, then what was done and how to
 /// repeat it.
-pub fn card(prepared: &Prepared, report: &Report, cost: &Cost, command: &[String]) -> String {
+///
+/// `trainer` is who trained the best round, where that was not aligner.
+pub fn card(
+    prepared: &Prepared,
+    report: &Report,
+    cost: &Cost,
+    command: &[String],
+    trainer: Option<&Statement>,
+) -> String {
     let manifest = &prepared.manifest;
     let method = &manifest.plugin_set.method;
     let model: &Model = &prepared.models["policy"].model;
@@ -71,7 +79,7 @@ pub fn card(prepared: &Prepared, report: &Report, cost: &Cost, command: &[String
              model (ExPO, <https://arxiv.org/abs/2404.16792>).\n"
         );
     }
-    card.push_str(&made(manifest, cost, command));
+    card.push_str(&made(manifest, cost, command, trainer));
     card.push('\n');
     card.push_str(&plugin_table(manifest));
     card.push_str("\n## Where it loads\n\n");
@@ -106,7 +114,12 @@ pub fn card(prepared: &Prepared, report: &Report, cost: &Cost, command: &[String
 }
 
 /// Says what the run stood on, how it is repeated, and what it has cost.
-fn made(manifest: &Manifest, cost: &Cost, command: &[String]) -> String {
+fn made(
+    manifest: &Manifest,
+    cost: &Cost,
+    command: &[String],
+    trainer: Option<&Statement>,
+) -> String {
     let set = &manifest.plugin_set;
     let data = |id: &DataId| {
         let source = one_line(&id.source, 400);
@@ -121,13 +134,26 @@ fn made(manifest: &Manifest, cost: &Cost, command: &[String]) -> String {
     }
     let _ = writeln!(text, "- seed: {}", set.run.seed);
     let _ = writeln!(text, "- engine: {}", manifest.engine);
+    if let Some(Statement { processes, device, versions, .. }) = trainer {
+        let versions: Vec<String> =
+            versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let processes = match processes {
+            1 => "1 process".to_owned(),
+            many => format!("{many} processes"),
+        };
+        let _ = writeln!(text, "- trainer: TRL, {processes} on {device} ({})", versions.join(", "));
+    }
     if !command.is_empty() {
         let command: Vec<String> = command.iter().map(|argument| for_a_shell(argument)).collect();
-        let _ = write!(
-            text,
-            "\nThe same command makes the same files, to the byte, on the same engine:\n\n```sh\n{}\n```\n",
-            command.join(" ")
-        );
+        let external = (1..=set.run.rounds)
+            .any(|round| set.train(round).is_some_and(|train| train.trl.is_some()));
+        let same = match external {
+            false => "The same command makes the same files, to the byte, on the same engine:",
+            true => {
+                "The same command makes it again, but for the last bits, which TRL does not promise:"
+            }
+        };
+        let _ = write!(text, "\n{same}\n\n```sh\n{}\n```\n", command.join(" "));
     }
     let _ = write!(text, "\n{}", cost.table());
     text

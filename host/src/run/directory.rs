@@ -295,6 +295,28 @@ impl Directory {
         Ok(true)
     }
 
+    /// Takes the lock that a file of the run stands for, and makes the file where it is not there; none where a
+    /// living process holds it. Who inherits the file keeps the lock as long as it lives.
+    pub fn lock(&self, name: &str) -> Result<Option<File>, DirectoryError> {
+        let path = self.join(name);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(io_error("open", &path))?;
+        // SAFETY: the descriptor belongs to `file`, which lives through the call.
+        match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+            0 => Ok(Some(file)),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                error => Err(io_error("lock", &path)(error)),
+            },
+        }
+    }
+
+    /// Makes a folder for what others write.
+    pub fn make_folder(&self, name: &str) -> Result<(), DirectoryError> {
+        let path = self.join(name);
+        fs::create_dir_all(&path).map_err(io_error("make", &path))
+    }
+
     /// Opens the log, to write at its end.
     pub fn log(&self) -> Result<File, DirectoryError> {
         let path = self.join(LOG);

@@ -176,6 +176,11 @@ impl Earlier {
         &self.path
     }
 
+    /// Returns whether its work is done again and compared.
+    pub fn verifies(&self) -> bool {
+        matches!(self.usage, Use::Verify { .. })
+    }
+
     /// Returns how many completions and answers were drawn to be made again.
     pub fn drawn(&self) -> usize {
         self.drawn
@@ -197,13 +202,15 @@ impl Earlier {
     }
 
     /// Takes a stage over into a run: its files are copied. Returns nothing where the earlier run has it not
-    /// under this key, or no longer as it was; then it is to be done.
+    /// under this key, or no longer as it was; then it is to be done. One that is `recorded` comes out
+    /// otherwise each time, so it is taken over where the rest is done again too.
     ///
     /// Fails where it is not to be done.
     pub fn take_over(
         &self,
         place: Place<'_>,
         key: &str,
+        recorded: bool,
         directory: &Directory,
     ) -> Result<Option<&Finished>, DirectoryError> {
         let found = self.stages.get(&(place.round, place.stage.to_owned()));
@@ -211,12 +218,10 @@ impl Earlier {
         match self.usage {
             Use::Verify { sample } => {
                 self.check_key(place, key, found)?;
-                let recorded = found.is_some_and(|done| done.counts.contains_key(RECORDED));
-                let again = match sample {
-                    None => !recorded,
-                    Some(_) => false,
-                };
-                if again || !is_heavy(place.stage) {
+                // Scores of a server that stand in no file of answers.
+                let answered = found.is_some_and(|done| done.counts.contains_key(RECORDED));
+                let recorded = recorded || (answered && is_heavy(place.stage));
+                if !recorded && (sample.is_none() || !is_heavy(place.stage)) {
                     return Ok(None);
                 }
             }

@@ -9,7 +9,9 @@ use super::manifest::Manifest;
 use crate::model::export as model_export;
 use crate::report::{self, Report};
 use crate::round::stage::{Notebook, folder};
-use crate::round::{ADAPTER, Aligned, EXTRAPOLATED, MODEL, RunError, result_name};
+use crate::round::{
+    ADAPTER, Aligned, EXTRAPOLATED, MODEL, RunError, STATEMENT, Statement, result_name,
+};
 
 /// Writes the result and the report, ends the journal, and returns the report. Every step can be done
 /// again, so a kill in between does no harm.
@@ -53,7 +55,11 @@ pub fn put_result(
     export::data(prepared, directory, report)?;
     let cost = Cost::of(directory, &journal::read(directory.path())?)?;
     let command = Manifest::read(directory.path())?.map(|begun| begun.command).unwrap_or_default();
-    directory.write(&card_file, card(prepared, report, &cost, &command).as_bytes())?;
+    let statement = format!("{}/{STATEMENT}", folder(report.best_round));
+    let trainer: Option<Statement> =
+        directory.has(&statement).then(|| directory.read_json(&statement)).transpose()?;
+    let card = card(prepared, report, &cost, &command, trainer.as_ref());
+    directory.write(&card_file, card.as_bytes())?;
     Ok(())
 }
 

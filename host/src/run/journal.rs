@@ -110,6 +110,13 @@ impl Journal {
         Ok(Some(files))
     }
 
+    /// Returns whether a stage is done, under whatever key.
+    pub fn has_finished(&self, round: u32, stage: &str) -> bool {
+        self.entries.iter().any(|entry| {
+            matches!(entry, Entry::Finished { round: r, stage: s, .. } if *r == round && s == stage)
+        })
+    }
+
     /// Notes that a stage begins. A resumed stage has its line already.
     pub fn start(&mut self, round: u32, stage: &str, key: &str) -> Result<(), DirectoryError> {
         let entry = Entry::Started { round, stage: stage.into(), key: key.into() };

@@ -80,7 +80,9 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let lessons: Vec<Vec<Lesson>> =
         trains.iter().map(|train| lessons(prepared, train, &prompts)).collect();
     let mut largest: Option<TrainMemory> = None;
-    for (train, lessons) in trains.iter().zip(&lessons) {
+    // What TRL trains, it trains in memory of its own, while these weights are let go.
+    let native = |train: &Train| train.trl.is_none();
+    for (train, lessons) in trains.iter().zip(&lessons).filter(|(train, _)| native(train)) {
         let memory = training(prepared, train, lessons, dtype)?;
         if largest.is_none_or(|largest| memory.total() > largest.total()) {
             largest = Some(memory);
@@ -161,7 +163,8 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         stages.push(stage.with(Part::Files, files));
     }
     // A reference scores what is compared, and what is given is scored in any case.
-    let scored = |train: &Train| train.reference.is_some() || !prepared.given.is_empty();
+    let scored =
+        |train: &Train| train.reference.is_some() && native(train) || !prepared.given.is_empty();
     let scored = trains.iter().zip(&lessons).filter(|(train, _)| scored(train));
     let scored = scored.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
     if let Some(most) = scored.max_by_key(DecodeMemory::total) {

@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use crate::memory::Budget;
-use crate::plugin_set::{Keep, Measure, PluginSet, Train};
+use crate::plugin_set::{Keep, MOST_ROUNDS, Measure, PluginSet, Train};
 use crate::progress::Progress;
 use crate::report::{self, Measured, NothingKept, Report, RoundSummary};
 use crate::round::budget::Budgets;
@@ -127,6 +127,7 @@ pub fn has_ended(path: &Path) -> bool {
 /// Throws away what a run has done and writes the manifest of the new one. The manifest is replaced
 /// last: without it, a kill would leave a folder that is no run.
 fn begin_anew(directory: &Directory, manifest: &Manifest) -> Result<(), DirectoryError> {
+    round::abandon(directory, MOST_ROUNDS)?;
     for entry in [
         journal::FILE,
         stage::TIMINGS,
@@ -172,6 +173,7 @@ pub fn execute(
     book.budgets = Budgets::open(&prepared.plugins, models, &book.journal);
     models.exchange_in(&book.directory);
     note_servers(&book, models)?;
+    round::check_trainers(&prepared.set, &book)?;
     let ended = go_through(prepared, models, &mut book, memory, progress, cancel);
     let left = models.end_exchange();
     let report = ended?;

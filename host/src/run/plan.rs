@@ -9,11 +9,12 @@ use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Answerer, Ask, Candidate, Outcome, Place};
-use crate::plugin_set::{Alpha, OnAlarm, Scope, Search, Train, Watch};
+use crate::plugin_set::{Alpha, Launch, OnAlarm, PluginSet, Scope, Search, Train, Trl, Watch};
 use crate::progress::counted;
 use crate::record::{Answer, Exemplar, Prompt, Record, Text, Variant, VariantRole};
 use crate::report::{Plan, PlanPlugin, PlanTime};
 use crate::round::RunError;
+use crate::shown::one_line;
 
 /// Prompts that are rendered to estimate how long the others are.
 pub(super) const PROBES: usize = 8;
@@ -57,6 +58,7 @@ pub fn plan(
         too_long: too_long(prepared)?,
         extrapolation: extrapolation(prepared),
         watch: set.watch.as_ref().map(watch),
+        trainer: trainer(set),
         tokens: tokens.forward + tokens.trained,
         // How fast a server is nobody knows here.
         time: match set.models.servers.is_empty() {
@@ -108,6 +110,17 @@ fn extrapolation(prepared: &Prepared) -> Option<String> {
             ),
         })
         .collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Returns what programs are started to train rounds; none where no round is left to another.
+fn trainer(set: &PluginSet) -> Option<String> {
+    let said = |round: u32| {
+        let Trl { launch, python, .. } = set.train(round)?.trl.as_ref()?;
+        let name = Launch::ALL.iter().find(|(_, it)| it == launch).map_or("", |(name, _)| name);
+        Some(format!("round {round} by TRL ({name}, `{}`)", one_line(python, 200)))
+    };
+    let said: Vec<String> = (1..=set.run.rounds).filter_map(said).collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
 
@@ -207,7 +220,8 @@ fn sequences(train: &Train) -> [u64; 2] {
     let Some(preference) = train.preference() else { return [1, 0] };
     let all = [preference.learnt(), preference.roles().len()];
     let [learnt, all] = all.map(|sequences| (preference.items() * sequences) as u64);
-    let referred = if train.reference.is_some() { all } else { 0 };
+    // TRL asks the reference itself.
+    let referred = if train.reference.is_some() && train.trl.is_none() { all } else { 0 };
     [learnt, all - learnt + referred]
 }
 

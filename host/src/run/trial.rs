@@ -11,11 +11,13 @@ use crate::plugin::{Interface, NoAnswers, OnError, Outcome, Plugin, PluginError,
 use crate::plugin_set::{After, PairBy, Scope};
 use crate::record::{Measurement, Record, Speaker, Text, Variant, VariantRole};
 use crate::round::{
-    Need, Number, RunError, What, abide, filter_stage, given_variants, needs_of, variant_of,
+    Need, Number, RunError, What, abide, check_base, filter_stage, given_variants, needs_of,
+    variant_of,
 };
 
 /// Fails where round 1 would, on a sample of the pool.
 pub(super) fn check(prepared: &Prepared) -> Result<(), RunError> {
+    check_base(&prepared.set, &prepared.models["policy"].model)?;
     match (&prepared.plugins.principle, prepared.given.is_empty()) {
         // Nothing is written and nothing compared.
         _ if prepared.aligned.is_some() => Ok(()),

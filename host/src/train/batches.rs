@@ -40,15 +40,21 @@ impl Batches {
     /// Returns the indices of a step's examples, in order. The last step of an epoch takes what is
     /// left.
     pub(super) fn of_step(&self, step: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.examples).collect();
-        if let Some(seed) = self.shuffle {
-            let epoch = self.epoch(step);
-            seed::shuffle(seed::of([seed.into(), "order".into(), epoch.into()]), &mut order);
-        }
+        let order = order(self.examples, self.shuffle, self.epoch(step));
         let start = (step % self.per_epoch) as usize * self.per_step;
         let end = (start + self.per_step).min(self.examples);
         order[start..end].to_vec()
     }
+}
+
+/// Returns the order in which an epoch, counted from 0, sees so many examples: one that a seed draws, or
+/// their own.
+pub fn order(examples: usize, shuffle: Option<u64>, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..examples).collect();
+    if let Some(seed) = shuffle {
+        seed::shuffle(seed::of([seed.into(), "order".into(), epoch.into()]), &mut order);
+    }
+    order
 }
 
 /// Cuts a step's examples, of so many tokens each, into runs of at most `most` tokens; a longer

@@ -129,7 +129,7 @@ fn saved(root: &Section<'_>, models: &Models) -> Checked<BTreeMap<String, u32>> 
 /// Makes the paths among model names absolute. A path has a separator, begins with a dot, ends in
 /// `.gguf`, or is there; everything else is an alias or an `hf:` name, which the loader knows. A pack
 /// names no paths of whoever opens it.
-fn model_source(
+pub(super) fn model_source(
     table: &Section<'_>,
     key: &str,
     source: String,

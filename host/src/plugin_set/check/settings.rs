@@ -1,9 +1,9 @@
 //! The tables that set the machinery: generation, training, evaluation.
 
 use super::{
-    Checked, known_model,
+    Checked, Surroundings, known_model,
     objective::{objective, reference},
-    one_of,
+    one_of, trainer,
 };
 use crate::{
     model::{
@@ -73,7 +73,11 @@ pub(super) fn decoding(table: &Section<'_>, base: Decoding, models: &Models) -> 
 }
 
 /// `base` are the user's settings under these, where there are some.
-pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train> {
+pub(super) fn train(
+    table: &Section<'_>,
+    base: Option<&Train>,
+    around: &Surroundings<'_>,
+) -> Checked<Train> {
     let base_method = base.map_or(Method::Lora, |base| match base.lora {
         Some(_) => Method::Lora,
         None => Method::Full,
@@ -90,6 +94,7 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
     };
     let objective = objective(table, base.map(|base| base.objective))?;
     no_full_reward_model(table, objective, lora.is_some())?;
+    let trl = trainer::trl(table, base.and_then(|base| base.trl.as_ref()), around)?;
     let base = match (base, method) {
         (Some(base), _) => base.clone(),
         (None, Method::Lora) => Train::default().under(objective),
@@ -145,12 +150,15 @@ pub(super) fn train(table: &Section<'_>, base: Option<&Train>) -> Checked<Train>
         save_steps: table.integer("save_steps", 0, 1 << 30)?.unwrap_or(base.save_steps),
         micro_batch_tokens: table
             .integer("micro_batch_tokens", 1, 1 << 24)?
-            .or(base.micro_batch_tokens),
+            .or(base.micro_batch_tokens)
+            .filter(|_| trl.is_none()),
         gradient_checkpointing: table
             .boolean("gradient_checkpointing")?
             .unwrap_or(base.gradient_checkpointing),
         lora,
+        trl,
     };
+    trainer::trains(table, &train)?;
     let per_step =
         train.per_device_train_batch_size.saturating_mul(train.gradient_accumulation_steps);
     match train.preference() {
