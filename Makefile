@@ -105,12 +105,14 @@ CUDA = eval "$$([ -n "$$NVCC" ] || tests/bench-cuda/toolkit)" &&
 build-cuda: setup
 	$(CUDA) $(CARGO) build --release --locked -p aligner --features cuda
 
-# No GPU is needed: `tests/cuda/run` has a driver of its own, which computes nothing.
+# No GPU is needed: `tests/cuda` has a driver of its own, which runs the kernels on the processor. So this is about the
+# numbers of the sources, not of a card.
 check-cuda: setup
 	$(CUDA) $(CARGO) clippy --release --locked -p aligner --features cuda --all-targets -- -D warnings
 	tests/bench-cuda/test
 	$(CUDA) $(CARGO) build --release --locked -p aligner --features cuda
 	tests/cuda/run
+	$(CUDA) tests/cuda/numbers
 
 # Against the processor, on a machine with a GPU.
 test-cuda: setup

@@ -366,11 +366,7 @@ impl<B: TrainingBackend> Trainer<B> {
 
     /// Returns the global norm of the gradients.
     fn gradient_norm(&self) -> Result<f64, TrainError> {
-        let mut sum = 0.0;
-        for gradient in self.subject.gradients() {
-            sum += self.backend.squared_norm(gradient, self.backend.len(gradient))?;
-        }
-        Ok(sum.sqrt())
+        Ok(self.backend.squared_norm(&self.subject.gradients())?.sqrt())
     }
 
     /// Clips the gradients as PyTorch does, and moves every parameter. Returns what that did to each,

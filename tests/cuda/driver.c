@@ -1,6 +1,7 @@
-/* A stand-in for NVIDIA's driver, for tests of what goes wrong. Memory is the machine's and begins as zeros; copies
- * copy, and kernels compute nothing: `draw` alone gives tokens, so that completions are not empty. It says nothing
- * about the numbers of a real card.
+/* A stand-in for NVIDIA's driver, for tests without a card. Memory is the machine's and begins as NaN, copies copy, and
+ * kernels are those of the sources, compiled for the processor (`card/`): everything is done when a call returns. So it
+ * shows what the sources compute and what they are asked, and nothing of a real card: neither what its tensor cores
+ * round, nor how fast it is, nor what happens when its warps run at once.
  *
  *   FAKE_CUDA_VERSION   CUDA that it is for: 13000 is 13.0
  *   FAKE_CUDA_DEVICES   how many cards there are
@@ -10,6 +11,8 @@
  *   FAKE_CUDA_LOAD      error that loading kernels gives, for example 209
  *   FAKE_CUDA_CRASH     the number of a launch, from 1, from which on kernels fail
  *   FAKE_CUDA_COUNT     a file that gets the number of allocations when the program ends
+ *   FAKE_CUDA_IDLE      1: kernels compute nothing
+ *   FAKE_CUDA_ORDER     the order in which threads and blocks run: 0 is their own, each other number another
  */
 
 #include <pthread.h>
@@ -17,6 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "launch.h"
 
 enum {
     SUCCESS = 0,
@@ -26,8 +31,12 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     NO_BINARY = 209,
+    NOT_FOUND = 500,
     LAUNCH_FAILED = 719
 };
+
+/* Bytes of shared memory that a block may be given where that is asked for, and else. */
+enum { SHARED_MOST = 232448, SHARED_USUAL = 49152 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long used, allocations, launches;
@@ -80,6 +89,7 @@ static const char *text_of(int error) {
     case INVALID_DEVICE: return "invalid device ordinal";
     case BUSY: return "CUDA-capable device(s) is/are busy or unavailable";
     case NO_BINARY: return "no kernel image is available for execution on the device";
+    case NOT_FOUND: return "named symbol not found";
     case LAUNCH_FAILED: return "unspecified launch failure";
     default: return "invalid argument";
     }
@@ -123,7 +133,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 16: *value = 4; break; /* multiprocessors */
     case 75: *value = 9; break; /* compute capability */
     case 76: *value = 0; break;
-    default: *value = 232448; /* shared memory of a block */
+    default: *value = SHARED_MOST;
     }
     return SUCCESS;
 }
@@ -167,14 +177,24 @@ int cuModuleLoadData(void **module, const void *image) {
     return image ? setting("FAKE_CUDA_LOAD", SUCCESS) : INVALID;
 }
 
-int cuModuleGetFunction(void **function, void *module, const char *name) {
+/* A kernel, and how much dynamic shared memory it may be given. */
+struct function {
+    const struct kernel *kernel;
+    unsigned most;
+};
+
+int cuModuleGetFunction(struct function **function, void *module, const char *name) {
     (void)module;
-    *function = strdup(name);
+    const struct kernel *kernel = card_kernel(name);
+    if (!kernel) return NOT_FOUND;
+    *function = malloc(sizeof **function);
+    **function = (struct function){kernel, SHARED_USUAL};
     return SUCCESS;
 }
 
-int cuFuncSetAttribute(void *function, int attribute, int value) {
-    (void)function, (void)attribute, (void)value;
+int cuFuncSetAttribute(struct function *function, int attribute, int value) {
+    if (attribute != 8 || value > SHARED_MOST) return INVALID; /* the most dynamic shared memory */
+    function->most = value;
     return SUCCESS;
 }
 
@@ -207,8 +227,8 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
     return SUCCESS;
 }
 
-/* The size of an allocation lies before it. */
-enum { BEFORE = 256 };
+/* The size of an allocation lies before it, and bytes that nobody may overwrite lie behind it. */
+enum { BEFORE = 256, BEHIND = 256 };
 
 int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
     (void)stream;
@@ -217,8 +237,8 @@ int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
     if (!full) used += bytes;
     pthread_mutex_unlock(&lock);
     char *memory = NULL;
-    if (full || posix_memalign((void **)&memory, BEFORE, BEFORE + bytes)) return OUT_OF_MEMORY;
-    memset(memory, 0, BEFORE + bytes);
+    if (full || posix_memalign((void **)&memory, BEFORE, BEFORE + bytes + BEHIND)) return OUT_OF_MEMORY;
+    memset(memory, 0xff, BEFORE + bytes + BEHIND);
     memcpy(memory, &bytes, sizeof bytes);
     *address = (uint64_t)(memory + BEFORE);
     return SUCCESS;
@@ -229,9 +249,16 @@ int cuMemFreeAsync(uint64_t address, void *stream) {
     char *memory = (char *)address - BEFORE;
     size_t bytes;
     memcpy(&bytes, memory, sizeof bytes);
+    for (int i = 0; i < BEHIND; i++)
+        if ((unsigned char)memory[BEFORE + bytes + i] != 0xff) {
+            fprintf(stderr, "the stand-in for a card: something wrote beyond %zu bytes of memory\n", bytes);
+            abort();
+        }
     pthread_mutex_lock(&lock);
     used -= bytes;
     pthread_mutex_unlock(&lock);
+    /* Who still has the address finds nothing there. */
+    memset(memory, 0xff, BEFORE + bytes);
     free(memory);
     return SUCCESS;
 }
@@ -254,17 +281,18 @@ int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *s
     return SUCCESS;
 }
 
-int cuLaunchKernel(const char *name, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared, void *stream, void **arguments, void **extra) {
-    (void)y, (void)z, (void)block_x, (void)block_y, (void)block_z, (void)shared, (void)stream, (void)extra;
+int cuLaunchKernel(const struct function *function, unsigned x, unsigned y, unsigned z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared, void *stream, void **arguments, void **extra) {
+    (void)stream, (void)extra;
     pthread_mutex_lock(&lock);
     long long launch = ++launches, last = setting("FAKE_CUDA_CRASH", 0);
     pthread_mutex_unlock(&lock);
     if (last > 0 && launch >= last) return LAUNCH_FAILED;
-    if (strcmp(name, "draw") == 0) {
-        /* logits, vocabulary, rules, tokens; one block for each row */
-        uint32_t *tokens = *(uint32_t **)arguments[3];
-        for (unsigned row = 0; row < x; row++) tokens[row] = 100 + row % 7;
-    }
-    return SUCCESS;
+    unsigned grid[3] = {x, y, z}, threads[3] = {block_x, block_y, block_z};
+    unsigned long count = (unsigned long)block_x * block_y * block_z;
+    int fits = x && y && z && x <= INT32_MAX && y <= 65535 && z <= 65535 && count && count <= 1024;
+    if (!fits || shared > function->most) return INVALID;
+    if (setting("FAKE_CUDA_IDLE", 0)) return SUCCESS;
+    int failed = card_launch(function->kernel, grid, threads, shared, arguments, setting("FAKE_CUDA_ORDER", 0));
+    return failed ? LAUNCH_FAILED : SUCCESS;
 }

@@ -5,7 +5,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Example, TrainSettings, Trainer};
+use super::tests::Tiny;
+use super::{Data, Example, StepMetrics, TrainSettings, Trainer, preference_tests, reward_tests};
 use crate::generate::{self, Hooks, Job, Output, Sampling};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::cpu::Cpu;
@@ -152,6 +153,58 @@ fn gradients_of_every_weight_are_those_of_the_processor() {
         let (wanted_said, wanted) = run(Cpu::new(), &checkpoint);
         compare("losses and norms of gradients", &said, &wanted_said, 1e-4);
         compare("weights after five steps", &values, &wanted, 1e-4);
+    }
+}
+
+/// What three steps say, and what they leave.
+fn three_steps<B: TrainingBackend>(
+    engine: Engine<B>,
+    start: &Adapter,
+    data: Data,
+) -> (Vec<StepMetrics>, Vec<f32>) {
+    let settings = preference_tests::settings();
+    let mut trainer = Trainer::new(engine, start, data, settings).unwrap();
+    let said = (0..3).map(|_| trainer.step().unwrap().unwrap()).collect();
+    let adapter = trainer.adapter().unwrap();
+    (said, adapter.tensors().flat_map(|tensor| tensor.values.to_vec()).collect())
+}
+
+#[test]
+fn every_objective_is_that_of_the_processor() {
+    let mut objectives: Vec<(String, Adapter, Box<dyn Fn() -> Data>)> = Vec::new();
+    for (name, data) in preference_tests::objectives() {
+        objectives.push((name, super::tests::adapter(), Box::new(data)));
+    }
+    for center in [0.0, 0.1] {
+        let data = Box::new(move || reward_tests::data(center));
+        objectives.push((format!("reward {center}"), reward_tests::start(), data));
+    }
+    assert_eq!(objectives.len(), 11);
+    let checkpoint = Tiny::new(true);
+    for (name, start, data) in objectives {
+        let cpu = engine(Cpu::new(), &checkpoint, WeightType::F32);
+        let (wanted_said, wanted) = three_steps(cpu, &start, data());
+        for (weight_type, bound) in [(WeightType::F32, 1e-4), (WeightType::Bf16, 5e-2)] {
+            let Some(card) = open(weight_type) else { return };
+            let run = || {
+                let card = open(weight_type).expect("there was one");
+                three_steps(engine(card, &checkpoint, weight_type), &start, data())
+            };
+            drop(card);
+            let (said, values) = run();
+            for (said, wanted) in said.iter().zip(&wanted_said) {
+                let mut pairs = vec![(said.loss, wanted.loss), (said.grad_norm, wanted.grad_norm)];
+                let mut wanted = wanted.preference;
+                // Of two equal rewards, rounding decides which is the larger.
+                wanted.rewards_accuracies = said.preference.rewards_accuracies;
+                pairs.extend(preference_tests::numbers(&said.preference, &wanted));
+                let (said, wanted): (Vec<_>, Vec<_>) =
+                    pairs.into_iter().map(|(a, b)| (a as f32, b as f32)).unzip();
+                compare(&format!("{name} {weight_type}"), &said, &wanted, bound);
+            }
+            compare(&format!("{name} {weight_type}: what is left"), &values, &wanted, bound);
+            assert!(run().1 == values, "{name} {weight_type} again");
+        }
     }
 }
 

@@ -75,7 +75,7 @@ struct Means {
 }
 
 /// All numbers that both have, which are the same ones.
-fn numbers(got: &PreferenceMetrics, want: &PreferenceMetrics) -> Vec<(f64, f64)> {
+pub(super) fn numbers(got: &PreferenceMetrics, want: &PreferenceMetrics) -> Vec<(f64, f64)> {
     let all = |of: &PreferenceMetrics| {
         [
             of.rewards_chosen,
@@ -140,7 +140,7 @@ fn items_of(objective: &Preference) -> Vec<Item> {
 }
 
 /// The settings of the fixtures: every step takes all items.
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     let s = expected().settings;
     TrainSettings {
         learning_rate: s.learning_rate,
@@ -160,6 +160,16 @@ const DPO: Preference = Preference::Dpo { beta: 0.3, label_smoothing: 0.1 };
 
 fn data(objective: Preference, reference: Reference) -> Data {
     Data::Preference { items: items_of(&objective), objective, reference }
+}
+
+/// Every objective of the fixtures with its name.
+#[cfg(feature = "cuda")]
+pub(super) fn objectives() -> Vec<(String, impl Fn() -> Data)> {
+    let of = |run: ExpectedRun| {
+        let ExpectedRun { name, settings, reference: of, .. } = run;
+        (name, move || data(settings, reference(of.as_deref())))
+    };
+    expected().runs.into_iter().map(of).collect()
 }
 
 fn trainer(data: Data, settings: TrainSettings) -> Trainer<Cpu> {

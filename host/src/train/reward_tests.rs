@@ -48,12 +48,12 @@ fn expected() -> Expected {
 }
 
 /// The reward model of the fixtures, in a folder that PEFT wrote for a sequence classifier.
-fn start() -> Adapter {
+pub(super) fn start() -> Adapter {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/reward/adapter");
     peft::read(Path::new(folder), &Tiny::new(true).spec).unwrap()
 }
 
-fn data(center_rewards_coefficient: f64) -> Data {
+pub(super) fn data(center_rewards_coefficient: f64) -> Data {
     let objective = Preference::Reward { center_rewards_coefficient };
     Data::Preference { items: items(), objective, reference: Reference::Initial }
 }

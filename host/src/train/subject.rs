@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::startup::Seen;
 use crate::model::activations::Activations;
 use crate::model::adapter::{Adapter, LoraConfig, PairConfig};
-use crate::model::backend::training::AdamWStep;
+use crate::model::backend::training::{AdamWStep, AdamWTensor};
 use crate::model::backend::{Backend, BackendError, TrainingBackend};
 use crate::model::backward::Pass;
 use crate::model::spec::Linear;
-use crate::model::trainable::{Gradients, TrainableAdapter, Trained};
+use crate::model::trainable::{Gradients, Parameter, TrainableAdapter, Trained};
 use crate::model::weights::{WeightMut, Weights};
 
 /// What is trained, on the device.
@@ -136,10 +136,13 @@ fn update_adapter<B: TrainingBackend>(
     watched: bool,
 ) -> Result<Vec<Seen>, BackendError> {
     let before = if watched { Some(adapter.download(backend)?) } else { None };
-    for (parameter, [first, second]) in adapter.parameters_mut().zip(moments) {
-        let len = parameter.len();
-        backend.adamw(&mut parameter.values, &parameter.gradient, first, second, len, step);
-    }
+    let tensor = |(parameter, moments)| {
+        let Parameter { values: parameters, gradient, .. }: &mut Parameter<B> = parameter;
+        let [first, second]: &mut Moments<B> = moments;
+        AdamWTensor { parameters, gradient, first, second }
+    };
+    let mut tensors: Vec<_> = adapter.parameters_mut().zip(moments).map(tensor).collect();
+    backend.adamw(&mut tensors, step);
     adapter.repack(backend);
     let mut seen = Vec::new();
     let Some(before) = before else { return Ok(seen) };
@@ -182,7 +185,8 @@ fn update_weights<B: TrainingBackend>(
                 backend.adamw_packed(matrix, gradient, first, second, &step);
             }
             WeightMut::Vector(buffer) => {
-                backend.adamw(buffer, gradient, first, second, backend.len(gradient), &step);
+                let tensor = AdamWTensor { parameters: buffer, gradient, first, second };
+                backend.adamw(&mut [tensor], &step);
             }
         }
         if let Some(before) = before {

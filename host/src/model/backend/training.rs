@@ -203,21 +203,13 @@ pub trait TrainingBackend: Backend {
     /// time.
     fn held_logits(&self, targets: usize, vocab: usize) -> usize;
 
-    /// Returns the sum of the squares of the first `len` numbers, added in f64.
-    fn squared_norm(&self, x: &Self::Buffer, len: usize) -> Result<f64, BackendError>;
+    /// Returns the sum of the squares of all numbers of some buffers, added in f64: those of each
+    /// buffer, and then these sums in order.
+    fn squared_norm(&self, buffers: &[&Self::Buffer]) -> Result<f64, BackendError>;
 
-    /// Moves the first `len` parameters by one step of AdamW, in place.
-    ///
-    /// `gradient` is multiplied by `step.gradient_scale` first; `first` and `second` are the moments.
-    fn adamw(
-        &self,
-        parameters: &mut Self::Buffer,
-        gradient: &Self::Buffer,
-        first: &mut Self::Buffer,
-        second: &mut Self::Buffer,
-        len: usize,
-        step: &AdamWStep,
-    );
+    /// Moves tensors by one step of AdamW, in place. Gradients are multiplied by
+    /// `step.gradient_scale` first.
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Self::Buffer>], step: &AdamWStep);
 
     /// The same for a packed weight in f32, whose gradient and moments have its layout.
     fn adamw_packed(
@@ -261,6 +253,18 @@ pub struct AttentionGradients<'a, T> {
     pub dkeys: &'a mut T,
     /// `[rows, kv_heads, head_dim]`
     pub dvalues: &'a mut T,
+}
+
+/// A tensor that AdamW moves; all four have as many numbers.
+pub struct AdamWTensor<'a, T> {
+    /// Its values.
+    pub parameters: &'a mut T,
+    /// Their gradient.
+    pub gradient: &'a T,
+    /// The first moments.
+    pub first: &'a mut T,
+    /// The second moments.
+    pub second: &'a mut T,
 }
 
 /// One step of AdamW with decoupled weight decay, as PyTorch computes it.

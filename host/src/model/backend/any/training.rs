@@ -3,7 +3,9 @@
 #[cfg(feature = "cuda")]
 use super::Cuda;
 use super::{AnyDevice, Buffer, Matrix, Plan, of, of_mut, on, part};
-use crate::model::backend::training::{AdamWStep, AttentionGradients, AttentionSaved, Draw};
+use crate::model::backend::training::{
+    AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw,
+};
 use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, TrainingBackend, Write};
 
 impl TrainingBackend for AnyDevice {
@@ -207,22 +209,22 @@ impl TrainingBackend for AnyDevice {
         on!(self, d => d.held_logits(targets, vocab))
     }
 
-    fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
-        on!(self, d => d.squared_norm(of(d, x), len))
+    fn squared_norm(&self, buffers: &[&Buffer]) -> Result<f64, BackendError> {
+        on!(self, d => {
+            let buffers: Vec<_> = buffers.iter().map(|buffer| of(d, *buffer)).collect();
+            d.squared_norm(&buffers)
+        })
     }
 
-    fn adamw(
-        &self,
-        parameters: &mut Buffer,
-        gradient: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-        len: usize,
-        step: &AdamWStep,
-    ) {
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Buffer>], step: &AdamWStep) {
         on!(self, d => {
-            let (parameters, gradient) = (of_mut(d, parameters), of(d, gradient));
-            d.adamw(parameters, gradient, of_mut(d, first), of_mut(d, second), len, step)
+            let own = tensors.iter_mut().map(|tensor| AdamWTensor {
+                parameters: of_mut(d, tensor.parameters),
+                gradient: of(d, tensor.gradient),
+                first: of_mut(d, tensor.first),
+                second: of_mut(d, tensor.second),
+            });
+            d.adamw(&mut own.collect::<Vec<_>>(), step)
         })
     }
 

@@ -8,7 +8,7 @@ use super::threads::over_parts;
 use super::training_attention::{self, dot};
 use super::{Buffer, Cpu, CpuPlan, Matrix, head, pair_gradient, weight_gradient};
 use crate::model::backend::training::{
-    AdamWFactors, AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
+    AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
 use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, WeightType, Write};
 use crate::run::seed;
@@ -241,25 +241,21 @@ impl TrainingBackend for Cpu {
         targets.min(HEAD_ROWS) * vocab
     }
 
-    fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
-        let x = &x[..len];
-        let mut sums = vec![0f64; len.div_ceil(CHUNK)];
-        over_parts(&mut sums, 1, |i, sum| {
-            sum[0] = self.isa.run(SquaredNorm(&x[i * CHUNK..len.min((i + 1) * CHUNK)]));
-        });
-        Ok(sums.iter().sum())
+    fn squared_norm(&self, buffers: &[&Buffer]) -> Result<f64, BackendError> {
+        let of_one = |x: &&Buffer| {
+            let mut sums = vec![0f64; x.len().div_ceil(CHUNK)];
+            over_parts(&mut sums, 1, |i, sum| {
+                sum[0] = self.isa.run(SquaredNorm(&x[i * CHUNK..x.len().min((i + 1) * CHUNK)]));
+            });
+            sums.iter().sum::<f64>()
+        };
+        Ok(buffers.iter().map(of_one).fold(0.0, |sum, one| sum + one))
     }
 
-    fn adamw(
-        &self,
-        parameters: &mut Buffer,
-        gradient: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-        len: usize,
-        step: &AdamWStep,
-    ) {
-        adamw(self.isa, &mut parameters[..len], gradient, first, second, step);
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Buffer>], step: &AdamWStep) {
+        for AdamWTensor { parameters, gradient, first, second } in tensors {
+            adamw(self.isa, parameters, gradient, first, second, step);
+        }
     }
 
     fn adamw_packed(

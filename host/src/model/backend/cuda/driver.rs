@@ -12,7 +12,7 @@ use crate::model::backend::BackendError;
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
 /// The names of all kernels.
-const NAMES: [&str; 42] = [
+const NAMES: [&str; 44] = [
     "to_bf16",
     "from_bf16",
     "add_scaled",
@@ -37,9 +37,11 @@ const NAMES: [&str; 42] = [
     "add_rows",
     "squared_norm",
     "adamw",
-    "attend",
+    "attend_f32",
+    "attend_bf16",
     "join_chunks",
-    "store",
+    "store_f32",
+    "store_bf16",
     "attention",
     "attention_deltas",
     "attention_dqueries",
@@ -299,6 +301,14 @@ impl From<f64> for Argument {
 impl From<[u64; 6]> for Argument {
     fn from(addresses: [u64; 6]) -> Argument {
         Argument(addresses)
+    }
+}
+
+/// `Tensors` of the optimiser's kernels: three addresses and two whole numbers.
+impl From<([u64; 3], [i32; 2])> for Argument {
+    fn from(([a, b, c], numbers): ([u64; 3], [i32; 2])) -> Argument {
+        let [count, each] = numbers.map(|n| n as u32 as u64);
+        Argument([a, b, c, count | each << 32, 0, 0])
     }
 }
 

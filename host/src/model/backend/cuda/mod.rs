@@ -4,7 +4,7 @@
 //! Products are the library's (`product`), all else are kernels of our own (`kernels/`), compiled into
 //! the program as machine code. Weights are row-major, f32 or bf16. A device for f32 rounds nothing; one
 //! for bf16 rounds what its tensor cores multiply: rows to bf16 for weights in bf16 and in attention over
-//! training passes, to TF32 for adapters. Sums and all else are f32.
+//! training passes, to TF32 for adapters; and keys and values of the cache to bf16. Sums and all else are f32.
 //!
 //! Everything is asked for on one stream, in order, and no sum depends on which block is done first:
 //! the same calls on the same kind of card give the same bits. What [`super`] says about the order of
@@ -99,10 +99,11 @@ pub struct Matrix {
     number: Number,
 }
 
-/// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`.
+/// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`, in bf16 where weights are.
 pub struct Cache {
     memory: Memory,
     shape: CacheShape,
+    number: Number,
 }
 
 impl Cache {
@@ -111,7 +112,7 @@ impl Cache {
         let CacheShape { layers, kv_heads, head_dim, pages, .. } = self.shape;
         assert!(layer < layers, "layer {layer} of {layers}");
         let numbers = layer * pages * 2 * kv_heads * PAGE * head_dim;
-        self.memory.address() + (size_of::<f32>() * numbers) as u64
+        self.memory.address() + (self.number.bytes() * numbers) as u64
     }
 }
 
@@ -256,14 +257,11 @@ impl Backend for Cuda {
     ) -> Result<Matrix, BackendError> {
         self.device.check()?;
         let values = &values[..outputs * inputs];
-        let number = match weight_type {
-            WeightType::F32 => Number::F32,
-            WeightType::Bf16 => Number::Bf16,
-            WeightType::Int8 => {
-                let message = "weights in int8 are for the processor; take bf16".into();
-                return Err(BackendError::Device { device: self.device.name(), message });
-            }
-        };
+        if weight_type == WeightType::Int8 {
+            let message = "weights in int8 are for the processor; take bf16".into();
+            return Err(BackendError::Device { device: self.device.name(), message });
+        }
+        let number = Number::of(weight_type);
         if number == Number::F32 {
             let memory = Memory::of(&self.device, values)?;
             return Ok(Matrix { memory, outputs, inputs, number });
@@ -275,8 +273,7 @@ impl Backend for Cuda {
     }
 
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
-        let bytes = if weight_type == WeightType::F32 { 4 } else { 2 };
-        bytes * outputs * inputs
+        Number::of(weight_type).bytes() * outputs * inputs
     }
 
     fn repack(&self, values: &Buffer, scale: f32, matrix: &mut Matrix) {
@@ -376,21 +373,25 @@ impl Backend for Cuda {
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
         self.device.check()?;
         let memory = Memory::new(&self.device, self.cache_bytes(shape))?;
-        Ok(Cache { memory, shape })
+        Ok(Cache { memory, shape, number: Number::of(shape.weight_type) })
     }
 
     fn cache_bytes(&self, shape: CacheShape) -> usize {
-        let CacheShape { layers, kv_heads, head_dim, pages, .. } = shape;
-        2 * size_of::<f32>() * layers * kv_heads * head_dim * pages * PAGE
+        let CacheShape { layers, kv_heads, head_dim, pages, weight_type } = shape;
+        2 * Number::of(weight_type).bytes() * layers * kv_heads * head_dim * pages * PAGE
     }
 
     fn store(&self, keys: &Buffer, values: &Buffer, layer: usize, plan: &Plan, cache: &mut Cache) {
         let CacheShape { kv_heads, head_dim, .. } = cache.shape;
         let len = plan.rows * kv_heads * head_dim;
+        let name = match cache.number {
+            Number::F32 => "store_f32",
+            Number::Bf16 => "store_bf16",
+        };
         let (keys, values, cache) = (keys.read(len), values.read(len), cache.layer(layer));
         let (positions, tables, pages) = (plan.positions(), plan.tables(), plan.pages());
         self.device.each(
-            "store",
+            name,
             len,
             arguments![keys, values, positions, tables, pages, kv_heads, head_dim, len, cache],
         );
@@ -413,8 +414,12 @@ impl Backend for Cuda {
         let parts = if chunks > 1 { chunks * plan.rows * heads * (head_dim + 2) } else { 0 };
         let Some(parts) = self.room(size_of::<f32>() * parts) else { return };
         let (queries, y) = (queries.read(len), y.written(len));
+        let name = match cache.number {
+            Number::F32 => "attend_f32",
+            Number::Bf16 => "attend_bf16",
+        };
         self.over_heads(
-            "attend",
+            name,
             shape,
             tasks.count,
             chunks,

@@ -16,7 +16,7 @@ use cudarc::cublaslt::sys::{self as lt, cudaDataType_t as DataType};
 
 use super::driver::{Argument, Device, Memory};
 use super::{Buffer, Cuda, Matrix, arguments};
-use crate::model::backend::{BackendError, Write};
+use crate::model::backend::{BackendError, WeightType, Write};
 
 /// Rows up to which the bits of a forward product do not depend on their number.
 pub(super) const NARROW: usize = 2048;
@@ -36,7 +36,7 @@ pub(super) enum Kind {
     Gradient,
 }
 
-/// The numbers of both operands; sums and results are f32.
+/// The numbers of both operands of a product; sums and results are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Number {
     F32,
@@ -44,6 +44,14 @@ pub(super) enum Number {
 }
 
 impl Number {
+    /// Returns the numbers that weights of a type are kept in.
+    pub(super) fn of(weight_type: WeightType) -> Number {
+        match weight_type {
+            WeightType::F32 => Number::F32,
+            WeightType::Bf16 | WeightType::Int8 => Number::Bf16,
+        }
+    }
+
     pub(super) fn bytes(self) -> usize {
         match self {
             Number::F32 => 4,

@@ -7,7 +7,7 @@ mod attention;
 
 use super::Cuda;
 use crate::model::backend::cpu::Cpu;
-use crate::model::backend::training::{AdamWStep, Draw, TrainingBackend};
+use crate::model::backend::training::{AdamWStep, AdamWTensor, Draw, TrainingBackend};
 use crate::model::backend::{Backend, Rotary, Segment, TokenDraw, TokenLogprob, WeightType, Write};
 use crate::model::tiny::normal;
 use crate::run::seed;
@@ -247,7 +247,6 @@ fn rows_and_numbers() {
             let mut z = poisoned(b, len);
             b.scatter(&y, width, &picked, rows, &mut z);
             found.push(("scatter".into(), all(b, &z)));
-            found.push(("squared_norm".into(), vec![b.squared_norm(&x, len).unwrap() as f32]));
             b.write(&[1.0, 2.0], &mut z, 3);
             found.push(("write".into(), b.view(&z, 1..8).unwrap().into_owned()));
             b.clear(&mut z);
@@ -280,31 +279,61 @@ fn embeddings() {
 
 #[test]
 fn the_optimiser() {
-    let len = 5000;
+    // Some end where a block's piece ends, and some just before or after.
+    let lens = [5000, 1, 16384, 16383, 16385, 40000, 33];
     check!(F32, b => {
-        let [mut p, g, mut m] =
-            ["p", "g", "m"].map(|name| b.upload(&random(name, len, 1.0)).unwrap());
-        let mut v = b.upload(&random("v", len, 1.0).iter().map(|v| v * v).collect::<Vec<_>>());
-        let v = v.as_mut().unwrap();
-        let mut w = b.pack(&random("p", len, 1.0), 50, 100, WeightType::F32).unwrap();
-        let packed = |name| b.pack_buffer(&random(name, len, 1.0), 50, 100).unwrap();
-        let (packed_g, mut packed_m) = (packed("g"), packed("m"));
-        let squares: Vec<f32> = random("v", len, 1.0).iter().map(|v| v * v).collect();
-        let mut packed_v = b.pack_buffer(&squares, 50, 100).unwrap();
+        let values = |name: &str, i: usize| random(&format!("{name} {i}"), lens[i], 1.0);
+        let squares = |i: usize| values("v", i).iter().map(|v| v * v).collect::<Vec<_>>();
+        let of = |name: &str| -> Vec<_> {
+            (0..lens.len()).map(|i| b.upload(&values(name, i)).unwrap()).collect()
+        };
+        let (mut p, g, mut m) = (of("p"), of("g"), of("m"));
+        let mut v: Vec<_> = (0..lens.len()).map(|i| b.upload(&squares(i)).unwrap()).collect();
+        let mut w = b.pack(&values("p", 0), 50, 100, WeightType::F32).unwrap();
+        let packed = |values: Vec<f32>| b.pack_buffer(&values, 50, 100).unwrap();
+        let (packed_g, mut packed_m) = (packed(values("g", 0)), packed(values("m", 0)));
+        let mut packed_v = packed(squares(0));
         for step in 1..4 {
             let step = AdamWStep {
                 step, learning_rate: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1,
                 gradient_scale: 0.5,
             };
-            b.adamw(&mut p, &g, &mut m, v, len, &step);
+            let gradients_and_moments = g.iter().zip(&mut m).zip(&mut v);
+            let tensor = |(parameters, ((gradient, first), second))| {
+                AdamWTensor { parameters, gradient, first, second }
+            };
+            let mut tensors: Vec<_> = p.iter_mut().zip(gradients_and_moments).map(tensor).collect();
+            b.adamw(&mut tensors, &step);
             b.adamw_packed(&mut w, &packed_g, &mut packed_m, &mut packed_v, &step);
         }
-        vec![
-            ("adamw".into(), all(b, &p)),
-            ("adamw first".into(), all(b, &m)),
-            ("adamw second".into(), all(b, v)),
-            ("adamw_packed".into(), b.unpack(&w).unwrap()),
-        ]
+        b.adamw(&mut [], &AdamWStep { step: 1, learning_rate: 1.0, beta1: 0.9, beta2: 0.99, eps: 1.0,
+            weight_decay: 0.0, gradient_scale: 1.0 });
+        let mut found = vec![("adamw_packed".into(), b.unpack(&w).unwrap())];
+        for (i, len) in lens.into_iter().enumerate() {
+            found.push((format!("adamw {len}"), all(b, &p[i])));
+            found.push(("adamw first".into(), all(b, &m[i])));
+            found.push(("adamw second".into(), all(b, &v[i])));
+        }
+        found
+    });
+}
+
+#[test]
+fn squares() {
+    let lens = [16384, 7, 1, 100_000, 0, 16385];
+    check!(1e-7, b => {
+        let buffers: Vec<_> = lens
+            .iter()
+            .map(|&len| b.upload(&random("x", len, 1.0)).unwrap())
+            .collect();
+        let norm = |buffers: &[&_]| b.squared_norm(buffers).unwrap();
+        let whole: Vec<_> = buffers.iter().collect();
+        assert_eq!(norm(&whole), norm(&whole));
+        let mut found = vec![("squared_norm".into(), vec![norm(&whole) as f32, norm(&[]) as f32])];
+        for buffer in &buffers {
+            found.push((format!("squared_norm {}", b.len(buffer)), vec![norm(&[buffer]) as f32]));
+        }
+        found
     });
 }
 
@@ -442,7 +471,7 @@ fn a_failure_is_reported_once() {
     let error = b.zeros(1).err().unwrap().to_string();
     assert_eq!(error, "cuda:0 failed: a trial");
     assert!(b.zeros(1).is_ok());
-    assert!(
-        Cuda::open(1000, WeightType::F32).err().unwrap().to_string().contains("numbered from 0")
-    );
+    // One card is `numbered 0`, several are `numbered from 0`.
+    let error = Cuda::open(1000, WeightType::F32).err().unwrap().to_string();
+    assert!(error.contains("numbered"), "{error}");
 }

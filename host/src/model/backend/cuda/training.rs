@@ -11,14 +11,14 @@ use super::{
     task_rows,
 };
 use crate::model::backend::training::{
-    AdamWFactors, AdamWStep, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
+    AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
 };
 use crate::model::backend::{AttentionShape, Backend, BackendError, TokenLogprob, Write};
 
 /// Rows that one block adds up in a sum over rows.
 const RUN: usize = 64;
-/// Blocks that add up squares.
-const PARTS: usize = 256;
+/// Numbers of a tensor that one block of `squared_norm` and `adamw` takes.
+const PIECE: usize = 16384;
 
 /// The kernels of attention in a training pass, each with the numbers that it keeps in shared memory.
 struct Kernels {
@@ -80,17 +80,56 @@ impl Cuda {
         self.device.launch("add_parts", [blocks, 1, 1], 128, 0, arguments);
     }
 
-    fn step(&self, addresses: [u64; 4], len: usize, step: &AdamWStep) {
-        let [parameters, gradient, first, second] = addresses;
+    fn step(&self, tensors: &[(usize, [u64; 4])], step: &AdamWStep) {
+        let tensors = Tensors::new(tensors);
+        let memory = Memory::of(&self.device, &tensors.table);
+        let Some(memory) = Memory::or_remember(&self.device, memory) else { return };
         let AdamWFactors { scale, rest1, beta2, rest2, decay, size, root, eps } = step.factors();
-        self.device.each(
-            "adamw",
-            len,
-            arguments![
-                parameters, gradient, first, second, len, scale, rest1, beta2, rest2, decay, size,
-                root, eps
-            ],
-        );
+        let arguments = arguments![
+            tensors.argument(&memory),
+            scale,
+            rest1,
+            beta2,
+            rest2,
+            decay,
+            size,
+            root,
+            eps
+        ];
+        self.device.launch("adamw", [tensors.pieces, 1, 1], 256, 0, arguments);
+    }
+}
+
+/// Tensors of one launch, cut into pieces: `Tensors` of the kernels.
+struct Tensors {
+    /// Where the pieces of each begin, then how long each is, then the addresses of each.
+    table: Vec<u64>,
+    count: usize,
+    /// How many addresses each has.
+    each: usize,
+    pieces: usize,
+}
+
+impl Tensors {
+    fn new<const EACH: usize>(tensors: &[(usize, [u64; EACH])]) -> Tensors {
+        // No piece belongs to what is empty.
+        let tensors = || tensors.iter().filter(|(len, _)| *len > 0);
+        let (mut table, mut pieces) = (Vec::new(), 0);
+        for (len, _) in tensors() {
+            table.push(pieces as u64);
+            pieces += len.div_ceil(PIECE);
+        }
+        let count = table.len();
+        table.extend(tensors().map(|(len, _)| *len as u64));
+        table.extend(tensors().flat_map(|(_, addresses)| addresses));
+        Tensors { table, count, each: EACH, pieces }
+    }
+
+    /// Returns `Tensors` of the kernels, with the table where it was brought to.
+    fn argument(&self, memory: &Memory) -> Argument {
+        let part = |number: usize| memory.address() + (size_of::<u64>() * number) as u64;
+        let numbers = [self.count, self.each].map(|number| number as i32);
+        Argument::from(([part(0), part(self.count), part(2 * self.count)], numbers))
     }
 }
 
@@ -362,27 +401,26 @@ impl TrainingBackend for Cuda {
         targets.min(HEAD_ROWS) * vocab
     }
 
-    fn squared_norm(&self, x: &Buffer, len: usize) -> Result<f64, BackendError> {
+    fn squared_norm(&self, buffers: &[&Buffer]) -> Result<f64, BackendError> {
         self.device.check()?;
-        let parts = Memory::new(&self.device, size_of::<f64>() * PARTS)?;
-        let arguments = arguments![x.read(len), len, parts.address()];
-        self.device.launch("squared_norm", [PARTS, 1, 1], 256, 0, arguments);
-        let parts: Vec<f64> = parts.read(0, PARTS)?;
+        let tensors: Vec<_> = buffers.iter().map(|x| (x.len, [x.read(x.len)])).collect();
+        let tensors = Tensors::new(&tensors);
+        let memory = Memory::of(&self.device, &tensors.table)?;
+        let parts = Memory::new(&self.device, size_of::<f64>() * tensors.pieces)?;
+        let arguments = arguments![tensors.argument(&memory), parts.address()];
+        self.device.launch("squared_norm", [tensors.pieces, 1, 1], 256, 0, arguments);
+        let parts: Vec<f64> = parts.read(0, tensors.pieces)?;
         Ok(parts.iter().sum())
     }
 
-    fn adamw(
-        &self,
-        parameters: &mut Buffer,
-        gradient: &Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-        len: usize,
-        step: &AdamWStep,
-    ) {
-        let gradient = gradient.read(len);
-        let [parameters, first, second] = [parameters, first, second].map(|b| b.written(len));
-        self.step([parameters, gradient, first, second], len, step);
+    fn adamw(&self, tensors: &mut [AdamWTensor<'_, Buffer>], step: &AdamWStep) {
+        let addresses = |tensor: &mut AdamWTensor<'_, Buffer>| {
+            let AdamWTensor { parameters, gradient, first, second } = tensor;
+            let len = parameters.len;
+            let (parameters, gradient) = (parameters.written(len), gradient.read(len));
+            (len, [parameters, gradient, first.written(len), second.written(len)])
+        };
+        self.step(&tensors.iter_mut().map(addresses).collect::<Vec<_>>(), step);
     }
 
     fn adamw_packed(
@@ -396,6 +434,7 @@ impl TrainingBackend for Cuda {
         assert!(weight.number == Number::F32, "a weight that is trained itself is f32");
         let len = weight.outputs * weight.inputs;
         let (first, second) = (first.written(len), second.written(len));
-        self.step([weight.memory.address(), gradient.read(len), first, second], len, step);
+        let addresses = [weight.memory.address(), gradient.read(len), first, second];
+        self.step(&[(len, addresses)], step);
     }
 }

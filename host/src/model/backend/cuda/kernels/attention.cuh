@@ -21,16 +21,16 @@ struct Shape {
     float scale;
 };
 
-// Where the keys and values of one head lie.
-struct Paged {
-    const float *cache; // of the layer: [page, 2, kv_heads, PAGE, head_dim]
+// Where the keys and values of one head lie; `T` is f32 or bf16.
+template <typename T> struct Paged {
+    const T *cache; // of the layer: [page, 2, kv_heads, PAGE, head_dim]
     const uint32_t *pages;
     int kv_heads, kv_head, head_dim;
-    __device__ const float *key(int position) const {
+    __device__ const T *key(int position) const {
         size_t page = pages[position / PAGE];
         return cache + ((page * 2 * kv_heads + kv_head) * PAGE + position % PAGE) * head_dim;
     }
-    __device__ const float *value(int position) const {
+    __device__ const T *value(int position) const {
         return key(position) + (size_t)kv_heads * PAGE * head_dim;
     }
 };
@@ -45,6 +45,14 @@ struct Flat {
 
 __device__ __forceinline__ int first_seen(int position, int window) {
     return window == 0 || position + 1 < window ? 0 : position + 1 - window;
+}
+
+// Four numbers of a key or value.
+__device__ __forceinline__ float4 widened(const float *x, int i) { return four(x, i); }
+__device__ __forceinline__ float4 widened(const Half *x, int i) {
+    uint2 both = reinterpret_cast<const uint2 *>(x)[i];
+    return make_float4(__uint_as_float(both.x << 16), __uint_as_float(both.x & 0xffff0000),
+                       __uint_as_float(both.y << 16), __uint_as_float(both.y & 0xffff0000));
 }
 
 // Room in shared memory, in numbers.
@@ -82,7 +90,7 @@ template <typename Source> struct Forward {
                 for (int i = threadIdx.x; i < TILE * fours; i += THREADS) {
                     int j = i / fours, d = i % fours;
                     float4 none = make_float4(0, 0, 0, 0), a = none, b = none;
-                    if (start + j < to) a = four(source.key(start + j), d), b = four(source.value(start + j), d);
+                    if (start + j < to) a = widened(source.key(start + j), d), b = widened(source.value(start + j), d);
                     float *row = k + j * (head_dim + 1) + 4 * d;
                     row[0] = a.x, row[1] = a.y, row[2] = a.z, row[3] = a.w;
                     row = v + j * head_dim + 4 * d;
@@ -92,8 +100,8 @@ template <typename Source> struct Forward {
                 for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
                     int j = i / head_dim, d = i % head_dim;
                     bool there = start + j < to;
-                    k[j * (head_dim + 1) + d] = there ? source.key(start + j)[d] : 0;
-                    v[i] = there ? source.value(start + j)[d] : 0;
+                    k[j * (head_dim + 1) + d] = there ? (float)source.key(start + j)[d] : 0;
+                    v[i] = there ? (float)source.value(start + j)[d] : 0;
                 }
             }
             __syncthreads();
@@ -128,17 +136,16 @@ template <typename Source> struct Forward {
     }
 };
 
-extern __shared__ float dynamic[];
-
 // Attention over the cache; grid [tasks, kv_heads, chunks]. With several chunks, `parts` gets for each
 // chunk, row and head the weighted sum, the maximum and the sum; else `y` the result.
-KERNEL attend(const float *queries, const float *cache, const Task *tasks, const uint32_t *pages, Shape shape,
-              int rows, float *parts, float *y) {
+template <typename T>
+__device__ void attend(const float *queries, const T *cache, const Task *tasks, const uint32_t *pages, Shape shape,
+                       int rows, float *parts, float *y) {
     Task task = tasks[blockIdx.x];
     int kv_head = blockIdx.y, chunk = blockIdx.z, head_dim = shape.head_dim;
     int group = shape.heads / shape.kv_heads, vectors = task.rows * group;
-    Paged source{cache, pages + task.pages, shape.kv_heads, kv_head, head_dim};
-    Forward<Paged> sums(dynamic, vectors, head_dim);
+    Paged<T> source{cache, pages + task.pages, shape.kv_heads, kv_head, head_dim};
+    Forward<Paged<T>> sums(dynamic, vectors, head_dim);
     sums.run(queries, task, shape, kv_head, source, chunk * CHUNK, (chunk + 1) * CHUNK);
     for (int i = threadIdx.x; i < vectors * head_dim; i += THREADS) {
         int vector = i / head_dim, d = i % head_dim;
@@ -151,6 +158,16 @@ KERNEL attend(const float *queries, const float *cache, const Task *tasks, const
             if (d == 0) part[head_dim] = sums.max[vector], part[head_dim + 1] = sums.sum[vector];
         }
     }
+}
+
+KERNEL attend_f32(const float *queries, const float *cache, const Task *tasks, const uint32_t *pages, Shape shape,
+                  int rows, float *parts, float *y) {
+    attend(queries, cache, tasks, pages, shape, rows, parts, y);
+}
+
+KERNEL attend_bf16(const float *queries, const Half *cache, const Task *tasks, const uint32_t *pages, Shape shape,
+                   int rows, float *parts, float *y) {
+    attend(queries, cache, tasks, pages, shape, rows, parts, y);
 }
 
 // Puts the chunks together, in order; one block for each row and head.
@@ -172,17 +189,28 @@ KERNEL join_chunks(const float *parts, int chunks, int heads_of_rows, int head_d
 }
 
 // Writes keys and values of rows into their pages.
-KERNEL store(const float *keys, const float *values, const uint32_t *positions, const uint32_t *tables,
-             const uint32_t *pages, int kv_heads, int head_dim, size_t len, float *cache) {
+template <typename T>
+__device__ void store(const float *keys, const float *values, const uint32_t *positions, const uint32_t *tables,
+                      const uint32_t *pages, int kv_heads, int head_dim, size_t len, T *cache) {
     int width = kv_heads * head_dim;
     EACH(i, len) {
         size_t row = i / width;
         int head = i % width / head_dim, d = i % head_dim, position = positions[row];
         size_t page = pages[tables[row] + position / PAGE];
         size_t at = ((page * 2 * kv_heads + head) * PAGE + position % PAGE) * head_dim + d;
-        cache[at] = keys[i];
-        cache[at + (size_t)kv_heads * PAGE * head_dim] = values[i];
+        cache[at] = (T)keys[i];
+        cache[at + (size_t)kv_heads * PAGE * head_dim] = (T)values[i];
     }
+}
+
+KERNEL store_f32(const float *keys, const float *values, const uint32_t *positions, const uint32_t *tables,
+                 const uint32_t *pages, int kv_heads, int head_dim, size_t len, float *cache) {
+    store(keys, values, positions, tables, pages, kv_heads, head_dim, len, cache);
+}
+
+KERNEL store_bf16(const float *keys, const float *values, const uint32_t *positions, const uint32_t *tables,
+                  const uint32_t *pages, int kv_heads, int head_dim, size_t len, Half *cache) {
+    store(keys, values, positions, tables, pages, kv_heads, head_dim, len, cache);
 }
 
 // Attention within the segments of a training pass; grid [tasks, kv_heads].

@@ -2,35 +2,12 @@
 // tensor cores, sums and softmax are f32. A block has 4 warps; vectors are rows with each query head
 // of one key and value head.
 
-typedef __nv_bfloat16 Half;
-
 // Vectors of a block, and keys that are taken together.
 constexpr int BLOCK = 64;
 // Vectors that are taken together for the gradients of keys.
 constexpr int PART = 32;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
-
-// Four 8 by 8 tiles out of shared memory; each lane gives the address of one row of one of them.
-__device__ __forceinline__ void load_four(uint32_t (&r)[4], const Half *row) {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-
-__device__ __forceinline__ void load_four_turned(uint32_t (&r)[4], const Half *row) {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-
-// c[16, 8] += a[16, 16] · b[16, 8].
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
     __nv_bfloat162 both = __floats2bfloat162_rn(low, high);

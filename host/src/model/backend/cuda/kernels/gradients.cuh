@@ -36,19 +36,52 @@ KERNEL add_rows(const float *dy, const uint32_t *tokens, const uint32_t *starts,
     }
 }
 
-// One part for each block.
-KERNEL squared_norm(const float *x, size_t len, double *parts) {
+// Numbers of a tensor that one block takes.
+constexpr size_t PIECE = 16384;
+
+// Tensors of any lengths in one launch: a piece of one of them for each block. `starts[i]` is the first piece
+// of tensor `i`; no tensor is empty.
+struct Tensors {
+    const uint64_t *starts, *lens;
+    float *const *addresses; // `each` of them for each tensor
+    int count, each;
+};
+
+// What a block has of its tensor.
+struct Piece {
+    float *const *addresses;
+    size_t first, end;
+};
+
+__device__ __forceinline__ Piece my_piece(Tensors tensors) {
+    int low = 0, high = tensors.count;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (tensors.starts[middle] <= blockIdx.x) low = middle; else high = middle;
+    }
+    size_t first = (blockIdx.x - tensors.starts[low]) * PIECE, len = tensors.lens[low];
+    return Piece{tensors.addresses + (size_t)tensors.each * low, first, len < first + PIECE ? len : first + PIECE};
+}
+
+// One sum of squares for each piece; a tensor is one address.
+KERNEL squared_norm(Tensors tensors, double *parts) {
     __shared__ double room[32];
+    Piece piece = my_piece(tensors);
+    const float *x = piece.addresses[0];
     double sum = 0;
-    EACH(i, len) sum += (double)x[i] * (double)x[i];
+    for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) sum += (double)x[i] * (double)x[i];
     sum = block_sum(sum, room);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-// With the factors that do not change from one number to the next.
-KERNEL adamw(float *parameters, const float *gradients, float *first, float *second, size_t len, float scale,
-             float rest1, float beta2, float rest2, float decay, float size, float root, float eps) {
-    EACH(i, len) {
+// A tensor is four addresses: parameters, gradients, first and second moments. With the factors that do not
+// change from one number to the next.
+KERNEL adamw(Tensors tensors, float scale, float rest1, float beta2, float rest2, float decay, float size, float root,
+             float eps) {
+    Piece piece = my_piece(tensors);
+    float *parameters = piece.addresses[0], *first = piece.addresses[2], *second = piece.addresses[3];
+    const float *gradients = piece.addresses[1];
+    for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) {
         float gradient = scale * gradients[i];
         float m = first[i] + rest1 * (gradient - first[i]);
         float v = beta2 * second[i] + rest2 * gradient * gradient;

@@ -3,6 +3,11 @@
 // No kernel adds to memory that another block adds to, and every sum has one order that depends on
 // the shape alone: the same call on the same card gives the same bits.
 #include "shared.cuh"
+#ifdef __CUDACC__
+#include "machine.cuh"
+#else
+#include <machine.h>
+#endif
 
 #include "rows.cuh"
 #include "head.cuh"

@@ -79,13 +79,6 @@ KERNEL narrow_few_16(const Half *w, const Half *x, int rows, int outputs, int in
 
 constexpr int OUT = 128, ROWS = 64, DEEP = 64, STAGES = 4;
 
-// Copies 16 bytes into shared memory while the block goes on; zeros where there is nothing.
-__device__ __forceinline__ void copy_ahead(Half *to, const Half *from, bool there) {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    int bytes = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
-}
-
 // Where 16 bytes of a row lie in a stage: so that the threads of two rows read different banks.
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * DEEP + (chunk ^ (row % 2 * 4)) * 8; }
 
@@ -124,7 +117,7 @@ narrow_many(const Half *w, const Half *x, int rows, int outputs, int inputs, flo
                 copy_ahead(to + (OUT + i * APART) * DEEP, copied ? own_x + i * apart + k : x, copied);
             }
         }
-        asm volatile("cp.async.commit_group;");
+        end_copies();
     };
     // A warp has 64 outputs and 32 rows.
     int outputs_of = warp % 2 * 64, rows_of = OUT + warp / 2 * 32;
@@ -155,7 +148,7 @@ narrow_many(const Half *w, const Half *x, int rows, int outputs, int inputs, flo
     for (int stage = 0; stage < STAGES - 1; stage++) fetch(stage);
     while (slice < last_slice && slice_start(blocks, slice + 1) == first) flush();
     for (int stage = 0; stage < count; stage++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        wait_for_copies<STAGES - 2>();
         __syncthreads();
         fetch(stage + STAGES - 1);
         const Half *here = stages + stage % STAGES * STAGE;

@@ -5,6 +5,8 @@
 
 #define KERNEL extern "C" __global__ void
 
+typedef __nv_bfloat16 Half;
+
 // Sums over a warp; all lanes get the sum.
 __device__ __forceinline__ float warp_sum(float x) {
     for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
