@@ -146,9 +146,12 @@ fn a_server_that_stays_away_ends_the_run_which_goes_on_elsewhere() {
     wait_until(|| fake.bodies("/v1/completions").len() > 46);
     drop(fake);
     let said = Said::of(child.wait_with_output().unwrap()).expect(4);
-    said.says(&["has answered nothing for", "hint: start it, or name another with"]);
+    said.says(&[
+        "has answered nothing for",
+        "hint: start it, or name another: `--server URL`, which `aligner resume` takes too",
+    ]);
     // With the first one gone, the run is gone on with on a second one.
-    place.aligner(&["resume", "run"]).expect(4).says(&["has answered nothing for 0 s"]);
+    place.aligner(&["resume", "run"]).expect(4).says(&["` does not answer: "]);
     let second = Fake::start(Kind::Vllm);
     place.aligner(&["resume", "run", "--server", &second.url()]).expect(0);
 }

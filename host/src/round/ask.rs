@@ -27,17 +27,17 @@ struct Answered {
 impl Answered {
     /// Returns the line for an answer, or for why there is none.
     ///
-    /// Fails where what is measured would be measured of fewer than all: a budget that leaves out what plugins ask
-    /// may leave out a record, but not change what a number means.
+    /// Fails where a budget is used up: it may leave out a prompt, but neither an answer that a plugin needs nor a row
+    /// of what is measured.
     fn of(
         place: Place<'_>,
         key: &str,
         answer: Result<Made<Answer>, Undone>,
     ) -> Result<Answered, RunError> {
-        if let (Err(Undone::Budget), "evaluate") = (&answer, place.stage) {
+        if let Err(Undone::Budget) = &answer {
             return Err(RunError::Settings {
                 what: format!(
-                    "the run's budget of tokens on the server is used up, and {} measures all of its rows",
+                    "the run's budget of tokens on the server is used up, and {} needs more answers",
                     label(place)
                 ),
                 hint: "a larger `tokens` of the model lets the run go on by `--resume`".into(),

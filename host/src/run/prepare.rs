@@ -137,6 +137,7 @@ pub fn prepare(
         }
     }
     check_writers(&set, &adapters)?;
+    check_weights(&set, &models)?;
     let aligned = match &set.models.aligned {
         Some(name) => Some(aligned::open(name, &models["policy"], chat, report)?),
         None => None,
@@ -236,6 +237,34 @@ fn check_entropies(set: &PluginSet, plugins: &Plugins) -> Result<(), RunError> {
             hint: "`models.policy.embedded = [\"scores\"]` has the embedded engine score".into(),
         }),
     }
+}
+
+/// Fails where the embedded engine has to do something with a server's base whose weights are elsewhere: better said
+/// before the server has done its part.
+fn check_weights(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Result<(), RunError> {
+    let mut rounds = 1..=set.run.rounds;
+    let engine_trains =
+        rounds.clone().any(|round| set.train(round).is_some_and(|it| it.trl.is_none()));
+    let extrapolates = rounds.any(|round| set.extrapolate(round).is_some());
+    for (name, server) in &set.models.servers {
+        let opened = &models[name];
+        let policy = name == "policy";
+        let what = match (opened.checkpoint.has_weights(), policy) {
+            (true, _) => continue,
+            (false, _) if !server.embedded.is_empty() => "`embedded` leaves work to",
+            (false, true) if engine_trains => "`[train]` is done by",
+            (false, true) if extrapolates => "`[extrapolate]` is done by",
+            (false, _) => continue,
+        };
+        return Err(RunError::Settings {
+            what: format!(
+                "{what} the embedded engine, and `{}`, the base of `{name}`, has no weights here",
+                opened.model.name
+            ),
+            hint: "name a base with its weights; `train.backend = \"trl\"` trains elsewhere".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Fails where a round generates with a reward model, which writes nothing.

@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
+use tokio::time::sleep;
 
+use super::flight::{TRIES, pause, unless_cancelled};
 use super::reach::Called;
 use super::{Dialect, Server, ServerError};
 
@@ -44,14 +46,33 @@ impl Server {
                 if let Some(oldest) = oldest {
                     self.unload(&oldest.name).await;
                 }
-                let begun = Instant::now();
-                while let Err(why) = self.load(&held).await? {
-                    self.wait_for(why, begun, cancel).await?;
-                }
+                self.load_patiently(&held, cancel).await?;
             }
             self.held().push(held);
             Ok(self.with_adapter(name))
         })
+    }
+
+    /// Has the server load an adapter, a few times where it fails over it; one that is away is waited for.
+    async fn load_patiently(&self, held: &Held, cancel: &AtomicBool) -> Result<(), ServerError> {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let loaded = unless_cancelled(self.load(held), cancel).await?;
+            let Err(why) = loaded? else { return Ok(()) };
+            tries += 1;
+            if tries == TRIES {
+                let what = format!("adapter `{}`", held.folder.display());
+                return Err(ServerError::Broken {
+                    server: self.settings.server.clone(),
+                    what,
+                    tries,
+                    why,
+                });
+            }
+            self.wait_for(why, begun, cancel).await?;
+            unless_cancelled(sleep(pause(tries)), cancel).await?;
+        }
     }
 
     /// Has a server that was away load again what it held.
@@ -79,7 +100,7 @@ impl Server {
         self.adapters.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
-    /// Has the server load an adapter; where it cannot be reached, that is inside.
+    /// Has the server load an adapter; where it fails over it, that is inside.
     async fn load(&self, held: &Held) -> Result<Result<(), String>, ServerError> {
         let body = json!({ "lora_name": held.name, "lora_path": held.folder });
         let server = self.settings.server.clone();
@@ -91,10 +112,10 @@ impl Server {
             Called::Refused { status, message } => {
                 Err(ServerError::Refused { server, what, status, message })
             }
-            Called::Busy { why, .. } | Called::Away(why) => Ok(Err(why)),
-            Called::Slow(why) | Called::Failed(why) => {
-                Err(ServerError::Broken { server, what, tries: 1, why })
-            }
+            Called::Busy { why, .. }
+            | Called::Away(why)
+            | Called::Slow(why)
+            | Called::Failed(why) => Ok(Err(why)),
         }
     }
 

@@ -14,7 +14,7 @@ pub enum ServerError {
         why: String,
     },
     /// It answers nothing, and has not for longer than it may.
-    #[error("server `{server}` has answered nothing for {seconds} s: {why}")]
+    #[error("server `{server}` {}: {why}", for_so_long(*seconds))]
     Away {
         /// Where it is.
         server: String,
@@ -92,6 +92,14 @@ pub enum ServerError {
     Cancelled,
 }
 
+/// Says for how long a server has answered nothing; at the start it was asked once.
+fn for_so_long(seconds: u64) -> String {
+    match seconds {
+        0 => "does not answer".to_owned(),
+        seconds => format!("has answered nothing for {seconds} s"),
+    }
+}
+
 /// What a server said, as the end of a sentence.
 fn said(message: &str) -> String {
     match message {
@@ -107,9 +115,12 @@ impl ServerError {
         Some(match self {
             ServerError::NoClient { .. } | ServerError::Cancelled => return None,
             ServerError::Away { .. } => format!(
-                "start it, or name another with `--set {}=URL`; `{}` says how long to wait for it. All finished \
-                 work stays, and `aligner resume` with the run directory goes on",
-                key("server"),
+                "start it, or name another: {}. A run that has begun waits for it as long as `{}` says; all its \
+                 finished work stays, and `aligner resume` with its directory goes on",
+                match name {
+                    "policy" => "`--server URL`, which `aligner resume` takes too".to_owned(),
+                    _ => format!("`--set {}=URL`", key("server")),
+                },
                 key("patience_seconds")
             ),
             ServerError::Refused { status: 401 | 403, server, .. } => format!(
@@ -128,11 +139,13 @@ impl ServerError {
                 key("embedded")
             ),
             ServerError::Refused { .. } | ServerError::Broken { .. } => {
-                "its log may say more. All finished work stays, and `aligner resume` with the run directory goes on"
+                "its log may say more. Where the run has begun, all finished work stays, and `aligner resume` with \
+                 its directory goes on"
                     .into()
             }
             ServerError::Wrong { .. } => format!(
-                "`{}` has to be the model that it serves, with the same tokenizer, and its context as long",
+                "it has to give token counts and logprobs as OpenAI's `/v1/completions` does, and `{}` has to be the \
+                 model that it serves, with the same tokenizer and as long a context",
                 key("base")
             ),
             ServerError::Model { hint, .. } | ServerError::Differs { hint, .. } => hint.clone(),

@@ -21,7 +21,7 @@ use super::{Reply, Request, Server, ServerError, Usage};
 use crate::plugin_set::OnBudget;
 
 /// How often a request is sent before it is broken.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 /// The first pause before a request goes again; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest.
@@ -234,14 +234,14 @@ impl Server {
         let mut last;
         tracing::info!("server `{}`: {why}", self.settings.server);
         loop {
-            match self.reach.models().await {
+            match unless_cancelled(self.reach.models(), cancel).await? {
                 Ok(listed) => {
                     super::reach::choose(&self.settings, listed)?;
                     if tries > 0 {
                         tracing::warn!("server `{}` is back", self.settings.server);
                     }
-                    self.known_again().await?;
-                    return self.load_again().await;
+                    unless_cancelled(self.known_again(), cancel).await??;
+                    return unless_cancelled(self.load_again(), cancel).await?;
                 }
                 Err(ServerError::Away { why, .. }) => last = why,
                 Err(error @ ServerError::Refused { .. }) => return Err(error),
@@ -285,11 +285,27 @@ impl Server {
     }
 }
 
+/// Waits for something as long as the user does not want to stop.
+pub(super) async fn unless_cancelled<T>(
+    work: impl Future<Output = T>,
+    cancel: &AtomicBool,
+) -> Result<T, ServerError> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(ServerError::Cancelled);
+        }
+        if let Ok(done) = timeout(TICK, &mut work).await {
+            return Ok(done);
+        }
+    }
+}
+
 async fn complete(reach: &Reach, body: Vec<u8>) -> Called {
     reach.post("/v1/completions", body).await
 }
 
 /// Returns how long to wait before a request goes again that has been sent so often.
-fn pause(tries: u32) -> Duration {
+pub(super) fn pause(tries: u32) -> Duration {
     (PAUSE * 2u32.saturating_pow(tries.saturating_sub(1).min(16))).min(LONGEST)
 }

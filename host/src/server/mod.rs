@@ -63,7 +63,7 @@ impl Server {
             |why: String| ServerError::NoClient { server: settings.server.clone(), why };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| no_client(error.to_string()))?;
-        let key = key(keys, &settings.server);
+        let key = key(keys, &settings.server).map_err(no_client)?;
         let reach = Reach::new(settings, key.as_deref()).map_err(no_client)?;
         raise_file_limit();
         let listed = runtime.block_on(reach.models())?;
@@ -147,10 +147,24 @@ pub fn origin(address: &str) -> String {
         .map_or_else(|_| address.to_owned(), |url| url.origin().ascii_serialization())
 }
 
-/// Returns the key for a server out of what [`KEYS`] says.
-fn key(keys: Option<&str>, server: &str) -> Option<String> {
-    let origin = origin(server);
-    let pairs = keys.unwrap_or_default().split(',').filter_map(|pair| pair.split_once('='));
-    let mut found = pairs.filter(|(of, _)| self::origin(of.trim()) == origin);
-    found.next().map(|(_, key)| key.trim().to_owned())
+/// Returns the key for a server out of what [`KEYS`] says. Fails where that says something else than keys.
+fn key(keys: Option<&str>, server: &str) -> Result<Option<String>, String> {
+    let wanted = origin(server);
+    let mut found = None;
+    let entries = keys.unwrap_or_default().split(',').map(str::trim);
+    for entry in entries.filter(|entry| !entry.is_empty()) {
+        let pair = entry.split_once('=').map(|(of, key)| (of.trim(), key.trim()));
+        match pair.filter(|(of, key)| of.contains("://") && !key.is_empty()) {
+            Some((of, key)) if origin(of) == wanted => {
+                found.get_or_insert_with(|| key.to_owned());
+            }
+            Some(_) => {}
+            None => {
+                return Err(format!(
+                    "{KEYS} has an entry that is no `ORIGIN=KEY`, such as `https://api.example.org=sk-…`"
+                ));
+            }
+        }
+    }
+    Ok(found)
 }

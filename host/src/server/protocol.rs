@@ -286,7 +286,9 @@ impl Expected {
     pub fn read(&self, model: &str, answer: &[u8]) -> Result<(Reply, Usage), Misfit> {
         let answer: Answer = serde_json::from_slice(answer).map_err(|error| {
             let length = answer.len();
-            Misfit::Broken(format!("{length} bytes that are no answer: {error}"))
+            let text = String::from_utf8_lossy(&answer[..length.min(400)]);
+            let begins = crate::shown::one_line(&text, 100);
+            Misfit::Broken(format!("{length} bytes that are no answer ({error}): `{begins}`"))
         })?;
         let wrong = |why: String| Err(Misfit::Wrong(why));
         if let Some(other) = answer.model.filter(|other| other != model) {
@@ -333,6 +335,10 @@ impl Expected {
                         return Err(Misfit::Broken(format!("it ends for `{other}`")));
                     }
                 };
+                if let Some(ids) = choice.token_ids.as_ref().filter(|ids| ids.len() != written) {
+                    let given = ids.len();
+                    return wrong(format!("it has {written} tokens and the ids of {given}"));
+                }
                 // Some count the token that ends a turn, some give its logprob, some neither.
                 if logprobs.len().abs_diff(written) > 1 || (written > 1 && logprobs.is_empty()) {
                     let given = logprobs.len();

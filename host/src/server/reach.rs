@@ -20,7 +20,7 @@ use crate::plugin_set::Server as Settings;
 use crate::shown::one_line;
 
 /// What an answer may have. The logprobs of a context of a million tokens have a tenth of that.
-const MAX_ANSWER_BYTES: usize = 1 << 30;
+const MAX_ANSWER_BYTES: usize = 1 << 26;
 /// What is read of a refusal.
 const MAX_REFUSAL_BYTES: usize = 1 << 16;
 /// How long a server may take to take a connection up.
@@ -169,10 +169,19 @@ impl Reach {
             message => format!("status {status}: \"{message}\""),
         };
         match status.as_u16() {
-            200..=299 => Called::Answered(bytes),
+            200..=299 => Called::Answered(self.masked(bytes)),
             429 | 503 => Called::Busy { after, why },
             408 | 500..=599 => Called::Failed(why),
             status => Called::Refused { status, message },
+        }
+    }
+
+    /// Returns an answer without the key, which nobody keeps: some servers repeat it.
+    fn masked(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let Some(key) = self.key.as_deref().filter(|key| !key.is_empty()) else { return bytes };
+        match bytes.windows(key.len()).any(|window| window == key.as_bytes()) {
+            false => bytes,
+            true => String::from_utf8_lossy(&bytes).replace(key, "KEY").into_bytes(),
         }
     }
 

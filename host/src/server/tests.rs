@@ -113,7 +113,8 @@ fn half_an_answer_is_broken_and_an_impossible_one_wrong() {
     check(|it| it["choices"][0]["logprobs"]["token_logprobs"][1] = Value::Null, "has no logprob");
     check(|it| it["choices"][0]["text"] = json!(7), "no answer");
     check(|it| it["usage"]["prompt_tokens"] = json!(6), "6 tokens in a prompt of 5");
-    check(|it| it["usage"]["completion_tokens"] = json!(7), "7 tokens and logprobs of 3");
+    check(|it| it["usage"]["completion_tokens"] = json!(7), "7 tokens and the ids of 3");
+    check(|it| it["choices"][0]["token_ids"] = json!([1]), "3 tokens and the ids of 1");
     check(|it| it["model"] = json!("a\u{202e}b"), "it is of model `a b`");
 }
 
@@ -121,7 +122,7 @@ fn half_an_answer_is_broken_and_an_impossible_one_wrong() {
 fn a_key_is_found_by_its_origin_alone() {
     let keys = "https://api.example.org=sk-1, http://10.0.0.7:8000=sk-2=x";
     let check = |server: &str, expected: Option<&str>| {
-        assert_eq!(key(Some(keys), server).as_deref(), expected, "{server}");
+        assert_eq!(key(Some(keys), server).unwrap().as_deref(), expected, "{server}");
     };
     check("https://api.example.org/v1", Some("sk-1"));
     check("https://api.example.org:443", Some("sk-1"));
@@ -134,7 +135,12 @@ fn a_key_is_found_by_its_origin_alone() {
     ] {
         check(other, None);
     }
-    assert_eq!(key(None, "https://api.example.org"), None);
+    assert_eq!(key(None, "https://api.example.org"), Ok(None));
+    for wrong in ["sk-1", "127.0.0.1:8000=sk", "https://a.org=", "https://a.org=x,garbage"] {
+        let said = key(Some(wrong), "https://b.org").unwrap_err();
+        assert!(said.contains("is no `ORIGIN=KEY`"), "{said}");
+        assert!(!said.contains("sk-1"), "it says no key");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::progress::go_on;
 use crate::record::Text;
 use crate::round::RunError;
 use crate::server::{self, Flight, Gap, PROBES, Reply, Request, Server, ServerError, gap};
+use crate::shown::printable;
 
 /// How a server was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,6 +55,7 @@ pub struct Distance {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Probe { name, server, dialect, model, prompts, .. } = self;
+        let model = printable(model);
         write!(f, "`{name}` is `{model}` on {server} ({dialect}): {prompts} prompts tried")?;
         let far = |what: &str, distance: &Option<Distance>| {
             distance

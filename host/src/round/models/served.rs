@@ -167,6 +167,16 @@ impl Served {
 
     /// Returns what a server wrote as the engine would give it.
     fn completion(&self, job: &Job, said: Completed) -> Result<Completion, RunError> {
+        let vocab = self.model().spec.vocab;
+        let unknown = said.token_ids.iter().flatten().find(|&&id| id as usize >= vocab);
+        if let Some(id) = unknown {
+            let source = ServerError::Wrong {
+                server: self.settings.server.clone(),
+                what: format!("record `{}`", job.record),
+                why: format!("token {id} is none of the model's {vocab}"),
+            };
+            return Err(self.error(source));
+        }
         let mut text = match said.token_ids {
             Some(mut tokens) => {
                 let ends = self.model().tokenizer.stop_tokens();
