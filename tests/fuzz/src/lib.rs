@@ -12,7 +12,10 @@ use aligner::plugin::{
     Answerer, Ask, Cache, Candidate, Grant, Interface, Limits, Loaded, Place, PluginError, Runtime,
     Settings, Setup, Spent,
 };
-use aligner::record::{Answer, Completion, Exemplar, Finish, Prompt, Record, Repro, Request, Score, Text, Variant, VariantRole};
+use aligner::record::{
+    Answer, Completion, Exemplar, Finish, Prompt, Record, Repro, Request, Score, Text, Variant,
+    VariantRole,
+};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -76,9 +79,12 @@ impl Answerer for Model {
     ) -> Result<Vec<Answer>, Box<dyn std::error::Error + Send + Sync>> {
         let answer = |ask: &Ask| match ask.request {
             Request::Generate { .. } => Answer::Completion(completion("yes")),
-            Request::Score { .. } => {
-                Answer::Score(Score { logprob: -3.0, tokens: 6, entropy: None, repro: Repro::Exact })
-            }
+            Request::Score { .. } => Answer::Score(Score {
+                logprob: -3.0,
+                tokens: 6,
+                entropy: None,
+                repro: Repro::Exact,
+            }),
             Request::Reward { .. } => Answer::Reward { value: -0.25, tokens: 9 },
         };
         Ok(asks.iter().map(answer).collect())
@@ -86,7 +92,14 @@ impl Answerer for Model {
 }
 
 fn completion(text: &str) -> Completion {
-    Completion { text: text.into(), tokens: 3, logprob: -1.5, entropy: Some(0.5), finish: Finish::Stop, repro: Repro::Exact }
+    Completion {
+        text: text.into(),
+        tokens: 3,
+        logprob: -1.5,
+        entropy: Some(0.5),
+        finish: Finish::Stop,
+        repro: Repro::Exact,
+    }
 }
 
 /// Returns two records with two completed variants each, `a` and `b`.
