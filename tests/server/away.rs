@@ -65,7 +65,7 @@ fn what_always_fails_ends_the_run_which_can_be_gone_on_with() {
     place.served(&fake, "run", &[]).expect(4).says(&[
         "gives no whole answer to record `",
         "asked 5 times: status 500 Internal Server Error: \"CUDA error\"",
-        "`aligner resume` with the run directory goes on",
+        "`aligner resume` with its directory goes on",
     ]);
     sick.store(false, Ordering::SeqCst);
     place.aligner(&["resume", "run"]).expect(0);

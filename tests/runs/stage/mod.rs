@@ -138,6 +138,11 @@ fn any_number_of_shards_gives_the_same_bytes_stage_after_stage() {
 fn completions_alone_are_filtered_and_scored_alike() {
     let place = Place::new();
     place.write_set("mine.toml", "");
+    // Of a completion alone there is one variant.
+    let set = std::fs::read_to_string(place.path("mine.toml")).unwrap();
+    let plain = "plugin = \"builtin:perplexity\"\nconfig = { variant = \"plain\" }";
+    std::fs::write(place.path("mine.toml"), set.replace("plugin = \"builtin:perplexity\"", plain))
+        .unwrap();
     let mut draws = Draws(5);
     let row = |index: usize| {
         let words: Vec<&str> = (0..draws.below(4)).map(|_| WORDS[index % 12]).collect();

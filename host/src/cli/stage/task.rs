@@ -147,7 +147,9 @@ impl Task {
     pub fn sees_all(&self) -> Option<String> {
         self.called().into_iter().find_map(|Called { plugin, .. }| {
             let who = plugin.identity();
-            if plugin.has(Interface::SetFilter) {
+            // A component may be of several kinds; another one decides nothing here.
+            let filters = matches!(self.stage, Stage::Filter(_));
+            if filters && plugin.has(Interface::SetFilter) {
                 return Some(format!(
                     "{who} decides over the whole stage: over a part of it, it would decide otherwise"
                 ));
