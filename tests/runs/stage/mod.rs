@@ -257,7 +257,7 @@ fn a_record_on_which_a_plugin_fails_is_dropped_wherever_it_stands() {
         format!("{}\n", json!({"prompt": prompt, "variants": [variant]}))
     };
     let rows: Vec<String> = (0..80).map(row).collect();
-    for mode in ["panic-on", "loop-on", "nan-on"] {
+    for mode in ["nan-on", "unknown-variant-on"] {
         let judge = |on_error: &str| {
             format!(
                 "\n[judge]\nplugin = \"{hostile}\"\nconfig = {{ mode = \"{mode}\" }}\n\
