@@ -60,6 +60,14 @@ pub struct Sampling {
     pub max_new_tokens: usize,
 }
 
+impl Sampling {
+    /// Returns settings under which the likeliest token is always taken.
+    pub const fn greedy(max_new_tokens: usize) -> Sampling {
+        let (temperature, top_p, top_k, repetition_penalty) = (0.0, 1.0, 0, 1.0);
+        Sampling { temperature, top_p, top_k, repetition_penalty, max_new_tokens }
+    }
+}
+
 /// A completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {

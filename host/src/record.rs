@@ -171,7 +171,11 @@ impl Completion {
     /// of its logprob.
     pub fn unmeasured(text: &str, finish: Finish) -> Completion {
         let words = text.split_whitespace().count();
-        let tokens = u32::try_from(words).unwrap_or(u32::MAX).max(1);
+        Completion::unmeasured_of(text, u32::try_from(words).unwrap_or(u32::MAX).max(1), finish)
+    }
+
+    /// The same of so many tokens.
+    pub fn unmeasured_of(text: &str, tokens: u32, finish: Finish) -> Completion {
         Completion {
             text: text.to_owned(),
             tokens,

@@ -40,6 +40,20 @@ pub fn one_line(text: &str, max_bytes: usize) -> String {
     out
 }
 
+/// Returns an error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(&format!(": {said}"));
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Returns an argument as a shell reads it: quoted where it has to be. What is hidden becomes an escape, which
 /// `bash`, `zsh` and `ksh` know.
 pub fn for_a_shell(argument: &str) -> String {

@@ -2,12 +2,13 @@
 //! exit codes.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use super::{CliError, exit, memory};
+use super::{CliError, cancel, exit, memory};
 use crate::{
     model::{
         ModelError,
@@ -20,14 +21,14 @@ use crate::{
         weights::LoadedAdapter,
     },
     plugin::{self, LoadFault, PluginError, Runtime},
-    plugin_set::{Embedded, Source, SourceError},
+    plugin_set::{Embedded, Server, Source, SourceError},
     progress::{Progress, Stage},
-    round::{Loaded, Opened, RunError},
+    round::{Loaded, Models, Opened, RunError, Served},
     run::{
         directory::DirectoryError,
         manifest::{self, Manifest},
     },
-    server::ServerError,
+    server::{self, ServerError},
     source::{Fetcher, Found},
 };
 
@@ -127,6 +128,37 @@ pub fn load(
     progress: &Progress,
 ) -> Result<Loaded, CliError> {
     Ok(Loaded::load(opened, device, weight_type, progress)?)
+}
+
+/// Has servers answer for models; `base` is what each serves.
+pub fn serve<'a>(
+    models: &mut Models,
+    servers: &BTreeMap<String, Server>,
+    base: impl Fn(&str) -> &'a Opened,
+) {
+    let keys = std::env::var(server::KEYS).ok();
+    for (name, server) in servers {
+        models.serve(Served::new(name, server, keys.clone(), base(name)));
+    }
+}
+
+/// Tries whether servers are the models that they should be, and says how they were found.
+pub fn try_servers(
+    models: &Models,
+    device: &AnyDevice,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let servers = models.served().count();
+    if servers == 0 {
+        return Ok(());
+    }
+    let bar = progress.stage("trying servers", servers as u64, "servers");
+    for probe in models.probe_servers(memory::available(device)?, cancel::flag())? {
+        progress.note(&probe.to_string());
+        bar.inc(1);
+    }
+    bar.finish();
+    Ok(())
 }
 
 /// The model that is used where none is named.

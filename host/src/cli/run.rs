@@ -16,9 +16,8 @@ use crate::{
     plugin_set::{self, Embedded, EmbeddedWork, Loaded, Override, PluginSet},
     progress::Progress,
     report::{self, Report},
-    round::{Models, RunError, Served},
+    round::{Models, RunError},
     run::{self, Existing, Opened, Prepared, directory::Directory, earlier::Earlier, plan},
-    server,
 };
 
 /// Arguments of a run.
@@ -147,10 +146,7 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
         Some(policy) => Models::new(opened, policy, loaded, *progress),
         None => Models::unloaded(opened, &prepared.device, dtype, loaded, *progress),
     };
-    let keys = std::env::var(server::KEYS).ok();
-    for (name, server) in servers {
-        models.serve(Served::new(name, server, keys.clone(), &prepared.models[name]));
-    }
+    host::serve(&mut models, servers, |name| &prepared.models[name]);
     for (name, adapter) in &prepared.adapters {
         models.save(name, &models.adapted(adapter.clone())?);
     }
@@ -160,16 +156,7 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
 /// The same, and tries whether servers are the models that they should be.
 pub fn models_tried(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
     let models = models(prepared, progress)?;
-    let bar = match prepared.set.models.servers.len() {
-        0 => return Ok(models),
-        servers => progress.stage("trying servers", servers as u64, "servers"),
-    };
-    let room = memory::available(&prepared.device)?;
-    for probe in models.probe_servers(room, cancel::flag())? {
-        progress.note(&probe.to_string());
-        bar.inc(1);
-    }
-    bar.finish();
+    host::try_servers(&models, &prepared.device, progress)?;
     Ok(models)
 }
 

@@ -144,9 +144,11 @@ pub fn train(
             RunError::Trainer { path: directory.path().to_owned(), place: label(place), source }
         }
     })?;
-    bar.finish();
     match made {
-        Some(made) => Ok(made),
+        Some(made) => {
+            bar.finish();
+            Ok(made)
+        }
         None => Err(RunError::Interrupted { path: directory.path().to_owned() }),
     }
 }

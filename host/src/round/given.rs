@@ -12,7 +12,7 @@ use crate::generate::{SequenceError, Settings};
 use crate::logprob::{Row, score};
 use crate::model::ModelError;
 use crate::progress::go_on;
-use crate::record::{Completion, Finish, Message, Repro, Speaker, Text, Variant, VariantRole};
+use crate::record::{Completion, Finish, Message, Speaker, Text, Variant, VariantRole};
 
 /// Records that are scored before they are written down.
 const AT_ONCE: usize = 64;
@@ -57,14 +57,7 @@ pub fn complete(
 pub fn variants(pair: &GivenPair) -> Vec<Variant> {
     let GivenPair { prompt, chosen, rejected, steered } = pair;
     let variant = |name: &str, role, prompt: Text, text: &str| {
-        let completion = Completion {
-            text: text.to_owned(),
-            tokens: 1,
-            logprob: 0.0,
-            entropy: Some(0.0),
-            finish: Finish::Stop,
-            repro: Repro::Exact,
-        };
+        let completion = Completion::unmeasured_of(text, 1, Finish::Stop);
         Variant { name: name.to_owned(), role, prompt, completion: Some(completion) }
     };
     let under = |system: &str| match &prompt.text {

@@ -8,6 +8,7 @@
 //! comes to a little more. What plugins ask the models is taken to be no more than the run itself asks.
 
 use super::Prepared;
+use super::prepare::engine_work;
 use crate::data::GivenPair;
 use crate::generate::{DecodeMemory, Settings};
 use crate::memory::{Estimate, ModelMemory, Part, Stage, TRAINING, program};
@@ -191,11 +192,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
 
 /// Returns whether a run holds the weights of a model: of one on a server, for what only the embedded engine does.
 fn has_weights_here(set: &PluginSet, name: &str) -> bool {
-    let Some(server) = set.models.servers.get(name) else { return true };
-    let trains = || (1..=set.run.rounds).any(|round| set.train(round).is_some());
-    let extrapolates = || (1..=set.run.rounds).any(|round| set.extrapolate(round).is_some());
-    let policy = name == "policy";
-    !server.embedded.is_empty() || (policy && (trains() || extrapolates()))
+    set.models.servers.get(name).is_none_or(|server| engine_work(set, name, server).is_some())
 }
 
 /// Returns whether the embedded engine does some work of a model.

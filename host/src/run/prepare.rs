@@ -22,7 +22,7 @@ use crate::model::template::ChatSettings;
 use crate::model::text::Model;
 use crate::model::{ModelError, peft, source};
 use crate::plugin::{Interface, Plugin, Runtime};
-use crate::plugin_set::{After, EmbeddedWork, PluginSet, Source};
+use crate::plugin_set::{After, EmbeddedWork, PluginSet, Server, Source};
 use crate::progress::{Progress, counted};
 use crate::record::{Exemplar, Prompt, Variant};
 use crate::round::{
@@ -239,29 +239,36 @@ fn check_entropies(set: &PluginSet, plugins: &Plugins) -> Result<(), RunError> {
     }
 }
 
+/// Returns what the embedded engine does with the weights of a model that a server answers for, as the beginning of a
+/// sentence; none where it does nothing.
+pub(super) fn engine_work(set: &PluginSet, name: &str, server: &Server) -> Option<&'static str> {
+    let mut rounds = 1..=set.run.rounds;
+    // What TRL trains is scored here before and after.
+    let trains = rounds.clone().any(|round| set.train(round).is_some());
+    match name {
+        _ if !server.embedded.is_empty() => Some("`embedded` leaves work to"),
+        "policy" if trains => Some("`[train]` needs"),
+        "policy" if rounds.any(|round| set.extrapolate(round).is_some()) => {
+            Some("`[extrapolate]` is done by")
+        }
+        _ => None,
+    }
+}
+
 /// Fails where the embedded engine has to do something with a server's base whose weights are elsewhere: better said
 /// before the server has done its part.
 fn check_weights(set: &PluginSet, models: &BTreeMap<String, Opened>) -> Result<(), RunError> {
-    let mut rounds = 1..=set.run.rounds;
-    let engine_trains =
-        rounds.clone().any(|round| set.train(round).is_some_and(|it| it.trl.is_none()));
-    let extrapolates = rounds.any(|round| set.extrapolate(round).is_some());
     for (name, server) in &set.models.servers {
         let opened = &models[name];
-        let policy = name == "policy";
-        let what = match (opened.checkpoint.has_weights(), policy) {
-            (true, _) => continue,
-            (false, _) if !server.embedded.is_empty() => "`embedded` leaves work to",
-            (false, true) if engine_trains => "`[train]` is done by",
-            (false, true) if extrapolates => "`[extrapolate]` is done by",
-            (false, _) => continue,
-        };
+        let what = engine_work(set, name, server).filter(|_| !opened.checkpoint.has_weights());
+        let Some(what) = what else { continue };
         return Err(RunError::Settings {
             what: format!(
                 "{what} the embedded engine, and `{}`, the base of `{name}`, has no weights here",
                 opened.model.name
             ),
-            hint: "name a base with its weights; `train.backend = \"trl\"` trains elsewhere".into(),
+            hint: "name a base with its weights: a folder that has them, an alias or a GGUF file"
+                .into(),
         });
     }
     Ok(())

@@ -34,8 +34,7 @@ impl Server {
         folder: &Path,
         cancel: &AtomicBool,
     ) -> Result<String, ServerError> {
-        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
-        runtime.block_on(async {
+        self.block_on(async {
             let held = Held { name: name.to_owned(), folder: folder.to_owned() };
             let place = self.held().iter().position(|known| known.name == name);
             if let Some(place) = place {
@@ -87,9 +86,8 @@ impl Server {
 
     /// Has the server drop all adapters that it holds for this run.
     pub fn drop_adapters(&self) {
-        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
         let held: Vec<Held> = self.held().drain(..).collect();
-        runtime.block_on(async {
+        self.block_on(async {
             for held in held {
                 self.unload(&held.name).await;
             }
@@ -97,7 +95,7 @@ impl Server {
     }
 
     fn held(&self) -> MutexGuard<'_, Vec<Held>> {
-        self.adapters.lock().unwrap_or_else(|broken| broken.into_inner())
+        self.adapters.lock().expect("nothing panics while it is held")
     }
 
     /// Has the server load an adapter; where it fails over it, that is inside.

@@ -90,12 +90,11 @@ impl Server {
     /// Fails where the server cannot go on, or where the user wants to stop; what was answered by then was
     /// handed over.
     pub fn fly(&self, flight: Flight<'_>) -> Result<(), ServerError> {
-        let runtime = self.runtime.lock().unwrap_or_else(|broken| broken.into_inner());
-        runtime.block_on(self.all(flight))
+        self.block_on(self.all(flight))
     }
 
     async fn all(&self, flight: Flight<'_>) -> Result<(), ServerError> {
-        let most = f64::from(self.settings.in_flight.min(super::most_connections()));
+        let most = f64::from(self.in_flight);
         let (mut window, mut narrowed) = (most, Instant::now());
         let mut tasks: JoinSet<Landed> = JoinSet::new();
         let mut again: VecDeque<Waiting> = VecDeque::new();

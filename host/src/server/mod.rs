@@ -36,6 +36,8 @@ pub const KEYS: &str = "ALIGNER_SERVER_KEYS";
 /// A server that answers for a model.
 pub struct Server {
     settings: Settings,
+    /// Requests under way at once, at most.
+    in_flight: u32,
     reach: Reach,
     runtime: Mutex<Runtime>,
     dialect: Dialect,
@@ -65,7 +67,6 @@ impl Server {
         let runtime = runtime.map_err(|error| no_client(error.to_string()))?;
         let key = key(keys, &settings.server).map_err(no_client)?;
         let reach = Reach::new(settings, key.as_deref()).map_err(no_client)?;
-        raise_file_limit();
         let listed = runtime.block_on(reach.models())?;
         let found = reach::choose(settings, listed)?;
         Ok(Server {
@@ -73,6 +74,7 @@ impl Server {
             model: found.id,
             context: found.context,
             settings: settings.clone(),
+            in_flight: settings.in_flight.min(most_connections()),
             reach,
             runtime: Mutex::new(runtime),
             spent,
@@ -101,6 +103,11 @@ impl Server {
         self.context
     }
 
+    /// Does something asynchronous to its end.
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.lock().expect("nothing panics while it is held").block_on(work)
+    }
+
     fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
     }
@@ -110,25 +117,19 @@ impl Server {
     }
 }
 
-/// Lets this process have as many connections as the system lets it: the first limit is a low one as a rule.
-fn raise_file_limit() {
+/// Lets this process have as many connections as the system lets it, since the first limit is a low one as a rule, and
+/// returns how many that are; some files are open besides.
+fn most_connections() -> u32 {
     // SAFETY: the struct is plain numbers, which the first call fills and the second reads.
-    unsafe {
+    let limit = unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
         {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &most) == 0 {
+                limit = most;
+            }
         }
-    }
-}
-
-/// Returns how many connections this process may have at most; some files are open besides.
-fn most_connections() -> u32 {
-    // SAFETY: the struct is plain numbers, which the call fills.
-    let limit = unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         limit.rlim_cur
     };
     u32::try_from(limit.saturating_sub(128)).unwrap_or(u32::MAX).max(1)

@@ -90,13 +90,13 @@ impl Server {
         let known = known.map(|(request, said)| Known { request, said });
         // From the whole of them: raw texts come first.
         let step = requests.len().div_ceil(KNOWN).max(1);
-        *self.known.lock().unwrap_or_else(|broken| broken.into_inner()) =
+        *self.known.lock().expect("nothing panics while it is held") =
             known.step_by(step).collect();
     }
 
     /// Fails where the server says something else of what it was asked before.
     pub(super) async fn known_again(&self) -> Result<(), ServerError> {
-        let known = self.known.lock().unwrap_or_else(|broken| broken.into_inner()).clone();
+        let known = self.known.lock().expect("nothing panics while it is held").clone();
         let mut pairs = Vec::new();
         for Known { request, said: before } in known {
             debug_assert!(

@@ -139,7 +139,8 @@ impl Request {
             }
             Work::Score { .. } => {
                 add("echo", json!(true));
-                (GREEDY, &[][..], &[][..], 0)
+                // One token is written, since many servers write no fewer.
+                (Sampling::greedy(1), &[][..], &[][..], 0)
             }
         };
         add("max_tokens", json!(sampling.max_new_tokens));
@@ -186,10 +187,6 @@ impl Request {
         body
     }
 }
-
-/// Of a score, one token is written, since many servers write no fewer.
-const GREEDY: Sampling =
-    Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, max_new_tokens: 1 };
 
 /// What the answer to a request is held against.
 #[derive(Clone, Copy, Debug)]

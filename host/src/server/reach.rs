@@ -1,6 +1,5 @@
 //! Single calls: the address, the key, what went wrong in words, and the list of models.
 
-use std::error::Error;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 
 use super::ServerError;
 use crate::plugin_set::Server as Settings;
-use crate::shown::one_line;
+use crate::shown::{chain, one_line};
 
 /// What an answer may have. The logprobs of a context of a million tokens have a tenth of that.
 const MAX_ANSWER_BYTES: usize = 1 << 26;
@@ -143,7 +142,7 @@ impl Reach {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Called {
         let mut answer = match self.client.request(request).await {
             Ok(answer) => answer,
-            Err(error) => return Called::Away(chain(&error)),
+            Err(error) => return Called::Away(one_line(&chain(&error), 300)),
         };
         let status = answer.status();
         let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_REFUSAL_BYTES };
@@ -159,17 +158,20 @@ impl Reach {
                 Ok(Ok(_)) => break,
                 // What comes after the answer.
                 Ok(Err(_)) => {}
-                Err(error) if status.is_success() => return Called::Away(chain(&error)),
+                Err(error) if status.is_success() => {
+                    return Called::Away(one_line(&chain(&error), 300));
+                }
                 Err(_) => break,
             }
         }
-        let message = self.words(&bytes);
+        let bytes = self.masked(bytes);
+        let message = words(&bytes);
         let why = match message.as_str() {
             "" => format!("status {status}"),
             message => format!("status {status}: \"{message}\""),
         };
         match status.as_u16() {
-            200..=299 => Called::Answered(self.masked(bytes)),
+            200..=299 => Called::Answered(bytes),
             429 | 503 => Called::Busy { after, why },
             408 | 500..=599 => Called::Failed(why),
             status => Called::Refused { status, message },
@@ -184,43 +186,20 @@ impl Reach {
             true => String::from_utf8_lossy(&bytes).replace(key, "KEY").into_bytes(),
         }
     }
-
-    /// Returns what a server says of a refusal, on one line, without the key: some repeat it.
-    fn words(&self, bytes: &[u8]) -> String {
-        let text = String::from_utf8_lossy(bytes);
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        let places =
-            [&value["error"]["message"], &value["message"], &value["detail"], &value["error"]];
-        let found = places.into_iter().find_map(|place| place.as_str().map(str::to_owned));
-        let structured = match &value["detail"] {
-            detail @ Value::Array(_) => Some(detail.to_string()),
-            _ => None,
-        };
-        let words = found.or(structured).unwrap_or_else(|| text.into_owned());
-        let words = match &self.key {
-            Some(key) if !key.is_empty() => words.replace(key.as_str(), "KEY"),
-            _ => words,
-        };
-        one_line(&words, 300)
-    }
 }
 
-/// Returns what is behind an error, which says itself no more than that there is one.
-fn chain(error: &dyn Error) -> String {
-    let mut text = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(if text.is_empty() { "" } else { ": " });
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    match text.is_empty() {
-        true => one_line(&error.to_string(), 300),
-        false => one_line(&text, 300),
-    }
+/// Returns what a server says of a refusal, on one line.
+fn words(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    let places = [&value["error"]["message"], &value["message"], &value["detail"], &value["error"]];
+    let found = places.into_iter().find_map(|place| place.as_str().map(str::to_owned));
+    let structured = match &value["detail"] {
+        detail @ Value::Array(_) => Some(detail.to_string()),
+        _ => None,
+    };
+    let words = found.or(structured).unwrap_or_else(|| text.into_owned());
+    one_line(&words, 300)
 }
 
 fn listed(bytes: &[u8]) -> Result<Vec<Listed>, String> {

@@ -7,7 +7,6 @@
 mod session;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use super::kept::Kept;
 use super::{Fault, Fetcher, Report, Watch, check, check_size, login};
 use crate::digest::sha256;
 use crate::plugin_set::Pin;
+use crate::shown::chain;
 use session::Session;
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
@@ -319,20 +319,6 @@ fn failed(error: &OciDistributionError) -> Fault {
             "check registry, name and tag; what is there may be no component",
         ),
     }
-}
-
-/// Returns an error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text.push_str(&format!(": {said}"));
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     data::{Labelled, LabelledPair, LabelledRows},
-    record::{Completion, Finish, Prompt, Record, Repro, Text, Variant, VariantRole},
+    record::{Completion, Finish, Prompt, Record, Text, Variant, VariantRole},
     run::seed,
 };
 
@@ -123,14 +123,7 @@ pub fn variant(
     finish: Finish,
 ) -> Variant {
     let tokens = u32::try_from(words(text)).unwrap_or(u32::MAX).max(1);
-    let completion = Completion {
-        text: text.to_owned(),
-        tokens,
-        logprob: 0.0,
-        entropy: Some(0.0),
-        finish,
-        repro: Repro::Exact,
-    };
+    let completion = Completion::unmeasured_of(text, tokens, finish);
     Variant { name: name.to_owned(), role, prompt: prompt.clone(), completion: Some(completion) }
 }
 

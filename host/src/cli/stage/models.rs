@@ -8,7 +8,7 @@ use std::{
 
 use super::task::Task;
 use crate::{
-    cli::{CliError, cancel, host, memory},
+    cli::{CliError, host, memory},
     model::{
         adapter::Adapter,
         backend::{AnyDevice, WeightType},
@@ -17,9 +17,8 @@ use crate::{
     },
     plugin_set::{EmbeddedWork, MODEL_ROLES, Server},
     progress::Progress,
-    round::{Models, Need, Opened, Policy, Served, What},
+    round::{Models, Need, Opened, Policy, What},
     run::directory::Directory,
-    server,
 };
 
 /// The models of a stage, without their weights.
@@ -147,15 +146,11 @@ impl Wanted {
             memory::check_model(&self.policy, self.entering.as_ref(), device, weight_type)?;
         }
         let mut models = Models::unloaded(&self.policy, device, weight_type, named, *progress);
-        let keys = std::env::var(server::KEYS).ok();
-        for (name, server) in &self.servers {
-            let base = self.named.get(name).unwrap_or(&self.policy);
-            models.serve(Served::new(name, server, keys.clone(), base));
-        }
+        host::serve(&mut models, &self.servers, |name| {
+            self.named.get(name).unwrap_or(&self.policy)
+        });
         models.exchange_in(directory);
-        for probe in models.probe_servers(memory::available(device)?, cancel::flag())? {
-            progress.note(&probe.to_string());
-        }
+        host::try_servers(&models, device, progress)?;
         for (name, adapter) in &self.adapters {
             models.save(name, &models.adapted(adapter.clone())?);
         }

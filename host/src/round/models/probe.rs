@@ -226,13 +226,7 @@ fn complete(
 ) -> Result<(Vec<Request>, Vec<Vec<f64>>), RunError> {
     const NEW: usize = 4;
     let model = served.model();
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        max_new_tokens: NEW,
-    };
+    let sampling = Sampling::greedy(NEW);
     let request = |question: &Question| {
         let end_tokens = model.tokenizer.stop_tokens();
         let work = server::Work::Complete { sampling, stop: Vec::new(), end_tokens, seed: 0 };

@@ -309,40 +309,22 @@ impl Models {
     ) -> Result<(), RunError> {
         let (served, server) = (remote.served, remote.served.server()?);
         served.check_settings(server, jobs)?;
-        let Some(model) = served.model_with(remote.adapter.as_deref(), cancel)? else {
-            return Ok(());
-        };
-        let (mut failed, mut unreadable) = (None, Vec::new());
-        let flight = Flight {
-            model: &model,
+        let asked = Asked {
             count: jobs.len(),
-            make: &mut |index| match served.completing(server, jobs[index]) {
-                Ok(request) => Some((format!("record `{}`", jobs[index].record), request)),
-                Err(why) => {
-                    unreadable.push((index, why));
-                    None
-                }
-            },
-            said: &mut |index, said| {
-                let made = match said {
-                    Err(Refusal::Budget) => Ok(Err(Undone::Budget)),
-                    Ok((Reply::Completed(said), usage)) => {
-                        let spent = served.spent(usage);
-                        let made = served.completion(jobs[index], said);
-                        made.map(|it| Ok(Made { it, spent }))
-                    }
-                    Ok((Reply::Scored(_), _)) => unreachable!("a completion was asked for"),
-                };
-                stop_at(&mut failed, made.and_then(|made| done(jobs[index], made)))
-            },
-            counted: true,
-            cancel,
+            record: &|index| &jobs[index].record,
+            request: &|index| served.completing(server, jobs[index]),
         };
-        let flown = server.fly(flight);
-        for (index, why) in unreadable {
-            done(jobs[index], Err(why.into()))?;
-        }
-        landed(served, failed, flown)
+        remote.ask(&asked, cancel, &mut |index, said| {
+            let made = match said {
+                Ok((Reply::Completed(said), spent)) => {
+                    let it = served.completion(jobs[index], said)?;
+                    Ok(Made { it, spent: Some(spent) })
+                }
+                Ok((Reply::Scored(_), _)) => unreachable!("a completion was asked for"),
+                Err(why) => Err(why),
+            };
+            done(jobs[index], made)
+        })
     }
 
     /// Has a server score jobs.
@@ -355,56 +337,89 @@ impl Models {
         done: &mut Read<'_, Score>,
     ) -> Result<(), RunError> {
         let (served, server) = (remote.served, remote.served.server()?);
-        let Some(model) = served.model_with(remote.adapter.as_deref(), cancel)? else {
+        let asked = Asked {
+            count: jobs.len(),
+            record: &|index| &jobs[index].record,
+            request: &|index| {
+                let row = row(served.model(), &jobs[index].prompt, &jobs[index].completion)?;
+                served.request(server, row.tokens, server::Work::Score { from: row.from.max(1) })
+            },
+        };
+        let mut count = 0;
+        remote.ask(&asked, cancel, &mut |index, said| {
+            let made = match said {
+                Ok((Reply::Scored(logprobs), spent)) => {
+                    let it = Score {
+                        logprob: logprobs.iter().sum(),
+                        tokens: logprobs.len() as u32,
+                        entropy: None,
+                        repro: Repro::Recorded,
+                    };
+                    Ok(Made { it, spent: Some(spent) })
+                }
+                Ok((Reply::Completed(_), _)) => unreachable!("a score was asked for"),
+                Err(why) => Err(why),
+            };
+            count += 1;
+            progress(count);
+            done(index, made)
+        })
+    }
+}
+
+/// What is asked of a server, by numbers from 0.
+struct Asked<'a> {
+    count: usize,
+    /// Whose it is, for messages.
+    record: &'a dyn Fn(usize) -> &'a str,
+    /// What is sent, or why that cannot be put to the model.
+    request: &'a dyn Fn(usize) -> Result<Request, ModelError>,
+}
+
+/// Takes what a server said, with what that cost, or why it said nothing.
+type Said<'a> = dyn FnMut(usize, Result<(Reply, Spent), Undone>) -> Result<(), RunError> + 'a;
+
+impl Remote<'_> {
+    /// Has the server answer, and hands each answer over as soon as it is there. Returns early where `cancel` is set.
+    fn ask(
+        &self,
+        asked: &Asked<'_>,
+        cancel: &AtomicBool,
+        take: &mut Said<'_>,
+    ) -> Result<(), RunError> {
+        let served = self.served;
+        let Some(model) = served.model_with(self.adapter.as_deref(), cancel)? else {
             return Ok(());
         };
-        let (mut failed, mut unreadable, mut count) = (None, Vec::new(), 0);
-        let scoring = |job: &ScoreJob| {
-            let row = row(served.model(), &job.prompt, &job.completion)?;
-            served.request(server, row.tokens, server::Work::Score { from: row.from.max(1) })
-        };
-        let flight = Flight {
+        let (mut failed, mut unreadable) = (None, Vec::new());
+        let flown = served.server()?.fly(Flight {
             model: &model,
-            count: jobs.len(),
-            make: &mut |index| match scoring(&jobs[index]) {
-                Ok(request) => Some((format!("record `{}`", jobs[index].record), request)),
+            count: asked.count,
+            make: &mut |index| match (asked.request)(index) {
+                Ok(request) => Some((format!("record `{}`", (asked.record)(index)), request)),
                 Err(why) => {
                     unreadable.push((index, why));
                     None
                 }
             },
             said: &mut |index, said| {
-                let made = match said {
-                    Err(Refusal::Budget) => Err(Undone::Budget),
-                    Ok((Reply::Scored(logprobs), usage)) => {
-                        let it = Score {
-                            logprob: logprobs.iter().sum(),
-                            tokens: logprobs.len() as u32,
-                            entropy: None,
-                            repro: Repro::Recorded,
-                        };
-                        Ok(Made { it, spent: served.spent(usage) })
-                    }
-                    Ok((Reply::Completed(_), _)) => unreachable!("a score was asked for"),
+                let spent = |usage: server::Usage| Spent {
+                    model: served.name.clone(),
+                    tokens: usage.tokens(),
                 };
-                count += 1;
-                progress(count);
-                stop_at(&mut failed, done(index, made))
+                let said = match said {
+                    Ok((reply, usage)) => Ok((reply, spent(usage))),
+                    Err(Refusal::Budget) => Err(Undone::Budget),
+                };
+                stop_at(&mut failed, take(index, said))
             },
             counted: true,
             cancel,
-        };
-        let flown = server.fly(flight);
+        });
         for (index, why) in unreadable {
-            done(index, Err(why.into()))?;
+            take(index, Err(why.into()))?;
         }
         landed(served, failed, flown)
-    }
-}
-
-impl Served {
-    fn spent(&self, usage: server::Usage) -> Option<Spent> {
-        Some(Spent { model: self.name.clone(), tokens: usage.tokens() })
     }
 }
 

@@ -17,8 +17,9 @@ use reqwest::{RequestBuilder, Response, StatusCode, redirect};
 use url::Url;
 
 use super::super::{Fault, Fetcher, Patience, login};
-use super::{chain, failed};
+use super::failed;
 use crate::plugin_set::{check_url, is_loopback};
+use crate::shown::chain;
 
 /// What a registry may answer to anything but the wish for a layer. A manifest with a layer and a token have a
 /// few kilobytes at most.
