@@ -32,24 +32,26 @@
 //! A step's examples are cut into micro-batches that fit in memory; the sequences of an item stay
 //! together. Gradients are divided by the number of trained tokens of the whole step, or by that of
 //! its items, so the update does not depend on the cut but for rounding, and for one cut not at all
-//! on the number of threads.
+//! on the number of threads, or of processes that form it together ([`Ranks`]).
 
 mod batches;
 mod error;
 mod items;
+mod learner;
 mod memory;
 mod metrics;
-mod pass;
+mod ranks;
 mod schedule;
 mod settings;
 mod startup;
 mod state;
 mod subject;
+mod sums;
 mod unpaired;
 mod weights_state;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 
@@ -60,6 +62,7 @@ pub use items::{
 };
 pub use memory::TrainMemory;
 pub use metrics::{PreferenceMetrics, StepMetrics};
+pub use ranks::{Base, RankError, Ranks, WireError, Work, Worker, WorkerError};
 pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
@@ -67,7 +70,6 @@ pub use state::{StateError, TrainState};
 pub use unpaired::{Rated, unpaired};
 pub use weights_state::WeightsState;
 
-use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::training::AdamWStep;
 use crate::model::backend::{TrainingBackend, WeightType};
@@ -75,29 +77,26 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
 use crate::model::weights::{Weights, WeightsCheckpoint};
-use batches::Batches;
-use items::{Objective, Task};
+use crate::objective::kto;
+use items::Task;
+use learner::{Cut, Learner};
 use metrics::Share;
 use startup::{Rate, Seen, Startup};
 use subject::{Moments, Subject};
+use sums::Sums;
 
 /// Trains an adapter, or every weight of a model, on examples or preferences.
 pub struct Trainer<B: TrainingBackend> {
-    backend: Arc<B>,
-    subject: Subject<B>,
-    items: Vec<Item>,
-    objective: Objective,
-    /// Tokens of each item that are learnt from, and that are only looked at.
-    lengths: [Vec<usize>; 2],
-    settings: TrainSettings,
-    batches: Batches,
+    learner: Learner<B>,
+    sums: Sums<B>,
     schedule: Schedule,
     /// In the order of the gradients.
     moments: Vec<Moments<B>>,
-    activations: Activations<B::Buffer>,
     startup: Startup,
     step: u64,
     task: String,
+    /// Who else works on each step.
+    ranks: Option<Arc<Mutex<Ranks>>>,
 }
 
 impl<B: TrainingBackend> Trainer<B> {
@@ -159,37 +158,25 @@ impl<B: TrainingBackend> Trainer<B> {
         let Task { items, objective, digest } = task;
         let (spec, lora) = (&subject.model().spec, subject.lora());
         let task = task_digest(spec, &digest, &settings, lora);
-        let batches = Batches::new(&settings, items.len());
-        let schedule = Schedule::new(&settings, batches.steps());
-        let lengths = [objective.learnt(), objective.looked_at()]
-            .map(|which| items.iter().map(|item| item.tokens(which.clone())).collect::<Vec<_>>());
-        let [rows, looked_at] = [0, 1].map(|i| TrainMemory::rows(&lengths[i], &settings));
-        let rows = rows.max(looked_at);
-        let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
-        let TrainSettings { gradient_checkpointing, .. } = settings;
-        let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
-        let activations = Activations::new(shape, &mut |len| backend.zeros(len))?;
+        let learner = Learner::new(backend, subject, items, objective, settings)?;
+        let Learner { backend, subject, settings, batches, .. } = &learner;
+        let schedule = Schedule::new(settings, batches.steps());
+        let sums = Sums::new(&**backend, subject)?;
         let mut moments = Vec::new();
         for gradient in subject.gradients() {
             let len = backend.len(gradient);
             moments.push([backend.zeros(len)?, backend.zeros(len)?]);
         }
         let startup = Startup::new(subject.names());
-        Ok(Trainer {
-            backend,
-            subject,
-            items,
-            objective,
-            lengths,
-            settings,
-            batches,
-            schedule,
-            moments,
-            activations,
-            startup,
-            step: 0,
-            task,
-        })
+        Ok(Trainer { learner, sums, schedule, moments, startup, step: 0, task, ranks: None })
+    }
+
+    /// Has other ranks work on each step from now on, which changes no bit of what is trained. Fails where the
+    /// weights themselves are trained.
+    pub fn share_with(&mut self, ranks: Arc<Mutex<Ranks>>) -> Result<(), TrainError> {
+        lock(&ranks).begin(&self.learner)?;
+        self.ranks = Some(ranks);
+        Ok(())
     }
 
     /// Goes on from a saved state, with the model, data and settings that it was started with.
@@ -211,7 +198,7 @@ impl<B: TrainingBackend> Trainer<B> {
         let mut trainer = Trainer::new(engine, &state.adapter, data, settings)?;
         let saved = state.first.tensors().zip(state.second.tensors());
         for (moments, (first, second)) in trainer.moments.iter_mut().zip(saved) {
-            let backend = &trainer.backend;
+            let backend = &trainer.learner.backend;
             backend.write(first.values, &mut moments[0], 0);
             backend.write(second.values, &mut moments[1], 0);
         }
@@ -237,7 +224,7 @@ impl<B: TrainingBackend> Trainer<B> {
         // The weights are no longer those that the reference had.
         let data = data.with_reference(state.header.reference());
         let mut trainer = Trainer::full(backend, weights, data, settings)?;
-        state.read_moments(&*trainer.backend, &mut trainer.moments)?;
+        state.read_moments(&*trainer.learner.backend, &mut trainer.moments)?;
         (trainer.step, trainer.task, trainer.startup) = (*step, task.clone(), startup.clone());
         Ok(trainer)
     }
@@ -249,13 +236,14 @@ impl<B: TrainingBackend> Trainer<B> {
 
     /// Returns how many steps there are in all.
     pub fn steps(&self) -> u64 {
-        self.batches.steps()
+        self.learner.batches.steps()
     }
 
     /// Returns the adapter as it is now. Fails where the weights themselves are trained.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
-        match &self.subject {
-            Subject::Adapter { adapter, .. } => Ok(adapter.download(&self.backend)?),
+        let Learner { backend, subject, .. } = &self.learner;
+        match subject {
+            Subject::Adapter { adapter, .. } => Ok(adapter.download(backend)?),
             Subject::Weights { .. } => Err(TrainError::NoAdapter),
         }
     }
@@ -263,17 +251,17 @@ impl<B: TrainingBackend> Trainer<B> {
     /// Returns the weights of the model as they are now: the trained ones in full training, else the
     /// frozen ones.
     pub fn weights(&self) -> &Weights<B> {
-        self.subject.model()
+        self.learner.subject.model()
     }
 
     /// Returns the same to be read tensor by tensor, as it is from a file.
     pub fn checkpoint(&self) -> WeightsCheckpoint<'_, B> {
-        WeightsCheckpoint::new(&self.backend, self.weights())
+        WeightsCheckpoint::new(&self.learner.backend, self.weights())
     }
 
     /// Ends full training and returns the weights; none where an adapter is trained.
     pub fn into_weights(self) -> Option<Weights<B>> {
-        match self.subject {
+        match self.learner.subject {
             Subject::Weights { weights, .. } => Some(weights),
             Subject::Adapter { .. } => None,
         }
@@ -283,18 +271,18 @@ impl<B: TrainingBackend> Trainer<B> {
     /// the model less its gradients. Fails where an adapter is trained, whose state is small:
     /// [`state`](Trainer::state).
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let Subject::Weights { weights, gradients } = &self.subject else {
+        let Learner { backend, subject, .. } = &self.learner;
+        let Subject::Weights { weights, gradients } = subject else {
             return Err(TrainError::NotFull);
         };
         let header = weights_state::Header::new(self);
-        let backend = &*self.backend;
-        weights_state::write(folder, backend, &header, weights, gradients, &self.moments)
+        weights_state::write(folder, &**backend, &header, weights, gradients, &self.moments)
     }
 
     /// Returns all that [`resume`](Trainer::resume) needs. Fails where the weights themselves are
     /// trained: [`save`](Trainer::save).
     pub fn state(&self) -> Result<TrainState, TrainError> {
-        let backend = &*self.backend;
+        let backend = &*self.learner.backend;
         let adapter = self.adapter()?;
         let moments = |which: usize| -> Result<Adapter, TrainError> {
             let mut shaped = adapter.clone();
@@ -320,14 +308,14 @@ impl<B: TrainingBackend> Trainer<B> {
         if self.step >= self.steps() {
             return Ok(None);
         }
-        let indices = self.batches.of_step(self.step);
+        let indices = self.learner.batches.of_step(self.step);
         let share = self.accumulate(&indices)?;
         let preference = share.preference();
         let Share { loss, entropy, tokens, trained_tokens, .. } = share;
         let grad_norm = self.gradient_norm()?;
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
-                let ids = indices.iter().map(|&i| self.items[i].id.clone()).collect();
+                let ids = indices.iter().map(|&i| self.learner.items[i].id.clone()).collect();
                 let (step, steps) = (self.step + 1, self.steps());
                 return Err(TrainError::NotFinite { what, value, step, steps, ids });
             }
@@ -337,11 +325,11 @@ impl<B: TrainingBackend> Trainer<B> {
         // A completion right after a prompt of one token says nothing to queries and keys, and a loss of
         // next to zero, which has no gradient left in f32, says nothing to anybody: such a step proves nothing.
         let late = |&i: &usize| {
-            let mut sequences = self.items[i].sequences.iter();
+            let mut sequences = self.learner.items[i].sequences.iter();
             sequences.any(|sequence| sequence.trained.iter().skip(2).any(|&trained| trained))
         };
         let telling = loss > f64::from(f32::EPSILON) && indices.iter().any(late);
-        let rate = Rate::of(learning_rate, self.settings.learning_rate);
+        let rate = Rate::of(learning_rate, self.learner.settings.learning_rate);
         let watched = telling && self.startup.wants(rate);
         let seen = self.update(grad_norm, learning_rate, watched)?;
         if watched {
@@ -355,8 +343,8 @@ impl<B: TrainingBackend> Trainer<B> {
             loss,
             grad_norm,
             learning_rate,
-            epoch: self.batches.epochs_after(self.step),
-            entropy: (!self.objective.makes_reward_model())
+            epoch: self.learner.batches.epochs_after(self.step),
+            entropy: (!self.learner.objective.makes_reward_model())
                 .then(|| entropy / trained_tokens as f64),
             trained_tokens,
             tokens,
@@ -364,9 +352,23 @@ impl<B: TrainingBackend> Trainer<B> {
         }))
     }
 
+    /// Fills the gradients with those of the loss of a step's items.
+    fn accumulate(&mut self, indices: &[usize]) -> Result<Share, TrainError> {
+        let Trainer { learner, sums, step, ranks, .. } = self;
+        let cut = learner.cut(*step, indices);
+        let Some(ranks) = ranks else { return accumulate(learner, sums, &cut, None) };
+        let mut ranks = lock(ranks);
+        let share = accumulate(learner, sums, &cut, Some(&mut ranks));
+        if share.is_err() {
+            ranks.leave_step();
+        }
+        share
+    }
+
     /// Returns the global norm of the gradients.
     fn gradient_norm(&self) -> Result<f64, TrainError> {
-        Ok(self.backend.squared_norm(&self.subject.gradients())?.sqrt())
+        let Learner { backend, subject, .. } = &self.learner;
+        Ok(backend.squared_norm(&subject.gradients())?.sqrt())
     }
 
     /// Clips the gradients as PyTorch does, and moves every parameter. Returns what that did to each,
@@ -377,8 +379,8 @@ impl<B: TrainingBackend> Trainer<B> {
         learning_rate: f64,
         watched: bool,
     ) -> Result<Vec<Seen>, TrainError> {
-        let TrainSettings { adam_beta1, adam_beta2, adam_epsilon, .. } = self.settings;
-        let TrainSettings { weight_decay, max_grad_norm, .. } = self.settings;
+        let TrainSettings { adam_beta1, adam_beta2, adam_epsilon, .. } = self.learner.settings;
+        let TrainSettings { weight_decay, max_grad_norm, .. } = self.learner.settings;
         let gradient_scale = match max_grad_norm > 0.0 {
             true => (max_grad_norm / (grad_norm + 1e-6)).min(1.0),
             false => 1.0,
@@ -392,9 +394,62 @@ impl<B: TrainingBackend> Trainer<B> {
             weight_decay,
             gradient_scale,
         };
-        let Trainer { backend, subject, moments, .. } = self;
+        let Trainer { learner: Learner { backend, subject, .. }, moments, .. } = self;
         Ok(backend.enter(|| subject.update(backend, moments, &step, watched))?)
     }
+}
+
+/// Fills the gradients with those of the loss of a step. Of each turn of micro-batches the first is worked on here, and
+/// the others by the other ranks; what they come to is added in the order of the micro-batches.
+fn accumulate<B: TrainingBackend>(
+    learner: &mut Learner<B>,
+    sums: &mut Sums<B>,
+    cut: &Cut,
+    mut ranks: Option<&mut Ranks>,
+) -> Result<Share, TrainError> {
+    let backend = learner.backend.clone();
+    let size = ranks.as_ref().map_or(1, |ranks| ranks.size());
+    if let Some(ranks) = &mut ranks {
+        ranks.step(&*backend, &learner.subject, cut.step)?;
+    }
+    let mut share = Share::default();
+    if !learner.objective.is_paired() {
+        let mut mismatched = Vec::new();
+        for turn in cut.looked_at.chunks(size) {
+            for (rank, micro_batch) in turn.iter().enumerate() {
+                let looked = match &mut ranks {
+                    Some(ranks) if rank > 0 => ranks.looked(rank)?,
+                    _ => learner.look(cut, micro_batch)?,
+                };
+                share.tokens += looked.tokens;
+                mismatched.extend(looked.scored);
+            }
+        }
+        share.kl = Some(kto::reference_point(&mismatched));
+        if let Some(ranks) = &mut ranks {
+            ranks.point(share.kl)?;
+        }
+    }
+    sums.begin(&*backend, &mut learner.subject);
+    for turn in cut.learnt.chunks(size) {
+        for (rank, micro_batch) in turn.iter().enumerate() {
+            let of_micro_batch = match &mut ranks {
+                Some(ranks) if rank > 0 => ranks.learnt(rank, &*backend, &mut learner.subject)?,
+                _ => learner.learn(cut, micro_batch, share.kl)?,
+            };
+            sums.add(&*backend, &mut learner.subject);
+            share.append(of_micro_batch);
+        }
+    }
+    sums.finish(&mut learner.subject);
+    if let Some(ranks) = &mut ranks {
+        ranks.done()?;
+    }
+    Ok(share)
+}
+
+fn lock(ranks: &Mutex<Ranks>) -> MutexGuard<'_, Ranks> {
+    ranks.lock().expect("nothing panics while it is held")
 }
 
 /// Returns a digest of everything that decides what a trainer comes to, but for where it starts.

@@ -170,6 +170,11 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         self.blocks[layer][linear as usize].as_mut()
     }
 
+    /// Returns whether it has the head of a reward model.
+    pub fn has_score(&self) -> bool {
+        self.score.is_some()
+    }
+
     /// Returns the head of a reward model, where it has one.
     pub(in crate::model) fn score_mut(&mut self) -> Option<&mut Parameter<B>> {
         self.score.as_mut()

@@ -19,10 +19,12 @@ pub mod sft;
 pub mod simpo;
 pub mod sso;
 
+use serde::{Deserialize, Serialize};
+
 pub use preference::{Outcome, Preference};
 
 /// What is known of a completion when a preference loss is formed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
     /// Sum of the logprobs of its tokens under the policy, in nats; its reward where a reward model is
     /// trained.

@@ -64,11 +64,11 @@ fn dropping(spec: &Spec, dropout: f64) -> Adapter {
 
 /// Loss and gradients of the first step, one after the other.
 fn first_step<B: TrainingBackend>(mut trainer: Trainer<B>) -> (f64, Vec<f32>) {
-    let indices = trainer.batches.of_step(0);
+    let indices = trainer.learner.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
-    let backend = &trainer.backend;
+    let backend = &trainer.learner.backend;
     let all = |buffer| backend.view(buffer, 0..backend.len(buffer)).unwrap().into_owned();
-    (loss, trainer.subject.gradients().into_iter().flat_map(all).collect())
+    (loss, trainer.learner.subject.gradients().into_iter().flat_map(all).collect())
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn gradients_of_every_weight_are_those_of_the_processor() {
             said.extend([metrics.loss as f32, metrics.grad_norm as f32]);
         }
         let mut values = Vec::new();
-        let backend = trainer.backend.clone();
+        let backend = trainer.learner.backend.clone();
         let weights = trainer.weights();
         for name in crate::model::weights::WeightName::all(&weights.spec) {
             values.extend(weights.values(&*backend, name).unwrap());

@@ -1,6 +1,6 @@
 //! Why training cannot start or go on.
 
-use super::{SettingsError, StartupError, StateError};
+use super::{RankError, SettingsError, StartupError, StateError};
 use crate::generate::SequenceError;
 use crate::model::adapter::AdapterError;
 use crate::model::backend::{BackendError, WeightType};
@@ -35,6 +35,9 @@ pub enum TrainError {
     /// Some tensors do not learn.
     #[error(transparent)]
     Startup(#[from] StartupError),
+    /// Another rank does not do its part.
+    #[error(transparent)]
+    Rank(#[from] RankError),
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::tests::*;
 use super::*;
+use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{SCORE, TargetModules};
 use crate::model::backend::Backend;
 use crate::model::backend::cpu::{Buffer, Cpu};
@@ -110,14 +111,17 @@ fn unpacked(backend: Cpu, spec: &Spec, gradients: &Gradients<Cpu>) -> Tensors {
 }
 
 fn gradients(trainer: &Trainer<Cpu>) -> Tensors {
-    let Subject::Weights { weights, gradients } = &trainer.subject else { panic!("an adapter") };
-    unpacked(*trainer.backend, &weights.spec, gradients)
+    let Subject::Weights { weights, gradients } = &trainer.learner.subject else {
+        panic!("an adapter")
+    };
+    unpacked(*trainer.learner.backend, &weights.spec, gradients)
 }
 
 fn trained(trainer: &Trainer<Cpu>) -> Tensors {
     let weights = trainer.weights();
-    let values =
-        |name: WeightName| (name.to_string(), weights.values(&*trainer.backend, name).unwrap());
+    let values = |name: WeightName| {
+        (name.to_string(), weights.values(&*trainer.learner.backend, name).unwrap())
+    };
     WeightName::all(&weights.spec).into_iter().map(values).collect()
 }
 
@@ -548,7 +552,7 @@ fn what_is_trained_can_be_taken_out() {
 /// What a trainer holds, buffer by buffer; what passes work in for the moment is as in `want`.
 fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
     let bytes = |numbers: usize| 4 * numbers;
-    let backend = &*trainer.backend;
+    let backend = &*trainer.learner.backend;
     let weights = trainer.weights();
     let packed = |name: WeightName| match weights.get(name).unwrap() {
         Weight::Matrix(matrix) => {
@@ -558,7 +562,7 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
         Weight::Vector(buffer) => buffer.len(),
     };
     let rotary = weights.rotary.cos.len() + weights.rotary.sin.len();
-    let adapter: usize = match &trainer.subject {
+    let adapter: usize = match &trainer.learner.subject {
         Subject::Adapter { adapter, .. } => adapter
             .parameters()
             .map(|p| match p.name.as_str() {
@@ -574,9 +578,10 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
             WeightName::all(&weights.spec).into_iter().map(packed).sum::<usize>() + rotary,
         ),
         adapter: bytes(adapter),
-        gradients: bytes(trainer.subject.gradients().into_iter().map(|x| x.len()).sum()),
+        gradients: bytes(trainer.learner.subject.gradients().into_iter().map(|x| x.len()).sum())
+            + bytes(trainer.sums.of.iter().map(|x| x.len()).sum()),
         moments: bytes(trainer.moments.iter().flatten().map(|x| x.len()).sum()),
-        activations: bytes(trainer.activations.lens().into_iter().sum()),
+        activations: bytes(trainer.learner.activations.lens().into_iter().sum()),
         logits: bytes(49 * weights.spec.vocab),
         ..*want
     }

@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
@@ -38,7 +39,7 @@ impl From<Vec<Example>> for Data {
 }
 
 /// Sequences that one loss is formed of. They go through the model together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Named in errors, and part of the key of its dropout draws.
     pub id: String,
@@ -50,7 +51,7 @@ pub struct Item {
 }
 
 /// A prompt with a completion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sequence {
     /// Prompt, completion and end of turn.
     pub tokens: Vec<u32>,
@@ -206,6 +207,14 @@ impl Objective {
         match self {
             Objective::Sft => 0..1,
             Objective::Preference { objective, .. } => 0..objective.learnt(),
+        }
+    }
+
+    /// Returns whether the loss of an item is its own; without pairs it takes all items of a step together.
+    pub(super) fn is_paired(&self) -> bool {
+        match self {
+            Objective::Sft => true,
+            Objective::Preference { objective, .. } => objective.is_paired(),
         }
     }
 

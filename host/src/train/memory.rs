@@ -24,7 +24,7 @@ pub struct TrainMemory {
     pub weights: usize,
     /// The adapter: its matrices, and the same as the kernels want them; 0 in full training.
     pub adapter: usize,
-    /// Gradients of what is trained.
+    /// Gradients of what is trained; of an adapter, those of a micro-batch and their sum.
     pub gradients: usize,
     /// First and second moments of what is trained.
     pub moments: usize,
@@ -62,10 +62,14 @@ impl TrainMemory {
         let len = TrainableAdapter::len(backend, spec, &pairs, scores);
         let names = WeightName::all(spec);
         let lens = names.iter().map(|name| name.len(backend, spec));
-        let (gradients, weight_type, copies) = match lora {
-            Some(_) => (len.values, weight_type, TrainState::saving_len(len.values)),
+        let (trained, gradients) = match lora {
+            Some(_) => (len.values, 2 * len.values),
+            None => (lens.clone().sum(), lens.clone().sum()),
+        };
+        let (weight_type, copies) = match lora {
+            Some(_) => (weight_type, TrainState::saving_len(len.values)),
             // One tensor at a time, as it lies and row by row.
-            None => (lens.clone().sum(), WeightType::F32, 2 * lens.max().unwrap_or(0)),
+            None => (WeightType::F32, 2 * lens.max().unwrap_or(0)),
         };
         let dropout = lora.is_some_and(|lora| lora.dropout > 0.0);
         let shape = PassShape { spec, pairs: &pairs, dropout, rows, gradient_checkpointing };
@@ -76,7 +80,7 @@ impl TrainMemory {
             weights: Weights::bytes(backend, spec, weight_type),
             adapter: bytes(len.values + len.packed),
             gradients: bytes(gradients),
-            moments: bytes(2 * gradients),
+            moments: bytes(2 * trained),
             activations: bytes(Activations::count(shape)),
             products: products_bytes(backend, spec, rows, true).max(head),
             logits: bytes(held_logits),

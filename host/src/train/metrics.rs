@@ -71,7 +71,7 @@ pub struct PreferenceMetrics {
 }
 
 /// What the items of a step, or of a part of it, came to.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Share {
     pub(super) loss: f64,
     /// Sum over the trained tokens.
@@ -88,7 +88,7 @@ pub(super) struct Share {
 }
 
 /// What is preferred, or what is not.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Side {
     count: usize,
     rewards: f64,
@@ -101,6 +101,14 @@ struct Side {
 }
 
 impl Side {
+    fn append(&mut self, other: Side) {
+        self.count += other.count;
+        self.rewards += other.rewards;
+        self.logps += other.logps;
+        self.logits += other.logits;
+        self.tokens += other.tokens;
+    }
+
     fn add(&mut self, reward: f64, logp: f64, said: &[TokenLogprob]) {
         self.count += 1;
         self.rewards += reward;
@@ -123,6 +131,11 @@ impl Side {
 }
 
 impl Share {
+    /// Begins that of a pass over so many tokens, with the step's reference point.
+    pub(super) fn of(tokens: usize, kl: Option<f64>) -> Share {
+        Share { tokens, kl, ..Share::default() }
+    }
+
     /// Takes note of what the head said.
     pub(super) fn see(&mut self, said: &[TokenLogprob]) {
         self.entropy += said.iter().map(|token| f64::from(token.entropy)).sum::<f64>();
@@ -163,6 +176,19 @@ impl Share {
             [None, None] => {}
         }
         slopes.into_iter().map(|slope| part * slope).collect()
+    }
+
+    /// Adds what comes after it in the step.
+    pub(super) fn append(&mut self, other: Share) {
+        self.loss += other.loss;
+        self.entropy += other.entropy;
+        self.trained_tokens += other.trained_tokens;
+        self.tokens += other.tokens;
+        self.kl = other.kl;
+        self.chosen.append(other.chosen);
+        self.rejected.append(other.rejected);
+        self.pairs += other.pairs;
+        self.right += other.right;
     }
 
     /// Returns what only a preference objective has.

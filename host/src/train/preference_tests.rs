@@ -1,6 +1,7 @@
 //! Preference objectives in the trainer against torch, PEFT and TRL
 //! (`tests/fixtures/make_preference.py`), and what must hold for any model.
 
+use super::items::Objective;
 use super::tests::{Tiny, adapter, from_peft, furthest, gradients, largest, lora, tensors};
 use super::*;
 use crate::generate::Settings;
@@ -163,7 +164,6 @@ fn data(objective: Preference, reference: Reference) -> Data {
 }
 
 /// Every objective of the fixtures with its name.
-#[cfg(feature = "cuda")]
 pub(super) fn objectives() -> Vec<(String, impl Fn() -> Data)> {
     let of = |run: ExpectedRun| {
         let ExpectedRun { name, settings, reference: of, .. } = run;
@@ -198,7 +198,7 @@ fn ten_steps_of_every_objective_are_those_of_torch() {
     for run in runs {
         let data = data(run.settings, reference(run.reference.as_deref()));
         let mut trainer = trainer(data, settings());
-        let Objective::Preference { reference, .. } = &trainer.objective else { panic!() };
+        let Objective::Preference { reference, .. } = &trainer.learner.objective else { panic!() };
         for (got, want) in reference.iter().flatten().zip(run.logprobs.iter().flatten()) {
             assert!(close(*got, *want, 1e-5), "{} {got} {want}", run.name);
         }

@@ -9,6 +9,7 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use super::*;
+use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::PairConfig;
 use crate::model::backend::Backend;
 use crate::model::backend::cpu::Cpu;
@@ -196,10 +197,11 @@ fn trainer(tiny: &Tiny, start: &Adapter, settings: TrainSettings) -> Trainer<Cpu
 
 /// Loss and gradients of the first step.
 pub(super) fn gradients(trainer: &mut Trainer<Cpu>) -> (f64, Vec<(String, Vec<f32>)>) {
-    let indices = trainer.batches.of_step(0);
+    let indices = trainer.learner.batches.of_step(0);
     let loss = trainer.accumulate(&indices).unwrap().loss;
-    let gradients = trainer.subject.gradients().into_iter().map(|gradient| gradient.to_vec());
-    (loss, trainer.subject.names().into_iter().zip(gradients).collect())
+    let gradients =
+        trainer.learner.subject.gradients().into_iter().map(|gradient| gradient.to_vec());
+    (loss, trainer.learner.subject.names().into_iter().zip(gradients).collect())
 }
 
 pub(super) fn furthest(a: &[f32], b: &[f32]) -> f32 {

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::items::Objective;
+use super::learner::Learner;
 use super::startup::Startup;
 use super::subject::Moments;
 use super::{StateError, TrainError, Trainer};
@@ -48,7 +49,7 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn new<B: TrainingBackend>(trainer: &Trainer<B>) -> Header {
-        let Trainer { step, task, startup, objective, .. } = trainer;
+        let Trainer { step, task, startup, learner: Learner { objective, .. }, .. } = trainer;
         let bits = |of: &Vec<f64>| of.iter().map(|x| x.to_bits()).collect();
         let reference = match objective {
             Objective::Sft => None,

@@ -1,0 +1,246 @@
+//! Several ranks as threads of one process. `tests/ranks` has them as processes.
+
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::*;
+use crate::model::adapter::Adapter;
+use crate::model::backend::cpu::Cpu;
+use crate::train::preference_tests::objectives;
+use crate::train::tests::{Tiny, adapter, examples};
+use crate::train::{
+    Data, StepMetrics, Trainer, preference_tests, reward_tests, tests as sft_tests,
+};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Threads = Vec<JoinHandle<Result<(), WorkerError>>>;
+
+fn pairs(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
+    (0..count).map(|_| UnixStream::pair().unwrap()).unzip()
+}
+
+fn base() -> Base {
+    let [model, digest, weight_type, class] = ["m", "d", "f32", "cpu"].map(str::to_owned);
+    Base { model, digest, weight_type, class }
+}
+
+/// Starts ranks 1 to `size` - 1 and joins them.
+fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
+    let (own, theirs) = pairs(size - 1);
+    let work = |(i, stream)| {
+        thread::spawn(move || {
+            let mut worker = Worker::join(stream, i + 1, size)?;
+            assert!(matches!(worker.wait()?, Work::Load(given) if given == base()));
+            worker.work(&Tiny::new(true).engine())
+        })
+    };
+    let threads = theirs.into_iter().enumerate().map(work).collect();
+    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+    let mut loaded = 0;
+    ranks.load(&base(), &mut || loaded += 1).unwrap();
+    assert_eq!((loaded, ranks.size()), (size - 1, size));
+    (Arc::new(Mutex::new(ranks)), threads)
+}
+
+fn end(threads: Threads) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+}
+
+/// Takes all steps that are left, and returns what they came to and the state after them.
+fn run(mut trainer: Trainer<Cpu>) -> (Vec<StepMetrics>, Vec<u8>) {
+    let mut steps = Vec::new();
+    while let Some(step) = trainer.step().unwrap() {
+        steps.push(step);
+    }
+    (steps, trainer.state().unwrap().to_bytes())
+}
+
+fn trainer(start: &Adapter, data: Data, settings: &TrainSettings) -> Trainer<Cpu> {
+    Trainer::new(Tiny::new(true).engine(), start, data, settings.clone()).unwrap()
+}
+
+/// Every kind of training: its name, where it starts, its data, and settings that cut a step into several
+/// micro-batches.
+fn trainings() -> Vec<(String, Adapter, Box<dyn Fn() -> Data>, TrainSettings)> {
+    let sft = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let preferences = TrainSettings { micro_batch_tokens: 60, ..preference_tests::settings() };
+    let mut dropout = adapter();
+    dropout.config.dropout = 0.3;
+    let mut all: Vec<(String, Adapter, Box<dyn Fn() -> Data>, TrainSettings)> = vec![
+        ("sft".into(), adapter(), Box::new(|| examples().into()), sft.clone()),
+        ("sft with dropout".into(), dropout, Box::new(|| examples().into()), sft),
+    ];
+    for (name, data) in objectives() {
+        all.push((name, adapter(), Box::new(data), preferences.clone()));
+    }
+    let reward = Box::new(|| reward_tests::data(0.1));
+    all.push(("reward".into(), reward_tests::start(), reward, preferences));
+    all
+}
+
+#[test]
+fn what_is_trained_is_the_same_bit_for_bit_over_any_number_of_ranks() {
+    let (two, of_two) = ranks(2);
+    let (five, of_five) = ranks(5);
+    let trainings = trainings();
+    assert_eq!(trainings.len(), 12);
+    for (name, start, data, settings) in trainings {
+        let alone = trainer(&start, data(), &settings);
+        let most = (0..alone.steps())
+            .map(|step| alone.learner.cut(step, &alone.learner.batches.of_step(step)).learnt.len());
+        // Else there is nothing to share.
+        assert!(most.max().unwrap() > 1, "{name}");
+        let alone = run(alone);
+        for ranks in [&two, &five] {
+            let mut shared = trainer(&start, data(), &settings);
+            shared.share_with(ranks.clone()).unwrap();
+            let shared = run(shared);
+            assert_eq!(shared.0, alone.0, "{name}");
+            assert!(shared.1 == alone.1, "{name}");
+        }
+    }
+    drop((two, five));
+    end(of_two);
+    end(of_five);
+}
+
+#[test]
+fn training_goes_on_over_another_number_of_ranks() {
+    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let whole = run(trainer(&adapter(), examples().into(), &settings)).1;
+    let (two, of_two) = ranks(2);
+    let (three, of_three) = ranks(3);
+    let mut begun = trainer(&adapter(), examples().into(), &settings);
+    begun.share_with(two.clone()).unwrap();
+    for _ in 0..4 {
+        begun.step().unwrap().unwrap();
+    }
+    let state = begun.state().unwrap();
+    let mut rest = Trainer::resume(Tiny::new(true).engine(), state, examples(), settings).unwrap();
+    rest.share_with(three.clone()).unwrap();
+    assert!(run(rest).1 == whole);
+    drop((begun, two, three));
+    end(of_two);
+    end(of_three);
+}
+
+#[test]
+fn a_rank_that_ends_is_named_and_does_not_hang_the_run() {
+    let (own, theirs) = pairs(2);
+    let of = |rank: usize, stream: UnixStream, steps: usize| {
+        thread::spawn(move || {
+            let mut worker = Worker::join(stream, rank, 3).unwrap();
+            worker.wait().unwrap();
+            worker.wire.send(&Answer::Ready).unwrap();
+            assert!(matches!(worker.wire.receive().unwrap(), Order::Begin { .. }));
+            worker.wire.send(&Answer::Ready).unwrap();
+            for _ in 0..steps {
+                assert!(matches!(worker.wire.receive().unwrap(), Order::Step(_)));
+            }
+        })
+    };
+    let mut theirs = theirs.into_iter();
+    let threads = [of(2, theirs.next().unwrap(), 1), of(1, theirs.next().unwrap(), 1)];
+    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+    ranks.load(&base(), &mut || ()).unwrap();
+    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let mut trainer = trainer(&adapter(), examples().into(), &settings);
+    trainer.share_with(Arc::new(Mutex::new(ranks))).unwrap();
+    let error = trainer.step().unwrap_err().to_string();
+    assert_eq!(error, "rank 1 cannot be worked with: its process has ended");
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_rank_that_says_nothing_is_given_up() {
+    let (own, theirs) = pairs(1);
+    let mut ranks = {
+        let thread = thread::spawn(move || Worker::join(theirs.into_iter().next().unwrap(), 1, 2));
+        let ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+        // It says nothing more, and is there.
+        std::mem::forget(thread.join().unwrap());
+        ranks
+    };
+    ranks.peers[0].wire.patience = Some(Duration::from_millis(300));
+    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    assert!(
+        matches!(error, RankError::Wire { rank: 1, source: WireError::Silent { .. } }),
+        "{error}"
+    );
+    static STOP: AtomicBool = AtomicBool::new(true);
+    ranks.peers[0].wire.cancel = Some(&STOP);
+    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    assert!(matches!(error, RankError::Wire { rank: 1, source: WireError::Cancelled }), "{error}");
+}
+
+#[test]
+fn after_a_step_that_failed_ranks_are_ready_for_the_next() {
+    let (ranks, threads) = ranks(3);
+    for (name, start, data, settings) in trainings() {
+        let alone = run(trainer(&start, data(), &settings));
+        let mut failed = trainer(&start, data(), &settings);
+        failed.share_with(ranks.clone()).unwrap();
+        {
+            // As where the device of rank 0 fails in the middle of a step.
+            let mut ranks = ranks.lock().unwrap();
+            let Learner { backend, subject, .. } = &failed.learner;
+            ranks.step(&**backend, subject, 0).unwrap();
+            ranks.leave_step();
+        }
+        let mut again = trainer(&start, data(), &settings);
+        again.share_with(ranks.clone()).unwrap();
+        let again = run(again);
+        assert_eq!(again.0, alone.0, "{name}");
+        assert!(again.1 == alone.1, "{name}");
+    }
+    drop(ranks);
+    end(threads);
+}
+
+#[test]
+fn what_a_rank_says_has_failed_is_said() {
+    let (own, theirs) = pairs(1);
+    let thread = thread::spawn(move || {
+        let mut worker = Worker::join(theirs.into_iter().next().unwrap(), 1, 2).unwrap();
+        worker.wait().unwrap();
+        worker.refuse("model `m` is another one here").unwrap();
+    });
+    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    assert_eq!(error.to_string(), "rank 1: model `m` is another one here");
+    thread.join().unwrap();
+}
+
+#[test]
+fn who_is_not_one_of_the_ranks_is_refused() {
+    let refused = |hellos: &[(usize, usize)]| {
+        let (own, theirs) = pairs(hellos.len());
+        let mut workers = Vec::new();
+        for (stream, &(rank, size)) in theirs.into_iter().zip(hellos) {
+            workers.push(Worker::join(stream, rank, size).unwrap());
+        }
+        Ranks::join(own, PATIENCE, &NEVER).map(|_| ()).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&[(1, 3), (1, 3)]), "two processes came as rank 1");
+    assert_eq!(refused(&[(1, 4), (2, 4)]), "a process came as rank 1 of 4, and there are 3");
+    assert_eq!(refused(&[(0, 2)]), "a process came as rank 0 of 2, and there are 2");
+    let (own, theirs) = pairs(1);
+    (&theirs[0]).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let error = Ranks::join(own, PATIENCE, &NEVER).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "a rank cannot be worked with: it says what no rank of this aligner says");
+}
+
+#[test]
+fn whole_weights_are_not_trained_over_ranks() {
+    let (ranks, threads) = ranks(2);
+    let engine = Tiny::new(true).engine();
+    let weights = Arc::into_inner(engine.weights).unwrap();
+    let mut full =
+        Trainer::full(engine.backend, weights, examples(), sft_tests::settings()).unwrap();
+    assert!(matches!(full.share_with(ranks.clone()), Err(TrainError::NoAdapter)));
+    drop((full, ranks));
+    end(threads);
+}

@@ -1,0 +1,56 @@
+//! The gradients of a step, added up.
+
+use super::subject::Subject;
+use crate::model::backend::{BackendError, TrainingBackend, Write};
+
+/// The sum of the gradients of a step's micro-batches. Each micro-batch's are formed on their own, and then
+/// added in the order of the micro-batches: so the sum is the same bit for bit wherever they were formed.
+///
+/// Those of whole weights are added up where they are formed, as there is no room for them twice.
+pub(super) struct Sums<B: TrainingBackend> {
+    pub(super) of: Vec<B::Buffer>,
+    empty: bool,
+}
+
+impl<B: TrainingBackend> Sums<B> {
+    pub(super) fn new(backend: &B, subject: &Subject<B>) -> Result<Sums<B>, BackendError> {
+        let of = match subject {
+            Subject::Adapter { .. } => {
+                let zeros = |gradient: &B::Buffer| backend.zeros(backend.len(gradient));
+                subject.gradients().into_iter().map(zeros).collect::<Result<_, _>>()?
+            }
+            Subject::Weights { .. } => Vec::new(),
+        };
+        Ok(Sums { of, empty: true })
+    }
+
+    /// Forgets what there is, and clears the gradients.
+    pub(super) fn begin(&mut self, backend: &B, subject: &mut Subject<B>) {
+        subject.clear_gradients(backend);
+        self.empty = true;
+    }
+
+    /// Adds the gradients of a micro-batch, and clears these for the next.
+    pub(super) fn add(&mut self, backend: &B, subject: &mut Subject<B>) {
+        let Subject::Adapter { adapter, .. } = subject else { return };
+        for (parameter, sum) in adapter.parameters_mut().zip(&mut self.of) {
+            match self.empty {
+                true => std::mem::swap(&mut parameter.gradient, sum),
+                false => {
+                    let len = parameter.len();
+                    backend.add_scaled(&parameter.gradient, 1.0, len, sum, Write::Add);
+                }
+            }
+            backend.clear(&mut parameter.gradient);
+        }
+        self.empty = false;
+    }
+
+    /// Puts the sums in the place of the gradients.
+    pub(super) fn finish(&mut self, subject: &mut Subject<B>) {
+        let Subject::Adapter { adapter, .. } = subject else { return };
+        for (parameter, sum) in adapter.parameters_mut().zip(&mut self.of) {
+            std::mem::swap(&mut parameter.gradient, sum);
+        }
+    }
+}
