@@ -20,6 +20,7 @@ mod models;
 mod packed;
 mod page;
 mod preference;
+mod ranks;
 mod refusals;
 mod reuse;
 mod reward;

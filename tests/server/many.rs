@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::quick;
-use crate::runs::{Place, lines, tests};
+use super::{quick, without_weights};
+use crate::runs::{Place, lines};
 
 const PROMPTS: usize = 10_000;
 
@@ -26,15 +26,7 @@ fn ten_thousand_prompts_are_under_way_in_little_memory() {
     // Where the system allows fewer, the program asks fewer at once, and says so.
     let at_once = PROMPTS.min(limit.saturating_sub(256));
     let place = Place::new();
-    // Of the base there is everything but its weights.
-    let base = place.path("base");
-    std::fs::create_dir(&base).unwrap();
-    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "safetensors") {
-            std::fs::copy(&path, base.join(path.file_name().unwrap())).unwrap();
-        }
-    }
+    without_weights(&place);
     let rows = (0..PROMPTS).map(|row| format!("{}\n", json!({ "id": format!("p{row}"), "prompt": format!("{row}: {}", "is it so? ".repeat(12)) })));
     std::fs::write(place.path("prompts.jsonl"), rows.collect::<String>()).unwrap();
     let set = "[method]\nname = \"many\"\ncontract = \"0.1\"\n[models.policy]\nbase = \"./base\"\nin_flight = 10000\n\

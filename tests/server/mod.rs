@@ -5,9 +5,11 @@ mod fake;
 mod kept;
 mod many;
 mod quick;
+mod trained;
 mod wrong;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -28,6 +30,19 @@ impl Place {
         let fixed = ["--server", &url, "--set", GREEDY];
         self.tiny(out, &[&fixed, more].concat())
     }
+}
+
+/// Makes `base`, which has all of a model but its weights.
+fn without_weights(place: &Place) -> PathBuf {
+    let base = place.path("base");
+    std::fs::create_dir(&base).unwrap();
+    for entry in std::fs::read_dir(tests().join("fixtures/tiny-llama")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "safetensors") {
+            std::fs::copy(&path, base.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    base
 }
 
 /// Returns every completion of a run, by file and record.

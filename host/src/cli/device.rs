@@ -46,6 +46,16 @@ impl fmt::Display for Device {
 }
 
 impl Device {
+    /// Returns the device of a rank, where rank 0 works on one of this class: the processor too, or as many GPUs
+    /// further on as its number among the ranks of this host.
+    pub fn of_rank(self, local_rank: usize, class: &str) -> Device {
+        match self {
+            Device::Cuda(first) => Device::Cuda(first + local_rank),
+            Device::Auto if !class.starts_with("cpu") => Device::Cuda(local_rank),
+            _ => Device::Cpu,
+        }
+    }
+
     /// Opens the device for weights of this type; fails with the reason where it is not there, or
     /// cannot work with them.
     pub fn resolve(self, weight_type: WeightType) -> Result<AnyDevice, CliError> {
@@ -98,6 +108,15 @@ mod tests {
         {
             check(text, None);
         }
+    }
+
+    #[test]
+    fn each_rank_has_a_gpu_of_its_own() {
+        let (cpu, cuda) = ("cpu f32 avx2", "cuda bf16 sm_90");
+        assert_eq!(Device::Auto.of_rank(3, cuda), Device::Cuda(3));
+        assert_eq!(Device::Auto.of_rank(3, cpu), Device::Cpu);
+        assert_eq!(Device::Cpu.of_rank(1, cpu), Device::Cpu);
+        assert_eq!(Device::Cuda(4).of_rank(1, cuda), Device::Cuda(5));
     }
 
     #[test]

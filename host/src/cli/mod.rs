@@ -16,6 +16,7 @@ pub mod output;
 pub mod place;
 pub mod plugin;
 mod progress;
+pub mod ranks;
 pub mod report;
 pub mod resume;
 mod reuse;

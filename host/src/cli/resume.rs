@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ranks::{self, Role};
 use super::{CliError, Device, ProgressArgs, cancel, exit, memory, reuse, run as run_verb};
 use crate::plugin_set::{self, PluginSet};
 use crate::run::{self, Existing, Opened, manifest::Manifest};
@@ -64,8 +65,11 @@ fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(),
 
 /// Goes on with a run to its end; one that is finished has its table printed.
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
-    cancel::listen()?;
+    let place = ranks::place()?;
     let manifest = reuse::manifest(&args.directory)?;
+    let set = &manifest.plugin_set;
+    let Role::Run(lobby) = ranks::role(place, set, args.device)? else { return Ok(()) };
+    cancel::listen()?;
     let progress = args.shown.open();
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;
     let mut set = manifest.clone().pinned_set();
@@ -80,7 +84,7 @@ pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
             let estimate = run::memory::estimate(&prepared)?;
             let way_out = |part| run::memory::way_out(&prepared.set, part);
             memory::check(&estimate, memory::available(&prepared.device)?, way_out)?;
-            let models = run_verb::models_tried(&prepared, &progress)?;
+            let models = run_verb::models_tried(&prepared, lobby, &progress)?;
             run_verb::work(&prepared, &models, directory, None, estimate, &progress)
         }
     }

@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 
+use super::ranks::{self, Lobby, Role};
 use super::{CliError, Device, ProgressArgs, cancel, exit, host, log, memory, output, reuse};
 use crate::{
     memory::{Budget, Estimate},
@@ -69,8 +70,10 @@ pub struct RunArgs {
 
 /// Runs a plugin set to its end, or prints the plan where `--dry-run` asks for it.
 pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
-    cancel::listen()?;
+    let place = ranks::place()?;
     let loaded = args.plugin_set(&host::embedded())?;
+    let Role::Run(mut lobby) = ranks::role(place, &loaded.set, args.device)? else { return Ok(()) };
+    cancel::listen()?;
     let device = args.device.resolve(loaded.set.run.dtype)?;
     let progress = shown.open();
     let mut prepared = prepare(loaded.set, device, &progress)?;
@@ -113,8 +116,8 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     // made for it.
     let served = !prepared.set.models.servers.is_empty() && !run::has_ended(&out);
     let loaded = match existing {
-        Existing::Fresh => Some(models_tried(&prepared, &progress)?),
-        _ if served => Some(models_tried(&prepared, &progress)?),
+        Existing::Fresh => Some(models_tried(&prepared, lobby.take(), &progress)?),
+        _ if served => Some(models_tried(&prepared, lobby.take(), &progress)?),
         _ => None,
     };
     match run::open(&out, &prepared.manifest, existing)? {
@@ -123,7 +126,7 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
             progress.note(&plan);
             let models = match loaded {
                 Some(models) => models,
-                None => models_tried(&prepared, &progress)?,
+                None => models_tried(&prepared, lobby.take(), &progress)?,
             };
             work(&prepared, &models, directory, earlier, estimate, &progress)
         }
@@ -153,9 +156,18 @@ pub fn models(prepared: &Prepared, progress: &Progress) -> Result<Models, CliErr
     Ok(models)
 }
 
-/// The same, and tries whether servers are the models that they should be.
-pub fn models_tried(prepared: &Prepared, progress: &Progress) -> Result<Models, CliError> {
-    let models = models(prepared, progress)?;
+/// The same with the ranks of `lobby`, and tries whether servers are the models that they should be.
+pub fn models_tried(
+    prepared: &Prepared,
+    lobby: Option<Lobby>,
+    progress: &Progress,
+) -> Result<Models, CliError> {
+    let ranks = lobby.map(|lobby| lobby.meet(prepared, progress)).transpose()?;
+    let mut models = models(prepared, progress)?;
+    if let Some(mut ranks) = ranks {
+        ranks::loaded(&mut ranks, progress)?;
+        models.train_with(ranks);
+    }
     host::try_servers(&models, &prepared.device, progress)?;
     Ok(models)
 }

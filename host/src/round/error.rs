@@ -231,6 +231,11 @@ impl RunError {
             RunError::Train(TrainError::NotFinite { .. }) => {
                 Some("try a smaller `learning_rate`, or leave these examples out".into())
             }
+            RunError::Train(TrainError::Rank(_)) => Some(
+                "its own messages say more; `aligner resume` with the run directory goes on, over as many ranks as \
+                 there are then"
+                    .into(),
+            ),
             RunError::Engine(_) | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),
             RunError::Server { model, source } => source.hint(model),

@@ -12,14 +12,13 @@ use super::rows::Step;
 use super::stage::{Notebook, Place, label};
 use super::{Policy, RunError, Workshop, method};
 use crate::digest::sha256;
-use crate::generate::Settings;
-use crate::logprob::{self, Row};
+use crate::logprob::Row;
 use crate::model::adapter::Adapter;
 use crate::model::backend::WeightType;
 use crate::model::peft;
 use crate::model::text::Model;
 use crate::plugin_set::{self, LrScheduler, PluginSet, Start, Train, Trl};
-use crate::progress::{LOG_TARGET, go_on};
+use crate::progress::LOG_TARGET;
 use crate::run::directory::{Directory, DirectoryError};
 use crate::train::{Sequence, TrainError, check_examples, order};
 use crate::trainer::{
@@ -254,6 +253,16 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
+    /// Returns what both sides say of the first rows: the mean logprob of each one's completion, in nats a token.
+    fn mean_logprobs(&self, shop: &Workshop<'_>, policy: &Policy) -> Result<Vec<f64>, RunError> {
+        let row = |sequence: &Sequence| Row {
+            tokens: sequence.tokens.clone(),
+            from: trainer::Halves::of(sequence).prompt_ids.len(),
+        };
+        let rows: Vec<Row> = self.lines.probe.iter().map(row).collect();
+        shop.models.mean_logprobs(policy, &rows, shop.cancel)
+    }
+
     fn of(shop: &Workshop<'_>, place: Place<'a>, task: &'a Task<'a>) -> Result<Job<'a>, RunError> {
         let Task { settings, entering, .. } = task;
         let spec = &shop.models.policy().spec;
@@ -323,7 +332,7 @@ impl<'a> Job<'a> {
         let policy = shop.models.adapted(self.start.clone())?;
         let probe = Probe {
             rows: self.lines.probe.iter().map(trainer::Halves::of).collect(),
-            mean_logprobs: mean_logprobs(shop, &policy, &self.lines.probe)?,
+            mean_logprobs: self.mean_logprobs(shop, &policy)?,
             bound: MOST_APART,
         };
         let config = self.config(shop, reference, probe);
@@ -445,8 +454,8 @@ impl<'a> Job<'a> {
             return unusable("training has changed nothing of it".to_owned());
         }
         let policy = shop.models.adapted(adapter.clone())?;
-        let ours = mean_logprobs(shop, &policy, &self.lines.probe)
-            .map_err(RunError::of_policy(self.place.round))?;
+        let ours =
+            self.mean_logprobs(shop, &policy).map_err(RunError::of_policy(self.place.round))?;
         let apart = apart(&ours, &done.probe);
         if apart.is_none_or(|apart| apart > MOST_APART) {
             return unusable(format!(
@@ -551,24 +560,6 @@ impl Updates<'_> {
     fn tokens_of(&self, step: u64) -> u64 {
         self.rows_of(step).map(|&(_, tokens)| tokens as u64).sum()
     }
-}
-
-/// Returns the mean logprob of the completion of each sequence, in nats a token.
-fn mean_logprobs(
-    shop: &Workshop<'_>,
-    policy: &Policy,
-    sequences: &[Sequence],
-) -> Result<Vec<f64>, RunError> {
-    let row = |sequence: &Sequence| Row {
-        tokens: sequence.tokens.clone(),
-        from: trainer::Halves::of(sequence).prompt_ids.len(),
-    };
-    let rows: Vec<Row> = sequences.iter().map(row).collect();
-    let (engine, adapter) = shop.models.scorer(policy)?;
-    let settings = Settings::on(shop.models.device());
-    let scores = logprob::score(&engine, adapter, &rows, &settings, &mut |_| go_on(shop.cancel));
-    let scores = scores.map_err(|error| RunError::of_engine(error, |_| "of the probe"))?;
-    Ok(scores.iter().map(|score| score.logprob / score.token_logprobs.len() as f64).collect())
 }
 
 /// Returns the most that two lists of numbers are apart; none where they cannot be compared.

@@ -9,7 +9,7 @@ use super::rows::{Step, Trained};
 use super::stage::{Made, Notebook, Place, label};
 use super::{Flow, Policy, RunError, Workshop, external, method, reference};
 use crate::digest::sha256;
-use crate::model::backend::{AnyDevice, BackendError};
+use crate::model::backend::AnyDevice;
 use crate::plugin_set::{LrScheduler, Reference, Scope, Start, Train, TrainData};
 use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
@@ -164,8 +164,8 @@ fn steps(
     shop.check_memory(book, place.round)?;
     let mut wanted = train_settings(shop, place, settings);
     match updates(shop, book, place, settings, entering, data, wanted.clone()) {
-        Err(RunError::Train(TrainError::Backend(error @ BackendError::OutOfMemory { .. })))
-            if !wanted.gradient_checkpointing =>
+        Err(RunError::Train(error))
+            if error.is_out_of_memory() && !wanted.gradient_checkpointing =>
         {
             tracing::warn!("{error}: training goes on with `train.gradient_checkpointing`");
             wanted.gradient_checkpointing = true;
@@ -196,6 +196,10 @@ fn updates(
             method::begin(models, round, settings, entering, data, wanted, seed)?
         }
     };
+
+    if let Some(ranks) = models.ranks() {
+        trainer.share_with(ranks.clone())?;
+    }
 
     // Updates after the checkpoint are done again; their rows too.
     if done.len() as u64 > trainer.steps_done() {

@@ -2,6 +2,7 @@
 
 mod probe;
 mod rewards;
+mod rows;
 mod served;
 mod versions;
 
@@ -34,6 +35,7 @@ use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
 use crate::model::{ModelError, source};
 use crate::progress::{Progress, go_on};
 use crate::record::{Completion, Decoding, Finish, Repro, Score, Text};
+use crate::train::Ranks;
 
 /// Something to complete.
 #[derive(Clone, Debug)]
@@ -196,6 +198,8 @@ pub struct Models {
     probes: Mutex<Vec<Probe>>,
     /// Policies that rounds have left under a name.
     saved: Mutex<BTreeMap<String, Policy>>,
+    /// Who trains with this process.
+    ranks: Option<Arc<Mutex<Ranks>>>,
     progress: Progress,
 }
 
@@ -233,8 +237,19 @@ impl Models {
             served: BTreeMap::new(),
             probes: Mutex::default(),
             saved: Mutex::default(),
+            ranks: None,
             progress,
         }
+    }
+
+    /// Has other ranks take part in training adapters.
+    pub fn train_with(&mut self, ranks: Ranks) {
+        self.ranks = Some(Arc::new(Mutex::new(ranks)));
+    }
+
+    /// Returns who takes part in training adapters.
+    pub fn ranks(&self) -> Option<&Arc<Mutex<Ranks>>> {
+        self.ranks.as_ref()
     }
 
     /// Returns the device that the models are on.

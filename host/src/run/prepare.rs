@@ -243,8 +243,7 @@ fn check_entropies(set: &PluginSet, plugins: &Plugins) -> Result<(), RunError> {
 /// sentence; none where it does nothing.
 pub(super) fn engine_work(set: &PluginSet, name: &str, server: &Server) -> Option<&'static str> {
     let mut rounds = 1..=set.run.rounds;
-    // What TRL trains is scored here before and after.
-    let trains = rounds.clone().any(|round| set.train(round).is_some());
+    let trains = rounds.clone().any(|round| set.train(round).is_some_and(|it| it.trl.is_none()));
     match name {
         _ if !server.embedded.is_empty() => Some("`embedded` leaves work to"),
         "policy" if trains => Some("`[train]` needs"),

@@ -270,7 +270,8 @@ impl Server {
         self.settings.tokens.is_none_or(|budget| self.spent() + tokens <= budget)
     }
 
-    fn used_up(&self) -> ServerError {
+    /// Returns the error of a budget of which nothing is left.
+    pub fn used_up(&self) -> ServerError {
         let tokens = self.settings.tokens.unwrap_or_default();
         ServerError::Budget { server: self.settings.server.clone(), tokens }
     }

@@ -78,6 +78,17 @@ pub enum TrainError {
     },
 }
 
+impl TrainError {
+    /// Returns whether a device's memory does not suffice, this one's or that of another rank.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            TrainError::Backend(BackendError::OutOfMemory { .. })
+                | TrainError::Rank(RankError::Failed { out_of_memory: true, .. })
+        )
+    }
+}
+
 /// Names the first few of a list.
 fn names(ids: &[String]) -> String {
     const SHOWN: usize = 8;

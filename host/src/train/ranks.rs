@@ -27,7 +27,8 @@ use super::metrics::Share;
 use super::subject::Subject;
 use super::{TrainError, TrainSettings};
 use crate::model::adapter::LoraConfig;
-use crate::model::backend::TrainingBackend;
+use crate::model::backend::{TrainingBackend, WeightType};
+use crate::model::template::ChatSettings;
 use crate::objective::Preference;
 use wire::Wire;
 
@@ -61,8 +62,8 @@ struct Hello {
 /// What rank 0 has the others do.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order<'a> {
-    /// Load the model.
-    Load(Base),
+    /// Load the model: [`Base`] as JSON.
+    Load(String),
     /// Get ready to learn from `items`; settings, objective and what is trained are JSON.
     Begin { items: Cow<'a, [Item]>, reference: Cow<'a, [Vec<f64>]>, task: String },
     /// Work on a step, from 0; the values of the adapter follow.
@@ -74,14 +75,16 @@ enum Order<'a> {
 }
 
 /// The frozen weights that each rank has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Base {
-    /// The model as `[models]` names it; a path is absolute.
+    /// The model as `[models]` names it.
     pub model: String,
     /// Its digest.
     pub digest: String,
-    /// How its weights are kept: `f32`, `bf16`.
-    pub weight_type: String,
+    /// What its chat template is told, of which the digest is made too.
+    pub chat: ChatSettings,
+    /// How its weights are kept.
+    pub weight_type: WeightType,
     /// Device, number type and kernels ([`AnyDevice::class`](crate::model::backend::AnyDevice::class)).
     pub class: String,
 }
@@ -179,9 +182,14 @@ impl Ranks {
         self.peers.len() + 1
     }
 
-    /// Has all ranks load the model, and waits until they have; `loaded` hears of each.
-    pub fn load(&mut self, base: &Base, loaded: &mut dyn FnMut()) -> Result<(), RankError> {
-        self.tell(&Order::Load(base.clone()))?;
+    /// Has all ranks load the model, for which they take their time ([`loaded`](Ranks::loaded)).
+    pub fn load(&mut self, base: &Base) -> Result<(), RankError> {
+        let base = serde_json::to_string(base).expect("settings are plain fields");
+        self.tell(&Order::Load(base))
+    }
+
+    /// Waits until all ranks have loaded the model; `loaded` hears of each.
+    pub fn loaded(&mut self, loaded: &mut dyn FnMut()) -> Result<(), RankError> {
         for peer in &mut self.peers {
             peer.ready()?;
             loaded();
@@ -234,8 +242,9 @@ impl Ranks {
         subject: &Subject<B>,
         step: u64,
     ) -> Result<(), TrainError> {
-        self.tell(&Order::Step(step))?;
+        // Who does not get it is left like who does.
         self.peers.iter_mut().for_each(|peer| peer.in_step = true);
+        self.tell(&Order::Step(step))?;
         let Subject::Adapter { adapter, .. } = subject else { return Err(TrainError::NoAdapter) };
         for parameter in adapter.parameters() {
             let values = backend.view(&parameter.values, 0..parameter.len())?;
@@ -272,7 +281,12 @@ impl Ranks {
         let mut numbers = Vec::new();
         for parameter in adapter.parameters_mut() {
             let len = parameter.len();
-            peer.wire.receive_numbers(&mut numbers, len).map_err(named(rank))?;
+            if let Some(message) =
+                peer.wire.receive_numbers(&mut numbers, len).map_err(named(rank))?
+            {
+                let answer = Wire::decoded(&message).map_err(named(rank))?;
+                return Err(peer.heard(answer).err().unwrap_or_else(|| garbled(rank)).into());
+            }
             backend.write(&numbers, &mut parameter.gradient, 0);
         }
         Ok(share)
@@ -311,7 +325,13 @@ impl Drop for Ranks {
 
 impl Peer {
     fn receive(&mut self) -> Result<Answer, RankError> {
-        match self.wire.receive().map_err(named(self.rank))? {
+        let answer = self.wire.receive().map_err(named(self.rank))?;
+        self.heard(answer)
+    }
+
+    /// Passes an answer on; one that says that nothing more will come is an error.
+    fn heard(&mut self, answer: Answer) -> Result<Answer, RankError> {
+        match answer {
             Answer::Failed { message, out_of_memory } => {
                 self.in_step = false;
                 Err(RankError::Failed { rank: self.rank, message, out_of_memory })

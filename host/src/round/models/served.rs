@@ -12,6 +12,7 @@ use super::{
 };
 use crate::digest::sha256;
 use crate::generate;
+use crate::logprob::Row;
 use crate::model::ModelError;
 use crate::model::adapter::Adapter;
 use crate::model::peft;
@@ -380,6 +381,34 @@ struct Asked<'a> {
 type Said<'a> = dyn FnMut(usize, Result<(Reply, Spent), Undone>) -> Result<(), RunError> + 'a;
 
 impl Remote<'_> {
+    /// Returns the mean logprob of the completion of each row, in nats a token; none where the user wants to stop.
+    pub(super) fn score_rows(
+        &self,
+        rows: &[Row],
+        cancel: &AtomicBool,
+    ) -> Result<Option<Vec<f64>>, RunError> {
+        let (served, server) = (self.served, self.served.server()?);
+        let mut means = vec![None; rows.len()];
+        let asked = Asked {
+            count: rows.len(),
+            record: &|_| "of the probe",
+            request: &|index| {
+                let Row { tokens, from } = &rows[index];
+                served.request(server, tokens.clone(), server::Work::Score { from: *from })
+            },
+        };
+        self.ask(&asked, cancel, &mut |index, said| match said {
+            Ok((Reply::Scored(logprobs), _)) => {
+                means[index] = Some(logprobs.iter().sum::<f64>() / logprobs.len() as f64);
+                Ok(())
+            }
+            Ok((Reply::Completed(_), _)) => unreachable!("a score was asked for"),
+            Err(Undone::Unreadable(error)) => Err(error.into()),
+            Err(Undone::Budget) => Err(served.error(server.used_up())),
+        })?;
+        Ok(means.into_iter().collect())
+    }
+
     /// Has the server answer, and hands each answer over as soon as it is there. Returns early where `cancel` is set.
     fn ask(
         &self,

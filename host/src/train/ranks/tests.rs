@@ -23,8 +23,8 @@ fn pairs(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
 }
 
 fn base() -> Base {
-    let [model, digest, weight_type, class] = ["m", "d", "f32", "cpu"].map(str::to_owned);
-    Base { model, digest, weight_type, class }
+    let [model, digest, class] = ["m", "d", "cpu"].map(str::to_owned);
+    Base { model, digest, chat: ChatSettings::default(), weight_type: WeightType::F32, class }
 }
 
 /// Starts ranks 1 to `size` - 1 and joins them.
@@ -40,7 +40,8 @@ fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
     let threads = theirs.into_iter().enumerate().map(work).collect();
     let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
     let mut loaded = 0;
-    ranks.load(&base(), &mut || loaded += 1).unwrap();
+    ranks.load(&base()).unwrap();
+    ranks.loaded(&mut || loaded += 1).unwrap();
     assert_eq!((loaded, ranks.size()), (size - 1, size));
     (Arc::new(Mutex::new(ranks)), threads)
 }
@@ -130,27 +131,32 @@ fn training_goes_on_over_another_number_of_ranks() {
 #[test]
 fn a_rank_that_ends_is_named_and_does_not_hang_the_run() {
     let (own, theirs) = pairs(2);
-    let of = |rank: usize, stream: UnixStream, steps: usize| {
+    let of = |rank: usize, stream: UnixStream, stays: bool| {
         thread::spawn(move || {
             let mut worker = Worker::join(stream, rank, 3).unwrap();
             worker.wait().unwrap();
             worker.wire.send(&Answer::Ready).unwrap();
             assert!(matches!(worker.wire.receive().unwrap(), Order::Begin { .. }));
             worker.wire.send(&Answer::Ready).unwrap();
-            for _ in 0..steps {
-                assert!(matches!(worker.wire.receive().unwrap(), Order::Step(_)));
+            assert!(matches!(worker.wire.receive().unwrap(), Order::Step(_)));
+            while stays && let Ok(order) = worker.wire.receive() {
+                if let Order::Point(_) = order {
+                    worker.wire.send(&Answer::Done).unwrap();
+                }
             }
         })
     };
     let mut theirs = theirs.into_iter();
-    let threads = [of(2, theirs.next().unwrap(), 1), of(1, theirs.next().unwrap(), 1)];
+    let threads = [of(2, theirs.next().unwrap(), true), of(1, theirs.next().unwrap(), false)];
     let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
-    ranks.load(&base(), &mut || ()).unwrap();
+    ranks.load(&base()).unwrap();
+    ranks.loaded(&mut || ()).unwrap();
     let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
     let mut trainer = trainer(&adapter(), examples().into(), &settings);
     trainer.share_with(Arc::new(Mutex::new(ranks))).unwrap();
     let error = trainer.step().unwrap_err().to_string();
     assert_eq!(error, "rank 1 cannot be worked with: its process has ended");
+    drop(trainer);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
@@ -165,14 +171,14 @@ fn a_rank_that_says_nothing_is_given_up() {
         ranks
     };
     ranks.peers[0].wire.patience = Some(Duration::from_millis(300));
-    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert!(
         matches!(error, RankError::Wire { rank: 1, source: WireError::Silent { .. } }),
         "{error}"
     );
     static STOP: AtomicBool = AtomicBool::new(true);
     ranks.peers[0].wire.cancel = Some(&STOP);
-    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert!(matches!(error, RankError::Wire { rank: 1, source: WireError::Cancelled }), "{error}");
 }
 
@@ -188,6 +194,15 @@ fn after_a_step_that_failed_ranks_are_ready_for_the_next() {
             let mut ranks = ranks.lock().unwrap();
             let Learner { backend, subject, .. } = &failed.learner;
             ranks.step(&**backend, subject, 0).unwrap();
+            ranks.leave_step();
+        }
+        {
+            // As where another rank has ended while this one gave the values.
+            let mut ranks = ranks.lock().unwrap();
+            ranks.tell(&Order::Step(0)).unwrap();
+            ranks.peers.iter_mut().for_each(|peer| peer.in_step = true);
+            let first = failed.learner.subject.gradients()[0].len();
+            ranks.peers[0].wire.send_numbers(&vec![0.0; first]).unwrap();
             ranks.leave_step();
         }
         let mut again = trainer(&start, data(), &settings);
@@ -209,7 +224,7 @@ fn what_a_rank_says_has_failed_is_said() {
         worker.refuse("model `m` is another one here").unwrap();
     });
     let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
-    let error = ranks.load(&base(), &mut || ()).unwrap_err();
+    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert_eq!(error.to_string(), "rank 1: model `m` is another one here");
     thread.join().unwrap();
 }

@@ -102,19 +102,28 @@ impl Wire {
             let (tag, len) = self.receive_head()?;
             let bytes = self.receive_bytes(len)?;
             if tag == MESSAGE {
-                return postcard::from_bytes(&bytes).map_err(|_| WireError::Garbled);
+                return Wire::decoded(&bytes);
             }
         }
     }
 
-    /// Receives as many numbers as `numbers` has room for.
+    /// Returns the message that bytes are of.
+    pub(super) fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+        postcard::from_bytes(bytes).map_err(|_| WireError::Garbled)
+    }
+
+    /// Receives numbers, which must be as many. Where a message comes in their place, what they are of has failed:
+    /// returns its bytes.
     pub(super) fn receive_numbers(
         &mut self,
         numbers: &mut Vec<f32>,
         count: usize,
-    ) -> Result<(), WireError> {
+    ) -> Result<Option<Vec<u8>>, WireError> {
         let (tag, len) = self.receive_head()?;
-        if tag != NUMBERS || len != 4 * count {
+        if tag == MESSAGE {
+            return Ok(Some(self.receive_bytes(len)?));
+        }
+        if len != 4 * count {
             return Err(WireError::Garbled);
         }
         numbers.clear();
@@ -128,7 +137,7 @@ impl Wire {
             numbers.extend(four.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             left -= part;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn send_head(&mut self, tag: u8, len: usize) -> Result<(), WireError> {

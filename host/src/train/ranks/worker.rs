@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use super::wire::Wire;
 use super::{Answer, Assignment, Base, Hello, Order, VERSION, WireError};
 use crate::model::adapter::Adapter;
-use crate::model::backend::{BackendError, TrainingBackend};
+use crate::model::backend::TrainingBackend;
 use crate::model::forward::Engine;
 use crate::train::TrainError;
 use crate::train::items::{Item, Objective};
@@ -50,7 +50,9 @@ impl Worker {
     /// Waits for the model that is to be loaded.
     pub fn wait(&mut self) -> Result<Work, WorkerError> {
         match self.wire.receive()? {
-            Order::Load(base) => Ok(Work::Load(base)),
+            Order::Load(base) => {
+                Ok(Work::Load(serde_json::from_str(&base).map_err(|_| WireError::Garbled)?))
+            }
             Order::End => Ok(Work::End),
             _ => Err(WireError::Garbled.into()),
         }
@@ -80,8 +82,10 @@ impl Worker {
                 }
                 Order::Step(step) => {
                     let learner = learner.as_mut().ok_or(WireError::Garbled)?;
-                    self.receive_values(learner)?;
-                    self.step(learner, step)?;
+                    match self.receive_values(learner)? {
+                        true => self.step(learner, step)?,
+                        false => self.wire.send(&Answer::Done)?,
+                    }
                 }
                 // Of a step that has failed.
                 Order::Point(_) => {}
@@ -134,27 +138,28 @@ impl Worker {
         self.wire.send(&Answer::Done)
     }
 
-    /// Takes the adapter as rank 0 has it.
+    /// Takes the adapter as rank 0 has it; false where rank 0 has left the step.
     fn receive_values<B: TrainingBackend>(
         &mut self,
         learner: &mut Learner<B>,
-    ) -> Result<(), WireError> {
+    ) -> Result<bool, WireError> {
         let Learner { backend, subject: Subject::Adapter { adapter, .. }, .. } = learner else {
             return Err(WireError::Garbled);
         };
         let mut numbers = Vec::new();
         for parameter in adapter.parameters_mut() {
             let len = parameter.len();
-            self.wire.receive_numbers(&mut numbers, len)?;
+            if self.wire.receive_numbers(&mut numbers, len)?.is_some() {
+                return Ok(false);
+            }
             backend.write(&numbers, &mut parameter.values, 0);
         }
         adapter.repack(backend);
-        Ok(())
+        Ok(true)
     }
 
     fn failed(&mut self, error: &TrainError) -> Result<(), WireError> {
-        let out_of_memory = matches!(error, TrainError::Backend(BackendError::OutOfMemory { .. }));
-        self.fail(&error.to_string(), out_of_memory)
+        self.fail(&error.to_string(), error.is_out_of_memory())
     }
 
     fn fail(&mut self, message: &str, out_of_memory: bool) -> Result<(), WireError> {
