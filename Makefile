@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALIGNER := target/release/aligner
 DEMO := runs/demo
 
-.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins bench-server peers soak fuzz clean build-cuda check-cuda test-cuda bench-cuda
+.PHONY: all setup fetch build demo methods reproduce smoke lint test ecosystem bench bench-plugins bench-server simulate peers soak fuzz clean build-cuda check-cuda test-cuda bench-cuda
 
 all: build
 
@@ -92,6 +92,15 @@ bench-plugins: setup
 # What a run on a server takes beside calling the server directly, with the same requests under way.
 bench-server: setup
 	$(CARGO) bench --locked -p aligner --bench server
+
+# A round of a large model on many GPUs, as docs/simulation.md says; `make simulate SET="gpus=128 in_flight=8192"` with
+# other assumptions. It stands on nothing, so nothing else is built. What the host costs was measured by
+# tests/simulate/measure.
+SET ?=
+simulate: setup
+	@mkdir -p target
+	@rustc --edition 2024 -O tests/simulate/main.rs -o target/simulate
+	@target/simulate $(SET)
 
 # The programs that `make bench` compares with; llama.cpp is compiled for this machine.
 PEERS := tests/peers/.venv

@@ -16,4 +16,10 @@ mod runs;
 mod runtime;
 mod server;
 mod sharing;
+// It is a program of its own, which `make simulate` compiles.
+#[path = "simulate/main.rs"]
+#[expect(dead_code, reason = "`make simulate` uses all of it")]
+mod simulate;
+#[path = "simulate/tests.rs"]
+mod simulate_tests;
 mod tutorials;
