@@ -52,6 +52,7 @@ mod weights_state;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
@@ -435,7 +436,14 @@ fn accumulate<B: TrainingBackend>(
         for (rank, micro_batch) in turn.iter().enumerate() {
             let of_micro_batch = match &mut ranks {
                 Some(ranks) if rank > 0 => ranks.learnt(rank, &*backend, &mut learner.subject)?,
-                _ => learner.learn(cut, micro_batch, share.kl)?,
+                _ => {
+                    let begun = Instant::now();
+                    let of_own = learner.learn(cut, micro_batch, share.kl)?;
+                    if let Some(ranks) = &mut ranks {
+                        ranks.be_patient(begun.elapsed());
+                    }
+                    of_own
+                }
             };
             sums.add(&*backend, &mut learner.subject);
             share.append(of_micro_batch);

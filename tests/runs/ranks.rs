@@ -122,7 +122,7 @@ fn a_rank_that_is_killed_ends_the_run_which_goes_on_over_any_number() {
                         "error: rank {victim} cannot be worked with: its process has ended"
                     );
                     said.expect(4)
-                        .says(&[&lost, "hint: its own messages say more; `aligner resume`"]);
+                        .says(&[&lost, "hint: `aligner resume` with the run directory goes on"]);
                 }
                 // Rank 0 says that it ends, unless it is killed.
                 _ if victim == 0 => {
@@ -183,30 +183,42 @@ fn what_ranks_cannot_share_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn two_runs_do_not_meet_at_one_port() {
+fn runs_at_one_port_do_not_disturb_each_other() {
     let place = Place::new();
     let port = port();
-    let one = arguments("one", &LONG);
-    let mut ranks = Ranks((0..2).map(|rank| start(&place, rank, 2, port, &one)).collect());
-    training(&place, "one", &mut ranks);
-    // The first has met, so its port is free again.
-    let two = arguments("two", &[]);
-    let second = Ranks((0..2).map(|rank| start(&place, rank, 2, port, &two)).collect());
-    for said in ended(second).into_iter().chain(ended(ranks)) {
+    // Two that differ, at once.
+    let [one, two] = ["one", "two"].map(|out| arguments(out, &[]));
+    let ranks = [0, 1].map(|rank| (rank, &one)).into_iter().chain([1, 0].map(|rank| (rank, &two)));
+    let ranks = ranks.map(|(rank, told)| start(&place, rank, 2, port, told));
+    for said in ended(Ranks(ranks.collect())) {
         said.expect(0);
     }
-    // One that waits for its ranks has not.
-    let mut waiting = Ranks(vec![start(&place, 0, 2, port, &arguments("three", &[]))]);
-    let socket = || {
-        fs::read_dir(place.folder.path())
-            .unwrap()
-            .any(|entry| entry.unwrap().path().join(format!("ranks-{port}")).exists())
+    same(&place, "one", "two");
+
+    // A second rank 0 of the same run is refused; the first goes on when its rank 1 comes.
+    let three = arguments("three", &[]);
+    let mut waiting = Ranks(vec![start(&place, 0, 2, port, &three)]);
+    let has_socket = || {
+        let folders = fs::read_dir(place.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut folders = folders.filter(|path| path.is_dir());
+        folders.any(|folder| {
+            fs::read_dir(folder).unwrap().any(|entry| {
+                let name = entry.unwrap().file_name();
+                let name = name.to_str().unwrap();
+                name.starts_with("ranks-") && !name.ends_with("lock")
+            })
+        })
     };
-    while !socket() {
+    while !has_socket() {
         assert!(waiting.0[0].try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(5));
     }
-    let other = Ranks(vec![start(&place, 0, 2, port, &arguments("four", &[]))]);
-    let message = format!("error: another run has its ranks meet at `MASTER_PORT` {port}");
-    ended(other).remove(0).expect(2).says(&[&message]);
+    let other = Ranks(vec![start(&place, 0, 2, port, &three)]);
+    let message = "error: another rank 0 of this run waits for its ranks";
+    ended(other).remove(0).expect(2).says(&[message]);
+    waiting.0.push(start(&place, 1, 2, port, &three));
+    for said in ended(waiting) {
+        said.expect(0);
+    }
+    same(&place, "one", "three");
 }

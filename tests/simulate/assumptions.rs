@@ -124,7 +124,7 @@ assumptions! {
 
     // The host.
     in_flight = 4096.0, "", Assumed("512 a server; the default of aligner is 256"), "requests under way at once";
-    burst = 100000.0, "", Aligner("`flight.rs`: all that may be under way"), "requests made before any of them is sent";
+    burst = 1.0, "", Aligner("`flight.rs`: each is sent as it is made"), "requests made before any of them is sent";
     timeout_seconds = 600.0, "s", Aligner("`timeout_seconds`"), "after which a request is sent again";
     host_cores = 16.0, "", Assumed("a node's share"), "cores of the host, which plugins and the embedded engine use";
     request_ms = 0.636, "ms", Measured("request"), "a request with a short prompt and a short answer";
@@ -134,13 +134,13 @@ assumptions! {
     chat_prompt_ms = 0.578, "ms", Measured("request-user"), "1000 tokens of such a prompt besides";
     answer_ms = 2.5, "ms", Measured("request-long"), "1000 tokens of an answer: read, decoded, journalled";
     chats = 0.0, "", Aligner("`render_as = \"raw\"`, its plugins' default"), "1 where what is generated and judged are chats, 0 where it is raw text; what is scored is a chat";
-    sync_ms = 1.0, "ms", Assumed("a shared file system; a disk of this machine: 0.09 measured"), "each answer's line in the ledger to be on the disk, while nothing else is done";
+    sync_ms = 0.0, "ms", Aligner("one sync a second for all answers"), "each answer's line in the ledger to be on the disk, while nothing else is done";
     filter_ms = 0.331, "ms", Measured("filter"), "filters over a record";
     score_ms = 0.025, "ms", Measured("score-known"), "the difficulty plugin over a record, without its requests";
     host_read_seconds = 4.99, "s/GB", Measured("embedded-load"), "weights into the embedded engine, on one core";
     host_score_ms = 5.37, "ms", Measured("embedded-score"), "a token under 10⁹ weights in it, on one core";
     host_cores_share = 0.7, "", Assumed("reading and products in parallel"), "of its cores that the embedded engine makes use of";
-    probe_rows = 4.0, "rows", Aligner("`trainer::PROBE_ROWS`, before and after the job"), "rows that are scored to see whether TRL trains the same model; 0: none";
+    probe_rows = 0.0, "rows", Aligner("the server scores them; with `embedded = [\"scores\"]` the engine: `trainer::PROBE_ROWS`, 4"), "rows that the embedded engine scores to see whether TRL trains the same model; 0: none";
     host_adapter_seconds = 3.0, "s/GB", Assumed("written, read, digested and written again"), "an adapter through the host";
 }
 

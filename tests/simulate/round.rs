@@ -133,7 +133,9 @@ fn train(it: &Assumptions, stages: &mut Vec<Stage>, records: &[Record]) {
         |record: &Record| f64::from(record.question + record.answer) + it.train_template_tokens;
     let tokens: f64 = records.iter().map(row).sum();
     let probe = probe(it, tokens / records.len().max(1) as f64);
-    host(it, stages, "train: rows scored before", probe);
+    if probe > 0.0 {
+        host(it, stages, "train: rows scored before", probe);
+    }
 
     let turns = it.training_gpus == 0.0;
     let gpus = if turns { it.gpus } else { it.training_gpus };
@@ -151,7 +153,9 @@ fn train(it: &Assumptions, stages: &mut Vec<Stage>, records: &[Record]) {
     let seconds = products + others;
     let idle = others * gpus + seconds * (it.gpus - gpus);
     stages.push(Stage { name: "train: updates", seconds, idle, host: 0.0, flown: None });
-    host(it, stages, "train: rows scored after", probe);
+    if probe > 0.0 {
+        host(it, stages, "train: rows scored after", probe);
+    }
     let through = it.adapter_gb() * it.host_adapter_seconds;
     host(it, stages, "train: adapter through the host", through);
     if turns {
@@ -161,7 +165,7 @@ fn train(it: &Assumptions, stages: &mut Vec<Stage>, records: &[Record]) {
     stages.push(waiting("servers load the adapter", loading));
 }
 
-/// Returns how long the embedded engine takes to read the weights and to score the rows that show whether TRL trains
+/// Returns how long the embedded engine, where it does that, takes to read the weights and to score the rows that show whether TRL trains
 /// the same model. Reading is no faster than the file system.
 fn probe(it: &Assumptions, tokens: f64) -> f64 {
     let cores = (it.host_cores * it.host_cores_share).max(1.0);

@@ -1,9 +1,9 @@
 //! Processes of one host that train together, as `torchrun` starts them: which one this is, and how they meet.
 //!
-//! They meet at a socket in a folder that only this user can enter; `MASTER_PORT` tells several runs apart and names
-//! it. The port itself is `torchrun`'s own.
+//! They meet at a socket in a folder that only this user can enter, under a name of what they run and of `MASTER_PORT`.
+//! The port itself is `torchrun`'s own.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{CliError, Device, cancel, exit, host};
 use crate::{
+    digest::sha256,
     model::template::ChatSettings,
     plugin_set::PluginSet,
     progress::{Progress, Style},
@@ -26,6 +27,9 @@ const MEET: Duration = Duration::from_secs(60);
 
 /// How long a rank may take to read a model.
 const LOAD: Duration = Duration::from_secs(3600);
+
+/// How long who has come may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether somebody has come.
 const LOOK: Duration = Duration::from_millis(50);
@@ -47,11 +51,12 @@ pub struct Place {
     port: String,
 }
 
-/// Returns which of several processes this one is; none where it is alone. Where there are others, the machine's
-/// processors are shared with them.
+/// Returns which of several processes this one is; none where it is alone. Others than rank 0, which does all
+/// stages but training by itself, take their share of the machine's processors.
 pub fn place() -> Result<Option<Place>, CliError> {
-    let place = Place::read(&|name| std::env::var(name).ok())?;
-    if let Some(place) = &place
+    let place = Place::read(&|name| std::env::var(name).ok().filter(|text| !text.is_empty()))?;
+    let worker = place.as_ref().filter(|place| place.rank > 0);
+    if let Some(place) = worker
         && std::env::var_os("RAYON_NUM_THREADS").is_none()
     {
         let all = std::thread::available_parallelism().map_or(1, |all| all.get());
@@ -61,6 +66,9 @@ pub fn place() -> Result<Option<Place>, CliError> {
     }
     Ok(place)
 }
+
+/// What somebody is told in whose environment the variables are for something else.
+const ALONE: &str = "unset `WORLD_SIZE` and `RANK` to run it in one process";
 
 impl Place {
     /// Reads what `torchrun` says in the environment; none where there is one process.
@@ -79,11 +87,7 @@ impl Place {
         }
         let Some(rank) = number("RANK")? else {
             return Err(CliError::usage(format!("`WORLD_SIZE` is {size}, and there is no `RANK`"))
-                .hint(format!(
-                    "start {size} processes with `RANK` from 0 to {}, as `torchrun` does, or unset \
-                    `WORLD_SIZE`",
-                    size - 1
-                )));
+                .hint(format!("`torchrun` sets both; {ALONE}")));
         };
         if rank >= size {
             let message =
@@ -93,10 +97,16 @@ impl Place {
         if let Some(here) = number("LOCAL_WORLD_SIZE")?.filter(|&here| here != size) {
             let message =
                 format!("`WORLD_SIZE` is {size}, and {here} of these processes are on this host");
-            return Err(CliError::usage(message)
-                .hint("ranks are of one host; `[train] backend = \"trl\"` trains over several"));
+            let hint = format!(
+                "ranks are of one host; `[train] backend = \"trl\"` trains over several; {ALONE}"
+            );
+            return Err(CliError::usage(message).hint(hint));
         }
         let local = number("LOCAL_RANK")?.unwrap_or(rank);
+        if rank == 0 && local != 0 {
+            let message = format!("`LOCAL_RANK` of rank 0 is {local}, expected 0");
+            return Err(CliError::usage(message));
+        }
         let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.to_owned());
         if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
             let message = format!("`MASTER_PORT` is `{}`, expected a number", port.escape_debug());
@@ -112,28 +122,24 @@ impl Place {
             (1..=set.run.rounds).filter_map(|round| Some((round, set.train(round)?))).collect();
         let refused = |what: String, hint: &str| {
             let message = format!("`WORLD_SIZE` is {size}, and {what}");
-            Err(CliError::usage(message).hint(hint))
+            Err(CliError::usage(message).hint(format!("{hint}{ALONE}")))
         };
-        let alone = "unset `WORLD_SIZE` and `RANK` to run it in one process";
         if let Some((round, _)) = trained.iter().find(|(_, train)| train.trl.is_some()) {
             let what = format!("round {round} trains with TRL, which starts processes of its own");
-            return refused(
-                what,
-                "`[train.trl] launch = \"torchrun\"` starts them; run aligner in one",
-            );
+            return refused(what, "`[train.trl] launch` says how; ");
         }
         if let Some((round, _)) = trained.iter().find(|(_, train)| train.lora.is_none()) {
             let what = format!("round {round} trains every weight, which ranks do not share");
-            return refused(what, "`train.method = \"lora\"` trains an adapter");
+            return refused(what, "`train.method = \"lora\"` trains an adapter; ");
         }
         match trained.is_empty() {
-            true => refused("no round trains anything".to_owned(), alone),
+            true => refused("no round trains anything".to_owned(), ""),
             false => Ok(()),
         }
     }
 
-    /// Returns where the ranks meet, in a folder of this user's own.
-    fn socket(&self) -> Result<PathBuf, CliError> {
+    /// Returns where the ranks of a run meet, in a folder of this user's own.
+    fn socket(&self, run: &str) -> Result<PathBuf, CliError> {
         // SAFETY: it only returns a number.
         let user = unsafe { libc::geteuid() };
         let folder = std::env::temp_dir().join(format!("aligner-{user}"));
@@ -152,7 +158,8 @@ impl Place {
         if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
             return Err(failed("it is not a folder that only you can enter"));
         }
-        Ok(folder.join(format!("ranks-{}", self.port)))
+        let run = sha256(run.as_bytes());
+        Ok(folder.join(format!("ranks-{}-{}", self.port, &run[..16])))
     }
 }
 
@@ -164,13 +171,20 @@ pub enum Role {
     Done,
 }
 
-/// Takes a process to its part of what a plugin set trains.
-pub fn role(place: Option<Place>, set: &PluginSet, device: Device) -> Result<Role, CliError> {
+/// Takes a process to its part of what a plugin set trains. `run` is what all ranks of a run were told, and no
+/// others.
+pub fn role(
+    place: Option<Place>,
+    set: &PluginSet,
+    device: Device,
+    run: &str,
+) -> Result<Role, CliError> {
     let Some(place) = place else { return Ok(Role::Run(None)) };
     place.check(set)?;
+    let path = place.socket(run)?;
     match place.rank {
-        0 => Ok(Role::Run(Some(Lobby::open(place)?))),
-        _ => work(&place, device).map(|()| Role::Done),
+        0 => Ok(Role::Run(Some(Lobby::open(place, path)?))),
+        _ => work(&place, &path, device).map(|()| Role::Done),
     }
 }
 
@@ -179,26 +193,32 @@ pub struct Lobby {
     place: Place,
     path: PathBuf,
     listener: UnixListener,
+    /// Locked for as long as this waits: the socket is nobody else's.
+    _lock: File,
 }
 
 impl Lobby {
-    fn open(place: Place) -> Result<Lobby, CliError> {
-        let path = place.socket()?;
-        let port = &place.port;
-        if UnixStream::connect(&path).is_ok() {
-            let message = format!("another run has its ranks meet at `MASTER_PORT` {port}");
-            return Err(CliError::usage(message).hint("give each run a `MASTER_PORT` of its own"));
-        }
-        // What a killed run has left.
-        let _ = fs::remove_file(&path);
+    fn open(place: Place, path: PathBuf) -> Result<Lobby, CliError> {
         let failed = |error: io::Error| {
             let message = format!("ranks cannot meet at `{}`: {error}", path.display());
             CliError::new(exit::MODEL_OR_DATA, message)
                 .hint("set TMPDIR to a folder of your own, with a path that is not long")
         };
+        let lock = File::create(path.with_extension("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => {
+                let message = "another rank 0 of this run waits for its ranks";
+                return Err(CliError::usage(message)
+                    .hint("each process of a run has a `RANK` of its own, and only one is 0"));
+            }
+        }
+        // What a killed run has left.
+        let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Lobby { place, path, listener })
+        Ok(Lobby { place, path, listener, _lock: lock })
     }
 
     /// Waits until all ranks have come, and has them load the policy's weights, which takes a while.
@@ -206,20 +226,21 @@ impl Lobby {
         let others = self.place.size - 1;
         let bar = progress.stage("waiting for ranks", others as u64, "ranks");
         let begun = Instant::now();
-        let mut streams = Vec::new();
-        while streams.len() < others {
+        let mut ranks = Ranks::new(self.place.size);
+        while ranks.come() < others {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false).map_err(WorkerError::from)?;
-                    streams.push(stream);
-                    bar.inc(1);
+                    if ranks.admit(stream, HELLO, cancel::flag())? {
+                        bar.inc(1);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if cancel::flag().load(Ordering::Relaxed) {
                         return Err(RunError::NotBegun.into());
                     }
                     if begun.elapsed() >= MEET {
-                        return Err(self.nobody(streams.len()));
+                        return Err(self.nobody(ranks.come()));
                     }
                     std::thread::sleep(LOOK);
                 }
@@ -227,27 +248,28 @@ impl Lobby {
             }
         }
         bar.finish();
-        let mut ranks = Ranks::join(streams, LOAD, cancel::flag())?;
         let models = &prepared.set.models;
         let policy = &prepared.models["policy"].model;
         let (weight_type, chat) = (prepared.set.run.dtype, &prepared.set.chat);
-        ranks.load(&Base {
-            model: models.policy.clone(),
-            digest: policy.digest.clone(),
-            chat: ChatSettings { date: chat.date, variables: chat.variables.clone() },
-            weight_type,
-            class: prepared.device.class(weight_type),
-        })?;
+        ranks.load(
+            &Base {
+                model: models.policy.clone(),
+                digest: policy.digest.clone(),
+                chat: ChatSettings { date: chat.date, variables: chat.variables.clone() },
+                weight_type,
+                class: prepared.device.class(weight_type),
+            },
+            LOAD,
+        )?;
         Ok(ranks)
     }
 
     fn nobody(&self, come: usize) -> CliError {
-        let Place { size, port, .. } = &self.place;
+        let Place { size, .. } = &self.place;
         let (others, seconds) = (size - 1, MEET.as_secs());
         let message = format!("{come} of {others} other ranks have come in {seconds} s");
         CliError::new(exit::MODEL_OR_DATA, message).hint(format!(
-            "start {size} processes with the same command, `WORLD_SIZE` {size}, `RANK` from 0 to {others} and \
-             `MASTER_PORT` {port}: `torchrun --no-python --nproc-per-node {size} aligner …` does"
+            "`torchrun --no-python --nproc-per-node {size} aligner …` starts all with the same command; {ALONE}"
         ))
     }
 }
@@ -268,9 +290,9 @@ pub fn loaded(ranks: &mut Ranks, progress: &Progress) -> Result<(), CliError> {
 }
 
 /// Works for rank 0 until its run has ended.
-fn work(place: &Place, device: Device) -> Result<(), CliError> {
+fn work(place: &Place, path: &Path, device: Device) -> Result<(), CliError> {
     cancel::leave_to_another()?;
-    let Some(stream) = connect(place, &place.socket()?)? else { return Ok(()) };
+    let Some(stream) = connect(place, path)? else { return Ok(()) };
     match work_over(stream, place, device) {
         // How that is, rank 0 says itself.
         Err(Stopped::Worker(WorkerError(WireError::Gone))) => {
@@ -339,7 +361,14 @@ fn load(base: &Base, place: &Place, device: Device) -> Result<Loaded, CliError> 
         let message = format!("model `{}` is not the one that rank 0 has", base.model);
         return Err(CliError::new(exit::MODEL_OR_DATA, message));
     }
-    let device = device.of_rank(place.local, &base.class).resolve(base.weight_type)?;
+    let device = device.of_rank(place.local, &base.class);
+    let device = device.resolve(base.weight_type).map_err(|error| CliError {
+        hint: Some(format!(
+            "start no more processes than there are GPUs, or say with `LOCAL_RANK`, which is {}, which GPU is whose",
+            place.local
+        )),
+        ..error
+    })?;
     let class = device.class(base.weight_type);
     if class != base.class {
         let message = format!("works on `{class}`, rank 0 on `{}`", base.class);
@@ -357,12 +386,14 @@ impl From<RankError> for CliError {
             _ => exit::MODEL_OR_DATA,
         };
         CliError::new(code, error.to_string())
+            .hint("start all ranks again, with the same command and `--resume`")
     }
 }
 
 impl From<WorkerError> for CliError {
     fn from(error: WorkerError) -> CliError {
         CliError::new(exit::MODEL_OR_DATA, error.to_string())
+            .hint("rank 0 says why; start all ranks again, with the same command and `--resume`")
     }
 }
 

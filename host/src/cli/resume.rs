@@ -67,8 +67,8 @@ fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(),
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
     let place = ranks::place()?;
     let manifest = reuse::manifest(&args.directory)?;
-    let set = &manifest.plugin_set;
-    let Role::Run(lobby) = ranks::role(place, set, args.device)? else { return Ok(()) };
+    let (set, told) = (&manifest.plugin_set, args.directory.display().to_string());
+    let Role::Run(lobby) = ranks::role(place, set, args.device, &told)? else { return Ok(()) };
     cancel::listen()?;
     let progress = args.shown.open();
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;

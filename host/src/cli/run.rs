@@ -72,7 +72,10 @@ pub struct RunArgs {
 pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     let place = ranks::place()?;
     let loaded = args.plugin_set(&host::embedded())?;
-    let Role::Run(mut lobby) = ranks::role(place, &loaded.set, args.device)? else { return Ok(()) };
+    let told = format!("{:?} {:?}", args.command(), args.out);
+    let Role::Run(mut lobby) = ranks::role(place, &loaded.set, args.device, &told)? else {
+        return Ok(());
+    };
     cancel::listen()?;
     let device = args.device.resolve(loaded.set.run.dtype)?;
     let progress = shown.open();
@@ -112,9 +115,10 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
         (_, true) => Existing::Fresh,
         _ => Existing::Refuse,
     };
-    // What is thrown away is thrown away for a run that can begin; and a server is looked at before a folder is
-    // made for it.
-    let served = !prepared.set.models.servers.is_empty() && !run::has_ended(&out);
+    // What is thrown away is thrown away for a run that can begin; and a server is looked at, and ranks are waited
+    // for, before a folder is made for it.
+    let others = !prepared.set.models.servers.is_empty() || lobby.is_some();
+    let served = others && !run::has_ended(&out);
     let loaded = match existing {
         Existing::Fresh => Some(models_tried(&prepared, lobby.take(), &progress)?),
         _ if served => Some(models_tried(&prepared, lobby.take(), &progress)?),

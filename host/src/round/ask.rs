@@ -87,7 +87,7 @@ impl<'a> Asker<'a> {
         place: Place<'a>,
         policy: &'a Policy,
     ) -> Result<Asker<'a>, RunError> {
-        let (rows, ledger) = directory.ledger::<Answered>(&place.ledger())?;
+        let (rows, ledger) = directory.ledger_of_answers::<Answered>(&place.ledger())?;
         shop.models.add_spent(rows.iter().filter_map(|row| row.spent.as_ref()));
         known.extend(rows.into_iter().map(|row| (row.key, row.answer)));
         let run = directory.path().to_owned();
@@ -279,7 +279,7 @@ impl<'a> Asker<'a> {
                     Made { it: Answer::Completion(made.it), spent: made.spent }
                 });
                 let row = Answered::of(at, &job.key, result)?;
-                ledger.append(&row)?;
+                ledger.append_soon(&row)?;
                 known.insert(row.key, row.answer);
                 bar.inc(1);
                 Ok(())
@@ -308,7 +308,7 @@ impl<'a> Asker<'a> {
         let (ledger, known) = (&mut self.ledger, &mut self.known);
         let mut keep = |place: usize, answer: Result<Made<Answer>, Undone>| {
             let row = Answered::of(at, &keys[place], answer)?;
-            ledger.append(&row)?;
+            ledger.append_soon(&row)?;
             known.insert(row.key, row.answer);
             Ok(())
         };

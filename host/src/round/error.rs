@@ -19,7 +19,7 @@ use crate::plugin::PluginError;
 use crate::report::NothingKept;
 use crate::run::directory::DirectoryError;
 use crate::server::ServerError;
-use crate::train::TrainError;
+use crate::train::{RankError, TrainError};
 use crate::trainer::TrainerError;
 
 /// Why a run stopped before its end.
@@ -231,10 +231,11 @@ impl RunError {
             RunError::Train(TrainError::NotFinite { .. }) => {
                 Some("try a smaller `learning_rate`, or leave these examples out".into())
             }
+            RunError::Train(TrainError::Rank(RankError::Failed { out_of_memory: true, .. })) => Some(
+                "lower `train.micro_batch_tokens` in a new run, or go on with `aligner resume` on larger GPUs".into(),
+            ),
             RunError::Train(TrainError::Rank(_)) => Some(
-                "its own messages say more; `aligner resume` with the run directory goes on, over as many ranks as \
-                 there are then"
-                    .into(),
+                "`aligner resume` with the run directory goes on, over as many ranks as there are then".into(),
             ),
             RunError::Engine(_) | RunError::Train(_) => None,
             RunError::Export(error) => error.hint(),

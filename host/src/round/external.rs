@@ -333,7 +333,7 @@ impl<'a> Job<'a> {
         let probe = Probe {
             rows: self.lines.probe.iter().map(trainer::Halves::of).collect(),
             mean_logprobs: self.mean_logprobs(shop, &policy)?,
-            bound: MOST_APART,
+            bound: most_apart(shop),
         };
         let config = self.config(shop, reference, probe);
         let file = |name: &str| format!("{folder}/{name}");
@@ -457,10 +457,11 @@ impl<'a> Job<'a> {
         let ours =
             self.mean_logprobs(shop, &policy).map_err(RunError::of_policy(self.place.round))?;
         let apart = apart(&ours, &done.probe);
-        if apart.is_none_or(|apart| apart > MOST_APART) {
+        let most = most_apart(shop);
+        if apart.is_none_or(|apart| apart > most) {
             return unusable(format!(
                 "with it a token of the first rows has a mean logprob of {ours:.3?} here and of {:.3?} there, \
-                 and {MOST_APART} apart is the most that rounding explains",
+                 and {most} apart is the most that rounding explains",
                 done.probe
             ));
         }
@@ -560,6 +561,13 @@ impl Updates<'_> {
     fn tokens_of(&self, step: u64) -> u64 {
         self.rows_of(step).map(|&(_, tokens)| tokens as u64).sum()
     }
+}
+
+/// Returns the most that both sides may be apart: with a server whose weights are rounded, as far as it may be from the
+/// embedded engine.
+fn most_apart(shop: &Workshop<'_>) -> f64 {
+    let server = shop.set.models.servers.get("policy");
+    server.map_or(MOST_APART, |server| MOST_APART.max(server.probe_bound))
 }
 
 /// Returns the most that two lists of numbers are apart; none where they cannot be compared.

@@ -41,7 +41,7 @@ pub fn complete(
     let jobs = jobs(shop, place, &rendered.rows, &flow.decoding, &state);
 
     let output = book.stage(place, depends, |book| {
-        let (rows, mut ledger) = book.directory.ledger::<Finished>(&place.ledger())?;
+        let (rows, mut ledger) = book.directory.ledger_of_answers::<Finished>(&place.ledger())?;
         shop.models.add_spent(rows.iter().filter_map(|row| row.spent.as_ref()));
         let mut done: HashMap<String, Completion> =
             rows.into_iter().map(|row| (row.key, row.completion)).collect();
@@ -73,7 +73,7 @@ pub fn complete(
                     Ok(made) => {
                         let (completion, spent) = (made.it, made.spent);
                         let row = Finished { key: job.key.clone(), completion, spent };
-                        ledger.append(&row)?;
+                        ledger.append_soon(&row)?;
                         bar.note_tokens(u64::from(row.completion.tokens));
                         done.insert(row.key, row.completion);
                     }

@@ -30,7 +30,8 @@ pub fn complete(
     shop.check_cancel(book)?;
     let place = Place { round, stage: "given" };
     let output = book.stage(place, json!([flow.digest, policy.digest]), |book| {
-        let (mut rows, mut ledger) = book.directory.ledger::<Generated>(&place.ledger())?;
+        let (mut rows, mut ledger) =
+            book.directory.ledger_of_answers::<Generated>(&place.ledger())?;
         let bar = shop.progress.stage(&label(place), flow.records.len() as u64, "records");
         bar.inc(rows.len() as u64);
         while rows.len() < flow.records.len() {
@@ -42,7 +43,7 @@ pub fn complete(
                 dropped: None,
             });
             for row in measured(shop, book, policy, bare.collect())? {
-                ledger.append(&row)?;
+                ledger.append_soon(&row)?;
                 rows.push(row);
             }
             bar.inc(batch.len() as u64);

@@ -32,7 +32,8 @@ pub fn logprobs(
     let depends = serde_json::json!([depends, reference.digest]);
     let output = book.stage(place, depends, |book| {
         let items = items()?;
-        let (mut rows, mut ledger) = book.directory.ledger::<Referred>(&place.ledger())?;
+        let (mut rows, mut ledger) =
+            book.directory.ledger_of_answers::<Referred>(&place.ledger())?;
         let bar = shop.progress.stage(&label(place), items.len() as u64, "items");
         bar.inc(rows.len() as u64);
         while rows.len() < items.len() {
@@ -50,7 +51,7 @@ pub fn logprobs(
             let scored = scored.map_err(RunError::of_policy(reference.round))?;
             for (item, logprobs) in batch.iter().zip(scored) {
                 let row = Referred { id: item.id.clone(), logprobs };
-                ledger.append(&row)?;
+                ledger.append_soon(&row)?;
                 rows.push(row);
             }
             bar.inc(batch.len() as u64);

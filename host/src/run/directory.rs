@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::digest::{sha256, sha256_of};
-use ledger::whole_lines;
 pub use ledger::{Ledger, read_ledger};
+use ledger::{Torn, whole_lines};
 
 /// Why the run directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -366,6 +366,23 @@ impl Directory {
         &self,
         name: &str,
     ) -> Result<(Vec<T>, Ledger), DirectoryError> {
+        self.open_ledger(name, Torn::Last)
+    }
+
+    /// The same of one whose rows are synced several at a time ([`Ledger::append_soon`]): where one is torn, it and
+    /// those behind it are cut off, to be made again.
+    pub fn ledger_of_answers<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<(Vec<T>, Ledger), DirectoryError> {
+        self.open_ledger(name, Torn::Any)
+    }
+
+    fn open_ledger<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        can_be: Torn,
+    ) -> Result<(Vec<T>, Ledger), DirectoryError> {
         let path = self.join(name);
         let folder = path.parent().expect("a file in the run directory has a parent");
         fs::create_dir_all(folder).map_err(io_error("make", folder))?;
@@ -376,10 +393,10 @@ impl Directory {
             .write(true)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        let (rows, whole) = whole_lines(&file, &path)?;
+        let (rows, whole) = whole_lines(&file, &path, can_be)?;
         file.set_len(whole).map_err(io_error("cut", &path))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
-        Ok((rows, Ledger { file, path }))
+        Ok((rows, Ledger::of(file, path)))
     }
 
     /// Opens a file of lines of which the first `bytes` are good: what a killed process wrote behind them is
@@ -396,7 +413,7 @@ impl Directory {
         }
         file.set_len(bytes).map_err(io_error("cut", &path))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(io_error("read", &path))?;
-        Ok(Ledger { file, path })
+        Ok(Ledger::of(file, path))
     }
 
     /// Gives a file a place outside of the directory, in the place of what is there. One that has gone there
@@ -570,6 +587,26 @@ mod tests {
             let (rows, _) = directory.ledger::<u32>("l.jsonl").unwrap();
             assert_eq!(rows.last(), Some(&9), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_ledger_of_answers_is_read_up_to_the_first_torn_line() {
+        let (_folder, directory) = directory();
+        let (_, mut ledger) = directory.ledger_of_answers::<u32>("l.jsonl").unwrap();
+        for row in 11..=15 {
+            ledger.append_soon(&row).unwrap();
+        }
+        drop(ledger);
+        // As a file system leaves a page that it had not written.
+        let mut bytes = directory.read("l.jsonl").unwrap();
+        bytes[6..8].fill(0);
+        fs::write(directory.join("l.jsonl"), &bytes).unwrap();
+        assert!(directory.ledger::<u32>("l.jsonl").is_err());
+        let (rows, mut ledger) = directory.ledger_of_answers::<u32>("l.jsonl").unwrap();
+        assert_eq!(rows, [11, 12]);
+        ledger.append_soon(&99).unwrap();
+        drop(ledger);
+        assert_eq!(directory.ledger::<u32>("l.jsonl").unwrap().0, [11, 12, 99]);
     }
 
     #[test]

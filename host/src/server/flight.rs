@@ -133,6 +133,11 @@ impl Server {
                 held += needs;
                 let sent = self.send(flight.model, waiting, name, needs, era, &request);
                 tasks.spawn(sent);
+                // It leaves before the next is made: thousands take seconds to make.
+                tokio::task::yield_now().await;
+                if flight.cancel.load(Ordering::Relaxed) {
+                    return Err(ServerError::Cancelled);
+                }
             }
             let landed = match timeout(TICK, tasks.join_next()).await {
                 Err(_) => continue,
@@ -270,8 +275,7 @@ impl Server {
         self.settings.tokens.is_none_or(|budget| self.spent() + tokens <= budget)
     }
 
-    /// Returns the error of a budget of which nothing is left.
-    pub fn used_up(&self) -> ServerError {
+    fn used_up(&self) -> ServerError {
         let tokens = self.settings.tokens.unwrap_or_default();
         ServerError::Budget { server: self.settings.server.clone(), tokens }
     }

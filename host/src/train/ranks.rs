@@ -35,11 +35,13 @@ use wire::Wire;
 /// Processes of two versions do not understand each other.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How long a rank that is in a step may say nothing.
+/// How long a rank that is in a step may say nothing, where this one does its own part quickly.
 const IN_STEP: Duration = Duration::from_secs(600);
 
 /// The ranks that work for this process, rank 0.
 pub struct Ranks {
+    size: usize,
+    /// In the order of ranks once all have come.
     peers: Vec<Peer>,
 }
 
@@ -48,6 +50,8 @@ struct Peer {
     wire: Wire,
     /// Whether it is within a step, and so will say that it is done or has failed.
     in_step: bool,
+    /// Whether the connection is of no use any more: nothing is sent or expected.
+    is_gone: bool,
 }
 
 /// What a rank is for, said by itself when it comes.
@@ -137,63 +141,70 @@ pub enum RankError {
         /// Whether its device's memory does not suffice.
         out_of_memory: bool,
     },
-    /// It is not one of the run's.
-    #[error("{0}")]
-    Stranger(String),
+    /// It is of another version of the program.
+    #[error("rank {rank} is of aligner {version}, rank 0 of {VERSION}")]
+    Version {
+        /// Which.
+        rank: usize,
+        /// Its version.
+        version: String,
+    },
 }
 
 impl Ranks {
-    /// Takes the connections of all other ranks, each of which says first who it is. Waits for as long as `patience`
-    /// and `cancel` allow.
-    pub fn join(
-        streams: Vec<UnixStream>,
+    /// Begins with rank 0 alone, of so many.
+    pub fn new(size: usize) -> Ranks {
+        Ranks { size, peers: Vec::new() }
+    }
+
+    /// Takes the connection of a rank, which says first who it is; false where it says nothing, is none that is
+    /// missing, or has gone, and so is let go. Waits for as long as `patience` and `cancel` allow.
+    pub fn admit(
+        &mut self,
+        stream: UnixStream,
         patience: Duration,
         cancel: &'static AtomicBool,
-    ) -> Result<Ranks, RankError> {
-        let size = streams.len() + 1;
-        let mut peers: Vec<Peer> = Vec::new();
-        for stream in streams {
-            let unknown =
-                |source| RankError::Stranger(format!("a rank cannot be worked with: {source}"));
-            let mut wire = Wire::new(stream).map_err(|error| unknown(error.into()))?;
-            (wire.patience, wire.cancel) = (Some(patience), Some(cancel));
-            let hello: Hello = wire.receive().map_err(unknown)?;
-            let Hello { rank, size: expected, version } = &hello;
-            let wrong = if *version != VERSION {
-                Some(format!("rank {rank} is of aligner {version}, rank 0 of {}", VERSION))
-            } else if *expected != size || *rank == 0 || *rank >= size {
-                Some(format!("a process came as rank {rank} of {expected}, and there are {size}"))
-            } else if peers.iter().any(|peer| peer.rank == *rank) {
-                Some(format!("two processes came as rank {rank}"))
-            } else {
-                None
-            };
-            if let Some(wrong) = wrong {
-                return Err(RankError::Stranger(wrong));
-            }
-            peers.push(Peer { rank: *rank, wire, in_step: false });
+    ) -> Result<bool, RankError> {
+        let Ok(mut wire) = Wire::new(stream) else { return Ok(false) };
+        (wire.patience, wire.cancel) = (Some(patience), Some(cancel));
+        let Hello { rank, size, version } = match wire.receive() {
+            Ok(hello) => hello,
+            Err(source @ WireError::Cancelled) => return Err(RankError::Wire { rank: 0, source }),
+            Err(_) => return Ok(false),
+        };
+        if version != VERSION {
+            return Err(RankError::Version { rank, version });
         }
-        peers.sort_by_key(|peer| peer.rank);
-        Ok(Ranks { peers })
+        let is_here = self.peers.iter().any(|peer| peer.rank == rank);
+        if size != self.size || rank == 0 || rank >= size || is_here {
+            return Ok(false);
+        }
+        self.peers.push(Peer { rank, wire, in_step: false, is_gone: false });
+        self.peers.sort_by_key(|peer| peer.rank);
+        Ok(true)
+    }
+
+    /// Returns how many of the others have come.
+    pub fn come(&self) -> usize {
+        self.peers.len()
     }
 
     /// Returns how many ranks there are, this one included.
     pub fn size(&self) -> usize {
-        self.peers.len() + 1
+        self.size
     }
 
-    /// Has all ranks load the model, for which they take their time ([`loaded`](Ranks::loaded)).
-    pub fn load(&mut self, base: &Base) -> Result<(), RankError> {
+    /// Has all ranks load the model, for which each may take as long as `patience`
+    /// ([`loaded`](Ranks::loaded)).
+    pub fn load(&mut self, base: &Base, patience: Duration) -> Result<(), RankError> {
+        self.peers.iter_mut().for_each(|peer| peer.wire.patience = Some(patience));
         let base = serde_json::to_string(base).expect("settings are plain fields");
         self.tell(&Order::Load(base))
     }
 
     /// Waits until all ranks have loaded the model; `loaded` hears of each.
     pub fn loaded(&mut self, loaded: &mut dyn FnMut()) -> Result<(), RankError> {
-        for peer in &mut self.peers {
-            peer.ready()?;
-            loaded();
-        }
+        self.ready(loaded)?;
         for peer in &mut self.peers {
             (peer.wire.patience, peer.wire.cancel) = (Some(IN_STEP), None);
         }
@@ -202,10 +213,30 @@ impl Ranks {
 
     fn tell(&mut self, order: &Order<'_>) -> Result<(), RankError> {
         let order = Wire::encoded(order);
-        for Peer { rank, wire, .. } in &mut self.peers {
-            wire.send_encoded(&order).map_err(named(*rank))?;
+        self.peers.iter_mut().try_for_each(|peer| peer.on(|wire| wire.send_encoded(&order)))
+    }
+
+    /// Hears of all ranks that they are ready, and then of the first that is not.
+    fn ready(&mut self, each: &mut dyn FnMut()) -> Result<(), RankError> {
+        let mut heard = Ok(());
+        for peer in &mut self.peers {
+            let of_peer = match peer.receive() {
+                Ok(Answer::Ready) => {
+                    each();
+                    Ok(())
+                }
+                Ok(_) => Err(garbled(peer.rank)),
+                Err(error) => Err(error),
+            };
+            heard = heard.and(of_peer);
         }
-        Ok(())
+        heard
+    }
+
+    /// Lets ranks take longer for a part of a step than this one did, by far.
+    pub(super) fn be_patient(&mut self, own: Duration) {
+        let patience = IN_STEP.max(own * 10);
+        self.peers.iter_mut().for_each(|peer| peer.wire.patience = Some(patience));
     }
 
     /// Has all ranks get ready for what a trainer learns.
@@ -229,10 +260,7 @@ impl Ranks {
         let task = serde_json::to_string(&task).expect("settings are plain numbers");
         let (items, reference) = (Cow::from(&learner.items), Cow::from(reference));
         self.tell(&Order::Begin { items, reference, task })?;
-        for peer in &mut self.peers {
-            peer.ready()?;
-        }
-        Ok(())
+        Ok(self.ready(&mut || ())?)
     }
 
     /// Has all ranks begin a step, from 0, with the adapter as it is.
@@ -242,15 +270,17 @@ impl Ranks {
         subject: &Subject<B>,
         step: u64,
     ) -> Result<(), TrainError> {
-        // Who does not get it is left like who does.
-        self.peers.iter_mut().for_each(|peer| peer.in_step = true);
-        self.tell(&Order::Step(step))?;
+        let order = Wire::encoded(&Order::Step(step));
+        for peer in &mut self.peers {
+            peer.in_step = true;
+            peer.on(|wire| wire.send_encoded(&order))?;
+        }
         let Subject::Adapter { adapter, .. } = subject else { return Err(TrainError::NoAdapter) };
         for parameter in adapter.parameters() {
             let values = backend.view(&parameter.values, 0..parameter.len())?;
-            for Peer { rank, wire, .. } in &mut self.peers {
-                wire.send_numbers(&values).map_err(named(*rank))?;
-            }
+            self.peers
+                .iter_mut()
+                .try_for_each(|peer| peer.on(|wire| wire.send_numbers(&values)))?;
         }
         Ok(())
     }
@@ -281,10 +311,8 @@ impl Ranks {
         let mut numbers = Vec::new();
         for parameter in adapter.parameters_mut() {
             let len = parameter.len();
-            if let Some(message) =
-                peer.wire.receive_numbers(&mut numbers, len).map_err(named(rank))?
-            {
-                let answer = Wire::decoded(&message).map_err(named(rank))?;
+            if let Some(message) = peer.on(|wire| wire.receive_numbers(&mut numbers, len))? {
+                let answer = peer.on(|_| Wire::decoded(&message))?;
                 return Err(peer.heard(answer).err().unwrap_or_else(|| garbled(rank)).into());
             }
             backend.write(&numbers, &mut parameter.gradient, 0);
@@ -303,9 +331,9 @@ impl Ranks {
 
     /// Leaves a step that has failed, so that all ranks are ready for what comes next.
     pub(super) fn leave_step(&mut self) {
-        for peer in self.peers.iter_mut().filter(|peer| peer.in_step) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.in_step && !peer.is_gone) {
             // Who waits for it goes on; who does not passes over it.
-            let mut left = peer.wire.send(&Order::Point(None)).is_err();
+            let mut left = peer.on(|wire| wire.send(&Order::Point(None))).is_err();
             while !left {
                 left = !matches!(peer.receive(), Ok(Answer::Looked(_) | Answer::Learnt(_)));
             }
@@ -316,17 +344,27 @@ impl Ranks {
 
 impl Drop for Ranks {
     fn drop(&mut self) {
-        for peer in &mut self.peers {
-            // Who is gone needs no word.
-            let _ = peer.wire.send(&Order::End);
+        for peer in self.peers.iter_mut().filter(|peer| !peer.is_gone) {
+            let _ = peer.on(|wire| wire.send(&Order::End));
         }
     }
 }
 
 impl Peer {
     fn receive(&mut self) -> Result<Answer, RankError> {
-        let answer = self.wire.receive().map_err(named(self.rank))?;
+        let answer = self.on(Wire::receive)?;
         self.heard(answer)
+    }
+
+    /// Does something on the connection, which is of no use after it has failed.
+    fn on<T>(
+        &mut self,
+        act: impl FnOnce(&mut Wire) -> Result<T, WireError>,
+    ) -> Result<T, RankError> {
+        act(&mut self.wire).map_err(|source| {
+            self.is_gone = true;
+            RankError::Wire { rank: self.rank, source }
+        })
     }
 
     /// Passes an answer on; one that says that nothing more will come is an error.
@@ -339,21 +377,10 @@ impl Peer {
             answer => Ok(answer),
         }
     }
-
-    fn ready(&mut self) -> Result<(), RankError> {
-        match self.receive()? {
-            Answer::Ready => Ok(()),
-            _ => Err(garbled(self.rank)),
-        }
-    }
-}
-
-fn named(rank: usize) -> impl FnOnce(WireError) -> RankError {
-    move |source| RankError::Wire { rank, source }
 }
 
 fn garbled(rank: usize) -> RankError {
-    named(rank)(WireError::Garbled)
+    RankError::Wire { rank, source: WireError::Garbled }
 }
 
 #[cfg(test)]

@@ -312,7 +312,8 @@ impl Models {
         served.check_settings(server, jobs)?;
         let asked = Asked {
             count: jobs.len(),
-            record: &|index| &jobs[index].record,
+            name: &|index| format!("record `{}`", jobs[index].record),
+            counted: true,
             request: &|index| served.completing(server, jobs[index]),
         };
         remote.ask(&asked, cancel, &mut |index, said| {
@@ -340,7 +341,8 @@ impl Models {
         let (served, server) = (remote.served, remote.served.server()?);
         let asked = Asked {
             count: jobs.len(),
-            record: &|index| &jobs[index].record,
+            name: &|index| format!("record `{}`", jobs[index].record),
+            counted: true,
             request: &|index| {
                 let row = row(served.model(), &jobs[index].prompt, &jobs[index].completion)?;
                 served.request(server, row.tokens, server::Work::Score { from: row.from.max(1) })
@@ -371,8 +373,10 @@ impl Models {
 /// What is asked of a server, by numbers from 0.
 struct Asked<'a> {
     count: usize,
-    /// Whose it is, for messages.
-    record: &'a dyn Fn(usize) -> &'a str,
+    /// What it is, for messages.
+    name: &'a dyn Fn(usize) -> String,
+    /// Whether it is taken from the run's budget of tokens.
+    counted: bool,
     /// What is sent, or why that cannot be put to the model.
     request: &'a dyn Fn(usize) -> Result<Request, ModelError>,
 }
@@ -391,7 +395,9 @@ impl Remote<'_> {
         let mut means = vec![None; rows.len()];
         let asked = Asked {
             count: rows.len(),
-            record: &|_| "of the probe",
+            name: &|index| format!("row {} of the probe", index + 1),
+            // No ledger has what it costs.
+            counted: false,
             request: &|index| {
                 let Row { tokens, from } = &rows[index];
                 served.request(server, tokens.clone(), server::Work::Score { from: *from })
@@ -404,7 +410,7 @@ impl Remote<'_> {
             }
             Ok((Reply::Completed(_), _)) => unreachable!("a score was asked for"),
             Err(Undone::Unreadable(error)) => Err(error.into()),
-            Err(Undone::Budget) => Err(served.error(server.used_up())),
+            Err(Undone::Budget) => unreachable!("no budget is asked"),
         })?;
         Ok(means.into_iter().collect())
     }
@@ -425,7 +431,7 @@ impl Remote<'_> {
             model: &model,
             count: asked.count,
             make: &mut |index| match (asked.request)(index) {
-                Ok(request) => Some((format!("record `{}`", (asked.record)(index)), request)),
+                Ok(request) => Some(((asked.name)(index), request)),
                 Err(why) => {
                     unreadable.push((index, why));
                     None
@@ -442,7 +448,7 @@ impl Remote<'_> {
                 };
                 stop_at(&mut failed, take(index, said))
             },
-            counted: true,
+            counted: asked.counted,
             cancel,
         });
         for (index, why) in unreadable {

@@ -1,4 +1,4 @@
-//! Several ranks as threads of one process. `tests/ranks` has them as processes.
+//! Several ranks as threads of one process. `tests/runs/ranks.rs` has them as processes.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,15 @@ fn base() -> Base {
     Base { model, digest, chat: ChatSettings::default(), weight_type: WeightType::F32, class }
 }
 
+/// Admits all ranks.
+fn joined(streams: Vec<UnixStream>) -> Ranks {
+    let mut ranks = Ranks::new(streams.len() + 1);
+    for stream in streams {
+        assert!(ranks.admit(stream, PATIENCE, &NEVER).unwrap());
+    }
+    ranks
+}
+
 /// Starts ranks 1 to `size` - 1 and joins them.
 fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
     let (own, theirs) = pairs(size - 1);
@@ -38,9 +47,9 @@ fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
         })
     };
     let threads = theirs.into_iter().enumerate().map(work).collect();
-    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+    let mut ranks = joined(own);
     let mut loaded = 0;
-    ranks.load(&base()).unwrap();
+    ranks.load(&base(), PATIENCE).unwrap();
     ranks.loaded(&mut || loaded += 1).unwrap();
     assert_eq!((loaded, ranks.size()), (size - 1, size));
     (Arc::new(Mutex::new(ranks)), threads)
@@ -63,14 +72,16 @@ fn trainer(start: &Adapter, data: Data, settings: &TrainSettings) -> Trainer<Cpu
     Trainer::new(Tiny::new(true).engine(), start, data, settings.clone()).unwrap()
 }
 
+type Training = (String, Adapter, Box<dyn Fn() -> Data>, TrainSettings);
+
 /// Every kind of training: its name, where it starts, its data, and settings that cut a step into several
 /// micro-batches.
-fn trainings() -> Vec<(String, Adapter, Box<dyn Fn() -> Data>, TrainSettings)> {
+fn trainings() -> Vec<Training> {
     let sft = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
     let preferences = TrainSettings { micro_batch_tokens: 60, ..preference_tests::settings() };
     let mut dropout = adapter();
     dropout.config.dropout = 0.3;
-    let mut all: Vec<(String, Adapter, Box<dyn Fn() -> Data>, TrainSettings)> = vec![
+    let mut all: Vec<Training> = vec![
         ("sft".into(), adapter(), Box::new(|| examples().into()), sft.clone()),
         ("sft with dropout".into(), dropout, Box::new(|| examples().into()), sft),
     ];
@@ -148,8 +159,8 @@ fn a_rank_that_ends_is_named_and_does_not_hang_the_run() {
     };
     let mut theirs = theirs.into_iter();
     let threads = [of(2, theirs.next().unwrap(), true), of(1, theirs.next().unwrap(), false)];
-    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
-    ranks.load(&base()).unwrap();
+    let mut ranks = joined(own);
+    ranks.load(&base(), PATIENCE).unwrap();
     ranks.loaded(&mut || ()).unwrap();
     let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
     let mut trainer = trainer(&adapter(), examples().into(), &settings);
@@ -165,20 +176,21 @@ fn a_rank_that_says_nothing_is_given_up() {
     let (own, theirs) = pairs(1);
     let mut ranks = {
         let thread = thread::spawn(move || Worker::join(theirs.into_iter().next().unwrap(), 1, 2));
-        let ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
+        let ranks = joined(own);
         // It says nothing more, and is there.
         std::mem::forget(thread.join().unwrap());
         ranks
     };
-    ranks.peers[0].wire.patience = Some(Duration::from_millis(300));
-    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
+    let short = Duration::from_millis(300);
+    let error = ranks.load(&base(), short).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert!(
         matches!(error, RankError::Wire { rank: 1, source: WireError::Silent { .. } }),
         "{error}"
     );
     static STOP: AtomicBool = AtomicBool::new(true);
     ranks.peers[0].wire.cancel = Some(&STOP);
-    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
+    ranks.peers[0].is_gone = false;
+    let error = ranks.load(&base(), PATIENCE).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert!(matches!(error, RankError::Wire { rank: 1, source: WireError::Cancelled }), "{error}");
 }
 
@@ -223,29 +235,105 @@ fn what_a_rank_says_has_failed_is_said() {
         worker.wait().unwrap();
         worker.refuse("model `m` is another one here").unwrap();
     });
-    let mut ranks = Ranks::join(own, PATIENCE, &NEVER).unwrap();
-    let error = ranks.load(&base()).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
+    let mut ranks = joined(own);
+    let error = ranks.load(&base(), PATIENCE).and_then(|()| ranks.loaded(&mut || ())).unwrap_err();
     assert_eq!(error.to_string(), "rank 1: model `m` is another one here");
     thread.join().unwrap();
 }
 
 #[test]
-fn who_is_not_one_of_the_ranks_is_refused() {
-    let refused = |hellos: &[(usize, usize)]| {
-        let (own, theirs) = pairs(hellos.len());
-        let mut workers = Vec::new();
-        for (stream, &(rank, size)) in theirs.into_iter().zip(hellos) {
-            workers.push(Worker::join(stream, rank, size).unwrap());
-        }
-        Ranks::join(own, PATIENCE, &NEVER).map(|_| ()).unwrap_err().to_string()
-    };
-    assert_eq!(refused(&[(1, 3), (1, 3)]), "two processes came as rank 1");
-    assert_eq!(refused(&[(1, 4), (2, 4)]), "a process came as rank 1 of 4, and there are 3");
-    assert_eq!(refused(&[(0, 2)]), "a process came as rank 0 of 2, and there are 2");
-    let (own, theirs) = pairs(1);
+fn who_is_not_one_of_the_ranks_is_let_go() {
+    let (own, theirs) = pairs(5);
+    let mut kept = Vec::new();
+    for (stream, (rank, size)) in theirs.into_iter().zip([(1, 4), (0, 3), (1, 3), (1, 3), (2, 3)]) {
+        kept.push(Worker::join(stream, rank, size).unwrap());
+    }
+    let mut ranks = Ranks::new(3);
+    let admitted = own.into_iter().map(|stream| ranks.admit(stream, PATIENCE, &NEVER).unwrap());
+    assert_eq!(admitted.collect::<Vec<_>>(), [false, false, true, false, true]);
+    assert_eq!(ranks.come(), 2);
+
+    let (own, theirs) = pairs(3);
     (&theirs[0]).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let error = Ranks::join(own, PATIENCE, &NEVER).map(|_| ()).unwrap_err().to_string();
-    assert_eq!(error, "a rank cannot be worked with: it says what no rank of this aligner says");
+    drop(theirs.into_iter().nth(1));
+    let short = Duration::from_millis(300);
+    for stream in own {
+        assert!(!ranks.admit(stream, short, &NEVER).unwrap());
+    }
+    let (own, theirs) = pairs(1);
+    let mut wire = Wire::new(theirs.into_iter().next().unwrap()).unwrap();
+    wire.send(&Hello { rank: 1, size: 3, version: "0.0.0".into() }).unwrap();
+    let error = ranks.admit(own.into_iter().next().unwrap(), PATIENCE, &NEVER).unwrap_err();
+    assert!(error.to_string().starts_with("rank 1 is of aligner 0.0.0, rank 0 of "), "{error}");
+}
+
+#[test]
+fn a_rank_that_ends_between_two_steps_does_not_hang_the_run() {
+    let (own, theirs) = pairs(3);
+    let mut threads = Vec::new();
+    for (i, stream) in theirs.into_iter().enumerate() {
+        threads.push(thread::spawn(move || {
+            let mut worker = Worker::join(stream, i + 1, 4).unwrap();
+            worker.wait().unwrap();
+            if i == 0 {
+                // Ready for the first step, and gone before it.
+                worker.wire.send(&Answer::Ready).unwrap();
+                assert!(matches!(worker.wire.receive().unwrap(), Order::Begin { .. }));
+                worker.wire.send(&Answer::Ready).unwrap();
+                return;
+            }
+            worker.work(&Tiny::new(true).engine()).unwrap();
+        }));
+    }
+    let mut ranks = joined(own);
+    ranks.load(&base(), PATIENCE).unwrap();
+    ranks.loaded(&mut || ()).unwrap();
+    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let mut trainer = trainer(&adapter(), examples().into(), &settings);
+    trainer.share_with(Arc::new(Mutex::new(ranks))).unwrap();
+    let first = threads.remove(0);
+    first.join().unwrap();
+    let begun = std::time::Instant::now();
+    let error = trainer.step().unwrap_err().to_string();
+    assert_eq!(error, "rank 1 cannot be worked with: its process has ended");
+    drop(trainer);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn where_one_rank_has_too_little_memory_all_begin_again() {
+    let (own, theirs) = pairs(2);
+    let mut theirs = theirs.into_iter();
+    let (short, other) = (theirs.next().unwrap(), theirs.next().unwrap());
+    let short = thread::spawn(move || {
+        let mut worker = Worker::join(short, 1, 3).unwrap();
+        worker.wait().unwrap();
+        worker.wire.send(&Answer::Ready).unwrap();
+        assert!(matches!(worker.wire.receive().unwrap(), Order::Begin { .. }));
+        worker.fail("no room", true).unwrap();
+        // As `work` goes on: its first answer is that it is ready.
+        worker.work_on(&Tiny::new(true).engine())
+    });
+    let other = thread::spawn(move || {
+        let mut worker = Worker::join(other, 2, 3).unwrap();
+        worker.wait().unwrap();
+        worker.work(&Tiny::new(true).engine())
+    });
+    let mut ranks = joined(own);
+    ranks.load(&base(), PATIENCE).unwrap();
+    ranks.loaded(&mut || ()).unwrap();
+    let ranks = Arc::new(Mutex::new(ranks));
+    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let alone = run(trainer(&adapter(), examples().into(), &settings));
+    let mut shared = trainer(&adapter(), examples().into(), &settings);
+    let error = shared.share_with(ranks.clone()).unwrap_err();
+    assert!(error.is_out_of_memory(), "{error}");
+    shared.share_with(ranks.clone()).unwrap();
+    assert!(run(shared).1 == alone.1);
+    drop(ranks);
+    short.join().unwrap().unwrap();
+    other.join().unwrap().unwrap();
 }
 
 #[test]

@@ -66,13 +66,21 @@ impl Worker {
     /// Works with the model that was loaded until rank 0 needs nothing more.
     pub fn work<B: TrainingBackend>(mut self, engine: &Engine<B>) -> Result<(), WorkerError> {
         self.wire.send(&Answer::Ready)?;
+        self.work_on(engine)
+    }
+
+    pub(super) fn work_on<B: TrainingBackend>(
+        mut self,
+        engine: &Engine<B>,
+    ) -> Result<(), WorkerError> {
         let mut learner = None;
         loop {
             match self.wire.receive()? {
                 Order::Begin { items, reference, task } => {
                     // Two at once might not find room.
                     drop(learner.take());
-                    match assigned(engine, items.into_owned(), reference.into_owned(), &task) {
+                    let task = serde_json::from_str(&task).map_err(|_| WireError::Garbled)?;
+                    match assigned(engine, items.into_owned(), reference.into_owned(), task) {
                         Ok(assigned) => {
                             learner = Some(assigned);
                             self.wire.send(&Answer::Ready)?;
@@ -162,7 +170,7 @@ impl Worker {
         self.fail(&error.to_string(), error.is_out_of_memory())
     }
 
-    fn fail(&mut self, message: &str, out_of_memory: bool) -> Result<(), WireError> {
+    pub(super) fn fail(&mut self, message: &str, out_of_memory: bool) -> Result<(), WireError> {
         self.wire.send(&Answer::Failed { message: message.to_owned(), out_of_memory })
     }
 }
@@ -172,9 +180,8 @@ fn assigned<B: TrainingBackend>(
     engine: &Engine<B>,
     items: Vec<Item>,
     reference: Vec<Vec<f64>>,
-    task: &str,
+    task: Assignment,
 ) -> Result<Learner<B>, TrainError> {
-    let task: Assignment = serde_json::from_str(task).expect("rank 0 is of this version");
     let Engine { backend, weights } = engine;
     let mut adapter = Adapter::zeros(&weights.spec, task.lora)?;
     if task.scores {
