@@ -10,7 +10,8 @@
  *   FAKE_CUDA_BUSY      1: another process has the card for itself
  *   FAKE_CUDA_LOAD      error that loading kernels gives, for example 209
  *   FAKE_CUDA_CRASH     the number of a launch, from 1, from which on kernels fail
- *   FAKE_CUDA_COUNT     a file that gets the number of allocations when the program ends
+ *   FAKE_CUDA_COUNT     a file that gets, when the program ends, how many allocations and launches there were, and how
+ *                       many bytes were in use at most
  *   FAKE_CUDA_IDLE      1: kernels compute nothing
  *   FAKE_CUDA_ORDER     the order in which threads and blocks run: 0 is their own, each other number another
  */
@@ -39,7 +40,7 @@ enum {
 enum { SHARED_MOST = 232448, SHARED_USUAL = 49152 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned long used, allocations, launches;
+static unsigned long used, most_used, allocations, launches;
 
 static long long setting(const char *name, long long otherwise) {
     const char *text = getenv(name);
@@ -68,7 +69,7 @@ __attribute__((destructor)) static void count(void) {
     const char *name = getenv("FAKE_CUDA_COUNT");
     FILE *file = name ? fopen(name, "w") : NULL;
     if (!file) return;
-    fprintf(file, "%lu\n", allocations);
+    fprintf(file, "{\"allocations\": %lu, \"launches\": %lu, \"bytes\": %lu}\n", allocations, launches, most_used);
     fclose(file);
 }
 
@@ -235,6 +236,7 @@ int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
     pthread_mutex_lock(&lock);
     int full = fails(++allocations) || used + bytes > room();
     if (!full) used += bytes;
+    if (used > most_used) most_used = used;
     pthread_mutex_unlock(&lock);
     char *memory = NULL;
     if (full || posix_memalign((void **)&memory, BEFORE, BEFORE + bytes + BEHIND)) return OUT_OF_MEMORY;

@@ -12,22 +12,42 @@ struct Rules {
     double top_p, top_k, uniform;
 };
 
-// Sums over the block for each of N; `room` has 32 of them.
-template <int N> __device__ void block_sums(Mass (&sums)[N], Mass (*room)[N]) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+constexpr int SUMS = 16;
+
+// Room for what each warp has, a number further apart than there are so that lanes read different banks.
+typedef Mass Room[32][SUMS + 1];
+
+// One of two lanes keeps the first half of what is left, the other the second; each adds what the other gives.
+template <int HALF> __device__ __forceinline__ void share(Mass (&sums)[SUMS]) {
+    bool second = threadIdx.x & 2 * HALF;
 #pragma unroll
-    for (int n = 0; n < N; n++)
-        for (int i = 16; i > 0; i /= 2) sums[n] += __shfl_xor_sync(0xffffffff, sums[n], i);
-    __syncthreads();
-    if (lane == 0)
-#pragma unroll
-        for (int n = 0; n < N; n++) room[warp][n] = sums[n];
-    __syncthreads();
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        sums[n] = room[lane][n];
-        for (int i = 16; i > 0; i /= 2) sums[n] += __shfl_xor_sync(0xffffffff, sums[n], i);
+    for (int n = 0; n < HALF; n++) {
+        Mass given = second ? sums[n] : sums[n + HALF], kept = second ? sums[n + HALF] : sums[n];
+        sums[n] = kept + __shfl_xor_sync(0xffffffff, given, 2 * HALF);
     }
+}
+
+// Sums over a warp; lanes 2n and 2n + 1 get that of number n.
+__device__ __forceinline__ Mass warp_sums(Mass (&sums)[SUMS]) {
+    share<8>(sums), share<4>(sums), share<2>(sums), share<1>(sums);
+    return sums[0] + __shfl_xor_sync(0xffffffff, sums[0], 1);
+}
+
+// Sums over the block; all threads get the sums.
+__device__ void block_sums(Mass (&sums)[SUMS], Room &room) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Mass sum = warp_sums(sums);
+    __syncthreads();
+    if (lane % 2 == 0) room[warp][lane / 2] = sum;
+    __syncthreads();
+    if (warp < SUMS) {
+        sum = room[lane][warp];
+        for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffff, sum, i);
+        if (lane == 0) room[0][warp] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < SUMS; n++) sums[n] = room[0][n];
 }
 
 // A sum of masses, and of how many.
@@ -36,7 +56,7 @@ struct Two {
 };
 
 // Returns the sum over the threads before this one.
-__device__ Mass sum_before(Mass mine, Mass *room) {
+__device__ Mass sum_before(Mass mine, Mass (&room)[32]) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Mass sum = mine;
     for (int i = 1; i < 32; i *= 2) {
@@ -61,10 +81,10 @@ struct Logits {
 
 // Returns the largest weight, by its bits, for which those that are no smaller come to `needed`, each
 // counted as one or as its mass.
-__device__ uint32_t bar(const Logits &row, Mass needed, bool counted, Mass (*room)[15]) {
+__device__ uint32_t bar(const Logits &row, Mass needed, bool counted, Room &room) {
     uint32_t bits = 0;
     for (int shift = 28; shift >= 0; shift -= 4) {
-        Mass sums[15] = {};
+        Mass sums[SUMS] = {};
         for (int i = threadIdx.x; i < row.vocab; i += DRAWERS) {
             float weight = row.weight(i);
             Mass mass = counted ? 1 : Logits::mass(weight);
@@ -84,7 +104,8 @@ __device__ uint32_t bar(const Logits &row, Mass needed, bool counted, Mass (*roo
 
 extern "C" __global__ void __launch_bounds__(DRAWERS) draw(const float *logits, int vocab, const Rules *rules, uint32_t *tokens) {
     __shared__ float wide[32];
-    __shared__ Mass room[32][15], pairs[32][2];
+    __shared__ Room room;
+    __shared__ Mass of_warps[32];
     __shared__ uint32_t found;
     Rules rule = rules[blockIdx.x];
     Logits row{logits + (size_t)blockIdx.x * vocab, vocab, 0, 0};
@@ -106,12 +127,12 @@ extern "C" __global__ void __launch_bounds__(DRAWERS) draw(const float *logits, 
     uint32_t at = 0;
     Mass ties = vocab;
     auto above = [&]() {
-        Mass sums[2] = {};
+        Mass sums[SUMS] = {};
         for (int i = threadIdx.x; i < vocab; i += DRAWERS) {
             float weight = row.weight(i);
             if (__float_as_uint(weight) > at) sums[0] += Logits::mass(weight), sums[1] += 1;
         }
-        block_sums(sums, pairs);
+        block_sums(sums, room);
         return Two{sums[0], sums[1]};
     };
     if (rule.top_k >= 1 && rule.top_k < vocab) {
@@ -139,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(DRAWERS) draw(const float *logits, 
     int each = (vocab + DRAWERS - 1) / DRAWERS, first = threadIdx.x * each, end = min(vocab, first + each);
     Mass equal = 0;
     for (int i = first; i < end; i++) equal += __float_as_uint(row.weight(i)) == at;
-    Mass tied = sum_before(equal, room[0]), mine = 0;
+    Mass tied = sum_before(equal, of_warps), mine = 0;
     auto kept = [&](int i, Mass &tie) {
         float weight = row.weight(i);
         uint32_t key = __float_as_uint(weight);
@@ -148,9 +169,9 @@ extern "C" __global__ void __launch_bounds__(DRAWERS) draw(const float *logits, 
     Mass tie = tied;
     for (int i = first; i < end; i++) mine += kept(i, tie);
     __syncthreads();
-    Mass before = sum_before(mine, room[0]);
-    Mass total[2] = {mine, 0};
-    block_sums(total, pairs);
+    Mass before = sum_before(mine, of_warps);
+    Mass total[SUMS] = {mine};
+    block_sums(total, room);
     Mass target = (Mass)(rule.uniform * (double)total[0]);
     target = target < total[0] ? target : total[0] - 1;
     if (before <= target && target < before + mine) {
