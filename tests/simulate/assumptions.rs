@@ -124,7 +124,7 @@ assumptions! {
 
     // The host.
     in_flight = 4096.0, "", Assumed("512 a server; the default of aligner is 256"), "requests under way at once";
-    burst = 1.0, "", Aligner("`flight.rs`: each is sent as it is made"), "requests made before any of them is sent";
+    burst = 256.0, "", Aligner("`flight.rs`"), "requests made before any of them is sent";
     timeout_seconds = 600.0, "s", Aligner("`timeout_seconds`"), "after which a request is sent again";
     host_cores = 16.0, "", Assumed("a node's share"), "cores of the host, which plugins and the embedded engine use";
     request_ms = 0.636, "ms", Measured("request"), "a request with a short prompt and a short answer";

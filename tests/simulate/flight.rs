@@ -1,6 +1,6 @@
 //! Many requests under way: the host, which does one thing after the other, and servers behind a balancer.
 //!
-//! As `host/src/server/flight.rs` does it: requests are made, and each sent at once, until so many are under way; then
+//! As `host/src/server/flight.rs` does it: requests are made, and sent some at a time, until so many are under way; then
 //! an answer is waited for, taken and written down, and the next request made.
 
 use std::cmp::Reverse;

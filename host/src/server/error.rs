@@ -145,8 +145,10 @@ impl ServerError {
             }
             ServerError::Wrong { .. } => format!(
                 "it has to give token counts and logprobs as OpenAI's `/v1/completions` does, and `{}` has to be the \
-                 model that it serves, with the same tokenizer and as long a context",
-                key("base")
+                 model that it serves, with the same tokenizer and as long a context; where its scores alone are \
+                 wrong, `{} = [\"scores\"]` leaves them to the embedded engine",
+                key("base"),
+                key("embedded")
             ),
             ServerError::Model { hint, .. } | ServerError::Differs { hint, .. } => hint.clone(),
             ServerError::Budget { .. } => format!(

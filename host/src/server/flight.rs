@@ -20,6 +20,9 @@ use super::reach::{Called, Reach};
 use super::{Reply, Request, Server, ServerError, Usage};
 use crate::plugin_set::OnBudget;
 
+/// Requests that are made before they are sent.
+const AT_A_TIME: usize = 256;
+
 /// How often a request is sent before it is broken.
 pub(super) const TRIES: u32 = 5;
 /// The first pause before a request goes again; each further one is twice as long.
@@ -133,10 +136,13 @@ impl Server {
                 held += needs;
                 let sent = self.send(flight.model, waiting, name, needs, era, &request);
                 tasks.spawn(sent);
-                // It leaves before the next is made: thousands take seconds to make.
-                tokio::task::yield_now().await;
-                if flight.cancel.load(Ordering::Relaxed) {
-                    return Err(ServerError::Cancelled);
+                // They leave before the next are made: thousands take seconds to make. One by one, what each
+                // connection keeps would lie between what making the next one needs for a moment.
+                if tasks.len() % AT_A_TIME == 0 {
+                    tokio::task::yield_now().await;
+                    if flight.cancel.load(Ordering::Relaxed) {
+                        return Err(ServerError::Cancelled);
+                    }
                 }
             }
             let landed = match timeout(TICK, tasks.join_next()).await {
