@@ -138,7 +138,7 @@ impl Server {
                 tasks.spawn(sent);
                 // They leave before the next are made: thousands take seconds to make. One by one, what each
                 // connection keeps would lie between what making the next one needs for a moment.
-                if tasks.len() % AT_A_TIME == 0 {
+                if tasks.len().is_multiple_of(AT_A_TIME) {
                     tokio::task::yield_now().await;
                     if flight.cancel.load(Ordering::Relaxed) {
                         return Err(ServerError::Cancelled);

@@ -199,6 +199,10 @@ pub struct Expected {
     from: Option<usize>,
 }
 
+/// Tokens that a server may write beyond those that it was allowed: llama.cpp's in Python ends no text within a
+/// character, whose bytes can be a token each.
+const OF_A_CHARACTER: u32 = 3;
+
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
@@ -303,7 +307,7 @@ impl Expected {
             let (theirs, ours) = (usage.prompt_tokens, self.tokens);
             return wrong(format!("it counts {theirs} tokens in a prompt of {ours}"));
         }
-        if usage.completion_tokens > u64::from(self.most) {
+        if usage.completion_tokens > u64::from(self.most + OF_A_CHARACTER) {
             let (theirs, most) = (usage.completion_tokens, self.most);
             return wrong(format!("it has {theirs} tokens, and {most} were allowed"));
         }
@@ -320,7 +324,7 @@ impl Expected {
             None => {
                 let finish = match choice.finish_reason.as_deref() {
                     Some("stop") => Finish::Stop,
-                    Some("length") if written == self.most as usize => Finish::Length,
+                    Some("length") if written >= self.most as usize => Finish::Length,
                     Some("length") => {
                         let most = self.most;
                         return wrong(format!(
@@ -344,7 +348,7 @@ impl Expected {
                 Reply::Completed(Completed {
                     text: choice.text,
                     token_ids: choice.token_ids,
-                    tokens: (written.max(logprobs.len()) as u32).min(self.most),
+                    tokens: (written.max(logprobs.len()) as u32).min(self.most + OF_A_CHARACTER),
                     logprob: sum(&logprobs)?,
                     finish,
                 })

@@ -114,6 +114,7 @@ fn half_an_answer_is_broken_and_an_impossible_one_wrong() {
     check(|it| it["choices"][0]["text"] = json!(7), "no answer");
     check(|it| it["usage"]["prompt_tokens"] = json!(6), "6 tokens in a prompt of 5");
     check(|it| it["usage"]["completion_tokens"] = json!(7), "7 tokens and the ids of 3");
+    check(|it| it["usage"]["completion_tokens"] = json!(12), "12 tokens, and 8 were allowed");
     check(|it| it["choices"][0]["token_ids"] = json!([1]), "3 tokens and the ids of 1");
     check(|it| it["model"] = json!("a\u{202e}b"), "it is of model `a b`");
 }
