@@ -3,6 +3,7 @@
 //! They meet at a socket in a folder that only this user can enter, under a name of what they run and of `MASTER_PORT`.
 //! The port itself is `torchrun`'s own.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -42,29 +43,13 @@ const MOST: usize = 256;
 
 /// Which of several processes one is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+struct Place {
     rank: usize,
     size: usize,
     /// The same among those of this host.
     local: usize,
     /// `MASTER_PORT`.
     port: String,
-}
-
-/// Returns which of several processes this one is; none where it is alone. Others than rank 0, which does all
-/// stages but training by itself, take their share of the machine's processors.
-pub fn place() -> Result<Option<Place>, CliError> {
-    let place = Place::read(&|name| std::env::var(name).ok().filter(|text| !text.is_empty()))?;
-    let worker = place.as_ref().filter(|place| place.rank > 0);
-    if let Some(place) = worker
-        && std::env::var_os("RAYON_NUM_THREADS").is_none()
-    {
-        let all = std::thread::available_parallelism().map_or(1, |all| all.get());
-        // Where threads run already, they are as they are.
-        let threads = (all / place.size).max(1);
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    }
-    Ok(place)
 }
 
 /// What somebody is told in whose environment the variables are for something else.
@@ -143,24 +128,26 @@ impl Place {
         // SAFETY: it only returns a number.
         let user = unsafe { libc::geteuid() };
         let folder = std::env::temp_dir().join(format!("aligner-{user}"));
-        let failed = |what: &str| {
-            let message = format!("ranks cannot meet in `{}`: {what}", folder.display());
-            CliError::new(exit::MODEL_OR_DATA, message)
-                .hint("set TMPDIR to a folder of your own, with a path that is not long")
-        };
+        let failed = |what: &dyn Display| cannot_meet(&folder, what);
         match DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(&error.to_string()));
+                return Err(failed(&error));
             }
             _ => {}
         }
-        let found = fs::symlink_metadata(&folder).map_err(|error| failed(&error.to_string()))?;
+        let found = fs::symlink_metadata(&folder).map_err(|error| failed(&error))?;
         if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
-            return Err(failed("it is not a folder that only you can enter"));
+            return Err(failed(&"it is not a folder that only you can enter"));
         }
         let run = sha256(run.as_bytes());
         Ok(folder.join(format!("ranks-{}-{}", self.port, &run[..16])))
     }
+}
+
+fn cannot_meet(place: &Path, why: &dyn Display) -> CliError {
+    let message = format!("ranks cannot meet in `{}`: {why}", place.display());
+    CliError::new(exit::MODEL_OR_DATA, message)
+        .hint("set TMPDIR to a folder of your own, with a path that is not long")
 }
 
 /// What a process does next.
@@ -171,15 +158,11 @@ pub enum Role {
     Done,
 }
 
-/// Takes a process to its part of what a plugin set trains. `run` is what all ranks of a run were told, and no
-/// others.
-pub fn role(
-    place: Option<Place>,
-    set: &PluginSet,
-    device: Device,
-    run: &str,
-) -> Result<Role, CliError> {
-    let Some(place) = place else { return Ok(Role::Run(None)) };
+/// Takes this process to its part of what a plugin set trains: all of it where it is alone. `run` is what all ranks of a
+/// run were told, and no others.
+pub fn role(set: &PluginSet, device: Device, run: &str) -> Result<Role, CliError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let Some(place) = Place::read(&variable)? else { return Ok(Role::Run(None)) };
     place.check(set)?;
     let path = place.socket(run)?;
     match place.rank {
@@ -199,11 +182,7 @@ pub struct Lobby {
 
 impl Lobby {
     fn open(place: Place, path: PathBuf) -> Result<Lobby, CliError> {
-        let failed = |error: io::Error| {
-            let message = format!("ranks cannot meet at `{}`: {error}", path.display());
-            CliError::new(exit::MODEL_OR_DATA, message)
-                .hint("set TMPDIR to a folder of your own, with a path that is not long")
-        };
+        let failed = |error: io::Error| cannot_meet(&path, &error);
         let lock = File::create(path.with_extension("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -230,7 +209,9 @@ impl Lobby {
         while ranks.come() < others {
             match self.listener.accept() {
                 Ok((stream, _)) => {
-                    stream.set_nonblocking(false).map_err(WorkerError::from)?;
+                    stream
+                        .set_nonblocking(false)
+                        .map_err(|error| cannot_meet(&self.path, &error))?;
                     if ranks.admit(stream, HELLO, cancel::flag())? {
                         bar.inc(1);
                     }
@@ -244,7 +225,7 @@ impl Lobby {
                     }
                     std::thread::sleep(LOOK);
                 }
-                Err(error) => return Err(WorkerError::from(error).into()),
+                Err(error) => return Err(cannot_meet(&self.path, &error)),
             }
         }
         bar.finish();
@@ -289,8 +270,15 @@ pub fn loaded(ranks: &mut Ranks, progress: &Progress) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Works for rank 0 until its run has ended.
+/// Works for rank 0 until its run has ended, with this process's share of the machine's processors. Rank 0 keeps all of
+/// them, as it does all stages but training by itself.
 fn work(place: &Place, path: &Path, device: Device) -> Result<(), CliError> {
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let all = std::thread::available_parallelism().map_or(1, |all| all.get());
+        // Where threads run already, they are as they are.
+        let threads = (all / place.size).max(1);
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
     cancel::leave_to_another()?;
     let Some(stream) = connect(place, path)? else { return Ok(()) };
     match work_over(stream, place, device) {
@@ -345,8 +333,7 @@ fn connect(place: &Place, path: &Path) -> Result<Option<UnixStream>, CliError> {
                 let message = format!(
                     "rank {rank} has not found rank 0 at `MASTER_PORT` {port} in {seconds} s: {error}"
                 );
-                let hint =
-                    "rank 0 says why where it has ended; all ranks need the same `MASTER_PORT`";
+                let hint = "rank 0 says why where it has ended; all ranks need the same command and `MASTER_PORT`";
                 return Err(CliError::new(exit::MODEL_OR_DATA, message).hint(hint));
             }
             Err(_) => std::thread::sleep(LOOK),

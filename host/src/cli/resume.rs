@@ -65,10 +65,9 @@ fn check_same(args: &ResumeArgs, now: &Manifest, begun: &Manifest) -> Result<(),
 
 /// Goes on with a run to its end; one that is finished has its table printed.
 pub fn main(args: &ResumeArgs) -> Result<(), CliError> {
-    let place = ranks::place()?;
     let manifest = reuse::manifest(&args.directory)?;
     let (set, told) = (&manifest.plugin_set, args.directory.display().to_string());
-    let Role::Run(lobby) = ranks::role(place, set, args.device, &told)? else { return Ok(()) };
+    let Role::Run(lobby) = ranks::role(set, args.device, &told)? else { return Ok(()) };
     cancel::listen()?;
     let progress = args.shown.open();
     let device = args.device.resolve(manifest.plugin_set.run.dtype)?;

@@ -70,10 +70,9 @@ pub struct RunArgs {
 
 /// Runs a plugin set to its end, or prints the plan where `--dry-run` asks for it.
 pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
-    let place = ranks::place()?;
     let loaded = args.plugin_set(&host::embedded())?;
     let told = format!("{:?} {:?}", args.command(), args.out);
-    let Role::Run(mut lobby) = ranks::role(place, &loaded.set, args.device, &told)? else {
+    let Role::Run(mut lobby) = ranks::role(&loaded.set, args.device, &told)? else {
         return Ok(());
     };
     cancel::listen()?;
@@ -118,11 +117,9 @@ pub fn main(args: &RunArgs, shown: &ProgressArgs) -> Result<(), CliError> {
     // What is thrown away is thrown away for a run that can begin; and a server is looked at, and ranks are waited
     // for, before a folder is made for it.
     let others = !prepared.set.models.servers.is_empty() || lobby.is_some();
-    let served = others && !run::has_ended(&out);
-    let loaded = match existing {
-        Existing::Fresh => Some(models_tried(&prepared, lobby.take(), &progress)?),
-        _ if served => Some(models_tried(&prepared, lobby.take(), &progress)?),
-        _ => None,
+    let loaded = match args.fresh || (others && !run::has_ended(&out)) {
+        true => Some(models_tried(&prepared, lobby.take(), &progress)?),
+        false => None,
     };
     match run::open(&out, &prepared.manifest, existing)? {
         Opened::Finished(directory) => finished(&prepared, &directory, &progress),

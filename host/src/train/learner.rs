@@ -113,7 +113,8 @@ impl<B: TrainingBackend> Learner<B> {
         Ok(Looked { tokens: sequences.tokens.len(), scored })
     }
 
-    /// Adds the gradients of a micro-batch's part of the loss. `kl` is the step's reference point, where the
+    /// Forms the gradients of a micro-batch's part of the loss: an adapter's in the place of those that there are, and
+    /// those of whole weights on top of them ([`Sums`](super::sums::Sums)). `kl` is the step's reference point, where the
     /// objective has no pairs.
     pub(super) fn learn(
         &mut self,
@@ -124,6 +125,9 @@ impl<B: TrainingBackend> Learner<B> {
         let Learner { backend, subject, items, objective, settings, activations, .. } = self;
         let backend = &**backend;
         let (learnt, rewards) = (objective.learnt(), objective.makes_reward_model());
+        if let Subject::Adapter { adapter, .. } = subject {
+            adapter.clear_gradients(backend);
+        }
         let sequences = sequences(items, micro_batch, &learnt, rewards, settings.seed, cut.epoch);
         let mut pass = subject.pass(backend, activations);
         let mut share = Share::of(sequences.tokens.len(), kl);

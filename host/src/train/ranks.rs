@@ -157,8 +157,8 @@ impl Ranks {
         Ranks { size, peers: Vec::new() }
     }
 
-    /// Takes the connection of a rank, which says first who it is; false where it says nothing, is none that is
-    /// missing, or has gone, and so is let go. Waits for as long as `patience` and `cancel` allow.
+    /// Takes the connection of a rank, which says first who it is; false where it says nothing for as long as `patience`
+    /// and `cancel` allow, is none that is missing, or has gone, and so is let go.
     pub fn admit(
         &mut self,
         stream: UnixStream,
@@ -167,11 +167,7 @@ impl Ranks {
     ) -> Result<bool, RankError> {
         let Ok(mut wire) = Wire::new(stream) else { return Ok(false) };
         (wire.patience, wire.cancel) = (Some(patience), Some(cancel));
-        let Hello { rank, size, version } = match wire.receive() {
-            Ok(hello) => hello,
-            Err(source @ WireError::Cancelled) => return Err(RankError::Wire { rank: 0, source }),
-            Err(_) => return Ok(false),
-        };
+        let Ok(Hello { rank, size, version }) = wire.receive() else { return Ok(false) };
         if version != VERSION {
             return Err(RankError::Version { rank, version });
         }

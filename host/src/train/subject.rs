@@ -83,14 +83,6 @@ impl<B: TrainingBackend> Subject<B> {
         }
     }
 
-    /// Sets every gradient to zero.
-    pub(super) fn clear_gradients(&mut self, backend: &B) {
-        match self {
-            Subject::Adapter { adapter, .. } => adapter.clear_gradients(backend),
-            Subject::Weights { gradients, .. } => gradients.clear(backend),
-        }
-    }
-
     /// Returns a pass that adds to the gradients.
     pub(super) fn pass<'a>(
         &'a mut self,

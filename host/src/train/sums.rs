@@ -24,13 +24,15 @@ impl<B: TrainingBackend> Sums<B> {
         Ok(Sums { of, empty: true })
     }
 
-    /// Forgets what there is, and clears the gradients.
+    /// Forgets what there is.
     pub(super) fn begin(&mut self, backend: &B, subject: &mut Subject<B>) {
-        subject.clear_gradients(backend);
+        if let Subject::Weights { gradients, .. } = subject {
+            gradients.clear(backend);
+        }
         self.empty = true;
     }
 
-    /// Adds the gradients of a micro-batch, and clears these for the next.
+    /// Adds the gradients of a micro-batch.
     pub(super) fn add(&mut self, backend: &B, subject: &mut Subject<B>) {
         let Subject::Adapter { adapter, .. } = subject else { return };
         for (parameter, sum) in adapter.parameters_mut().zip(&mut self.of) {
@@ -41,7 +43,6 @@ impl<B: TrainingBackend> Sums<B> {
                     backend.add_scaled(&parameter.gradient, 1.0, len, sum, Write::Add);
                 }
             }
-            backend.clear(&mut parameter.gradient);
         }
         self.empty = false;
     }

@@ -36,6 +36,21 @@ fn joined(streams: Vec<UnixStream>) -> Ranks {
     ranks
 }
 
+/// Admits all ranks and has them load the model.
+fn loaded(streams: Vec<UnixStream>) -> Ranks {
+    let mut ranks = joined(streams);
+    ranks.load(&base(), PATIENCE).unwrap();
+    let mut heard = 0;
+    ranks.loaded(&mut || heard += 1).unwrap();
+    assert_eq!(heard, ranks.size() - 1);
+    ranks
+}
+
+/// What cuts a step of examples into several micro-batches.
+fn sft() -> TrainSettings {
+    TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() }
+}
+
 /// Starts ranks 1 to `size` - 1 and joins them.
 fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
     let (own, theirs) = pairs(size - 1);
@@ -47,11 +62,8 @@ fn ranks(size: usize) -> (Arc<Mutex<Ranks>>, Threads) {
         })
     };
     let threads = theirs.into_iter().enumerate().map(work).collect();
-    let mut ranks = joined(own);
-    let mut loaded = 0;
-    ranks.load(&base(), PATIENCE).unwrap();
-    ranks.loaded(&mut || loaded += 1).unwrap();
-    assert_eq!((loaded, ranks.size()), (size - 1, size));
+    let ranks = loaded(own);
+    assert_eq!(ranks.size(), size);
     (Arc::new(Mutex::new(ranks)), threads)
 }
 
@@ -77,7 +89,7 @@ type Training = (String, Adapter, Box<dyn Fn() -> Data>, TrainSettings);
 /// Every kind of training: its name, where it starts, its data, and settings that cut a step into several
 /// micro-batches.
 fn trainings() -> Vec<Training> {
-    let sft = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let sft = sft();
     let preferences = TrainSettings { micro_batch_tokens: 60, ..preference_tests::settings() };
     let mut dropout = adapter();
     dropout.config.dropout = 0.3;
@@ -121,7 +133,7 @@ fn what_is_trained_is_the_same_bit_for_bit_over_any_number_of_ranks() {
 
 #[test]
 fn training_goes_on_over_another_number_of_ranks() {
-    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let settings = sft();
     let whole = run(trainer(&adapter(), examples().into(), &settings)).1;
     let (two, of_two) = ranks(2);
     let (three, of_three) = ranks(3);
@@ -159,10 +171,8 @@ fn a_rank_that_ends_is_named_and_does_not_hang_the_run() {
     };
     let mut theirs = theirs.into_iter();
     let threads = [of(2, theirs.next().unwrap(), true), of(1, theirs.next().unwrap(), false)];
-    let mut ranks = joined(own);
-    ranks.load(&base(), PATIENCE).unwrap();
-    ranks.loaded(&mut || ()).unwrap();
-    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let ranks = loaded(own);
+    let settings = sft();
     let mut trainer = trainer(&adapter(), examples().into(), &settings);
     trainer.share_with(Arc::new(Mutex::new(ranks))).unwrap();
     let error = trainer.step().unwrap_err().to_string();
@@ -285,10 +295,8 @@ fn a_rank_that_ends_between_two_steps_does_not_hang_the_run() {
             worker.work(&Tiny::new(true).engine()).unwrap();
         }));
     }
-    let mut ranks = joined(own);
-    ranks.load(&base(), PATIENCE).unwrap();
-    ranks.loaded(&mut || ()).unwrap();
-    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let ranks = loaded(own);
+    let settings = sft();
     let mut trainer = trainer(&adapter(), examples().into(), &settings);
     trainer.share_with(Arc::new(Mutex::new(ranks))).unwrap();
     let first = threads.remove(0);
@@ -320,11 +328,9 @@ fn where_one_rank_has_too_little_memory_all_begin_again() {
         worker.wait().unwrap();
         worker.work(&Tiny::new(true).engine())
     });
-    let mut ranks = joined(own);
-    ranks.load(&base(), PATIENCE).unwrap();
-    ranks.loaded(&mut || ()).unwrap();
+    let ranks = loaded(own);
     let ranks = Arc::new(Mutex::new(ranks));
-    let settings = TrainSettings { micro_batch_tokens: 20, ..sft_tests::settings() };
+    let settings = sft();
     let alone = run(trainer(&adapter(), examples().into(), &settings));
     let mut shared = trainer(&adapter(), examples().into(), &settings);
     let error = shared.share_with(ranks.clone()).unwrap_err();

@@ -168,29 +168,26 @@ impl Wire {
     }
 
     fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), WireError> {
-        let mut done = 0;
-        let mut heard = Instant::now();
-        while done < bytes.len() {
-            match self.stream.read(&mut bytes[done..]) {
-                Ok(0) => return Err(WireError::Gone),
-                Ok(some) => {
-                    done += some;
-                    heard = Instant::now();
-                }
-                Err(error) => self.look(error, heard)?,
-            }
-        }
-        Ok(())
+        self.pass(bytes.len(), |stream, done| stream.read(&mut bytes[done..]))
     }
 
     fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        self.pass(bytes.len(), |stream, done| stream.write(&bytes[done..]))
+    }
+
+    /// Has so many bytes pass, of which each call passes some behind those that are done.
+    fn pass(
+        &mut self,
+        len: usize,
+        mut some: impl FnMut(&mut UnixStream, usize) -> io::Result<usize>,
+    ) -> Result<(), WireError> {
         let mut done = 0;
         let mut heard = Instant::now();
-        while done < bytes.len() {
-            match self.stream.write(&bytes[done..]) {
+        while done < len {
+            match some(&mut self.stream, done) {
                 Ok(0) => return Err(WireError::Gone),
-                Ok(some) => {
-                    done += some;
+                Ok(passed) => {
+                    done += passed;
                     heard = Instant::now();
                 }
                 Err(error) => self.look(error, heard)?,

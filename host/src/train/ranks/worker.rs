@@ -127,7 +127,6 @@ impl Worker {
         };
         for turn in cut.learnt.chunks(size) {
             let Some(micro_batch) = turn.get(rank) else { continue };
-            learner.subject.clear_gradients(&*learner.backend);
             match learner.learn(&cut, micro_batch, kl) {
                 Ok(share) => self.wire.send(&Answer::Learnt(share))?,
                 Err(error) => return self.failed(&error),
