@@ -1,9 +1,11 @@
 //! The models of a run: text in, text out. The one place where text and token ids meet.
 
+mod job;
 mod probe;
 mod rewards;
 mod rows;
 mod served;
+mod tokens;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -12,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use serde::{Deserialize, Serialize};
-
+pub use job::{Done, Job, Made, Read, ScoreJob, Spent, Undone};
 pub use probe::Probe;
 pub use rewards::Kind;
 pub use served::{EXCHANGE, Served, Work};
+pub use tokens::{row, row_ending};
 pub use versions::Aligned;
+
+use rayon::prelude::*;
 
 use super::RunError;
 use crate::digest::sha256;
@@ -34,82 +38,9 @@ use crate::model::text::Model;
 use crate::model::weights::{LoadedAdapter, Weights, WeightsError};
 use crate::model::{ModelError, source};
 use crate::progress::{Progress, go_on};
-use crate::record::{Completion, Decoding, Finish, Repro, Score, Text};
+use crate::record::{Repro, Score};
 use crate::train::Ranks;
-
-/// Something to complete.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Digest of model state, prompt, decoding and seed: equal keys mean equal completions.
-    pub key: String,
-    /// The record's id, for messages.
-    pub record: String,
-    /// What to complete.
-    pub prompt: Text,
-    /// How to decode; complete.
-    pub decoding: Decoding,
-    /// What draws are keyed by.
-    pub seed: u64,
-}
-
-/// Something to score.
-#[derive(Clone, Debug)]
-pub struct ScoreJob {
-    /// The record's id, for messages.
-    pub record: String,
-    /// What comes before.
-    pub prompt: Text,
-    /// What is scored.
-    pub completion: String,
-}
-
-/// What a model has made.
-#[derive(Clone, Debug)]
-pub struct Made<T> {
-    /// A completion, a score or a reward.
-    pub it: T,
-    /// What a server has done for it, where one did.
-    pub spent: Option<Spent>,
-}
-
-/// Tokens that a server has read and written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spent {
-    /// The name of the model in `[models]`.
-    pub model: String,
-    /// How many.
-    pub tokens: u64,
-}
-
-/// Why a model has made nothing of a job; others are done all the same.
-#[derive(Debug, thiserror::Error)]
-pub enum Undone {
-    /// It cannot be put to the model.
-    #[error(transparent)]
-    Unreadable(#[from] ModelError),
-    /// The tokens that a server may read and write for the run are used up.
-    #[error("the run's budget of tokens on the server is used up")]
-    Budget,
-}
-
-impl Undone {
-    /// Returns the reason under which a record is dropped that cannot be completed so; none where the run
-    /// cannot go on.
-    pub fn reason(&self) -> Option<&'static str> {
-        match self {
-            Undone::Unreadable(ModelError::TooLong { .. }) => Some("too-long"),
-            Undone::Unreadable(ModelError::NotAsText { .. }) => Some("not-as-text"),
-            Undone::Unreadable(_) => None,
-            Undone::Budget => Some("token-budget"),
-        }
-    }
-}
-
-/// Takes each completion as soon as it is there, or why there is none.
-pub type Done<'a> = dyn FnMut(&Job, Result<Made<Completion>, Undone>) -> Result<(), RunError> + 'a;
-
-/// Takes each score or reward, by its place among the jobs, or why there is none.
-pub type Read<'a, T> = dyn FnMut(usize, Result<Made<T>, Undone>) -> Result<(), RunError> + 'a;
+use tokens::{completion, ends_with_stop, prepare, sampling};
 
 /// Completions that are read at once: a kill loses no more.
 const GROUP: usize = 64;
@@ -428,8 +359,10 @@ impl Models {
         }
         let model = self.text(name);
         let (mut open, mut texts) = (Vec::new(), Vec::new());
-        for &job in jobs {
-            match prepare(model, job) {
+        // Thousands of long prompts take seconds on one core.
+        let prepared: Vec<_> = jobs.par_iter().map(|job| prepare(model, job)).collect();
+        for (&job, prepared) in jobs.iter().zip(prepared) {
+            match prepared {
                 Ok(ready) => {
                     open.push(job);
                     texts.push(ready);
@@ -520,9 +453,9 @@ type Heard<'a> = dyn FnMut(generate::Progress) -> ControlFlow<()> + 'a;
 /// Has jobs read, some at a time: `encode` puts each to the model or says why it cannot, and `read` gives
 /// one value for each that it could put; it is not called where there is none. Returns early where
 /// `cancel` is set. `progress` hears how many are done, and `done` gets each.
-fn read_jobs<T, A>(
+fn read_jobs<T: Send, A>(
     jobs: &[ScoreJob],
-    encode: impl Fn(&ScoreJob) -> Result<T, ModelError>,
+    encode: impl Fn(&ScoreJob) -> Result<T, ModelError> + Sync,
     cancel: &AtomicBool,
     progress: &mut dyn FnMut(u64),
     done: &mut Read<'_, A>,
@@ -531,8 +464,9 @@ fn read_jobs<T, A>(
     for (group, jobs) in jobs.chunks(GROUP).enumerate() {
         let before = group * GROUP;
         let (mut encoded, mut places) = (Vec::new(), Vec::new());
-        for (place, job) in jobs.iter().enumerate() {
-            match encode(job) {
+        let all: Vec<_> = jobs.par_iter().map(&encode).collect();
+        for (place, one) in all.into_iter().enumerate() {
+            match one {
                 Ok(one) => {
                     encoded.push(one);
                     places.push(place);
@@ -618,84 +552,4 @@ fn load(
 ) -> Result<Engine<AnyDevice>, RunError> {
     let weights = Weights::load_as(device, checkpoint, weight_type, hear)?;
     Ok(Engine::new(device.clone(), weights))
-}
-
-/// Returns the row that scores a completion after a prompt: as it stands after raw text, as the
-/// assistant's message after a chat.
-pub fn row(model: &Model, prompt: &Text, completion: &str) -> Result<logprob::Row, ModelError> {
-    row_ending(model, prompt, completion, Finish::Stop)
-}
-
-/// The same, where the end of the assistant's message may be left out ([`Finish::Length`]).
-pub fn row_ending(
-    model: &Model,
-    prompt: &Text,
-    completion: &str,
-    finish: Finish,
-) -> Result<logprob::Row, ModelError> {
-    let finish = match prompt {
-        Text::Raw(_) => Finish::Length,
-        Text::Chat(_) => finish,
-    };
-    let example = model.encode_example(prompt, completion, finish)?;
-    let from = example.trained.iter().position(|&trained| trained).unwrap_or(example.tokens.len());
-    Ok(logprob::Row { tokens: example.tokens, from })
-}
-
-fn prepare(model: &Model, job: &Job) -> Result<generate::Job, ModelError> {
-    let prompt = model.encode_prompt(&job.prompt)?;
-    let decoding = &job.decoding;
-    let max_new_tokens = decoding.max_new_tokens.unwrap_or(1) as usize;
-    let (tokens, limit) = (prompt.len() + max_new_tokens, model.spec.context_length);
-    if tokens > limit {
-        let what = "the prompt with its new tokens";
-        return Err(ModelError::TooLong { what, model: model.name.clone(), tokens, limit });
-    }
-    Ok(generate::Job { prompt, sampling: sampling(decoding), seed: job.seed })
-}
-
-fn sampling(decoding: &Decoding) -> generate::Sampling {
-    generate::Sampling {
-        temperature: decoding.temperature.unwrap_or(1.0),
-        top_p: decoding.top_p.unwrap_or(1.0),
-        top_k: decoding.top_k.unwrap_or(0),
-        repetition_penalty: decoding.repetition_penalty.unwrap_or(1.0),
-        max_new_tokens: decoding.max_new_tokens.unwrap_or(1) as usize,
-    }
-}
-
-/// Returns whether the completion's newest tokens complete a stop string.
-fn ends_with_stop(model: &Model, tokens: &[u32], stops: &[String]) -> bool {
-    let Some(longest) = stops.iter().map(String::len).max() else { return false };
-    // A token has at least one byte, so so many tokens hold every stop string that could end here;
-    // a few more, because the first may be cut within a letter.
-    let tail = &tokens[tokens.len().saturating_sub(longest + 4)..];
-    let Ok(text) = model.tokenizer.decode(tail) else { return false };
-    stops.iter().any(|stop| text.contains(stop.as_str()))
-}
-
-fn completion(
-    model: &Model,
-    output: generate::Output,
-    stops: &[String],
-    end_tokens: &[u32],
-) -> Result<Completion, RunError> {
-    let mut text_tokens = output.tokens.as_slice();
-    if let Some((last, before)) = text_tokens.split_last()
-        && end_tokens.contains(last)
-    {
-        text_tokens = before;
-    }
-    let mut text = model.tokenizer.decode(text_tokens)?;
-    if let Some(cut) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
-        text.truncate(cut);
-    }
-    Ok(Completion {
-        text,
-        tokens: output.tokens.len() as u32,
-        logprob: output.logprob.min(0.0),
-        entropy: Some(output.entropy),
-        repro: Repro::Exact,
-        finish: if output.ended { Finish::Stop } else { Finish::Length },
-    })
 }
