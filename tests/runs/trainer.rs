@@ -180,8 +180,8 @@ fn a_job_that_comes_to_nothing_is_told_of_and_started_again() {
         ("cut", &["`adapter_model.safetensors` is not what the job says that it wrote"]),
         ("half-done", &["done.json` cannot be used: EOF"]),
         ("other-model", &["is the most that rounding explains"]),
-        ("hang", &["the job made no update for 0.02 minutes and was ended"]),
-        ("never", &["the job made no update for 0.02 minutes and was ended"]),
+        ("hang", &["the job made no update for 0.02 min and was ended"]),
+        ("never", &["the job made no update for 0.02 min and was ended"]),
     ];
     for (fake, expected) in cases {
         let hang = ["--set", "train.trl.timeout_minutes=0.02"];

@@ -169,6 +169,61 @@ fn fewer_requests_are_under_way_where_the_server_is_busy() {
     place.served(&fake, "run", &["--set", "models.policy.patience_seconds=60"]).expect(0);
 }
 
+#[test]
+fn what_stands_before_a_server_that_starts_again_is_asked_until_it_has() {
+    for fault in [
+        Fault::Status("502 Bad Gateway", "", "<html>bad gateway</html>".into()),
+        // More often than a request is tried where the server answers.
+        Fault::HangUp,
+    ] {
+        let place = Place::new();
+        let begun = Arc::new(Mutex::new(None));
+        let own = begun.clone();
+        let fake = Fake::failing(Kind::Vllm, move |number, _| {
+            if number < 45 {
+                return Fault::None;
+            }
+            let mut begun = own.lock().unwrap();
+            match begun.get_or_insert_with(Instant::now).elapsed() < Duration::from_secs(10) {
+                true => fault.clone(),
+                false => Fault::None,
+            }
+        });
+        place.served(&fake, "run", &["--set", "models.policy.patience_seconds=60"]).expect(0);
+        place.served(&Fake::start(Kind::Vllm), "sound", &[]).expect(0);
+        assert_eq!(completions(&place.files("run")), completions(&place.files("sound")));
+    }
+}
+
+#[test]
+fn patience_ends_whatever_pause_a_server_wants() {
+    let place = Place::new();
+    let fake = Fake::failing(Kind::Vllm, |number, _| match number {
+        0..45 => Fault::None,
+        _ => Fault::Status("429 Too Many Requests", "retry-after: 100000\r\n", String::new()),
+    });
+    let begun = Instant::now();
+    let said = place.served(&fake, "run", &["--set", "models.policy.patience_seconds=3"]).expect(4);
+    said.says(&["has answered nothing for", "status 429 Too Many Requests"]);
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_redirect_is_said_with_where_it_leads() {
+    let place = Place::new();
+    let fake = Fake::failing(Kind::Vllm, |number, _| match number {
+        0..45 => Fault::None,
+        _ => Fault::Status(
+            "307 Temporary Redirect",
+            "location: http://elsewhere.example/v1/completions\r\n",
+            String::new(),
+        ),
+    });
+    place.served(&fake, "run", &[]).expect(4).says(&[
+        "with status 307: \"it sends to `http://elsewhere.example/v1/completions`, where nobody follows\"",
+    ]);
+}
+
 fn spawn(mut command: std::process::Command) -> std::process::Child {
     use std::process::Stdio;
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()

@@ -72,6 +72,13 @@ fn a_budget_of_tokens_is_kept_and_a_run_goes_on_with_a_larger_one() {
     let dropped =
         rows.flat_map(|name| lines(&files, name)).filter(|row| row["dropped"] == "token-budget");
     assert!(dropped.count() > 0);
+
+    // What is measured cannot be left out.
+    let little = ["--set", "models.policy.tokens=10", "--set", "models.policy.on_budget=drop"];
+    place.served(&fake, "little", &little).expect(4).says(&[
+        "the run's budget of tokens on the server is used up, and pool: evaluate needs more answers",
+        "hint: all finished work stays: with a larger `tokens` of the model the run goes on by `--resume`",
+    ]);
 }
 
 #[test]
@@ -133,4 +140,42 @@ fn keys_go_to_their_origin_and_nowhere_else() {
     let said = place.served(&fake, "other", &["--rounds", "1"]);
     said.expect(0);
     assert_eq!(fake.keys(), [None]);
+}
+
+#[test]
+fn a_key_that_is_a_word_changes_no_answer() {
+    let place = Place::new();
+    let fake = Fake::start(Kind::Vllm);
+    place.served(&fake, "none", &[]).expect(0);
+    // Digits of logprobs, the model's name, and letters of every word of JSON and of answers.
+    for (number, key) in ["1", "tiny", "e"].into_iter().enumerate() {
+        let (here, out) = (fake.url(), format!("key-{number}"));
+        let more = ["--server", &here, "--set", super::GREEDY];
+        let arguments = super::tiny_arguments(&out, &more);
+        let mut command = place.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("ALIGNER_SERVER_KEYS", format!("{here}={key}"));
+        Said::of(command.output().unwrap()).expect(0);
+        assert_eq!(completions(&place.files(&out)), completions(&place.files("none")), "{key}");
+    }
+}
+
+#[test]
+fn an_answer_that_holds_the_key_is_none() {
+    const KEY: &str = "sk-very-secret-0123456789";
+    let place = Place::new();
+    let fake = Fake::failing(Kind::Vllm, |number, _| match number {
+        0..45 => Fault::None,
+        _ => Fault::Changed(|it| it["choices"][0]["text"] = KEY.into()),
+    });
+    let here = fake.url();
+    let more = ["--server", &here, "--set", super::GREEDY];
+    let arguments = super::tiny_arguments("run", &more);
+    let mut command = place.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    command.env("ALIGNER_SERVER_KEYS", format!("{here}={KEY}"));
+    let said = Said::of(command.output().unwrap()).expect(4);
+    assert!(said.stderr.contains("its answer holds the key that it was sent"), "{}", said.stderr);
+    assert!(!said.stderr.contains(KEY));
+    for (name, bytes) in place.files("run") {
+        assert!(!String::from_utf8_lossy(&bytes).contains(KEY), "{name}");
+    }
 }

@@ -30,6 +30,7 @@ use crate::{
     },
     server::{self, ServerError},
     source::{Fetcher, Found},
+    train::{RankError, TrainError, WireError},
 };
 
 /// Returns what this binary carries, for plugin sets to name.
@@ -136,7 +137,8 @@ pub fn serve<'a>(
     servers: &BTreeMap<String, Server>,
     base: impl Fn(&str) -> &'a Opened,
 ) {
-    let keys = std::env::var(server::KEYS).ok();
+    // One that is no text is found out where it is to be sent.
+    let keys = std::env::var_os(server::KEYS).map(|keys| keys.to_string_lossy().into_owned());
     for (name, server) in servers {
         models.serve(Served::new(name, server, keys.clone(), base(name)));
     }
@@ -364,6 +366,10 @@ impl From<RunError> for CliError {
             RunError::Settings { .. } => exit::USAGE,
             RunError::NothingKept { .. } => exit::NOTHING_KEPT,
             RunError::Interrupted { .. }
+            | RunError::Train(TrainError::Rank(RankError::Wire {
+                source: WireError::Cancelled,
+                ..
+            }))
             | RunError::NotBegun
             | RunError::Server { source: ServerError::Cancelled, .. } => exit::INTERRUPTED,
             RunError::Model(_)
@@ -380,6 +386,7 @@ impl From<RunError> for CliError {
             | RunError::Diverged { .. }
             | RunError::Memory { .. }
             | RunError::Server { .. }
+            | RunError::Budget { .. }
             | RunError::Export(_) => exit::MODEL_OR_DATA,
         };
         with_hint(code, error.to_string(), error.hint())

@@ -35,13 +35,7 @@ impl Answered {
         answer: Result<Made<Answer>, Undone>,
     ) -> Result<Answered, RunError> {
         if let Err(Undone::Budget) = &answer {
-            return Err(RunError::Settings {
-                what: format!(
-                    "the run's budget of tokens on the server is used up, and {} needs more answers",
-                    label(place)
-                ),
-                hint: "a larger `tokens` of the model lets the run go on by `--resume`".into(),
-            });
+            return Err(RunError::Budget { who: label(place) });
         }
         let (answer, spent) = match answer {
             Ok(made) => (made.it, made.spent),

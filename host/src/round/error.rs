@@ -103,6 +103,12 @@ pub enum RunError {
         /// The way out.
         hint: String,
     },
+    /// The tokens that a server may read and write for the run are used up, and what is not done cannot be left out.
+    #[error("the run's budget of tokens on the server is used up, and {who} needs more answers")]
+    Budget {
+        /// Who asks.
+        who: String,
+    },
     /// No record came through a round, or no prompt into the pool: there is nothing to train on.
     #[error("{nothing}")]
     NothingKept {
@@ -247,6 +253,10 @@ impl RunError {
                 )
             })),
             RunError::Settings { hint, .. } => Some(hint.clone()),
+            RunError::Budget { .. } => Some(
+                "all finished work stays: with a larger `tokens` of the model the run goes on by `--resume`"
+                    .into(),
+            ),
             RunError::NothingKept { path, nothing } => Some(format!(
                 "{}; then begin a new run with `aligner --plugins SET`: the same settings end here again, \
                  so name another folder with `--out`, or throw this run away with `--fresh`",

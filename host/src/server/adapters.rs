@@ -3,6 +3,7 @@
 //! A name is never used for two adapters: a server may keep keys and values of prompts by the name
 //! (<https://github.com/vllm-project/vllm/issues/42125>).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::sync::atomic::AtomicBool;
@@ -84,12 +85,14 @@ impl Server {
         Ok(())
     }
 
-    /// Has the server drop all adapters that it holds for this run.
-    pub fn drop_adapters(&self) {
+    /// Has the server drop the adapters that it may hold for this run: those that this process has had it load, and those
+    /// with `names`.
+    pub fn drop_adapters(&self, names: impl Iterator<Item = String>) {
         let held: Vec<Held> = self.held().drain(..).collect();
+        let names: BTreeSet<String> = held.into_iter().map(|held| held.name).chain(names).collect();
         self.block_on(async {
-            for held in held {
-                self.unload(&held.name).await;
+            for name in names {
+                self.unload(&name).await;
             }
         });
     }

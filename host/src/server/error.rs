@@ -36,7 +36,7 @@ pub enum ServerError {
         message: String,
     },
     /// It breaks off, or gives what is no answer, however often it is asked.
-    #[error("server `{server}` gives no whole answer to {what}, asked {tries} times: {why}")]
+    #[error("server `{server}` gives no whole answer to {what}{}: {why}", asked(*tries))]
     Broken {
         /// Where it is.
         server: String,
@@ -90,6 +90,13 @@ pub enum ServerError {
     /// The user asked to stop.
     #[error("interrupted")]
     Cancelled,
+}
+
+fn asked(tries: u32) -> String {
+    match tries {
+        0 | 1 => String::new(),
+        tries => format!(", asked {tries} times"),
+    }
 }
 
 /// Says for how long a server has answered nothing; at the start it was asked once.

@@ -63,6 +63,8 @@ struct Waiting {
     /// How often the server was busy then: it was not looked at, so these are no tries.
     busy: u32,
     pause: Duration,
+    /// When it was first to be sent.
+    first: Instant,
 }
 
 /// A request that has come back.
@@ -71,6 +73,7 @@ struct Landed {
     name: String,
     tries: u32,
     busy: u32,
+    first: Instant,
     /// Tokens that were held back for it.
     held: u64,
     /// How often the server had been away when it was sent.
@@ -82,7 +85,7 @@ enum Came {
     Said(Reply, Usage),
     Wrong(String),
     Broken(String),
-    Busy(Option<Duration>),
+    Busy { after: Option<Duration>, why: String },
     Away(String),
     Refused { status: u16, message: String },
 }
@@ -111,7 +114,13 @@ impl Server {
                 let waiting = again.pop_front().or_else(|| {
                     (next < flight.count).then(|| {
                         next += 1;
-                        Waiting { index: next - 1, tries: 0, busy: 0, pause: Duration::ZERO }
+                        Waiting {
+                            index: next - 1,
+                            tries: 0,
+                            busy: 0,
+                            pause: Duration::ZERO,
+                            first: Instant::now(),
+                        }
                     })
                 });
                 let Some(waiting) = waiting else { break };
@@ -151,7 +160,7 @@ impl Server {
                 Ok(Some(landed)) => landed.map_err(|error| self.no_answer(error.to_string()))?,
             };
             held -= landed.held;
-            let Landed { index, name, tries, busy, .. } = landed;
+            let Landed { index, name, tries, busy, first, .. } = landed;
             match landed.came {
                 Came::Said(reply, usage) => {
                     heard = Instant::now();
@@ -163,29 +172,32 @@ impl Server {
                         return Ok(());
                     }
                 }
-                Came::Busy(after) => {
-                    let silent = heard.elapsed().as_secs();
-                    if silent >= u64::from(self.settings.patience_seconds) {
-                        let why = "it has too much to do (429 or 503)".to_owned();
-                        return Err(self.away(silent, why));
-                    }
+                Came::Busy { after, why } => {
+                    let silent = heard.elapsed();
+                    let Some(left) = self.patience().checked_sub(silent) else {
+                        return Err(self.away(silent.as_secs(), why));
+                    };
                     if narrowed.elapsed() > PAUSE {
                         (window, narrowed) = ((window / 2.0).max(1.0), Instant::now());
                     }
                     let (tries, busy) = (tries - 1, busy + 1);
-                    let pause = after.unwrap_or_else(|| pause(busy)).min(LONGEST);
-                    again.push_back(Waiting { index, tries, busy, pause });
+                    // Whatever it wants, it is asked once more before patience ends.
+                    let pause = after.unwrap_or_else(|| pause(busy)).min(LONGEST).min(left);
+                    again.push_back(Waiting { index, tries, busy, pause, first });
                 }
                 Came::Away(_) if landed.era < era && tries < TRIES => {
-                    again.push_back(Waiting { index, tries, busy, pause: Duration::ZERO });
+                    again.push_back(Waiting { index, tries, busy, pause: Duration::ZERO, first });
                 }
-                Came::Away(why) if tries < TRIES => {
-                    again.push_front(Waiting { index, tries, busy, pause: Duration::ZERO });
+                // What stands before a server may list its models while that starts: so it is asked for as long as
+                // one that lists none is waited for.
+                Came::Away(why) if tries < TRIES || first.elapsed() < self.patience() => {
+                    let pause = if tries == 1 { Duration::ZERO } else { pause(tries - 1) };
+                    again.push_front(Waiting { index, tries, busy, pause, first });
                     self.wait_for(why, heard, flight.cancel).await?;
                     (era, heard) = (era + 1, Instant::now());
                 }
                 Came::Broken(_) if tries < TRIES => {
-                    again.push_back(Waiting { index, tries, busy, pause: pause(tries) });
+                    again.push_back(Waiting { index, tries, busy, pause: pause(tries), first });
                 }
                 Came::Broken(why) | Came::Away(why) => {
                     let server = self.settings.server.clone();
@@ -213,7 +225,7 @@ impl Server {
         let body = request.body(self.dialect, model).to_string().into_bytes();
         let (reach, expected) = (self.reach.clone(), request.expected());
         let model = model.to_owned();
-        let Waiting { index, tries, busy, pause } = waiting;
+        let Waiting { index, tries, busy, pause, first } = waiting;
         async move {
             if !pause.is_zero() {
                 sleep(pause).await;
@@ -224,12 +236,12 @@ impl Server {
                     Err(Misfit::Broken(why)) => Came::Broken(why),
                     Err(Misfit::Wrong(why)) => Came::Wrong(why),
                 },
-                Called::Busy { after, .. } => Came::Busy(after),
+                Called::Busy { after, why } => Came::Busy { after, why },
                 Called::Away(why) => Came::Away(why),
                 Called::Slow(why) | Called::Failed(why) => Came::Broken(why),
                 Called::Refused { status, message } => Came::Refused { status, message },
             };
-            Landed { index, name, tries: tries + 1, busy, held, era, came }
+            Landed { index, name, tries: tries + 1, busy, first, held, era, came }
         }
     }
 
@@ -274,6 +286,11 @@ impl Server {
                 sleep(TICK).await;
             }
         }
+    }
+
+    /// Returns how long the server may answer nothing.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.settings.patience_seconds.into())
     }
 
     /// Returns whether the run's budget has so many tokens left.

@@ -29,6 +29,9 @@ use reach::Reach;
 
 use crate::plugin_set::Server as Settings;
 
+/// What adapters are called on servers, before 16 digits of their digest.
+pub const ADAPTER: &str = "aligner-";
+
 /// The environment variable with the keys of servers: `ORIGIN=KEY`, several with commas between. A key is sent to
 /// its origin alone, whatever a plugin set names.
 pub const KEYS: &str = "ALIGNER_SERVER_KEYS";

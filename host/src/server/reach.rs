@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -142,12 +142,14 @@ impl Reach {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Called {
         let mut answer = match self.client.request(request).await {
             Ok(answer) => answer,
-            Err(error) => return Called::Away(one_line(&chain(&error), 300)),
+            Err(error) => return Called::Away(unreached(&chain(&error))),
         };
         let status = answer.status();
         let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_REFUSAL_BYTES };
         let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
         let after = after.and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
+        let to = answer.headers().get(LOCATION).filter(|_| status.is_redirection());
+        let to = to.map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
         let mut bytes = Vec::new();
         while let Some(frame) = answer.frame().await {
             match frame.map(|frame| frame.into_data()) {
@@ -164,42 +166,73 @@ impl Reach {
                 Err(_) => break,
             }
         }
-        let bytes = self.masked(bytes);
-        let message = words(&bytes);
+        if status.is_success() {
+            return match self.holds_key(&bytes) {
+                true => Called::Failed("its answer holds the key that it was sent".to_owned()),
+                false => Called::Answered(bytes),
+            };
+        }
+        let message = match to {
+            Some(to) => {
+                format!("it sends to `{}`, where nobody follows", one_line(&self.masked(&to), 200))
+            }
+            None => words(&self.masked(&String::from_utf8_lossy(&bytes))),
+        };
         let why = match message.as_str() {
             "" => format!("status {status}"),
             message => format!("status {status}: \"{message}\""),
         };
         match status.as_u16() {
-            200..=299 => Called::Answered(bytes),
-            429 | 503 => Called::Busy { after, why },
+            // What stands before a server says the last two while that starts.
+            429 | 503 | 502 | 504 => Called::Busy { after, why },
             408 | 500..=599 => Called::Failed(why),
             status => Called::Refused { status, message },
         }
     }
 
-    /// Returns an answer without the key, which nobody keeps: some servers repeat it.
-    fn masked(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let Some(key) = self.key.as_deref().filter(|key| !key.is_empty()) else { return bytes };
-        match bytes.windows(key.len()).any(|window| window == key.as_bytes()) {
-            false => bytes,
-            true => String::from_utf8_lossy(&bytes).replace(key, "KEY").into_bytes(),
+    /// Returns what a server says without the key, which nobody keeps: some servers repeat it.
+    fn masked(&self, text: &str) -> String {
+        match self.key.as_deref().filter(|key| !key.is_empty()) {
+            None => text.to_owned(),
+            Some(key) => text.replace(key, "KEY"),
         }
+    }
+
+    /// Returns whether an answer repeats the key. A short one, such as `test`, is a word like any other and no secret.
+    fn holds_key(&self, bytes: &[u8]) -> bool {
+        const SECRET: usize = 16;
+        let key = self.key.as_deref().filter(|key| key.len() >= SECRET);
+        key.is_some_and(|key| bytes.windows(key.len()).any(|window| window == key.as_bytes()))
+    }
+}
+
+/// Says why a server was not reached.
+fn unreached(why: &str) -> String {
+    let why = one_line(why, 300);
+    // What a server without TLS says to who begins with it.
+    match why.contains("InvalidContentType") {
+        true => format!("it does not speak TLS, so its address begins with `http:` ({why})"),
+        false => why,
     }
 }
 
 /// Returns what a server says of a refusal, on one line.
-fn words(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+fn words(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
     let places = [&value["error"]["message"], &value["message"], &value["detail"], &value["error"]];
     let found = places.into_iter().find_map(|place| place.as_str().map(str::to_owned));
     let structured = match &value["detail"] {
         detail @ Value::Array(_) => Some(detail.to_string()),
         _ => None,
     };
-    let words = found.or(structured).unwrap_or_else(|| text.into_owned());
+    let words = found.or(structured).unwrap_or_else(|| text.to_owned());
     one_line(&words, 300)
+}
+
+/// Returns whether a model's name is that of an adapter of some run.
+fn is_adapter(name: &str) -> bool {
+    let digest = name.strip_prefix(super::ADAPTER);
+    digest.is_some_and(|it| it.len() == 16 && it.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn listed(bytes: &[u8]) -> Result<Vec<Listed>, String> {
@@ -220,7 +253,9 @@ fn listed(bytes: &[u8]) -> Result<Vec<Listed>, String> {
     }
     let list: List =
         serde_json::from_slice(bytes).map_err(|error| one_line(&error.to_string(), 200))?;
-    let models = list.data.into_iter().filter(|model| model.parent.is_none());
+    // Adapters, of which one may be what a run that was killed has left.
+    let is_model = |model: &Model| model.parent.is_none() && !is_adapter(&model.id);
+    let models = list.data.into_iter().filter(is_model);
     let listed = models.map(|model| Listed {
         id: model.id,
         owned_by: model.owned_by,

@@ -33,7 +33,7 @@ pub enum TrainerError {
         last: Vec<String>,
     },
     /// The job runs and makes no update.
-    #[error("the job made no update for {minutes} minutes and was ended{}", tail(log, last))]
+    #[error("the job made no update for {minutes} min and was ended{}", tail(log, last))]
     Hung {
         /// `timeout_minutes`.
         minutes: f64,

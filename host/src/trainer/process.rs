@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::server::KEYS;
 use crate::shown::one_line;
 
 /// How long a scheduler may take to answer.
@@ -85,8 +86,9 @@ fn read(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
 }
 
 /// Starts a command as the head of a group of its own, so that all of it can be ended, and Ctrl-C at the
-/// terminal does not.
+/// terminal does not. Keys of servers are none of its business.
 pub(super) fn group(command: &mut Command) -> &mut Command {
+    command.env_remove(KEYS);
     std::os::unix::process::CommandExt::process_group(command, 0)
 }
 

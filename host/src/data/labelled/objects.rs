@@ -98,8 +98,16 @@ impl Objects {
 
     /// Passes by what stands before the first object; returns whether a list begins there, and passes by its bracket.
     fn begins_with_bracket(&mut self) -> Result<bool, DataError> {
+        let is_marked = loop {
+            match self.reader.fill_buf() {
+                Ok(buffer) => break buffer.starts_with(b"\xef\xbb\xbf"),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Such as that it is no gzip, which is said once.
+                Err(error) => return Err(self.failed(error)),
+            }
+        };
         // A byte order mark says nothing of UTF-8.
-        if self.reader.fill_buf().is_ok_and(|buffer| buffer.starts_with(b"\xef\xbb\xbf")) {
+        if is_marked {
             self.reader.consume(3);
         }
         let begins = self.peek()? == Some(b'[');

@@ -201,6 +201,18 @@ fn lists_gzip_and_chunks() {
     gzip.write_all(rows.join("\n").as_bytes()).unwrap();
     let gzip = gzip.finish().unwrap();
     assert_eq!(all("d.jsonl.gz", &gzip, 100).len(), 1);
+    // What is none, or ends in its first bytes, is no file without rows.
+    for broken in [&gzip[..6], &gzip[..gzip.len() - 4], rows[0].as_bytes(), b""] {
+        let (_folder, mut found) = open("d.jsonl.gz", broken, Columns::default());
+        let error = loop {
+            match found.chunk(100) {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{} bytes are read as gzip", broken.len()),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, DataError::Read { .. }), "{error}");
+    }
     let (_folder, mut found) = open("d.jsonl.gz", &gzip, Columns::default());
     found.chunk(3).unwrap();
     assert_eq!(found.bytes_read(), gzip.len() as u64);

@@ -215,7 +215,7 @@ impl Served {
         let Some(directory) = &*exchange else {
             unreachable!("a run says where adapters lie before it asks anything")
         };
-        let name = format!("aligner-{}", &adapter.digest()[..16]);
+        let name = format!("{}{}", server::ADAPTER, &adapter.digest()[..16]);
         let folder = format!("{EXCHANGE}/{name}");
         if !directory.restore_folder(&folder)? {
             let (base, revision) = self.model().base_name();
@@ -256,13 +256,15 @@ impl Models {
     /// Has servers drop what they have loaded for the run, and removes it where it lay for them.
     pub fn end_exchange(&self) -> Result<(), DirectoryError> {
         for served in self.served.values() {
-            if let Some(server) = served.server.get() {
-                server.drop_adapters();
-            }
             let exchange = served.exchange.lock().expect("nothing panics while it is held").take();
-            if let Some(directory) = exchange {
-                directory.remove(EXCHANGE)?;
+            let Some(directory) = exchange else { continue };
+            if let Some(server) = served.server.get() {
+                // Those too that were loaded before the run was gone on with.
+                let lies = std::fs::read_dir(directory.join(EXCHANGE)).into_iter().flatten();
+                let names = lies.filter_map(|it| it.ok()?.file_name().into_string().ok());
+                server.drop_adapters(names);
             }
+            directory.remove(EXCHANGE)?;
         }
         Ok(())
     }
