@@ -178,7 +178,7 @@ pub fn generate<B: Backend>(
     check_policy(adapter)?;
     // Tokens of sequences that began again count twice.
     let mut drawn = 0;
-    fewer_at_a_time(settings, jobs.len(), |left, settings, done| {
+    fewer_at_a_time(&*engine.backend, settings, jobs.len(), |left, settings, done| {
         let open: Vec<&Job> = left.iter().map(|&index| &jobs[index]).collect();
         let (before, drawn_before) = (jobs.len() - open.len(), drawn);
         let own = Hooks {
@@ -202,7 +202,8 @@ pub fn generate<B: Backend>(
 
 /// Lets `work` do what is left of `count` sequences, and again with less at a time as long as the device's memory
 /// does not suffice; it marks those that are done.
-fn fewer_at_a_time(
+fn fewer_at_a_time<B: Backend>(
+    backend: &B,
     settings: &Settings,
     count: usize,
     mut work: impl FnMut(&[usize], &Settings, &mut [bool]) -> Result<(), SequenceError>,
@@ -211,7 +212,9 @@ fn fewer_at_a_time(
     let mut left: Vec<usize> = (0..count).collect();
     let mut done = vec![false; count];
     loop {
-        match work(&left, &settings, &mut done) {
+        let result = work(&left, &settings, &mut done);
+        backend.end_repeating();
+        match result {
             Err(error) if settings.halve_after(&error) => left.retain(|&index| !done[index]),
             result => return result,
         }
@@ -280,20 +283,17 @@ fn at_once<B: Backend>(
 
 /// Room for the logits of some rows.
 struct Logits<B: Backend> {
-    /// `[HEAD_ROWS, vocab]`
+    /// `[draw_rows, vocab]`
     buffer: B::Buffer,
-    /// `[HEAD_ROWS, hidden]`
+    /// `[draw_rows, hidden]`
     chunk: B::Buffer,
 }
-
-/// Rows whose logits are held at the same time.
-const HEAD_ROWS: usize = 64;
 
 impl<B: Backend> Logits<B> {
     /// Returns how many bytes it takes to draw a token for each of so many rows: the logits, and what
     /// each thread makes of a row of them.
-    fn bytes(rows: usize, spec: &Spec) -> usize {
-        let held = rows.min(HEAD_ROWS);
+    fn bytes(backend: &B, rows: usize, spec: &Spec) -> usize {
+        let held = rows.min(backend.draw_rows());
         let drawing = held.min(rayon::current_num_threads());
         size_of::<f32>() * (held * (spec.vocab + spec.hidden) + drawing * spec.vocab)
     }
@@ -309,27 +309,28 @@ impl<B: Backend> Logits<B> {
     ) -> Result<Vec<(u32, TokenLogprob)>, BackendError> {
         let (backend, head) = (&*engine.backend, engine.weights.head());
         let (vocab, hidden) = backend.shape(head);
-        let most = made.len().min(HEAD_ROWS);
+        let held = backend.draw_rows();
+        let most = made.len().min(held);
         if backend.len(&self.buffer) < most * vocab {
+            // What is too short goes first, since both may lie in the same memory.
+            (self.buffer, self.chunk) = (backend.zeros(0)?, backend.zeros(0)?);
             self.buffer = backend.zeros(most * vocab)?;
             self.chunk = backend.zeros(most * hidden)?;
         }
         let mut draws = Vec::with_capacity(made.len());
-        for (i, made) in made.chunks(HEAD_ROWS).enumerate() {
-            let rows: Vec<usize> = (i * HEAD_ROWS..i * HEAD_ROWS + made.len()).collect();
+        for (i, made) in made.chunks(held).enumerate() {
+            let rows: Vec<usize> = (i * held..i * held + made.len()).collect();
             draws.extend(backend.enter(|| {
                 backend.gather(batch.hidden(), hidden, &rows, &mut self.chunk);
                 backend.linear(&self.chunk, made.len(), head, &mut self.buffer, Write::Set);
-                let tokens = self.tokens(backend, vocab, batch, made, jobs, outputs)?;
-                let said = backend.logprobs_of_logits(&self.buffer, vocab, &tokens)?;
-                Ok::<_, BackendError>(tokens.into_iter().zip(said))
+                self.drawn(backend, vocab, batch, made, jobs, outputs)
             })?);
         }
         Ok(draws)
     }
 
-    /// Draws a token from each row of logits: on the device where it does that, else here.
-    fn tokens(
+    /// Draws a token from each row of logits, on the device where it does that, else here; with what the head says of it.
+    fn drawn(
         &self,
         backend: &B,
         vocab: usize,
@@ -337,7 +338,7 @@ impl<B: Backend> Logits<B> {
         made: &[Made],
         jobs: &[&Job],
         outputs: &[Output],
-    ) -> Result<Vec<u32>, BackendError> {
+    ) -> Result<Vec<(u32, TokenLogprob)>, BackendError> {
         let uniform = |made: &Made| {
             let drawn = outputs[made.index].tokens.len() as u64;
             seed::uniform(jobs[made.index].seed, drawn)
@@ -346,26 +347,28 @@ impl<B: Backend> Logits<B> {
             let Sampling { temperature, top_p, top_k, .. } = jobs[made.index].sampling;
             TokenDraw { temperature, top_p, top_k, uniform: uniform(made) }
         });
-        let (mut tokens, drawn) =
-            match backend.draw(&self.buffer, vocab, &rules.collect::<Vec<_>>())? {
-                Some(tokens) => (tokens, true),
-                None => (vec![0; made.len()], false),
-            };
         // A penalty counts what a sequence has had, which the device does not know. Who draws a token
         // depends on its own job alone.
-        let here = |made: &Made| !drawn || jobs[made.index].sampling.repetition_penalty != 1.0;
-        if made.iter().any(here) {
-            let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
-            cpu::over_parts(&mut tokens, 1, |row, token| {
-                let made = &made[row];
-                if here(made) {
-                    let logits = &logits[row * vocab..][..vocab];
-                    let (sampling, context) =
-                        (&jobs[made.index].sampling, batch.tokens(made.index));
-                    token[0] = sample::draw(logits, sampling, context, uniform(made));
-                }
-            });
-        }
-        Ok(tokens)
+        let penalised = |made: &Made| jobs[made.index].sampling.repetition_penalty != 1.0;
+        let of_device = match made.iter().all(penalised) {
+            true => None,
+            false => backend.draw(&self.buffer, vocab, &rules.collect::<Vec<_>>())?,
+        };
+        let mut tokens: Vec<u32> = match of_device {
+            Some(drawn) if !made.iter().any(penalised) => return Ok(drawn),
+            Some(ref drawn) => drawn.iter().map(|&(token, _)| token).collect(),
+            None => vec![0; made.len()],
+        };
+        let logits = backend.view(&self.buffer, 0..made.len() * vocab)?;
+        cpu::over_parts(&mut tokens, 1, |row, token| {
+            let made = &made[row];
+            if of_device.is_none() || penalised(made) {
+                let logits = &logits[row * vocab..][..vocab];
+                let (sampling, context) = (&jobs[made.index].sampling, batch.tokens(made.index));
+                token[0] = sample::draw(logits, sampling, context, uniform(made));
+            }
+        });
+        let said = backend.logprobs_of_logits(&self.buffer, vocab, &tokens)?;
+        Ok(tokens.into_iter().zip(said).collect())
     }
 }

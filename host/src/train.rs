@@ -361,7 +361,7 @@ impl<B: TrainingBackend> Trainer<B> {
         let mut ranks = lock(ranks);
         let share = accumulate(learner, sums, &cut, Some(&mut ranks));
         if share.is_err() {
-            ranks.leave_step();
+            ranks.leave_step(&*learner.backend, &mut learner.subject);
         }
         share
     }

@@ -5,6 +5,7 @@
  *   FAKE_CUDA_IDLE          1: products compute nothing
  */
 
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,14 @@ struct layout {
     uint64_t rows, columns;
     int64_t stride;
 };
+
+/* A function of the driver's stand-in, which knows what is captured. */
+static void *of_driver(const char *name) {
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    void *found = driver ? dlsym(driver, name) : NULL;
+    if (!found) abort();
+    return found;
+}
 
 size_t cublasLtGetVersion(void) {
     const char *text = getenv("FAKE_CUBLASLT_VERSION");
@@ -93,6 +102,8 @@ struct heuristic {
 int cublasLtMatmulAlgoGetHeuristic(void *handle, void *description, void *a, void *b, void *c, void *d,
                                    void *preference, int most, struct heuristic *found, int *count) {
     (void)handle, (void)description, (void)a, (void)b, (void)c, (void)d, (void)preference, (void)most;
+    int (*capturing)(void) = of_driver("card_capturing");
+    if (capturing()) return NOT_SUPPORTED;
     memset(found, 0, sizeof *found);
     *count = 1;
     return SUCCESS;
@@ -151,17 +162,29 @@ static void lay_out(float *to, int count, uint64_t first, uint64_t terms, const 
     else turned ? CASE(F32, 1) : CASE(F32, 0);
 }
 
-int cublasLtMatmul(void *handle, const struct description *description, const float *alpha, const void *a,
-                   const struct layout *a_layout, const void *b, const struct layout *b_layout, const float *beta,
-                   const void *c, const struct layout *c_layout, float *d, const struct layout *d_layout,
-                   const void *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
-    (void)handle, (void)c_layout, (void)algorithm, (void)workspace, (void)workspace_bytes, (void)stream;
+/* A product as it was asked for: what describes it may be gone when it is formed. */
+struct product {
+    struct description description;
+    struct layout a_layout, b_layout, d_layout;
+    const void *a, *b;
+    float alpha, beta, *d;
+};
+
+static int form(const void *asked) {
+    const struct product *product = asked;
+    const struct description *description = &product->description;
+    const struct layout *a_layout = &product->a_layout, *b_layout = &product->b_layout, *d_layout = &product->d_layout;
+    const void *a = product->a, *b = product->b;
+    const float *alpha = &product->alpha, *beta = &product->beta;
+    float *d = product->d;
     uint64_t rows = d_layout->rows, columns = d_layout->columns;
     uint64_t terms = description->turned_a ? a_layout->rows : a_layout->columns;
     uint64_t of_a = description->turned_a ? a_layout->columns : a_layout->rows;
     uint64_t of_b = description->turned_b ? b_layout->rows : b_layout->columns;
     uint64_t terms_of_b = description->turned_b ? b_layout->columns : b_layout->rows;
-    if (c != d || d_layout->type != F32 || of_a != rows || of_b != columns || terms_of_b != terms) return INVALID;
+    if (d_layout->type != F32 || of_a != rows || of_b != columns || terms_of_b != terms) return INVALID;
+    void (*wait)(void) = of_driver("card_wait");
+    wait();
     const char *idle = getenv("FAKE_CUDA_IDLE");
     if (idle && atoi(idle)) return SUCCESS;
     uint64_t across = (columns + WIDE - 1) / WIDE;
@@ -187,4 +210,15 @@ int cublasLtMatmul(void *handle, const struct description *description, const fl
     }
     free(left), free(right);
     return SUCCESS;
+}
+
+int cublasLtMatmul(void *handle, const struct description *description, const float *alpha, const void *a,
+                   const struct layout *a_layout, const void *b, const struct layout *b_layout, const float *beta,
+                   const void *c, const struct layout *c_layout, float *d, const struct layout *d_layout,
+                   const void *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
+    (void)handle, (void)c_layout, (void)algorithm, (void)workspace, (void)workspace_bytes;
+    if (c != d) return INVALID;
+    struct product product = {*description, *a_layout, *b_layout, *d_layout, a, b, *alpha, *beta, d};
+    int (*capture)(void *, int (*)(const void *), const void *, size_t) = of_driver("card_capture");
+    return capture(stream, form, &product, sizeof product) ? SUCCESS : form(&product);
 }

@@ -3,6 +3,9 @@
  * shows what the sources compute and what they are asked, and nothing of a real card: neither what its tensor cores
  * round, nor how fast it is, nor what happens when its warps run at once.
  *
+ * What NCCL's stand-in does on the stream (`nccl.c`) goes on in the background. Memory that is freed meanwhile is kept
+ * until it is over; all else that is asked of the stream waits for it, where a real card would only take it down.
+ *
  *   FAKE_CUDA_VERSION   CUDA that it is for: 13000 is 13.0
  *   FAKE_CUDA_DEVICES   how many cards there are
  *   FAKE_CUDA_FREE      bytes of free memory; with two more numbers after commas, so many from that allocation on
@@ -10,8 +13,8 @@
  *   FAKE_CUDA_BUSY      1: another process has the card for itself
  *   FAKE_CUDA_LOAD      error that loading kernels gives, for example 209
  *   FAKE_CUDA_CRASH     the number of a launch, from 1, from which on kernels fail
- *   FAKE_CUDA_COUNT     a file that gets, when the program ends, how many allocations and launches there were, and how
- *                       many bytes were in use at most
+ *   FAKE_CUDA_COUNT     a file that gets, when the program ends, how many allocations, launches and launches of graphs
+ *                       there were, and how many bytes were in use at most
  *   FAKE_CUDA_IDLE      1: kernels compute nothing
  *   FAKE_CUDA_ORDER     the order in which threads and blocks run: 0 is their own, each other number another
  */
@@ -22,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph.h"
 #include "launch.h"
 
 enum {
@@ -33,7 +37,10 @@ enum {
     INVALID_DEVICE = 101,
     NO_BINARY = 209,
     NOT_FOUND = 500,
-    LAUNCH_FAILED = 719
+    NOT_READY = 600,
+    LAUNCH_FAILED = 719,
+    NOT_SUPPORTED = 801,
+    CAPTURED = 900
 };
 
 /* Bytes of shared memory that a block may be given where that is asked for, and else. */
@@ -41,6 +48,10 @@ enum { SHARED_MOST = 232448, SHARED_USUAL = 49152 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long used, most_used, allocations, launches;
+
+/* Transfers of NCCL on the stream, of which there is one, that are not over. */
+static pthread_cond_t over = PTHREAD_COND_INITIALIZER;
+static unsigned long transfers;
 
 static long long setting(const char *name, long long otherwise) {
     const char *text = getenv(name);
@@ -69,7 +80,8 @@ __attribute__((destructor)) static void count(void) {
     const char *name = getenv("FAKE_CUDA_COUNT");
     FILE *file = name ? fopen(name, "w") : NULL;
     if (!file) return;
-    fprintf(file, "{\"allocations\": %lu, \"launches\": %lu, \"bytes\": %lu}\n", allocations, launches, most_used);
+    fprintf(file, "{\"allocations\": %lu, \"launches\": %lu, \"graphs\": %lu, \"bytes\": %lu}\n", allocations, launches,
+            card_graphs(), most_used);
     fclose(file);
 }
 
@@ -91,6 +103,9 @@ static const char *text_of(int error) {
     case BUSY: return "CUDA-capable device(s) is/are busy or unavailable";
     case NO_BINARY: return "no kernel image is available for execution on the device";
     case NOT_FOUND: return "named symbol not found";
+    case NOT_READY: return "device not ready";
+    case NOT_SUPPORTED: return "operation not supported";
+    case CAPTURED: return "operation not permitted when stream is capturing";
     case LAUNCH_FAILED: return "unspecified launch failure";
     default: return "invalid argument";
     }
@@ -139,8 +154,10 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return SUCCESS;
 }
 
+static int contexts[64];
+static _Thread_local int *current;
+
 int cuDevicePrimaryCtxRetain(void **context, int device) {
-    static int contexts[64];
     *context = &contexts[device];
     return setting("FAKE_CUDA_BUSY", 0) ? BUSY : SUCCESS;
 }
@@ -151,25 +168,33 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 
 int cuCtxSetCurrent(void *context) {
-    (void)context;
+    current = context;
     return SUCCESS;
 }
 
-int cuStreamCreate(void **stream, unsigned flags) {
-    (void)flags;
-    static int one;
-    *stream = &one;
-    return SUCCESS;
+/* The number of the device that this thread's calls mean; -1 where that is none. */
+int card_current(void) { return current ? (int)(current - contexts) : -1; }
+
+/* Waits until nothing is under way on the stream. */
+void card_wait(void) {
+    pthread_mutex_lock(&lock);
+    while (transfers) pthread_cond_wait(&over, &lock);
+    pthread_mutex_unlock(&lock);
 }
 
 int cuStreamSynchronize(void *stream) {
     (void)stream;
+    if (card_capturing()) return CAPTURED;
+    card_wait();
     return SUCCESS;
 }
 
-int cuStreamDestroy_v2(void *stream) {
+int cuStreamQuery(void *stream) {
     (void)stream;
-    return SUCCESS;
+    pthread_mutex_lock(&lock);
+    int busy = transfers > 0;
+    pthread_mutex_unlock(&lock);
+    return busy ? NOT_READY : SUCCESS;
 }
 
 int cuModuleLoadData(void **module, const void *image) {
@@ -228,73 +253,155 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
     return SUCCESS;
 }
 
-/* The size of an allocation lies before it, and bytes that nobody may overwrite lie behind it. */
+/* What lies before memory that was allocated; bytes that nobody may overwrite lie behind it. */
+struct block {
+    size_t bytes;
+    struct block *before, *next;
+};
+
 enum { BEFORE = 256, BEHIND = 256 };
+
+/* Memory that is in use, and what will be free when the transfers are over. */
+static struct block *blocks, *freed;
+
+static char *memory_of(struct block *block) { return (char *)block + BEFORE; }
 
 int cuMemAllocAsync(uint64_t *address, size_t bytes, void *stream) {
     (void)stream;
+    if (card_capturing()) return CAPTURED;
     pthread_mutex_lock(&lock);
     int full = fails(++allocations) || used + bytes > room();
     if (!full) used += bytes;
     if (used > most_used) most_used = used;
     pthread_mutex_unlock(&lock);
-    char *memory = NULL;
-    if (full || posix_memalign((void **)&memory, BEFORE, BEFORE + bytes + BEHIND)) return OUT_OF_MEMORY;
-    memset(memory, 0xff, BEFORE + bytes + BEHIND);
-    memcpy(memory, &bytes, sizeof bytes);
-    *address = (uint64_t)(memory + BEFORE);
+    struct block *block = NULL;
+    if (full || posix_memalign((void **)&block, BEFORE, BEFORE + bytes + BEHIND)) return OUT_OF_MEMORY;
+    memset(block, 0xff, BEFORE + bytes + BEHIND);
+    pthread_mutex_lock(&lock);
+    *block = (struct block){bytes, NULL, blocks};
+    if (blocks) blocks->before = block;
+    blocks = block;
+    pthread_mutex_unlock(&lock);
+    *address = (uint64_t)memory_of(block);
     return SUCCESS;
+}
+
+static void release(struct block *block) {
+    const unsigned char *behind = (unsigned char *)memory_of(block) + block->bytes;
+    for (int i = 0; i < BEHIND; i++)
+        if (behind[i] != 0xff) {
+            fprintf(stderr, "the stand-in for a card: something wrote beyond %zu bytes of memory\n", block->bytes);
+            abort();
+        }
+    used -= block->bytes;
+    /* Who still has the address finds nothing there. */
+    memset(block, 0xff, BEFORE + block->bytes);
+    free(block);
 }
 
 int cuMemFreeAsync(uint64_t address, void *stream) {
     (void)stream;
-    char *memory = (char *)address - BEFORE;
-    size_t bytes;
-    memcpy(&bytes, memory, sizeof bytes);
-    for (int i = 0; i < BEHIND; i++)
-        if ((unsigned char)memory[BEFORE + bytes + i] != 0xff) {
-            fprintf(stderr, "the stand-in for a card: something wrote beyond %zu bytes of memory\n", bytes);
-            abort();
-        }
+    if (card_capturing()) return CAPTURED;
+    struct block *block = (struct block *)((char *)address - BEFORE);
     pthread_mutex_lock(&lock);
-    used -= bytes;
+    if (block->next) block->next->before = block->before;
+    *(block->before ? &block->before->next : &blocks) = block->next;
+    if (transfers) {
+        block->next = freed;
+        freed = block;
+    } else
+        release(block);
     pthread_mutex_unlock(&lock);
-    /* Who still has the address finds nothing there. */
-    memset(memory, 0xff, BEFORE + bytes);
-    free(memory);
     return SUCCESS;
+}
+
+/* Whether so many bytes from an address on are memory of the card. */
+int card_holds(const void *address, size_t bytes) {
+    pthread_mutex_lock(&lock);
+    struct block *block = blocks;
+    for (; block; block = block->next) {
+        size_t at = (uint64_t)address - (uint64_t)memory_of(block);
+        if (at <= block->bytes && bytes <= block->bytes - at) break;
+    }
+    pthread_mutex_unlock(&lock);
+    return block != NULL;
+}
+
+/* A transfer is under way on the stream. */
+void card_begin(void) {
+    pthread_mutex_lock(&lock);
+    transfers++;
+    pthread_mutex_unlock(&lock);
+}
+
+/* A transfer is over. */
+void card_end(void) {
+    pthread_mutex_lock(&lock);
+    if (--transfers == 0) {
+        for (struct block *next; freed; freed = next) {
+            next = freed->next;
+            release(freed);
+        }
+        pthread_cond_broadcast(&over);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
     (void)stream;
+    if (card_capturing()) return CAPTURED;
+    card_wait();
     memcpy((void *)to, from, bytes);
     return SUCCESS;
 }
 
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     (void)stream;
+    if (card_capturing()) return CAPTURED;
+    card_wait();
     memcpy(to, (void *)from, bytes);
     return SUCCESS;
 }
 
 int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
     (void)stream;
+    if (card_capturing()) return CAPTURED;
+    card_wait();
     memset((void *)address, value, bytes);
     return SUCCESS;
 }
 
+/* A launch as it was asked for. The sources have room for the largest argument behind each pointer to one. */
+enum { MOST = 32, ROOM = 48 };
+
+struct launch {
+    const struct kernel *kernel;
+    unsigned grid[3], threads[3], shared;
+    unsigned char arguments[MOST][ROOM];
+};
+
+static int run(const void *asked) {
+    const struct launch *launch = asked;
+    card_wait();
+    pthread_mutex_lock(&lock);
+    long long number = ++launches, last = setting("FAKE_CUDA_CRASH", 0);
+    pthread_mutex_unlock(&lock);
+    if (last > 0 && number >= last) return LAUNCH_FAILED;
+    if (setting("FAKE_CUDA_IDLE", 0)) return SUCCESS;
+    void *arguments[MOST];
+    for (int i = 0; i < MOST; i++) arguments[i] = (void *)launch->arguments[i];
+    int failed = card_launch(launch->kernel, launch->grid, launch->threads, launch->shared, arguments,
+                             setting("FAKE_CUDA_ORDER", 0));
+    return failed ? LAUNCH_FAILED : SUCCESS;
+}
+
 int cuLaunchKernel(const struct function *function, unsigned x, unsigned y, unsigned z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared, void *stream, void **arguments, void **extra) {
-    (void)stream, (void)extra;
-    pthread_mutex_lock(&lock);
-    long long launch = ++launches, last = setting("FAKE_CUDA_CRASH", 0);
-    pthread_mutex_unlock(&lock);
-    if (last > 0 && launch >= last) return LAUNCH_FAILED;
-    unsigned grid[3] = {x, y, z}, threads[3] = {block_x, block_y, block_z};
+    (void)extra;
     unsigned long count = (unsigned long)block_x * block_y * block_z;
     int fits = x && y && z && x <= INT32_MAX && y <= 65535 && z <= 65535 && count && count <= 1024;
-    if (!fits || shared > function->most) return INVALID;
-    if (setting("FAKE_CUDA_IDLE", 0)) return SUCCESS;
-    int failed = card_launch(function->kernel, grid, threads, shared, arguments, setting("FAKE_CUDA_ORDER", 0));
-    return failed ? LAUNCH_FAILED : SUCCESS;
+    if (!fits || shared > function->most || function->kernel->arguments > MOST) return INVALID;
+    struct launch launch = {function->kernel, {x, y, z}, {block_x, block_y, block_z}, shared, {}};
+    for (unsigned i = 0; i < function->kernel->arguments; i++) memcpy(launch.arguments[i], arguments[i], ROOM);
+    return card_capture(stream, run, &launch, sizeof launch) ? SUCCESS : run(&launch);
 }

@@ -1,4 +1,4 @@
-"""The stand-ins for NVIDIA's driver and cuBLASLt, compiled with the kernels of the sources for this processor."""
+"""The stand-ins for NVIDIA's driver, cuBLASLt and NCCL, compiled with the kernels of the sources for this processor."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/cuda"
 SOURCES = ROOT / "host/src/model/backend/cuda"
 
-DRIVER, CUBLASLT = "libcuda.so.1", "libcublasLt.so.13"
+DRIVER, CUBLASLT, NCCL = "libcuda.so.1", "libcublasLt.so.13", "libnccl.so.2"
 # Terms may be put together with the sum they are added to, as NVIDIA's compiler does.
 FLAGS = ["-O2", "-march=native", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 # What the kernels take for granted, and what names they have to the rest of the program.
@@ -36,12 +36,14 @@ def card(work, kernels=SOURCES / "kernels"):
 def driver(folder, objects, *flags):
     """Puts a driver with a card into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / "driver.o"
-    command = ["cc", *FLAGS, *flags, f"-I{HERE / 'card'}", "-c", HERE / "driver.c", "-o", own]
+    own = [folder / "driver.o", folder / "graph.o"]
+    for source, made in zip([HERE / "driver.c", HERE / "card/graph.c"], own):
+        command = ["cc", *FLAGS, *flags, f"-I{HERE / 'card'}", "-c", source, "-o", made]
+        subprocess.run(command, check=True)
+    command = ["c++", "-shared", "-Wl,-z,defs", *objects, *own, "-o", folder / DRIVER, "-lpthread"]
     subprocess.run(command, check=True)
-    command = ["c++", "-shared", "-Wl,-z,defs", *objects, own, "-o", folder / DRIVER, "-lpthread"]
-    subprocess.run(command, check=True)
-    own.unlink()
+    for made in own:
+        made.unlink()
     name_first(folder, DRIVER)
 
 
@@ -51,6 +53,13 @@ def cublaslt(folder, *flags, name=CUBLASLT):
     command = ["cc", *FLAGS, "-O3", "-shared", *flags, HERE / "cublaslt.c", "-o", folder / name]
     subprocess.run(command, check=True)
     name_first(folder, name)
+
+
+def nccl(folder, *flags):
+    """Puts an NCCL into a folder. It has one name, which no other is tried before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["cc", *FLAGS, "-shared", *flags, HERE / "nccl.c", "-o", folder / NCCL, "-lpthread"]
+    subprocess.run(command, check=True)
 
 
 def name_first(folder, name):

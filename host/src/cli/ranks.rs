@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::{CliError, Device, cancel, exit, host};
 use crate::{
     digest::sha256,
+    model::backend::AnyDevice,
     model::template::ChatSettings,
     plugin_set::PluginSet,
     progress::{Progress, Style},
@@ -28,6 +29,9 @@ const MEET: Duration = Duration::from_secs(60);
 
 /// How long a rank may take to read a model.
 const LOAD: Duration = Duration::from_secs(3600);
+
+/// How long their GPUs may take to be linked.
+const LINK: Duration = Duration::from_secs(60);
 
 /// How long who has come may take to say who it is.
 const HELLO: Duration = Duration::from_secs(5);
@@ -261,12 +265,19 @@ impl Drop for Lobby {
     }
 }
 
-/// Waits until all ranks have loaded what they were told to.
-pub fn loaded(ranks: &mut Ranks, progress: &Progress) -> Result<(), CliError> {
+/// Waits until all ranks have loaded what they were told to, and links their devices where these can be.
+pub fn loaded(ranks: &mut Ranks, device: &AnyDevice, progress: &Progress) -> Result<(), CliError> {
     let bar =
         progress.stage("waiting for ranks to load the model", ranks.size() as u64 - 1, "ranks");
     ranks.loaded(&mut || bar.inc(1))?;
     bar.finish();
+    if !device.shares_memory() {
+        let bar = progress.stage("linking the ranks' GPUs", 1, "links");
+        if let Some(why) = ranks.link(device, LINK, cancel::flag())? {
+            tracing::warn!("ranks pass gradients through the host's memory: {why}");
+        }
+        bar.finish();
+    }
     Ok(())
 }
 

@@ -166,7 +166,7 @@ pub fn models_tried(
     let ranks = lobby.map(|lobby| lobby.meet(prepared, progress)).transpose()?;
     let mut models = models(prepared, progress)?;
     if let Some(mut ranks) = ranks {
-        ranks::loaded(&mut ranks, progress)?;
+        ranks::loaded(&mut ranks, models.device(), progress)?;
         models.train_with(ranks);
     }
     host::try_servers(&models, &prepared.device, progress)?;

@@ -40,12 +40,14 @@ impl DecodeMemory {
         let all: usize = starts.iter().map(|start| start.tokens.len()).sum();
         // Each running sequence has one row at least, and prompts share the others.
         let rows = all.min(settings.prefill_rows + most);
+        let longest = starts.iter().map(|start| start.positions).max().unwrap_or(0);
         let shape = |pages| CacheShape::of(spec, weight_type, pages);
         let pages = page_count(&starts, settings, backend.cache_bytes(shape(1)));
         DecodeMemory {
             cache: backend.cache_bytes(shape(pages)),
-            pass: Workspace::bytes(backend, spec, rows, rank),
-            logits: Logits::<B>::bytes(most.min(starts.len()), spec),
+            pass: Workspace::bytes(backend, spec, rows, rank)
+                + backend.attention_bytes(spec.attention(0), rows, longest),
+            logits: Logits::bytes(backend, most.min(starts.len()), spec),
         }
     }
 

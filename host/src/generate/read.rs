@@ -31,7 +31,7 @@ pub(crate) fn read<'e, B: Backend>(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), SequenceError> {
     let mut state = Progress { done, total: done + starts.len(), tokens: 0 };
-    fewer_at_a_time(settings, starts.len(), |left, settings, ended| {
+    fewer_at_a_time(&*engine.backend, settings, starts.len(), |left, settings, ended| {
         let open: Vec<Start> = left.iter().map(|&index| starts[index]).collect();
         let mut note = |batch: &Batch<'e, B>, made: &[Made]| {
             let made: Vec<Made> =

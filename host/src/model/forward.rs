@@ -58,6 +58,23 @@ impl<B: Backend> Engine<B> {
         segments: &[Segment],
         wanted: &[usize],
     ) -> Result<(), BackendError> {
+        let is_decoding = segments.iter().all(|segment| segment.rows == 1);
+        let mut pass = || self.pass(adapter, workspace, cache, tokens, segments, wanted);
+        match is_decoding {
+            true => self.backend.repeating(pass),
+            false => pass(),
+        }
+    }
+
+    fn pass(
+        &self,
+        adapter: Option<&LoadedAdapter<B>>,
+        workspace: &mut Workspace<B>,
+        cache: &mut B::Cache,
+        tokens: &[u32],
+        segments: &[Segment],
+        wanted: &[usize],
+    ) -> Result<(), BackendError> {
         let (backend, weights) = (&*self.backend, &*self.weights);
         let spec = &weights.spec;
         let rows = tokens.len();

@@ -8,6 +8,7 @@
 //!
 //! Only gradients and values of the adapter pass between processes; nothing of the optimiser leaves rank 0.
 
+mod link;
 mod wire;
 mod worker;
 
@@ -38,11 +39,16 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long a rank that is in a step may say nothing, where this one does its own part quickly.
 const IN_STEP: Duration = Duration::from_secs(600);
 
+/// How long a rank may go on with its part of a step once the user wants to stop, where this one does its own part quickly.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// The ranks that work for this process, rank 0.
 pub struct Ranks {
     size: usize,
     /// In the order of ranks once all have come.
     peers: Vec<Peer>,
+    /// Whether numbers pass between the devices themselves.
+    is_linked: bool,
 }
 
 struct Peer {
@@ -68,6 +74,10 @@ struct Hello {
 enum Order<'a> {
     /// Load the model: [`Base`] as JSON.
     Load(String),
+    /// Link the device to those of the other ranks, by this key.
+    Link(Vec<u8>),
+    /// Whether all are linked, or none is.
+    Linked(bool),
     /// Get ready to learn from `items`; settings, objective and what is trained are JSON.
     Begin { items: Cow<'a, [Item]>, reference: Cow<'a, [Vec<f64>]>, task: String },
     /// Work on a step, from 0; the values of the adapter follow.
@@ -106,7 +116,7 @@ struct Assignment {
 /// What a rank says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// It has loaded the model, or is ready for the first step.
+    /// It has loaded the model, is linked, or is ready for the first step.
     Ready,
     Looked(Looked),
     /// The gradients follow.
@@ -154,7 +164,7 @@ pub enum RankError {
 impl Ranks {
     /// Begins with rank 0 alone, of so many.
     pub fn new(size: usize) -> Ranks {
-        Ranks { size, peers: Vec::new() }
+        Ranks { size, peers: Vec::new(), is_linked: false }
     }
 
     /// Takes the connection of a rank, which says first who it is; false where it says nothing for as long as `patience`
@@ -201,9 +211,7 @@ impl Ranks {
     /// Waits until all ranks have loaded the model; `loaded` hears of each.
     pub fn loaded(&mut self, loaded: &mut dyn FnMut()) -> Result<(), RankError> {
         self.ready(loaded)?;
-        for peer in &mut self.peers {
-            (peer.wire.patience, peer.wire.cancel) = (Some(IN_STEP), None);
-        }
+        self.be_patient(Duration::ZERO);
         Ok(())
     }
 
@@ -231,8 +239,9 @@ impl Ranks {
 
     /// Lets ranks take longer for a part of a step than this one did, by far.
     pub(super) fn be_patient(&mut self, own: Duration) {
-        let patience = IN_STEP.max(own * 10);
-        self.peers.iter_mut().for_each(|peer| peer.wire.patience = Some(patience));
+        for Peer { wire, .. } in &mut self.peers {
+            (wire.patience, wire.grace) = (Some(IN_STEP.max(own * 10)), GRACE.max(own * 2));
+        }
     }
 
     /// Has all ranks get ready for what a trainer learns.
@@ -266,12 +275,31 @@ impl Ranks {
         subject: &Subject<B>,
         step: u64,
     ) -> Result<(), TrainError> {
+        let begun = self.begin_step(backend, subject, step);
+        if begun.is_err() && self.is_linked {
+            // Who has heard of the step waits for values that nobody sends.
+            self.give_up();
+        }
+        begun
+    }
+
+    fn begin_step<B: TrainingBackend>(
+        &mut self,
+        backend: &B,
+        subject: &Subject<B>,
+        step: u64,
+    ) -> Result<(), TrainError> {
         let order = Wire::encoded(&Order::Step(step));
         for peer in &mut self.peers {
             peer.in_step = true;
             peer.on(|wire| wire.send_encoded(&order))?;
         }
         let Subject::Adapter { adapter, .. } = subject else { return Err(TrainError::NoAdapter) };
+        if self.is_linked {
+            let values: Vec<_> = adapter.parameters().map(|parameter| &parameter.values).collect();
+            let others = 1..self.size;
+            return self.transfer(others.clone(), |still| backend.send(&values, others, still));
+        }
         for parameter in adapter.parameters() {
             let values = backend.view(&parameter.values, 0..parameter.len())?;
             self.peers
@@ -301,9 +329,28 @@ impl Ranks {
         backend: &B,
         subject: &mut Subject<B>,
     ) -> Result<Share, TrainError> {
-        let peer = &mut self.peers[rank - 1];
-        let Answer::Learnt(share) = peer.receive()? else { return Err(garbled(rank).into()) };
+        let Answer::Learnt(share) = self.peers[rank - 1].receive()? else {
+            return Err(garbled(rank).into());
+        };
+        self.take_gradients(rank, backend, subject)?;
+        Ok(share)
+    }
+
+    /// Takes what a rank gives once it has said that it has learnt.
+    fn take_gradients<B: TrainingBackend>(
+        &mut self,
+        rank: usize,
+        backend: &B,
+        subject: &mut Subject<B>,
+    ) -> Result<(), TrainError> {
         let Subject::Adapter { adapter, .. } = subject else { return Err(TrainError::NoAdapter) };
+        if self.is_linked {
+            let mut gradients: Vec<_> =
+                adapter.parameters_mut().map(|parameter| &mut parameter.gradient).collect();
+            return self
+                .transfer(rank..rank + 1, |still| backend.receive(&mut gradients, rank, still));
+        }
+        let peer = &mut self.peers[rank - 1];
         let mut numbers = Vec::new();
         for parameter in adapter.parameters_mut() {
             let len = parameter.len();
@@ -313,7 +360,7 @@ impl Ranks {
             }
             backend.write(&numbers, &mut parameter.gradient, 0);
         }
-        Ok(share)
+        Ok(())
     }
 
     /// Hears from all ranks that the step is over.
@@ -325,15 +372,24 @@ impl Ranks {
         Ok(())
     }
 
-    /// Leaves a step that has failed, so that all ranks are ready for what comes next.
-    pub(super) fn leave_step(&mut self) {
-        for peer in self.peers.iter_mut().filter(|peer| peer.in_step && !peer.is_gone) {
+    /// Leaves a step that has failed, so that all ranks are ready for what comes next. Gradients are of no use after it.
+    pub(super) fn leave_step<B: TrainingBackend>(&mut self, backend: &B, subject: &mut Subject<B>) {
+        for rank in 1..self.size {
+            let peer = &mut self.peers[rank - 1];
+            if !peer.in_step || peer.is_gone {
+                continue;
+            }
             // Who waits for it goes on; who does not passes over it.
             let mut left = peer.on(|wire| wire.send(&Order::Point(None))).is_err();
             while !left {
-                left = !matches!(peer.receive(), Ok(Answer::Looked(_) | Answer::Learnt(_)));
+                left = match self.peers[rank - 1].receive() {
+                    Ok(Answer::Looked(_)) => false,
+                    // Who gives waits until it is taken.
+                    Ok(Answer::Learnt(_)) => self.take_gradients(rank, backend, subject).is_err(),
+                    _ => true,
+                };
             }
-            peer.in_step = false;
+            self.peers[rank - 1].in_step = false;
         }
     }
 }

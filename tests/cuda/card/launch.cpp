@@ -24,9 +24,11 @@ template <typename... Each> static void call(void (*kernel)(Each...), void **arg
     call(kernel, arguments, std::index_sequence_for<Each...>());
 }
 
+template <typename... Each> static constexpr unsigned count(void (*)(Each...)) { return sizeof...(Each); }
+
 // `names.h` is written from the list of the program.
 static const struct kernel KERNELS[] = {
-#define KERNEL_NAMED(name) {#name, [](void **arguments) { call(::name, arguments); }},
+#define KERNEL_NAMED(name) {#name, [](void **arguments) { call(::name, arguments); }, count(::name)},
 #include "names.h"
 };
 

@@ -6,6 +6,7 @@ extern "C" {
 struct kernel {
     const char *name;
     void (*call)(void **arguments);
+    unsigned arguments; // how many
 };
 
 // The kernel of a name; none where the sources have none.

@@ -198,6 +198,18 @@ impl Backend for AnyDevice {
         on!(self, d => d.enter(work))
     }
 
+    fn repeating<R>(&self, work: impl FnOnce() -> R) -> R {
+        on!(self, d => d.repeating(work))
+    }
+
+    fn end_repeating(&self) {
+        on!(self, d => d.end_repeating())
+    }
+
+    fn attention_bytes(&self, shape: AttentionShape, rows: usize, positions: usize) -> usize {
+        on!(self, d => d.attention_bytes(shape, rows, positions))
+    }
+
     fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
         on!(self, d => d.zeros(len).map(|own| part(d, own)))
     }
@@ -330,12 +342,16 @@ impl Backend for AnyDevice {
         })
     }
 
+    fn draw_rows(&self) -> usize {
+        on!(self, d => d.draw_rows())
+    }
+
     fn draw(
         &self,
         logits: &Buffer,
         vocab: usize,
         draws: &[TokenDraw],
-    ) -> Result<Option<Vec<u32>>, BackendError> {
+    ) -> Result<Option<Vec<(u32, TokenLogprob)>>, BackendError> {
         on!(self, d => d.draw(of(d, logits), vocab, draws))
     }
 

@@ -26,9 +26,11 @@ pub mod any;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod linking;
 pub mod training;
 
 pub use any::AnyDevice;
+pub use linking::Linking;
 pub use training::TrainingBackend;
 
 /// Positions in a page of the key and value cache.
@@ -49,6 +51,21 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// thread of the pool that the kernels use.
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
+    }
+
+    /// Does `work`, which asks for a pass that will be asked for again and again, with other contents of memory. What it
+    /// asks for may begin only when it is done.
+    fn repeating<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    /// Gives back memory that is kept for such passes.
+    fn end_repeating(&self) {}
+
+    /// Returns how many bytes attention over the cache works in, for so many rows of which the last is at a position below
+    /// `positions`.
+    fn attention_bytes(&self, _shape: AttentionShape, _rows: usize, _positions: usize) -> usize {
+        0
     }
 
     /// Returns a buffer of `len` zeros.
@@ -191,14 +208,20 @@ pub trait Backend: Sized + Send + Sync + 'static {
         y: &mut Self::Buffer,
     );
 
-    /// Draws a token from each row of logits `[draws.len(), vocab]`; none where the device does not
-    /// draw, and the caller does it from a view of the logits.
+    /// Returns how many rows of logits are held at a time for tokens to be drawn from.
+    fn draw_rows(&self) -> usize {
+        64
+    }
+
+    /// Draws a token from each row of logits `[draws.len(), vocab]`, and returns with it what
+    /// [`logprobs_of_logits`](Backend::logprobs_of_logits) says of it, for which there is one wait; none where the
+    /// device does not draw, and the caller does it from a view of the logits.
     fn draw(
         &self,
         logits: &Self::Buffer,
         vocab: usize,
         draws: &[TokenDraw],
-    ) -> Result<Option<Vec<u32>>, BackendError> {
+    ) -> Result<Option<Vec<(u32, TokenLogprob)>>, BackendError> {
         let _ = (logits, vocab, draws);
         Ok(None)
     }

@@ -4,10 +4,10 @@
 //! [`super`] says about rows, buffers and the order of additions holds here too, with one
 //! exception: a gradient of a weight is a sum over all rows.
 
-use super::{AttentionShape, Backend, BackendError, TokenLogprob, Write};
+use super::{AttentionShape, BackendError, Linking, TokenLogprob, Write};
 
 /// A device that can train.
-pub trait TrainingBackend: Backend {
+pub trait TrainingBackend: Linking {
     /// Sets a buffer to zero.
     fn clear(&self, buffer: &mut Self::Buffer);
 

@@ -1,5 +1,7 @@
 //! Several ranks as threads of one process. `tests/runs/ranks.rs` has them as processes.
 
+mod linked;
+
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -214,18 +216,19 @@ fn after_a_step_that_failed_ranks_are_ready_for_the_next() {
         {
             // As where the device of rank 0 fails in the middle of a step.
             let mut ranks = ranks.lock().unwrap();
-            let Learner { backend, subject, .. } = &failed.learner;
+            let Learner { backend, subject, .. } = &mut failed.learner;
             ranks.step(&**backend, subject, 0).unwrap();
-            ranks.leave_step();
+            ranks.leave_step(&**backend, subject);
         }
         {
             // As where another rank has ended while this one gave the values.
             let mut ranks = ranks.lock().unwrap();
             ranks.tell(&Order::Step(0)).unwrap();
             ranks.peers.iter_mut().for_each(|peer| peer.in_step = true);
-            let first = failed.learner.subject.gradients()[0].len();
+            let Learner { backend, subject, .. } = &mut failed.learner;
+            let first = subject.gradients()[0].len();
             ranks.peers[0].wire.send_numbers(&vec![0.0; first]).unwrap();
-            ranks.leave_step();
+            ranks.leave_step(&**backend, subject);
         }
         let mut again = trainer(&start, data(), &settings);
         again.share_with(ranks.clone()).unwrap();

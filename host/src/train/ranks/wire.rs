@@ -1,6 +1,8 @@
 //! What two ranks say to each other: messages, and numbers as they lie in memory.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,11 +10,19 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::model::backend::BackendError;
+
 /// How often a rank that waits looks whether it still should.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Numbers that are turned into bytes at a time.
 const CHUNK: usize = 1 << 14;
+
+/// Says that the other end has ended, whatever is there to read.
+#[cfg(target_os = "linux")]
+const ENDED: libc::c_short = libc::POLLRDHUP;
+#[cfg(not(target_os = "linux"))]
+const ENDED: libc::c_short = libc::POLLHUP;
 
 /// What a frame holds, its first byte; its length follows as a u64.
 const MESSAGE: u8 = 0;
@@ -25,6 +35,10 @@ pub(super) struct Wire {
     pub(super) patience: Option<Duration>,
     /// What ends waiting.
     pub(super) cancel: Option<&'static AtomicBool>,
+    /// How long it is waited for all the same once the user wants to stop.
+    pub(super) grace: Duration,
+    /// When that was first seen.
+    cancelled: Cell<Option<Instant>>,
 }
 
 /// Why a frame has not come or gone.
@@ -40,11 +54,14 @@ pub enum WireError {
         patience: Duration,
     },
     /// The user wants to stop.
-    #[error("interrupted")]
+    #[error("interrupted while it was waited for")]
     Cancelled,
     /// The system failed.
     #[error("{0}")]
     Io(io::Error),
+    /// The way between the devices failed.
+    #[error("{0}")]
+    Link(BackendError),
     /// It is another version of the program, or no rank.
     #[error("it says what no rank of this aligner says")]
     Garbled,
@@ -65,7 +82,8 @@ impl Wire {
     pub(super) fn new(stream: UnixStream) -> io::Result<Wire> {
         stream.set_read_timeout(Some(LOOK))?;
         stream.set_write_timeout(Some(LOOK))?;
-        Ok(Wire { stream, patience: None, cancel: None })
+        let (grace, cancelled) = (Duration::ZERO, Cell::new(None));
+        Ok(Wire { stream, patience: None, cancel: None, grace, cancelled })
     }
 
     /// Sends a message.
@@ -140,6 +158,22 @@ impl Wire {
         Ok(None)
     }
 
+    /// Returns whether something has come that nobody has taken, without waiting; fails where the other process has ended,
+    /// whatever it said before.
+    pub(super) fn has_come(&self) -> Result<bool, WireError> {
+        let mut of =
+            libc::pollfd { fd: self.stream.as_raw_fd(), events: libc::POLLIN | ENDED, revents: 0 };
+        // SAFETY: it is one, and alive.
+        match unsafe { libc::poll(&raw mut of, 1, 0) } {
+            0.. if of.revents & !libc::POLLIN != 0 => Err(WireError::Gone),
+            0.. => Ok(of.revents != 0),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+                error => Err(error.into()),
+            },
+        }
+    }
+
     fn send_head(&mut self, tag: u8, len: usize) -> Result<(), WireError> {
         let mut head = [tag; 9];
         head[1..].copy_from_slice(&(len as u64).to_le_bytes());
@@ -196,13 +230,23 @@ impl Wire {
         Ok(())
     }
 
+    /// Returns whether the user wants to stop, and has waited long enough for that.
+    pub(super) fn is_cancelled(&self) -> bool {
+        if !self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let since = self.cancelled.get().unwrap_or_else(Instant::now);
+        self.cancelled.set(Some(since));
+        since.elapsed() >= self.grace
+    }
+
     /// Looks whether to go on after nothing has come or gone for a moment.
     fn look(&self, error: io::Error, heard: Instant) -> Result<(), WireError> {
         use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
         if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
             return Err(error.into());
         }
-        if self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        if self.is_cancelled() {
             return Err(WireError::Cancelled);
         }
         match self.patience {

@@ -16,8 +16,10 @@ use crate::train::subject::Subject;
 /// The connection of a rank above 0 with rank 0.
 pub struct Worker {
     pub(super) wire: Wire,
-    rank: usize,
-    size: usize,
+    pub(super) rank: usize,
+    pub(super) size: usize,
+    /// Whether numbers pass between the devices themselves.
+    pub(super) is_linked: bool,
 }
 
 /// What rank 0 wants of a worker.
@@ -44,7 +46,7 @@ impl Worker {
     pub fn join(stream: UnixStream, rank: usize, size: usize) -> Result<Worker, WorkerError> {
         let mut wire = Wire::new(stream)?;
         wire.send(&Hello { rank, size, version: VERSION.to_owned() })?;
-        Ok(Worker { wire, rank, size })
+        Ok(Worker { wire, rank, size, is_linked: false })
     }
 
     /// Waits for the model that is to be loaded.
@@ -76,6 +78,8 @@ impl Worker {
         let mut learner = None;
         loop {
             match self.wire.receive()? {
+                Order::Link(key) => self.link(&*engine.backend, &key)?,
+                Order::Linked(linked) => self.linked(&*engine.backend, linked),
                 Order::Begin { items, reference, task } => {
                     // Two at once might not find room.
                     drop(learner.take());
@@ -127,14 +131,26 @@ impl Worker {
         };
         for turn in cut.learnt.chunks(size) {
             let Some(micro_batch) = turn.get(rank) else { continue };
-            match learner.learn(&cut, micro_batch, kl) {
-                Ok(share) => self.wire.send(&Answer::Learnt(share))?,
+            let share = match learner.learn(&cut, micro_batch, kl) {
+                Ok(share) => share,
                 Err(error) => return self.failed(&error),
-            }
+            };
             let (backend, Subject::Adapter { adapter, .. }) = (&learner.backend, &learner.subject)
             else {
                 return Err(WireError::Garbled);
             };
+            if self.is_linked {
+                // What rank 0 takes has no place for a failure.
+                if let Err(error) = backend.settle() {
+                    return self.failed(&error.into());
+                }
+                self.wire.send(&Answer::Learnt(share))?;
+                let gradients: Vec<_> =
+                    adapter.parameters().map(|parameter| &parameter.gradient).collect();
+                self.transfer(|still| backend.send(&gradients, 0..1, still))?;
+                continue;
+            }
+            self.wire.send(&Answer::Learnt(share))?;
             for parameter in adapter.parameters() {
                 match backend.view(&parameter.gradient, 0..parameter.len()) {
                     Ok(values) => self.wire.send_numbers(&values)?,
@@ -153,6 +169,13 @@ impl Worker {
         let Learner { backend, subject: Subject::Adapter { adapter, .. }, .. } = learner else {
             return Err(WireError::Garbled);
         };
+        if self.is_linked {
+            let mut values: Vec<_> =
+                adapter.parameters_mut().map(|parameter| &mut parameter.values).collect();
+            self.transfer(|still| backend.receive(&mut values, 0, still))?;
+            adapter.repack(backend);
+            return Ok(true);
+        }
         let mut numbers = Vec::new();
         for parameter in adapter.parameters_mut() {
             let len = parameter.len();

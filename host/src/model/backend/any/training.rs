@@ -1,12 +1,64 @@
 //! What only training needs, handed on to the device.
 
+use std::ops::Range;
+
 #[cfg(feature = "cuda")]
 use super::Cuda;
 use super::{AnyDevice, Buffer, Matrix, Plan, of, of_mut, on, part};
 use crate::model::backend::training::{
     AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw,
 };
-use crate::model::backend::{AttentionShape, BackendError, TokenLogprob, TrainingBackend, Write};
+use crate::model::backend::{
+    AttentionShape, BackendError, Linking, TokenLogprob, TrainingBackend, Write,
+};
+
+impl Linking for AnyDevice {
+    fn link_key(&self) -> Result<Option<Vec<u8>>, BackendError> {
+        on!(self, d => d.link_key())
+    }
+
+    fn link(
+        &self,
+        key: &[u8],
+        rank: usize,
+        size: usize,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BackendError> {
+        on!(self, d => d.link(key, rank, size, still))
+    }
+
+    fn settle(&self) -> Result<(), BackendError> {
+        on!(self, d => d.settle())
+    }
+
+    fn unlink(&self) {
+        on!(self, d => d.unlink())
+    }
+
+    fn send(
+        &self,
+        buffers: &[&Buffer],
+        to: Range<usize>,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BackendError> {
+        on!(self, d => {
+            let own: Vec<_> = buffers.iter().map(|buffer| of(d, *buffer)).collect();
+            d.send(&own, to, still)
+        })
+    }
+
+    fn receive(
+        &self,
+        buffers: &mut [&mut Buffer],
+        from: usize,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BackendError> {
+        on!(self, d => {
+            let mut own: Vec<_> = buffers.iter_mut().map(|buffer| of_mut(d, *buffer)).collect();
+            d.receive(&mut own, from, still)
+        })
+    }
+}
 
 impl TrainingBackend for AnyDevice {
     fn clear(&self, buffer: &mut Buffer) {

@@ -16,6 +16,10 @@ use crate::run::seed;
 /// Rows whose logits are held at a time.
 const HEAD_ROWS: usize = 256;
 
+/// Processors of one host have its memory.
+#[cfg(not(test))]
+impl crate::model::backend::Linking for Cpu {}
+
 impl TrainingBackend for Cpu {
     fn clear(&self, buffer: &mut Buffer) {
         buffer.fill(0.0);

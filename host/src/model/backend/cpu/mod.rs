@@ -33,6 +33,8 @@ mod tile;
 mod training_attention;
 #[cfg(target_arch = "x86_64")]
 mod trial;
+#[cfg(test)]
+pub(crate) mod way;
 mod weight_gradient;
 
 pub(crate) use elementwise::exp_weights;

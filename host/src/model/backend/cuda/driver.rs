@@ -1,4 +1,4 @@
-//! One GPU with one stream, on which everything happens in order: memory, copies and launches.
+//! One GPU with one stream, on which everything happens in order: memory, copies, launches and graphs of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{result, sys};
 
 use super::card::{Card, Context, describe};
+use super::passes::{self, Asked, Launch};
 use crate::model::backend::BackendError;
 
 /// All kernels, for the chips that the build was made for.
@@ -148,8 +149,13 @@ impl Device {
 
     /// Remembers a driver call's failure.
     pub(super) fn note(&self, result: Result<(), result::DriverError>) {
-        if let Err(error) = result {
-            self.remember(describe(error));
+        self.hear(result.map_err(describe));
+    }
+
+    /// Remembers what went wrong, if anything did.
+    pub(super) fn hear(&self, result: Result<(), String>) {
+        if let Err(message) = result {
+            self.remember(message);
         }
     }
 
@@ -161,10 +167,26 @@ impl Device {
 
     /// Waits until everything is done that was asked for.
     pub(super) fn wait(&self) -> Result<(), BackendError> {
+        passes::flush(self);
         self.enter();
         // SAFETY: the stream is alive.
         self.note(unsafe { result::stream::synchronize(self.stream) });
         self.check()
+    }
+
+    /// Returns whether everything is done that was asked for, without waiting.
+    pub(super) fn is_idle(&self) -> Result<bool, BackendError> {
+        self.enter();
+        // SAFETY: the stream is alive.
+        match unsafe { sys::cuStreamQuery(self.stream) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            said => said.result().map(|()| true).map_err(|error| self.failed(describe(error))),
+        }
+    }
+
+    /// Returns the error of this card.
+    pub(super) fn failed(&self, message: String) -> BackendError {
+        failed(self.ordinal, message)
     }
 
     /// Returns free and total memory in bytes.
@@ -197,21 +219,31 @@ impl Device {
         if grid.contains(&0) {
             return;
         }
+        let (grid, block, shared) = (grid.map(|n| n as u32), block as u32, shared as u32);
+        let launch = Launch { name, grid, block, shared, arguments: arguments.to_vec() };
+        if let Some(Asked::Launch(launch)) = passes::defer(self, Asked::Launch(launch)) {
+            self.hear(self.issue(&launch, self.stream));
+        }
+    }
+
+    /// Asks the driver for a launch on a stream.
+    pub(super) fn issue(&self, launch: &Launch, stream: sys::CUstream) -> Result<(), String> {
+        let Launch { name, grid: [x, y, z], block, shared, arguments } = launch;
         self.enter();
-        let mut pointers: Vec<*mut std::ffi::c_void> =
-            arguments.iter_mut().map(|argument| (&raw mut argument.0).cast()).collect();
-        let [x, y, z] = grid.map(|n| n as u32);
+        // The driver only reads them.
+        let pointer = |argument: &Argument| (&raw const argument.0).cast_mut().cast();
+        let mut pointers: Vec<*mut std::ffi::c_void> = arguments.iter().map(pointer).collect();
+        let (function, grid, block) = (self.functions[name], (*x, *y, *z), (*block, 1, 1));
         // SAFETY: callers give each kernel its own arguments over live memory of the right size.
-        self.note(unsafe {
-            result::launch_kernel(
-                self.functions[name],
-                (x, y, z),
-                (block as u32, 1, 1),
-                shared as u32,
-                self.stream,
-                &mut pointers,
-            )
-        });
+        unsafe { result::launch_kernel(function, grid, block, *shared, stream, &mut pointers) }
+            .map_err(describe)
+    }
+
+    /// Frees memory once what was asked for before is done.
+    pub(super) fn free(&self, address: u64) {
+        self.enter();
+        // SAFETY: allocated on this stream, and nobody else has the address.
+        self.note(unsafe { result::free_async(address, self.stream) });
     }
 
     /// Launches a kernel that goes over `len` numbers with as many threads as pay.
@@ -259,6 +291,7 @@ pub fn chips() -> String {
 }
 
 /// An argument of a kernel: its bits, in a place that has room for the largest.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Argument([u64; 6]);
 
 impl From<u64> for Argument {
@@ -325,6 +358,8 @@ pub(super) struct Memory {
     device: Arc<Device>,
     address: sys::CUdeviceptr,
     bytes: usize,
+    /// Whether it is a part of other memory, which is freed there.
+    is_part: bool,
 }
 
 impl Memory {
@@ -332,11 +367,11 @@ impl Memory {
     pub(super) fn new(device: &Arc<Device>, bytes: usize) -> Result<Memory, BackendError> {
         device.enter();
         if bytes == 0 {
-            return Ok(Memory { device: device.clone(), address: 0, bytes });
+            return Ok(Memory { device: device.clone(), address: 0, bytes, is_part: false });
         }
         // SAFETY: the stream is alive.
         match unsafe { result::malloc_async(device.stream, bytes) } {
-            Ok(address) => Ok(Memory { device: device.clone(), address, bytes }),
+            Ok(address) => Ok(Memory { device: device.clone(), address, bytes, is_part: false }),
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 Err(BackendError::OutOfMemory { device: device.name(), bytes })
             }
@@ -365,6 +400,13 @@ impl Memory {
             .ok()
     }
 
+    /// Returns a part of it, of which this has to outlive the use.
+    pub(super) fn part(&self, at: usize, bytes: usize) -> Memory {
+        assert!(at + bytes <= self.bytes, "a part beyond the end");
+        let address = self.address + at as u64;
+        Memory { device: self.device.clone(), address, bytes, is_part: true }
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.address
     }
@@ -377,6 +419,7 @@ impl Memory {
     pub(super) fn clear(&self, bytes: usize) {
         assert!(bytes <= self.bytes, "{bytes} bytes of {}", self.bytes);
         if bytes > 0 {
+            passes::flush(&self.device);
             self.device.enter();
             // SAFETY: the memory is that long.
             self.device.note(unsafe {
@@ -387,6 +430,12 @@ impl Memory {
 
     /// Copies values to where `at` bytes lie before.
     pub(super) fn write<T: Copy>(&self, values: &[T], at: usize) {
+        passes::flush(&self.device);
+        self.bring(values, at);
+    }
+
+    /// Copies values to where `at` bytes lie before; what was noted ([`passes`]) does not come first.
+    pub(super) fn bring<T: Copy>(&self, values: &[T], at: usize) {
         assert!(at + size_of_val(values) <= self.bytes, "a copy beyond the end");
         if !values.is_empty() {
             self.device.enter();
@@ -406,6 +455,7 @@ impl Memory {
     ) -> Result<Vec<T>, BackendError> {
         assert!(at + count * size_of::<T>() <= self.bytes, "a copy beyond the end");
         let mut values = vec![T::default(); count];
+        passes::flush(&self.device);
         if count > 0 {
             self.device.enter();
             // SAFETY: the memory is that long, and the values stay until the stream is done.
@@ -420,10 +470,9 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.address != 0 {
-            self.device.enter();
-            // SAFETY: allocated on this stream, and nobody else has the address.
-            self.device.note(unsafe { result::free_async(self.address, self.device.stream) });
+        let is_own = self.address != 0 && !self.is_part;
+        if is_own && !passes::defer_free(&self.device, self.address) {
+            self.device.free(self.address);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What the output head says of targets, the logits of some rows at a time.
 
-use super::driver::{Argument, Memory};
+use std::sync::Arc;
+
+use super::driver::{Argument, Device, Memory};
 use super::product::{Kind, Number, Product};
 use super::{Buffer, Cuda, Matrix, arguments};
 use crate::model::backend::{BackendError, TokenLogprob, Write};
 
-/// What the kernel writes for a row.
+/// Numbers that the kernel writes for a row.
 const SAID: usize = 4;
 /// Rows whose logits are held at a time; no more than the rows of a narrow product.
 pub(super) const HEAD_ROWS: usize = 1024;
@@ -19,15 +21,15 @@ impl Cuda {
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let held = targets.len().min(HEAD_ROWS) * head.outputs;
         let logits = Memory::new(&self.device, size_of::<f32>() * held)?;
-        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
+        let said = Said::new(&self.device, targets.len())?;
         let wanted = Memory::of(&self.device, targets)?;
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let to = logits.address();
             self.product(Kind::Forward, hidden, first, rows, head, to, Write::Set);
-            self.say(to, head.outputs, &wanted, &said, first, rows);
+            self.say(to, head.outputs, wanted.address(), &said, first, rows);
         }
-        self.hear(&said, targets.len())
+        said.hear()
     }
 
     pub(super) fn say_of_logits(
@@ -36,10 +38,10 @@ impl Cuda {
         vocab: usize,
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
-        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
+        let said = Said::new(&self.device, targets.len())?;
         let wanted = Memory::of(&self.device, targets)?;
-        self.say(logits, vocab, &wanted, &said, 0, targets.len());
-        self.hear(&said, targets.len())
+        self.say(logits, vocab, wanted.address(), &said, 0, targets.len());
+        said.hear()
     }
 
     pub(super) fn logprobs_and_gradients(
@@ -58,7 +60,7 @@ impl Cuda {
             Number::F32 => None,
             Number::Bf16 => Some(Memory::new(&self.device, number.bytes() * held)?),
         };
-        let said = Memory::new(&self.device, SAID * size_of::<f32>() * targets.len())?;
+        let said = Said::new(&self.device, targets.len())?;
         let (wanted, weights) =
             (Memory::of(&self.device, targets)?, Memory::of(&self.device, weights)?);
         let to = dhidden.written(targets.len() * inputs);
@@ -67,14 +69,13 @@ impl Cuda {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let from = logits.address();
             self.product(Kind::Forward, hidden, first, rows, head, from, Write::Set);
-            self.say(from, vocab, &wanted, &said, first, rows);
+            self.say(from, vocab, wanted.address(), &said, first, rows);
             let (name, gradient) = match &rounded {
                 None => ("logit_gradient_f32", from),
                 Some(rounded) => ("logit_gradient_bf16", rounded.address()),
             };
             let (targets, weights) = (at(&wanted, first), at(&weights, first));
-            let arguments =
-                arguments![from, vocab, targets, weights, at(&said, SAID * first), gradient];
+            let arguments = arguments![from, vocab, targets, weights, said.row(first), gradient];
             self.device.launch(name, [vocab.div_ceil(1024), rows, 1], 256, 0, arguments);
             let product = Product {
                 kind: Kind::Backward,
@@ -100,33 +101,68 @@ impl Cuda {
                 });
             }
         }
-        self.hear(&said, targets.len())
+        said.hear()
     }
 
-    /// Writes what rows of logits say of the targets from `first` on.
-    fn say(
+    /// Writes what rows of logits say of the targets from `first` on, which lie at an address.
+    pub(super) fn say(
         &self,
         logits: u64,
         vocab: usize,
-        targets: &Memory,
-        said: &Memory,
+        targets: u64,
+        said: &Said,
         first: usize,
         rows: usize,
     ) {
-        let targets = targets.address() + (size_of::<u32>() * first) as u64;
-        let said = said.address() + (SAID * size_of::<f32>() * first) as u64;
-        let arguments = arguments![logits, vocab, targets, said];
+        let targets = targets + (size_of::<u32>() * first) as u64;
+        let arguments = arguments![logits, vocab, targets, said.row(first)];
         self.device.launch("logprobs", [rows, 1, 1], 512, 0, arguments);
     }
+}
 
-    fn hear(&self, said: &Memory, rows: usize) -> Result<Vec<TokenLogprob>, BackendError> {
-        let said: Vec<f32> = said.read(0, SAID * rows)?;
-        let token = |said: &[f32]| TokenLogprob {
-            logprob: said[0],
-            log_sum: said[1],
-            entropy: said[2],
-            mean_logit: said[3],
-        };
+/// Room for what is said of rows, and behind it for targets that the device finds itself.
+pub(super) struct Said {
+    memory: Memory,
+    rows: usize,
+}
+
+impl Said {
+    fn new(device: &Arc<Device>, rows: usize) -> Result<Said, BackendError> {
+        Ok(Said { memory: Memory::new(device, size_of::<[f32; SAID]>() * rows)?, rows })
+    }
+
+    /// The same with room for the targets, so that both are heard of at once.
+    pub(super) fn with_targets(device: &Arc<Device>, rows: usize) -> Result<Said, BackendError> {
+        let each = size_of::<[f32; SAID]>() + size_of::<u32>();
+        Ok(Said { memory: Memory::new(device, each * rows)?, rows })
+    }
+
+    /// Returns where a row's numbers begin.
+    fn row(&self, row: usize) -> u64 {
+        self.memory.address() + (size_of::<[f32; SAID]>() * row) as u64
+    }
+
+    /// Returns where the targets begin.
+    pub(super) fn targets(&self) -> u64 {
+        self.row(self.rows)
+    }
+
+    /// Waits, and returns what was said.
+    fn hear(&self) -> Result<Vec<TokenLogprob>, BackendError> {
+        let said: Vec<u32> = self.memory.read(0, SAID * self.rows)?;
         Ok(said.chunks_exact(SAID).map(token).collect())
     }
+
+    /// Waits, and returns the targets with what was said of them.
+    pub(super) fn hear_with_targets(&self) -> Result<Vec<(u32, TokenLogprob)>, BackendError> {
+        let all: Vec<u32> = self.memory.read(0, (SAID + 1) * self.rows)?;
+        let (said, targets) = all.split_at(SAID * self.rows);
+        Ok(targets.iter().copied().zip(said.chunks_exact(SAID).map(token)).collect())
+    }
+}
+
+/// Reads what was said of a row from its bits.
+fn token(said: &[u32]) -> TokenLogprob {
+    let said = |number: usize| f32::from_bits(said[number]);
+    TokenLogprob { logprob: said(0), log_sum: said(1), entropy: said(2), mean_logit: said(3) }
 }

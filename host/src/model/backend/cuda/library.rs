@@ -23,6 +23,10 @@ const CALLED: &[(&str, &str)] = &[
     ("result::device::total_mem", "cuDeviceTotalMem_v2"),
     ("result::free_async", "cuMemFreeAsync"),
     ("result::function::set_function_attribute", "cuFuncSetAttribute"),
+    ("result::graph::destroy", "cuGraphDestroy"),
+    ("result::graph::exec_destroy", "cuGraphExecDestroy"),
+    ("result::graph::instantiate", "cuGraphInstantiateWithFlags"),
+    ("result::graph::launch", "cuGraphLaunch"),
     ("result::init", "cuInit"),
     ("result::launch_kernel", "cuLaunchKernel"),
     ("result::malloc_async", "cuMemAllocAsync"),
@@ -34,12 +38,15 @@ const CALLED: &[(&str, &str)] = &[
     ("result::module::load_data", "cuModuleLoadData"),
     ("result::primary_ctx::release", "cuDevicePrimaryCtxRelease_v2"),
     ("result::primary_ctx::retain", "cuDevicePrimaryCtxRetain"),
+    ("result::stream::begin_capture", "cuStreamBeginCapture_v2"),
     ("result::stream::create", "cuStreamCreate"),
     ("result::stream::destroy", "cuStreamDestroy_v2"),
+    ("result::stream::end_capture", "cuStreamEndCapture"),
     ("result::stream::synchronize", "cuStreamSynchronize"),
     ("sys::cuDriverGetVersion", "cuDriverGetVersion"),
     ("sys::cuMemPoolGetAttribute", "cuMemPoolGetAttribute"),
     ("sys::cuMemPoolSetAttribute", "cuMemPoolSetAttribute"),
+    ("sys::cuStreamQuery", "cuStreamQuery"),
     ("cublaslt::result::create_handle", "cublasLtCreate"),
     ("cublaslt::result::create_matmul_desc", "cublasLtMatmulDescCreate"),
     ("cublaslt::result::create_matmul_pref", "cublasLtMatmulPreferenceCreate"),
@@ -83,6 +90,13 @@ impl Version {
     fn of_driver(number: i32) -> Version {
         let number = usize::try_from(number).unwrap_or(0);
         Version { major: number / 1000, minor: number % 1000 / 10, patch: None }
+    }
+
+    /// Reads NCCL's: 22703 is 2.27.3.
+    pub(super) fn of_nccl(number: i32) -> Version {
+        let number = usize::try_from(number).unwrap_or(0);
+        let (minor, patch) = (number % 10_000 / 100, Some(number % 100));
+        Version { major: number / 10_000, minor, patch }
     }
 
     /// Reads cuBLASLt's: 130100 is 13.1.0. Until CUDA 11 it had a digit less.
@@ -184,7 +198,7 @@ fn at(path: Option<&Path>) -> String {
 }
 
 /// Returns the file that a loaded function is of.
-fn file_of(function: *const c_void) -> Option<PathBuf> {
+pub(super) fn file_of(function: *const c_void) -> Option<PathBuf> {
     let mut about = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: `about` has room for what is said, and the address is only looked up.
     if unsafe { libc::dladdr(function, about.as_mut_ptr()) } == 0 {
@@ -199,7 +213,7 @@ fn file_of(function: *const c_void) -> Option<PathBuf> {
 }
 
 /// Returns why the system does not load a library.
-fn refusal(name: &CStr) -> String {
+pub(super) fn refusal(name: &CStr) -> String {
     // SAFETY: the name ends in a zero, and what is loaded is closed; the text is copied before another
     // call of this thread changes it.
     unsafe {
@@ -232,6 +246,9 @@ mod tests {
         {
             assert_eq!(Version::of_cublaslt(number).to_string(), expected);
         }
+        for (number, expected) in [(22_703, "2.27.3"), (21_400, "2.14.0"), (-1, "0.0.0")] {
+            assert_eq!(Version::of_nccl(number).to_string(), expected);
+        }
     }
 
     #[test]
@@ -258,7 +275,7 @@ mod tests {
             files += 1;
             let text = std::fs::read_to_string(&file).unwrap();
             // Without comments, and without the list itself.
-            let code = text.split("#[cfg(test)]").next().unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             let code = code.lines().filter(|line| !line.trim_start().starts_with(['(', '/']));
             for line in code {
                 paths.extend(called_in(line));

@@ -6,7 +6,7 @@
 //! for bf16 rounds what its tensor cores multiply: rows to bf16 for weights in bf16 and in attention over
 //! training passes, to TF32 for adapters; and keys and values of the cache to bf16. Sums and all else are f32.
 //!
-//! Everything is asked for on one stream, in order, and no sum depends on which block is done first:
+//! Everything is done on one stream, in order, and no sum depends on which block is done first:
 //! the same calls on the same kind of card give the same bits. What [`super`] says about the order of
 //! additions holds for products of up to 2048 rows: larger ones, which training has, may differ in
 //! their last bits with their number of rows.
@@ -21,6 +21,9 @@ use super::{
     TokenLogprob, WeightType, Write,
 };
 use driver::{Argument, Device, Memory};
+use head::Said;
+use nccl::Link;
+use passes::Passes;
 use plan::Cut;
 use product::{Kind, Number, Products, Rounded};
 
@@ -28,6 +31,8 @@ mod card;
 mod driver;
 mod head;
 mod library;
+mod nccl;
+mod passes;
 mod plan;
 mod product;
 #[cfg(test)]
@@ -37,6 +42,7 @@ mod training;
 pub use card::{Card, cards};
 pub use driver::chips;
 pub use library::{Library, Version, cublaslt, driver};
+pub use nccl::{Nccl, nccl};
 pub use plan::Plan;
 
 /// The arguments of a kernel.
@@ -47,15 +53,24 @@ use arguments;
 
 /// Positions whose sums one block of threads forms in attention over the cache.
 const CHUNK: usize = 512;
+/// Rows of logits that tokens are drawn from at a time.
+const DRAW_ROWS: usize = 256;
 /// Keys that attention takes together.
 const TILE: usize = 32;
 
 /// An NVIDIA GPU.
 pub struct Cuda {
     device: Arc<Device>,
-    products: Products,
+    products: Arc<Products>,
     cublaslt: Version,
     rounded: Mutex<Rounded>,
+    /// What is kept of passes that are alike; none while a thread has it.
+    passes: Mutex<Option<Passes>>,
+    /// The way to devices of other processes, where there is one.
+    link: Mutex<Option<Link>>,
+    /// Graphs that were launched.
+    #[cfg(test)]
+    graphs: AtomicU64,
     /// Whether what works on the tensor cores may be rounded for them: weights are bf16.
     rounds: bool,
 }
@@ -126,8 +141,20 @@ impl Cuda {
         library::driver().map_err(fail)?;
         let cublaslt = library::cublaslt().map_err(fail)?.version;
         let device = Arc::new(Device::open(ordinal)?);
-        let products = Products::new(&device, rounds)?;
-        Ok(Cuda { device, products, cublaslt, rounded: Mutex::default(), rounds })
+        let products = Arc::new(Products::new(&device, rounds)?);
+        let passes = Mutex::new(Some(Passes::default()));
+        let (rounded, link) = Default::default();
+        Ok(Cuda {
+            device,
+            products,
+            cublaslt,
+            rounded,
+            passes,
+            link,
+            #[cfg(test)]
+            graphs: AtomicU64::new(0),
+            rounds,
+        })
     }
 
     /// Returns what decides the last bits of a result beside the numbers of the weights, for example
@@ -152,14 +179,14 @@ impl Cuda {
         self.device.wait()
     }
 
-    /// Allocates memory where a failure can only be remembered.
+    /// Returns memory to work in until the next is asked for, where a failure can only be remembered.
     fn room(&self, bytes: usize) -> Option<Memory> {
-        Memory::or_remember(&self.device, Memory::new(&self.device, bytes))
+        Memory::or_remember(&self.device, passes::scratch(&self.device, bytes))
     }
 
     /// Brings values to the device where a failure can only be remembered.
     fn bring<T: Copy>(&self, values: &[T]) -> Option<Memory> {
-        Memory::or_remember(&self.device, Memory::of(&self.device, values))
+        Memory::or_remember(&self.device, passes::bring(&self.device, values))
     }
 
     /// Lets a warp or a block have each row; what it is depends on the width alone.
@@ -216,6 +243,14 @@ impl Backend for Cuda {
     type Matrix = Matrix;
     type Plan = Plan;
     type Cache = Cache;
+
+    fn repeating<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.noting(work)
+    }
+
+    fn end_repeating(&self) {
+        self.forget();
+    }
 
     fn zeros(&self, len: usize) -> Result<Buffer, BackendError> {
         self.device.check()?;
@@ -370,6 +405,15 @@ impl Backend for Cuda {
         self.device.each("gather", len, arguments![x, width, rows.address(), len, y]);
     }
 
+    fn attention_bytes(&self, shape: AttentionShape, rows: usize, positions: usize) -> usize {
+        let AttentionShape { heads, head_dim, .. } = shape;
+        // A sum for each chunk of positions, with its largest score and its weight.
+        match positions.div_ceil(CHUNK) {
+            0 | 1 => 0,
+            chunks => size_of::<f32>() * chunks * rows * heads * (head_dim + 2),
+        }
+    }
+
     fn cache(&self, shape: CacheShape) -> Result<Cache, BackendError> {
         self.device.check()?;
         let memory = Memory::new(&self.device, self.cache_bytes(shape))?;
@@ -411,8 +455,8 @@ impl Backend for Cuda {
         let Some(tasks) = plan.tasks(Cut::Cached(each)) else { return };
         let chunks = plan.longest.div_ceil(CHUNK);
         let len = plan.rows * heads * head_dim;
-        let parts = if chunks > 1 { chunks * plan.rows * heads * (head_dim + 2) } else { 0 };
-        let Some(parts) = self.room(size_of::<f32>() * parts) else { return };
+        let bytes = self.attention_bytes(shape, plan.rows, plan.longest);
+        let Some(parts) = self.room(bytes) else { return };
         let (queries, y) = (queries.read(len), y.written(len));
         let name = match cache.number {
             Number::F32 => "attend_f32",
@@ -442,12 +486,16 @@ impl Backend for Cuda {
         }
     }
 
+    fn draw_rows(&self) -> usize {
+        DRAW_ROWS
+    }
+
     fn draw(
         &self,
         logits: &Buffer,
         vocab: usize,
         draws: &[TokenDraw],
-    ) -> Result<Option<Vec<u32>>, BackendError> {
+    ) -> Result<Option<Vec<(u32, TokenLogprob)>>, BackendError> {
         self.device.check()?;
         let rules: Vec<[f64; 4]> = draws
             .iter()
@@ -457,11 +505,12 @@ impl Backend for Cuda {
             })
             .collect();
         let rules = Memory::of(&self.device, &rules)?;
-        let tokens = Memory::new(&self.device, size_of_val(&0u32) * draws.len())?;
+        let said = Said::with_targets(&self.device, draws.len())?;
         let logits = logits.read(draws.len() * vocab);
-        let arguments = arguments![logits, vocab, rules.address(), tokens.address()];
+        let arguments = arguments![logits, vocab, rules.address(), said.targets()];
         self.device.launch("draw", [draws.len(), 1, 1], 1024, 0, arguments);
-        tokens.read(0, draws.len()).map(Some)
+        self.say(logits, vocab, said.targets(), &said, 0, draws.len());
+        said.hear_with_targets().map(Some)
     }
 
     fn logprobs(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{Device, Memory};
+use super::passes;
 use crate::model::backend::{BackendError, Segment};
 
 /// The segments of a pass.
@@ -60,7 +61,7 @@ impl Plan {
         let rows = positions.len();
         positions.append(&mut tables);
         positions.append(&mut pages);
-        let memory = Memory::of(device, &positions)?;
+        let memory = passes::bring(device, &positions)?;
         let (device, tasks) = (device.clone(), Mutex::default());
         Ok(Plan { device, rows, longest, segments: places, memory, tasks })
     }
@@ -87,7 +88,7 @@ impl Plan {
             return Some(tasks.clone());
         }
         let tasks = self.cut(cut);
-        let memory = Memory::or_remember(&self.device, Memory::of(&self.device, &tasks))?;
+        let memory = Memory::or_remember(&self.device, passes::bring(&self.device, &tasks))?;
         let tasks = Arc::new(Tasks { memory, count: tasks.len() });
         known.insert(cut, tasks.clone());
         Some(tasks)

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys::{self as lt, cudaDataType_t as DataType};
+use cudarc::driver::sys::CUstream;
 
 use super::driver::{Argument, Device, Memory};
+use super::passes::{self, Asked};
 use super::{Buffer, Cuda, Matrix, arguments};
 use crate::model::backend::{BackendError, WeightType, Write};
 
@@ -61,7 +63,7 @@ impl Number {
 }
 
 /// A product: `result` = `scale` · left · right + `before` · `result`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Product {
     pub(super) kind: Kind,
     pub(super) number: Number,
@@ -82,6 +84,13 @@ pub(super) struct Rounded {
     memory: Option<Memory>,
     /// Stamp of the buffer, first number, how many.
     of: (u64, usize, usize),
+}
+
+impl Rounded {
+    /// Has the next rows rounded, whatever they are.
+    pub(super) fn forget(&mut self) {
+        self.of = (0, 0, 0);
+    }
 }
 
 impl Cuda {
@@ -117,24 +126,39 @@ impl Cuda {
             Number::F32 => self.products.run(product(address)),
             Number::Bf16 => {
                 // Held until the product is asked for, as another thread's would use the same room.
-                let mut rounded = self.rounded.lock().expect("nothing panics while it is held");
-                let bytes = size_of::<half::bf16>() * len;
-                if rounded.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-                    *rounded = Rounded { memory: self.room(bytes), of: (0, 0, 0) };
-                }
-                let Some(memory) = &rounded.memory else { return };
-                let to = memory.address();
-                if rounded.of != (x.stamp, at, len) {
-                    self.device.each("to_bf16", len, arguments![address, 1f32, len, to]);
-                    rounded.of = (x.stamp, at, len);
-                }
                 let narrow = kind == Kind::Forward && rows <= NARROW && inputs.is_multiple_of(8);
-                match narrow {
-                    true => self.narrow_product(to, rows, weight, result, write),
-                    false => self.products.run(product(to)),
+                let ask = |rounded: &mut Rounded| {
+                    let Some(to) = self.round(rounded, (x.stamp, at, len), address) else { return };
+                    match narrow {
+                        true => self.narrow_product(to, rows, weight, result, write),
+                        false => self.products.run(product(to)),
+                    }
+                };
+                match passes::take_rounded(&self.device) {
+                    Some(mut rounded) => {
+                        ask(&mut rounded);
+                        passes::keep_rounded(&self.device, rounded);
+                    }
+                    None => ask(&mut self.rounded.lock().expect("nothing panics while it is held")),
                 }
             }
         }
+    }
+
+    /// Rounds numbers at an address to bf16, unless they were the last that were; returns where they are.
+    fn round(&self, rounded: &mut Rounded, of: (u64, usize, usize), from: u64) -> Option<u64> {
+        let (_, _, len) = of;
+        let bytes = size_of::<half::bf16>() * len;
+        if rounded.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            let memory = Memory::new(&self.device, bytes);
+            *rounded = Rounded { memory: Memory::or_remember(&self.device, memory), of: (0, 0, 0) };
+        }
+        let to = rounded.memory.as_ref()?.address();
+        if rounded.of != of {
+            self.device.each("to_bf16", len, arguments![from, 1f32, len, to]);
+            rounded.of = of;
+        }
+        Some(to)
     }
 
     /// Multiplies few rows in bf16 with a weight; `kernels/narrow.cuh` says in which order.
@@ -211,16 +235,24 @@ impl Products {
         if rows * outputs * inputs == 0 {
             return;
         }
-        self.device.enter();
-        if let Err(error) = self.try_run(&product) {
-            self.device.remember(format!(
-                "cuBLASLt refuses the product {:?} {:?} [{rows}, {outputs}, {inputs}]: {error}",
-                product.kind, product.number
-            ));
+        if let Some(Asked::Product(product)) = passes::defer(&self.device, Asked::Product(product))
+        {
+            self.device.hear(self.issue(&product, self.device.stream()));
         }
     }
 
-    fn try_run(&self, product: &Product) -> Result<(), CublasError> {
+    /// Asks the library for a product on a stream.
+    pub(super) fn issue(&self, product: &Product, stream: CUstream) -> Result<(), String> {
+        self.device.enter();
+        self.try_issue(product, stream).map_err(|error| {
+            let Product { kind, number, rows, outputs, inputs, .. } = product;
+            format!(
+                "cuBLASLt refuses the product {kind:?} {number:?} [{rows}, {outputs}, {inputs}]: {error}"
+            )
+        })
+    }
+
+    fn try_issue(&self, product: &Product, stream: CUstream) -> Result<(), CublasError> {
         let place = Place::new(product, product.rows, self.rounds)?;
         let algorithm = self.algorithm(product)?;
         let Product { left, right, result, scale, before, .. } = *product;
@@ -243,7 +275,7 @@ impl Products {
                 &raw const algorithm,
                 self.workspace.address() as *mut c_void,
                 self.workspace.bytes(),
-                self.device.stream().cast(),
+                stream.cast(),
             )
             .result()
         }

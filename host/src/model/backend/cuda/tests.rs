@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 
 mod attention;
+mod passes;
 
 use super::Cuda;
 use crate::model::backend::cpu::Cpu;
@@ -401,8 +402,10 @@ fn draws() {
         let seed = seed::of([fresh().into(), "draws".into()]);
         let draw = |i| TokenDraw { temperature, top_p, top_k, uniform: seed::uniform(seed, i) };
         let draws: Vec<TokenDraw> = (0..rows as u64).map(draw).collect();
-        let tokens = b.draw(&buffer, vocab, &draws).unwrap().expect("this device draws");
-        assert_eq!(b.draw(&buffer, vocab, &draws).unwrap().as_ref(), Some(&tokens));
+        let drawn = b.draw(&buffer, vocab, &draws).unwrap().expect("this device draws");
+        assert_eq!(b.draw(&buffer, vocab, &draws).unwrap().as_ref(), Some(&drawn));
+        let (tokens, said): (Vec<u32>, Vec<TokenLogprob>) = drawn.into_iter().unzip();
+        assert_eq!(b.logprobs_of_logits(&buffer, vocab, &tokens).unwrap(), said);
         for ((logits, draw), token) in logits.chunks(vocab).zip(&draws).zip(tokens) {
             let wanted = wanted(logits, draw);
             let (before, own) = (wanted[token as usize].0, wanted[token as usize].1);
