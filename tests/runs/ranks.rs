@@ -163,6 +163,32 @@ fn ctrl_c_stops_all_of_them_and_loses_nothing() {
 }
 
 #[test]
+fn a_rank_that_is_stuck_does_not_keep_the_user_from_stopping() {
+    let place = Place::new();
+    place.tiny("whole", &[&CUT[..], &LONG].concat()).expect(0);
+    let arguments = arguments("run", &LONG);
+    let port = port();
+    let mut ranks = Ranks((0..2).map(|rank| start(&place, rank, 2, port, &arguments)).collect());
+    training(&place, "run", &mut ranks);
+    let signal = |child: &Child, signal| {
+        // SAFETY: a process of this test, which has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+    };
+    signal(&ranks.0[1], libc::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(1));
+    signal(&ranks.0[0], libc::SIGINT);
+    let begun = Instant::now();
+    let first = ranks.0.remove(0).wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    Said::of(first)
+        .expect(130)
+        .says(&["rank 1 cannot be worked with: interrupted while it was waited for"]);
+    drop(ranks);
+    place.aligner(&["resume", "run"]).expect(0);
+    same(&place, "whole", "run");
+}
+
+#[test]
 fn what_ranks_cannot_share_is_refused_before_anything_is_written() {
     let place = Place::new();
     let trl = ["--set", "train.backend='trl'"];
