@@ -197,7 +197,15 @@ impl<'a> Shard<'a> {
             _ => None,
         };
         let row = record.and_then(|id| rows.iter().find(|row| row.record.id() == id));
+        let is_of_server = matches!(error, RunError::Server { .. });
         let mut told = CliError::from(error);
+        // Nothing is resumed here, and no server named.
+        if is_of_server && told.hint.as_deref().is_some_and(|hint| hint.contains("aligner resume"))
+        {
+            told.hint = Some(
+                "once it answers, the same command goes on from the last rows that are done; its log may say more".into(),
+            );
+        }
         if let Some(row) = row {
             told.message = format!("{}\n  --> {}:{}", told.message, self.input.display(), row.line);
         }
