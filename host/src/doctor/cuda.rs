@@ -53,7 +53,11 @@ pub fn cuda(wish: Wish) -> (Vec<Finding>, Option<AnyDevice>) {
     if driver.is_err() {
         return (findings, None);
     }
-    findings.push(Finding::ok("nccl", nccl()));
+    let nccl = match cuda::nccl() {
+        Ok(nccl) => of(&nccl.library),
+        Err(said) => format!("{said}; without it, ranks pass gradients through the host's memory"),
+    };
+    findings.push(Finding::ok("nccl", nccl));
     match cuda::cards() {
         Ok(cards) => findings.extend(cards.iter().map(card)),
         Err(said) => {
@@ -83,18 +87,6 @@ pub fn cuda(wish: Wish) -> (Vec<Finding>, Option<AnyDevice>) {
             ));
             (findings, None)
         }
-    }
-}
-
-/// Says which NCCL there is, which ranks use where they have it.
-#[cfg(feature = "cuda")]
-fn nccl() -> String {
-    match cuda::nccl() {
-        Ok(library) => match library.path() {
-            Some(path) => format!("{} (`{}`)", library.version(), path.display()),
-            None => library.version().to_string(),
-        },
-        Err(said) => format!("{said}; without it, ranks pass gradients through the host's memory"),
     }
 }
 

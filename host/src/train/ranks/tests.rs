@@ -206,6 +206,14 @@ fn a_rank_that_says_nothing_is_given_up() {
     assert!(matches!(error, RankError::Wire { rank: 1, source: WireError::Cancelled }), "{error}");
 }
 
+/// Begins a step and leaves it, as where the device of rank 0 fails in the middle.
+fn leave_first_step(ranks: &Mutex<Ranks>, trainer: &mut Trainer<Cpu>) {
+    let mut ranks = ranks.lock().unwrap();
+    let Learner { backend, subject, .. } = &mut trainer.learner;
+    ranks.step(&**backend, subject, 0).unwrap();
+    ranks.leave_step(&**backend, subject);
+}
+
 #[test]
 fn after_a_step_that_failed_ranks_are_ready_for_the_next() {
     let (ranks, threads) = ranks(3);
@@ -213,13 +221,7 @@ fn after_a_step_that_failed_ranks_are_ready_for_the_next() {
         let alone = run(trainer(&start, data(), &settings));
         let mut failed = trainer(&start, data(), &settings);
         failed.share_with(ranks.clone()).unwrap();
-        {
-            // As where the device of rank 0 fails in the middle of a step.
-            let mut ranks = ranks.lock().unwrap();
-            let Learner { backend, subject, .. } = &mut failed.learner;
-            ranks.step(&**backend, subject, 0).unwrap();
-            ranks.leave_step(&**backend, subject);
-        }
+        leave_first_step(&ranks, &mut failed);
         {
             // As where another rank has ended while this one gave the values.
             let mut ranks = ranks.lock().unwrap();

@@ -139,18 +139,17 @@ impl Worker {
             else {
                 return Err(WireError::Garbled);
             };
+            // What rank 0 takes from device to device has no place for a failure.
+            if let Err(error) = backend.settle() {
+                return self.failed(&error.into());
+            }
+            self.wire.send(&Answer::Learnt(share))?;
             if self.is_linked {
-                // What rank 0 takes has no place for a failure.
-                if let Err(error) = backend.settle() {
-                    return self.failed(&error.into());
-                }
-                self.wire.send(&Answer::Learnt(share))?;
                 let gradients: Vec<_> =
                     adapter.parameters().map(|parameter| &parameter.gradient).collect();
                 self.transfer(|still| backend.send(&gradients, 0..1, still))?;
                 continue;
             }
-            self.wire.send(&Answer::Learnt(share))?;
             for parameter in adapter.parameters() {
                 match backend.view(&parameter.gradient, 0..parameter.len()) {
                     Ok(values) => self.wire.send_numbers(&values)?,

@@ -294,7 +294,7 @@ impl Backend for Cuda {
         let values = &values[..outputs * inputs];
         if weight_type == WeightType::Int8 {
             let message = "weights in int8 are for the processor; take bf16".into();
-            return Err(BackendError::Device { device: self.device.name(), message });
+            return Err(self.device.failed(message));
         }
         let number = Number::of(weight_type);
         if number == Number::F32 {

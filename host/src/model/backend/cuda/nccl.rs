@@ -9,15 +9,13 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
-use libloading::Library;
 
 use super::driver::{Device, Memory};
-use super::library::{Version, file_of, refusal};
+use super::library::{Library, Version, file_of, refusal};
 use super::{Buffer, Cuda};
 use crate::model::backend::BackendError;
 use crate::model::backend::linking::{Linking, unlinked};
@@ -72,7 +70,7 @@ macro_rules! functions {
 
         impl Functions {
             /// Finds all of them; fails with the name of one that is not there.
-            fn find(library: &'static Library) -> Result<Functions, &'static str> {
+            fn find(library: &'static libloading::Library) -> Result<Functions, &'static str> {
                 // SAFETY: these are the functions' types in the library's header.
                 unsafe {
                     Ok(Functions { $($name: *library.get($function).map_err(|_| $function)?,)* })
@@ -100,8 +98,8 @@ functions! {
 /// The library, whole and new enough.
 pub struct Nccl {
     functions: Functions,
-    version: c_int,
-    path: Option<PathBuf>,
+    /// With NCCL's own version.
+    pub library: Library,
 }
 
 /// Loads NCCL; fails with a sentence where there is none, or one that is too old or not whole.
@@ -113,12 +111,12 @@ pub fn nccl() -> Result<&'static Nccl, &'static str> {
 impl Nccl {
     fn open() -> Result<Nccl, String> {
         // SAFETY: what the library does when it is loaded is its own.
-        let library = unsafe { Library::new(FILE) }.map_err(|_| {
+        let library = unsafe { libloading::Library::new(FILE) }.map_err(|_| {
             let said = refusal(c"libnccl.so.2");
             format!("NCCL is not found, its folder belongs into LD_LIBRARY_PATH: {said}")
         })?;
         // It has threads of its own, so it is never unloaded.
-        let library: &'static Library = Box::leak(Box::new(library));
+        let library: &'static libloading::Library = Box::leak(Box::new(library));
         let functions = Functions::find(library).map_err(|name| {
             format!("NCCL (`{FILE}`) lacks the function `{name}`: it is too old, or not NVIDIA's")
         })?;
@@ -126,24 +124,15 @@ impl Nccl {
         let mut version = 0;
         // SAFETY: there is room for what it says.
         let said = unsafe { (functions.version)(&raw mut version) };
-        let nccl = Nccl { functions, version, path };
+        let library = Library { version: Version::of_nccl(version), path };
+        let nccl = Nccl { functions, library };
         match said {
             SUCCESS if version >= OLDEST => Ok(nccl),
             SUCCESS => {
-                Err(format!("NCCL is of version {}, 2.14 or newer is needed", nccl.version()))
+                Err(format!("NCCL is of version {}, 2.14 or newer is needed", nccl.library.version))
             }
             failure => Err(format!("NCCL does not say its version: {}", nccl.text(failure))),
         }
-    }
-
-    /// Returns the library's version: 22703 is 2.27.3.
-    pub fn version(&self) -> Version {
-        Version::of_nccl(self.version)
-    }
-
-    /// Returns the library's file, where the system says.
-    pub fn path(&self) -> Option<&PathBuf> {
-        self.path.as_ref()
     }
 
     /// Returns a key for communicators to meet by.

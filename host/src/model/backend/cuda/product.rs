@@ -219,12 +219,11 @@ unsafe impl Sync for Products {}
 
 impl Products {
     pub(super) fn new(device: &Arc<Device>, rounds: bool) -> Result<Products, BackendError> {
-        let fail = |message: String| BackendError::Device { device: device.name(), message };
         device.enter();
         // First, as a handle would stay where there is no room.
         let workspace = Memory::new(device, WORKSPACE)?;
         let handle = cudarc::cublaslt::result::create_handle()
-            .map_err(|error| fail(format!("cuBLASLt does not start: {error}")))?;
+            .map_err(|error| device.failed(format!("cuBLASLt does not start: {error}")))?;
         let (device, algorithms) = (device.clone(), Mutex::default());
         Ok(Products { device, handle, rounds, workspace, algorithms })
     }

@@ -111,12 +111,7 @@ fn after_a_step_that_failed_nobody_waits_for_gradients_to_be_taken() {
         let alone = run(trainer(&start, data(), &settings));
         let mut failed = trainer(&start, data(), &settings);
         failed.share_with(ranks.clone()).unwrap();
-        {
-            let mut ranks = ranks.lock().unwrap();
-            let Learner { backend, subject, .. } = &mut failed.learner;
-            ranks.step(&**backend, subject, 0).unwrap();
-            ranks.leave_step(&**backend, subject);
-        }
+        leave_first_step(&ranks, &mut failed);
         let mut again = trainer(&start, data(), &settings);
         again.share_with(ranks.clone()).unwrap();
         let again = run(again);
