@@ -285,7 +285,7 @@ fn at_once<B: Backend>(
 struct Logits<B: Backend> {
     /// `[draw_rows, vocab]`
     buffer: B::Buffer,
-    /// `[draw_rows, hidden]`
+    /// `[draw_rows, hidden]`, where a pass made more rows than that.
     chunk: B::Buffer,
 }
 
@@ -315,14 +315,23 @@ impl<B: Backend> Logits<B> {
             // What is too short goes first, since both may lie in the same memory.
             (self.buffer, self.chunk) = (backend.zeros(0)?, backend.zeros(0)?);
             self.buffer = backend.zeros(most * vocab)?;
-            self.chunk = backend.zeros(most * hidden)?;
+        }
+        if made.len() > held && backend.len(&self.chunk) < held * hidden {
+            self.chunk = backend.zeros(held * hidden)?;
         }
         let mut draws = Vec::with_capacity(made.len());
         for (i, made) in made.chunks(held).enumerate() {
-            let rows: Vec<usize> = (i * held..i * held + made.len()).collect();
             draws.extend(backend.enter(|| {
-                backend.gather(batch.hidden(), hidden, &rows, &mut self.chunk);
-                backend.linear(&self.chunk, made.len(), head, &mut self.buffer, Write::Set);
+                // The first rows are where a product takes them from.
+                let rows = match i {
+                    0 => batch.hidden(),
+                    _ => {
+                        let rows: Vec<usize> = (i * held..i * held + made.len()).collect();
+                        backend.gather(batch.hidden(), hidden, &rows, &mut self.chunk);
+                        &self.chunk
+                    }
+                };
+                backend.linear(rows, made.len(), head, &mut self.buffer, Write::Set);
                 self.drawn(backend, vocab, batch, made, jobs, outputs)
             })?);
         }

@@ -137,6 +137,17 @@ INLINED float number(int type, int compute, const void *from, uint64_t at) {
     return x;
 }
 
+INLINED void put(int type, void *to, uint64_t at, float x) {
+    if (type == F32) {
+        ((float *)to)[at] = x;
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    /* To the nearest, of two the even one. */
+    ((uint16_t *)to)[at] = x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 INLINED void lay_out_as(int type, int turned, int compute, float *to, int count, uint64_t here, uint64_t terms,
                         uint64_t stride, const void *from) {
     if (turned)
@@ -167,7 +178,8 @@ struct product {
     struct description description;
     struct layout a_layout, b_layout, d_layout;
     const void *a, *b;
-    float alpha, beta, *d;
+    float alpha, beta;
+    void *d;
 };
 
 static int form(const void *asked) {
@@ -176,13 +188,12 @@ static int form(const void *asked) {
     const struct layout *a_layout = &product->a_layout, *b_layout = &product->b_layout, *d_layout = &product->d_layout;
     const void *a = product->a, *b = product->b;
     const float *alpha = &product->alpha, *beta = &product->beta;
-    float *d = product->d;
     uint64_t rows = d_layout->rows, columns = d_layout->columns;
     uint64_t terms = description->turned_a ? a_layout->rows : a_layout->columns;
     uint64_t of_a = description->turned_a ? a_layout->columns : a_layout->rows;
     uint64_t of_b = description->turned_b ? b_layout->rows : b_layout->columns;
     uint64_t terms_of_b = description->turned_b ? b_layout->columns : b_layout->rows;
-    if (d_layout->type != F32 || of_a != rows || of_b != columns || terms_of_b != terms) return INVALID;
+    if (of_a != rows || of_b != columns || terms_of_b != terms) return INVALID;
     void (*wait)(void) = of_driver("card_wait");
     wait();
     const char *idle = getenv("FAKE_CUDA_IDLE");
@@ -203,8 +214,9 @@ static int form(const void *asked) {
             }
             for (int j = 0; j < WIDE && i * WIDE + j < columns; j++)
                 for (int k = 0; k < TALL && first + k < rows; k++) {
-                    float *at = d + first + k + (i * WIDE + j) * d_layout->stride;
-                    *at = *alpha * sums[j][k] + (*beta == 0 ? 0 : *beta * *at);
+                    uint64_t at = first + k + (i * WIDE + j) * d_layout->stride;
+                    float before = *beta == 0 ? 0 : *beta * number(d_layout->type, description->compute, product->d, at);
+                    put(d_layout->type, product->d, at, *alpha * sums[j][k] + before);
                 }
         }
     }
@@ -214,7 +226,7 @@ static int form(const void *asked) {
 
 int cublasLtMatmul(void *handle, const struct description *description, const float *alpha, const void *a,
                    const struct layout *a_layout, const void *b, const struct layout *b_layout, const float *beta,
-                   const void *c, const struct layout *c_layout, float *d, const struct layout *d_layout,
+                   const void *c, const struct layout *c_layout, void *d, const struct layout *d_layout,
                    const void *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
     (void)handle, (void)c_layout, (void)algorithm, (void)workspace, (void)workspace_bytes;
     if (c != d) return INVALID;

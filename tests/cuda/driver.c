@@ -218,8 +218,19 @@ int cuModuleGetFunction(struct function **function, void *module, const char *na
     return SUCCESS;
 }
 
+/* Shared memory that a kernel has of its own, which leaves it less that is dynamic: as if each had as much. */
+enum { SHARED_OWN = 1024 };
+
+int cuFuncGetAttribute(int *value, int attribute, struct function *function) {
+    (void)function;
+    if (attribute != 1) return INVALID;
+    *value = SHARED_OWN;
+    return SUCCESS;
+}
+
 int cuFuncSetAttribute(struct function *function, int attribute, int value) {
-    if (attribute != 8 || value > SHARED_MOST) return INVALID; /* the most dynamic shared memory */
+    if (attribute == 9) return value >= -1 && value <= 100 ? SUCCESS : INVALID; /* what is cut out of the first cache */
+    if (attribute != 8 || value > SHARED_MOST - SHARED_OWN) return INVALID; /* the most dynamic shared memory */
     function->most = value;
     return SUCCESS;
 }

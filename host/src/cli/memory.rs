@@ -74,7 +74,7 @@ pub fn check_model(
     let adapter = adapter.map_or(0, |adapter| {
         let pairs = adapter.pairs.iter().map(|(&key, pair)| (key, pair.config())).collect();
         let len = TrainableAdapter::len(device, spec, &pairs, adapter.is_reward_model());
-        size_of::<f32>() * (len.values + len.packed)
+        len.bytes()
     });
     let stage = Stage::new("the model").with(Part::Program, memory::program(device));
     let stage = model.to(stage);

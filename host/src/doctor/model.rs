@@ -178,7 +178,7 @@ fn loss(
     let pairs = &trainable.pairs();
     let rows = sequences.tokens.len();
     let shape = PassShape { spec, pairs, dropout: false, rows, gradient_checkpointing: false };
-    let mut activations = Activations::new(shape, &mut |len| device.zeros(len))?;
+    let mut activations = Activations::new(shape, &mut |room| device.make_room(room))?;
     let trained = Trained { adapter: Some(&mut trainable), gradients: None };
     let mut pass = Pass { backend: device, weights, trained, activations: &mut activations };
     let scored = sequences.targets.len() as f64;

@@ -65,6 +65,7 @@ pub(crate) struct Batch<'e, B: Backend> {
     pages: Pages,
     /// Rows of prompts that one pass takes at most.
     chunk: usize,
+    /// In the order of the starts.
     running: Vec<Sequence>,
 }
 
@@ -110,8 +111,8 @@ impl<'e, B: Backend> Batch<'e, B> {
         self.running.len()
     }
 
-    /// Starts a sequence; `false` where there are not enough free pages yet.
-    pub(crate) fn start(&mut self, index: usize, start: &Start<'_>) -> bool {
+    /// Starts a sequence, which is after those that run; `false` where there are not enough free pages yet.
+    fn start(&mut self, index: usize, start: &Start<'_>) -> bool {
         let Some(lease) = self.pages.lease(index, start.positions) else { return false };
         let (tokens, wanted_from) = (start.tokens.to_vec(), start.wanted_from);
         let computed = lease.found * PAGE;
@@ -130,22 +131,27 @@ impl<'e, B: Backend> Batch<'e, B> {
         }
     }
 
+    /// Returns where a running sequence is.
+    fn place(&self, index: usize) -> usize {
+        let found = self.running.binary_search_by_key(&index, |sequence| sequence.index);
+        found.expect("the sequence is running")
+    }
+
     /// Returns a running sequence's tokens.
     pub(crate) fn tokens(&self, index: usize) -> &[u32] {
-        let sequence = self.running.iter().find(|sequence| sequence.index == index);
-        &sequence.expect("the sequence is running").tokens
+        &self.running[self.place(index)].tokens
     }
 
     /// Adds a token to a running sequence.
     pub(crate) fn push(&mut self, index: usize, token: u32) {
-        let sequence = self.running.iter_mut().find(|sequence| sequence.index == index);
-        sequence.expect("the sequence is running").tokens.push(token);
+        let place = self.place(index);
+        self.running[place].tokens.push(token);
     }
 
     /// Ends a sequence and frees its pages.
     pub(crate) fn end(&mut self, index: usize) {
-        let at = self.running.iter().position(|sequence| sequence.index == index);
-        let sequence = self.running.remove(at.expect("the sequence is running"));
+        let place = self.place(index);
+        let sequence = self.running.remove(place);
         self.pages.release(sequence.lease);
     }
 

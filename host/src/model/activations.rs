@@ -8,12 +8,13 @@
 //! block, with the same operations, so that no bit differs.
 //!
 //! Everything is generic over the buffers, so what a pass takes is computed by the code that
-//! allocates it ([`Activations::count`]).
+//! allocates it ([`Activations::bytes`]).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use super::adapter::PairConfig;
+use super::backend::Room;
 use super::spec::{Linear, Spec};
 
 /// What decides how much room a pass needs.
@@ -99,11 +100,12 @@ pub(super) struct LowScratch<T> {
 }
 
 impl<T> Activations<T> {
-    /// Makes room for passes of this shape; `room` returns a buffer for so many numbers.
+    /// Makes room for passes of this shape; `room` returns a buffer for so many numbers of a kind.
     pub fn new<E>(
         shape: PassShape<'_>,
-        room: &mut dyn FnMut(usize) -> Result<T, E>,
+        room: &mut dyn FnMut(Room) -> Result<T, E>,
     ) -> Result<Activations<T>, E> {
+        use Room::{Operands, Sums};
         let PassShape { spec, pairs, dropout, rows, gradient_checkpointing } = shape;
         let (hidden, intermediate) = (rows * spec.hidden, rows * spec.intermediate);
         let wide = rows * spec.heads * spec.head_dim;
@@ -114,7 +116,7 @@ impl<T> Activations<T> {
         };
         let mut inputs = Vec::with_capacity(spec.layers);
         for _ in 0..spec.layers {
-            inputs.push(room(hidden)?);
+            inputs.push(room(Sums(hidden))?);
         }
         let sets = if gradient_checkpointing { spec.layers.min(1) } else { spec.layers };
         let mut kept = Vec::with_capacity(sets);
@@ -129,41 +131,46 @@ impl<T> Activations<T> {
             let mut lows: [Option<T>; 7] = Default::default();
             for linear in Linear::ALL {
                 if let Some(rank) = rank(linear) {
-                    lows[linear as usize] = Some(room(rows * rank)?);
+                    lows[linear as usize] = Some(room(Operands(rows * rank))?);
                 }
             }
             kept.push(Kept {
                 before_norms: match spec.qk_norm {
-                    true => Some([room(wide)?, room(narrow)?]),
+                    true => Some([room(Operands(wide))?, room(Operands(narrow))?]),
                     false => None,
                 },
-                queries: room(wide)?,
-                keys: room(narrow)?,
-                values: room(narrow)?,
-                attended: room(wide)?,
-                log_sums: room(rows * spec.heads)?,
-                middle: room(hidden)?,
-                gate: room(intermediate)?,
-                up: room(intermediate)?,
+                queries: room(Operands(wide))?,
+                keys: room(Operands(narrow))?,
+                values: room(Operands(narrow))?,
+                attended: room(Operands(wide))?,
+                log_sums: room(Sums(rows * spec.heads))?,
+                middle: room(Sums(hidden))?,
+                gate: room(Operands(intermediate))?,
+                up: room(Operands(intermediate))?,
                 low: lows,
             });
         }
         let low = rows * pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let scratch = Scratch {
-            normed: room(hidden)?,
-            dnormed: room(hidden)?,
-            active: room(intermediate)?,
-            dactive: room(intermediate)?,
-            dgate: room(intermediate)?,
-            dup: room(intermediate)?,
-            dattended: room(wide)?,
-            dqueries: room(wide)?,
-            dkeys: room(narrow)?,
-            dvalues: room(narrow)?,
-            low: LowScratch { dlow: room(low)?, dropped: room(widest)?, ddropped: room(widest)? },
+            normed: room(Operands(hidden))?,
+            dnormed: room(Sums(hidden))?,
+            active: room(Operands(intermediate))?,
+            dactive: room(Operands(intermediate))?,
+            dgate: room(Operands(intermediate))?,
+            dup: room(Operands(intermediate))?,
+            dattended: room(Operands(wide))?,
+            dqueries: room(Operands(wide))?,
+            dkeys: room(Operands(narrow))?,
+            dvalues: room(Operands(narrow))?,
+            low: LowScratch {
+                dlow: room(Operands(low))?,
+                dropped: room(Operands(widest))?,
+                ddropped: room(Operands(widest))?,
+            },
         };
-        let scored = [room(hidden)?, room(hidden)?, room(hidden)?, room(hidden)?];
-        Ok(Activations { inputs, kept, stream: room(hidden)?, scratch, scored })
+        let scored =
+            [room(Sums(hidden))?, room(Sums(hidden))?, room(Sums(hidden))?, room(Sums(hidden))?];
+        Ok(Activations { inputs, kept, stream: room(Sums(hidden))?, scratch, scored })
     }
 
     /// Returns where what is kept of a block lies.
@@ -200,11 +207,11 @@ impl<T: std::ops::Deref<Target = [f32]>> Activations<T> {
 }
 
 impl Activations<()> {
-    /// Returns how many numbers, of 4 bytes, [`Activations::new`] asks room for.
-    pub fn count(shape: PassShape<'_>) -> usize {
+    /// Returns how many bytes [`Activations::new`] asks room for; `bytes` says what room takes.
+    pub fn bytes(shape: PassShape<'_>, bytes: &dyn Fn(Room) -> usize) -> usize {
         let mut total = 0;
-        let counted = Activations::new(shape, &mut |len| {
-            total += len;
+        let counted = Activations::new(shape, &mut |room| {
+            total += bytes(room);
             Ok::<(), Infallible>(())
         });
         match counted {

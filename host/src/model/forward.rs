@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::adapter::Adapter;
-use super::backend::{Backend, BackendError, CacheShape, Segment, Write};
+use super::backend::{Backend, BackendError, CacheShape, Room, Segment, Write};
 use super::spec::{Linear, Spec};
 use super::weights::{LoadedAdapter, Weights, WeightsError};
 
@@ -80,12 +80,11 @@ impl<B: Backend> Engine<B> {
         let rows = tokens.len();
         let plan = backend.plan(segments)?;
         workspace.fit(backend, spec, rows, adapter.map_or(0, |adapter| adapter.rank))?;
-        let Workspace { x, h, q, k, v, attended, gate, up, active, low } = workspace;
+        let Workspace { x, h, wide, q, k, v, attended, gate, up, active, low } = workspace;
 
         backend.embed(&weights.embedding, tokens, x); // [rows, hidden]
         for (layer, block) in weights.blocks.iter().enumerate() {
-            let mut linear = |linear, x: &B::Buffer, rows, y: &mut B::Buffer, write| {
-                backend.linear(x, rows, block.linear(linear), y, write);
+            let mut beside = |linear, x: &B::Buffer, rows, y: &mut B::Buffer| {
                 if let Some(bias) = block.bias(linear) {
                     backend.add_bias(bias, rows, y);
                 }
@@ -94,48 +93,61 @@ impl<B: Backend> Engine<B> {
                     backend.linear(low, rows, &pair.b, y, Write::Add);
                 }
             };
+            // Several layers that read the same.
+            let each = |beside: &mut dyn FnMut(Linear, &B::Buffer, usize, &mut B::Buffer),
+                        x: &B::Buffer,
+                        rows,
+                        layers: &mut [(Linear, &mut B::Buffer)]| {
+                let products =
+                    layers.iter_mut().map(|(linear, y)| (block.linear(*linear), &mut **y));
+                let mut products: Vec<_> = products.collect();
+                backend.linear_each(x, rows, &mut products);
+                layers.iter_mut().for_each(|(linear, y)| beside(*linear, x, rows, y));
+            };
             let eps = spec.rms_norm_eps;
             backend.rms_norm(x, rows, &block.input_norm, eps, h);
             match &block.query_key_norms {
-                None => {
-                    linear(Linear::Q, h, rows, q, Write::Set); // [rows, heads, head_dim]
-                    linear(Linear::K, h, rows, k, Write::Set); // [rows, kv_heads, head_dim]
-                }
+                // [rows, heads, head_dim], and twice [rows, kv_heads, head_dim]
+                None => each(
+                    &mut beside,
+                    h,
+                    rows,
+                    &mut [(Linear::Q, q), (Linear::K, k), (Linear::V, v)],
+                ),
                 Some([query_norm, key_norm]) => {
-                    // `attended` is free until attention.
-                    linear(Linear::Q, h, rows, attended, Write::Set);
-                    backend.rms_norm(attended, rows * spec.heads, query_norm, eps, q);
-                    linear(Linear::K, h, rows, attended, Write::Set);
-                    backend.rms_norm(attended, rows * spec.kv_heads, key_norm, eps, k);
+                    each(&mut beside, h, rows, &mut [(Linear::Q, wide), (Linear::V, v)]);
+                    backend.rms_norm(wide, rows * spec.heads, query_norm, eps, q);
+                    each(&mut beside, h, rows, &mut [(Linear::K, wide)]);
+                    backend.rms_norm(wide, rows * spec.kv_heads, key_norm, eps, k);
                 }
             }
-            linear(Linear::V, h, rows, v, Write::Set); // [rows, kv_heads, head_dim]
-            backend.rope(q, spec.heads, weights.rotary.as_ref(), &plan, false);
-            backend.rope(k, spec.kv_heads, weights.rotary.as_ref(), &plan, false);
-            backend.store(k, v, layer, &plan, cache);
+            let (shape, rotary) = (spec.attention(layer), weights.rotary.as_ref());
+            backend.rotate_and_store(q, k, v, shape, rotary, layer, &plan, cache);
 
             // After the last block's keys and values, only the wanted rows matter.
             let last = layer + 1 == spec.layers;
             if last && wanted.is_empty() {
                 break;
             }
-            backend.attend(q, spec.attention(layer), layer, &plan, cache, attended);
+            backend.attend(q, shape, layer, &plan, cache, attended);
             let mut rows = rows;
             if last && wanted.len() < rows {
                 rows = wanted.len();
-                backend.gather(attended, spec.heads * spec.head_dim, wanted, q);
-                std::mem::swap(attended, q);
-                backend.gather(x, spec.hidden, wanted, h);
-                std::mem::swap(x, h);
+                backend.gather(attended, spec.heads * spec.head_dim, wanted, h);
+                std::mem::swap(attended, h);
+                backend.gather(x, spec.hidden, wanted, wide);
+                std::mem::swap(x, wide);
             }
-            linear(Linear::O, attended, rows, x, Write::Add);
+            backend.linear(attended, rows, block.linear(Linear::O), x, Write::Add);
+            beside(Linear::O, attended, rows, x);
             backend.rms_norm(x, rows, &block.post_attention_norm, eps, h);
-            linear(Linear::Gate, h, rows, gate, Write::Set); // [rows, intermediate]
-            linear(Linear::Up, h, rows, up, Write::Set); // [rows, intermediate]
+            // [rows, intermediate]
+            each(&mut beside, h, rows, &mut [(Linear::Gate, gate), (Linear::Up, up)]);
             backend.swiglu(gate, up, rows * spec.intermediate, active);
-            linear(Linear::Down, active, rows, x, Write::Add);
+            backend.linear(active, rows, block.linear(Linear::Down), x, Write::Add);
+            beside(Linear::Down, active, rows, x);
         }
-        backend.rms_norm(x, wanted.len(), &weights.norm, spec.rms_norm_eps, h); // [wanted, hidden]
+        backend.rms_norm(x, wanted.len(), &weights.norm, spec.rms_norm_eps, wide); // [wanted, hidden]
         Ok(())
     }
 }
@@ -144,8 +156,10 @@ impl<B: Backend> Engine<B> {
 pub struct Workspace<B: Backend> {
     /// The residual stream, `[rows, hidden]`.
     x: B::Buffer,
-    /// What a layer reads, `[rows, hidden]`.
+    /// What a layer reads, `[rows, hidden]`, and `attended` of some rows.
     h: B::Buffer,
+    /// Queries before their norm, the residual stream of some rows, and what the head reads.
+    wide: B::Buffer,
     /// `[rows, heads, head_dim]`
     q: B::Buffer,
     /// `[rows, kv_heads, head_dim]`
@@ -171,6 +185,7 @@ impl<B: Backend> Workspace<B> {
         Ok(Workspace {
             x: none()?,
             h: none()?,
+            wide: none()?,
             q: none()?,
             k: none()?,
             v: none()?,
@@ -184,13 +199,14 @@ impl<B: Backend> Workspace<B> {
 
     /// Returns the wanted hidden rows of the last pass, `[wanted, hidden]`.
     pub fn hidden(&self) -> &B::Buffer {
-        &self.h
+        &self.wide
     }
 
     /// Returns how many bytes a pass over so many rows works in, beside an adapter of this rank.
     pub fn bytes(backend: &B, spec: &Spec, rows: usize, rank: usize) -> usize {
-        let buffers: usize = widths(spec, rank).iter().map(|width| rows * width).sum();
-        size_of::<f32>() * buffers + products_bytes(backend, spec, rows, false)
+        let rooms = rooms(spec, rows, rank);
+        let buffers: usize = rooms.into_iter().map(|room| backend.room_bytes(room)).sum();
+        buffers + products_bytes(backend, spec, rows, false)
     }
 
     fn fit(
@@ -200,29 +216,43 @@ impl<B: Backend> Workspace<B> {
         rows: usize,
         rank: usize,
     ) -> Result<(), BackendError> {
-        let Workspace { x, h, q, k, v, attended, gate, up, active, low } = self;
-        let mut buffers = [x, h, q, k, v, attended, gate, up, active, low];
-        let lens = widths(spec, rank).map(|width| rows * width);
+        let Workspace { x, h, wide, q, k, v, attended, gate, up, active, low } = self;
+        let mut buffers = [x, h, wide, q, k, v, attended, gate, up, active, low];
         // All that are too short go first, since they may lie in the same memory.
         let mut wanted = Vec::new();
-        for (buffer, len) in buffers.iter_mut().zip(lens) {
-            if backend.len(buffer) < len {
+        for (buffer, room) in buffers.iter_mut().zip(rooms(spec, rows, rank)) {
+            if backend.len(buffer) < room.len() {
                 **buffer = backend.zeros(0)?;
-                wanted.push((buffer, len));
+                wanted.push((buffer, room));
             }
         }
-        for (buffer, len) in wanted {
-            **buffer = backend.zeros(len)?;
+        for (buffer, room) in wanted {
+            **buffer = backend.make_room(room)?;
         }
         Ok(())
     }
 }
 
-/// Returns the widths of the buffers of a [`Workspace`], in their order.
-fn widths(spec: &Spec, rank: usize) -> [usize; 10] {
+/// Returns the room of the buffers of a [`Workspace`], in their order.
+fn rooms(spec: &Spec, rows: usize, rank: usize) -> [Room; 11] {
     let Spec { hidden, intermediate, .. } = *spec;
     let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    [hidden, hidden, q, kv, kv, q, intermediate, intermediate, intermediate, rank]
+    let sums = |width| Room::Sums(rows * width);
+    let operands = |width| Room::Operands(rows * width);
+    let either = hidden.max(q);
+    [
+        sums(either),
+        operands(either),
+        sums(either),
+        sums(q),
+        sums(kv),
+        sums(kv),
+        operands(either),
+        sums(intermediate),
+        sums(intermediate),
+        operands(intermediate),
+        sums(rank),
+    ]
 }
 
 /// Returns how many bytes the largest product of the blocks works in; of the backward pass too, where

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use super::adapter::{Adapter, LoraConfig, LoraPair, Matrix, PairConfig, SCORE, tensor_name};
-use super::backend::WeightType::F32;
 use super::backend::{BackendError, TrainingBackend};
 use super::spec::{Linear, Spec};
 use super::weights::{WeightName, Weights};
@@ -65,13 +64,20 @@ impl<B: TrainingBackend> Trained<'_, B> {
     }
 }
 
-/// What an adapter takes on the device, in numbers of 4 bytes.
+/// What an adapter takes on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdapterLen {
-    /// Of its matrices. Gradients take as much, and so does each moment.
+    /// Numbers of its matrices, of 4 bytes. Gradients take as much, and so does each moment.
     pub values: usize,
-    /// Of the matrices as the kernels want them.
+    /// Bytes of the matrices as the kernels want them.
     pub packed: usize,
+}
+
+impl AdapterLen {
+    /// Returns the bytes of the matrices, both ways.
+    pub fn bytes(&self) -> usize {
+        size_of::<f32>() * self.values + self.packed
+    }
 }
 
 /// A matrix of the adapter on the device, with its gradient.
@@ -142,8 +148,9 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
             };
             let a = parameter(Matrix::A, [r, inputs], &pair.a)?;
             let b = parameter(Matrix::B, [outputs, r], &pair.b)?;
-            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, F32)?;
-            let mut packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, F32)?;
+            let kept = backend.adapter_type();
+            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, kept)?;
+            let mut packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, kept)?;
             backend.repack(&a.values, 1.0, &mut packed_a);
             backend.repack(&b.values, scale as f32, &mut packed_b);
             blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b, scale });
@@ -193,7 +200,7 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         pairs
     }
 
-    /// Returns how many numbers an adapter with these pairs takes on the device; with a reward model's head
+    /// Returns what an adapter with these pairs takes on the device; with a reward model's head
     /// where `scores`.
     pub fn len(
         backend: &B,
@@ -205,7 +212,9 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
         for (&(_, linear), &PairConfig { r, .. }) in pairs {
             let (outputs, inputs) = spec.linear_shape(linear);
             len.values += r * (outputs + inputs);
-            len.packed += backend.packed_len(r, inputs) + backend.packed_len(outputs, r);
+            let packed =
+                |outputs, inputs| backend.matrix_bytes(outputs, inputs, backend.adapter_type());
+            len.packed += packed(r, inputs) + packed(outputs, r);
         }
         len
     }
@@ -242,7 +251,8 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 
     /// Sets every gradient to zero.
     pub fn clear_gradients(&mut self, backend: &B) {
-        self.parameters_mut().for_each(|parameter| backend.clear(&mut parameter.gradient));
+        let gradients = self.parameters_mut().map(|parameter| &mut parameter.gradient);
+        backend.clear_each(&mut gradients.collect::<Vec<_>>());
     }
 
     /// Makes passes use the values as they are now.

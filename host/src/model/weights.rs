@@ -227,8 +227,8 @@ impl<B: Backend> LoadedAdapter<B> {
                 .ok_or(WeightsError::AdapterLayer { layer, layers: spec.layers })?;
             let b: Vec<f32> = pair.b.iter().map(|&b| (scale * b as f64) as f32).collect();
             block[linear as usize] = Some(LoadedPair {
-                a: backend.pack(&pair.a, r, inputs, WeightType::F32)?,
-                b: backend.pack(&b, outputs, r, WeightType::F32)?,
+                a: backend.pack(&pair.a, r, inputs, backend.adapter_type())?,
+                b: backend.pack(&b, outputs, r, backend.adapter_type())?,
             });
         }
         let wanted = spec.hidden;

@@ -267,7 +267,7 @@ fn in_use(
     let pairs = config.pairs(spec.layers).map_err(TrainError::from)?;
     let len = TrainableAdapter::len(device, spec, &pairs, scores);
     let rank = pairs.values().map(|pair| pair.r).max().unwrap_or(0);
-    Ok(InUse { rank, bytes: size_of::<f32>() * (len.values + len.packed) })
+    Ok(InUse { rank, bytes: len.bytes() })
 }
 
 fn decode(

@@ -290,7 +290,7 @@ fn gradients_of_a_sequence_do_not_depend_on_its_neighbours() {
             rows,
             gradient_checkpointing: false,
         };
-        let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
+        let mut activations = Activations::new(shape, &mut |room| backend.make_room(room)).unwrap();
         let mut gradients = Gradients::new(&backend, &weights).unwrap();
         let trained = Trained { adapter: None, gradients: Some(&mut gradients) };
         let activations = &mut activations;

@@ -71,7 +71,7 @@ impl<B: TrainingBackend> Learner<B> {
         let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
         let TrainSettings { gradient_checkpointing, .. } = settings;
         let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
-        let activations = Activations::new(shape, &mut |len| backend.zeros(len))?;
+        let activations = Activations::new(shape, &mut |room| backend.make_room(room))?;
         Ok(Learner { backend, subject, items, objective, settings, batches, lengths, activations })
     }
 

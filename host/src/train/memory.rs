@@ -1,6 +1,6 @@
 //! What training takes in memory, before anything is loaded.
 //!
-//! Every number comes from the code that allocates: [`Activations::count`] and
+//! Every number comes from the code that allocates: [`Activations::bytes`] and
 //! [`TrainableAdapter::len`] count what their constructors ask for, and buffers of weights are as
 //! long as [`TrainingBackend::packed_len`] says.
 
@@ -78,10 +78,10 @@ impl TrainMemory {
         let head = backend.product_bytes(held_logits / spec.vocab, spec.vocab, spec.hidden);
         Ok(TrainMemory {
             weights: Weights::bytes(backend, spec, weight_type),
-            adapter: bytes(len.values + len.packed),
+            adapter: len.bytes(),
             gradients: bytes(gradients),
             moments: bytes(2 * trained),
-            activations: bytes(Activations::count(shape)),
+            activations: Activations::bytes(shape, &|room| backend.room_bytes(room)),
             products: products_bytes(backend, spec, rows, true).max(head),
             logits: bytes(held_logits),
             copies: bytes(copies),

@@ -1,7 +1,8 @@
 //! The gradients of a step, added up.
 
 use super::subject::Subject;
-use crate::model::backend::{BackendError, TrainingBackend, Write};
+use crate::model::backend::{BackendError, TrainingBackend};
+use crate::model::trainable::TrainableAdapter;
 
 /// The sum of the gradients of a step's micro-batches. Each micro-batch's are formed on their own, and then
 /// added in the order of the micro-batches: so the sum is the same bit for bit wherever they were formed.
@@ -35,21 +36,21 @@ impl<B: TrainingBackend> Sums<B> {
     /// Adds the gradients of a micro-batch.
     pub(super) fn add(&mut self, backend: &B, subject: &mut Subject<B>) {
         let Subject::Adapter { adapter, .. } = subject else { return };
-        for (parameter, sum) in adapter.parameters_mut().zip(&mut self.of) {
-            match self.empty {
-                true => std::mem::swap(&mut parameter.gradient, sum),
-                false => {
-                    let len = parameter.len();
-                    backend.add_scaled(&parameter.gradient, 1.0, len, sum, Write::Add);
-                }
-            }
+        if std::mem::take(&mut self.empty) {
+            return self.swap(adapter);
         }
-        self.empty = false;
+        let gradients = adapter.parameters().map(|parameter| &parameter.gradient);
+        backend.add_each(&mut gradients.zip(&mut self.of).collect::<Vec<_>>());
     }
 
     /// Puts the sums in the place of the gradients.
     pub(super) fn finish(&mut self, subject: &mut Subject<B>) {
-        let Subject::Adapter { adapter, .. } = subject else { return };
+        if let Subject::Adapter { adapter, .. } = subject {
+            self.swap(adapter);
+        }
+    }
+
+    fn swap(&mut self, adapter: &mut TrainableAdapter<B>) {
         for (parameter, sum) in adapter.parameters_mut().zip(&mut self.of) {
             std::mem::swap(&mut parameter.gradient, sum);
         }

@@ -244,7 +244,7 @@ fn logprobs_are_those_of_transformers() {
             rows: 49,
             gradient_checkpointing: false,
         };
-        let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
+        let mut activations = Activations::new(shape, &mut |room| backend.make_room(room)).unwrap();
         let mut sequences = Sequences::default();
         for example in examples() {
             sequences.push(&example.tokens, &example.trained, 0);

@@ -33,6 +33,8 @@ inline void copy_ahead(Half *to, const Half *from, bool there) {
     card::self().copies.push_back({to, there ? from : nullptr});
 }
 
+inline void copy_ahead_cached(Half *to, const Half *from, bool there) { copy_ahead(to, from, there); }
+
 inline void end_copies() {
     card::Thread &self = card::self();
     self.groups.push_back(self.copies.size());

@@ -255,7 +255,7 @@ fn gradients_are_those_of_torch() {
                     gradient_checkpointing: false,
                 };
                 let mut activations =
-                    Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
+                    Activations::new(shape, &mut |room| backend.make_room(room)).unwrap();
                 let mut pass = Pass {
                     backend: &backend,
                     weights: &engine.weights,
@@ -300,7 +300,8 @@ fn gradients_of_every_weight_are_those_of_torch() {
             let mut gradients = Gradients::new(&backend, &weights).unwrap();
             let (pairs, rows) = (&BTreeMap::new(), sequences.tokens.len());
             let shape = PassShape { spec, pairs, dropout: false, rows, gradient_checkpointing };
-            let mut activations = Activations::new(shape, &mut |len| backend.zeros(len)).unwrap();
+            let mut activations =
+                Activations::new(shape, &mut |room| backend.make_room(room)).unwrap();
             let trained = Learns { adapter: None, gradients: Some(&mut gradients) };
             let activations = &mut activations;
             let mut pass = Pass { backend: &backend, weights: &weights, trained, activations };

@@ -13,8 +13,8 @@ use super::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use super::cuda::Cuda;
 use super::{
-    AttentionShape, Backend, BackendError, CacheShape, Rotary, Segment, TokenDraw, TokenLogprob,
-    WeightType, Write,
+    AttentionShape, Backend, BackendError, CacheShape, Room, Rotary, Segment, TokenDraw,
+    TokenLogprob, WeightType, Write,
 };
 
 /// The processor or a GPU. Cheap to clone.
@@ -214,6 +214,14 @@ impl Backend for AnyDevice {
         on!(self, d => d.zeros(len).map(|own| part(d, own)))
     }
 
+    fn make_room(&self, room: Room) -> Result<Buffer, BackendError> {
+        on!(self, d => d.make_room(room).map(|own| part(d, own)))
+    }
+
+    fn room_bytes(&self, room: Room) -> usize {
+        on!(self, d => d.room_bytes(room))
+    }
+
     fn upload(&self, values: &[f32]) -> Result<Buffer, BackendError> {
         on!(self, d => d.upload(values).map(|own| part(d, own)))
     }
@@ -244,6 +252,10 @@ impl Backend for AnyDevice {
         on!(self, d => d.pack(values, outputs, inputs, weight_type).map(|own| part(d, own)))
     }
 
+    fn adapter_type(&self) -> WeightType {
+        on!(self, d => d.adapter_type())
+    }
+
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
         on!(self, d => d.matrix_bytes(outputs, inputs, weight_type))
     }
@@ -266,6 +278,13 @@ impl Backend for AnyDevice {
 
     fn linear(&self, x: &Buffer, rows: usize, weight: &Matrix, y: &mut Buffer, write: Write) {
         on!(self, d => d.linear(of(d, x), rows, of(d, weight), of_mut(d, y), write))
+    }
+
+    fn linear_each(&self, x: &Buffer, rows: usize, products: &mut [(&Matrix, &mut Buffer)]) {
+        on!(self, d => {
+            let own = products.iter_mut().map(|(weight, y)| (of(d, *weight), of_mut(d, *y)));
+            d.linear_each(of(d, x), rows, &mut own.collect::<Vec<_>>())
+        })
     }
 
     fn product_bytes(&self, rows: usize, terms: usize, columns: usize) -> usize {
@@ -320,6 +339,26 @@ impl Backend for AnyDevice {
 
     fn cache_bytes(&self, shape: CacheShape) -> usize {
         on!(self, d => d.cache_bytes(shape))
+    }
+
+    fn rotate_and_store(
+        &self,
+        queries: &mut Buffer,
+        keys: &mut Buffer,
+        values: &Buffer,
+        shape: AttentionShape,
+        rotary: Rotary<&Buffer>,
+        layer: usize,
+        plan: &Plan,
+        cache: &mut Cache,
+    ) {
+        on!(self, d => {
+            let Rotary { cos, sin, head_dim, positions } = rotary;
+            let rotary = Rotary { cos: of(d, cos), sin: of(d, sin), head_dim, positions };
+            let (queries, keys) = (of_mut(d, queries), of_mut(d, keys));
+            let (plan, cache) = (of(d, plan), of_mut(d, cache));
+            d.rotate_and_store(queries, keys, of(d, values), shape, rotary, layer, plan, cache)
+        })
     }
 
     fn store(&self, keys: &Buffer, values: &Buffer, layer: usize, plan: &Plan, cache: &mut Cache) {

@@ -36,6 +36,24 @@ pub use training::TrainingBackend;
 /// Positions in a page of the key and value cache.
 pub const PAGE: usize = 16;
 
+/// What room for a pass is for, with how many numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// What goes on from block to block and is added to, and what is small: f32.
+    Sums(usize),
+    /// What products read, and what they make for others to read. A device that rounds the operands of its
+    /// products keeps these rounded.
+    Operands(usize),
+}
+
+impl Room {
+    /// Returns how many numbers it is for.
+    pub fn len(self) -> usize {
+        let (Room::Sums(len) | Room::Operands(len)) = self;
+        len
+    }
+}
+
 /// A device and its kernels.
 pub trait Backend: Sized + Send + Sync + 'static {
     /// Activations on the device: a flat array of f32.
@@ -71,6 +89,16 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Returns a buffer of `len` zeros.
     fn zeros(&self, len: usize) -> Result<Self::Buffer, BackendError>;
 
+    /// Returns room for what a pass keeps or works in, of any contents.
+    fn make_room(&self, room: Room) -> Result<Self::Buffer, BackendError> {
+        self.zeros(room.len())
+    }
+
+    /// Returns how many bytes that takes.
+    fn room_bytes(&self, room: Room) -> usize {
+        size_of::<f32>() * room.len()
+    }
+
     /// Returns a buffer that holds `values`.
     fn upload(&self, values: &[f32]) -> Result<Self::Buffer, BackendError>;
 
@@ -95,6 +123,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
         inputs: usize,
         weight_type: WeightType,
     ) -> Result<Self::Matrix, BackendError>;
+
+    /// Returns the type that this device keeps matrices of an adapter in, which are trained elsewhere in f32:
+    /// that of what its products read.
+    fn adapter_type(&self) -> WeightType {
+        WeightType::F32
+    }
 
     /// Returns how many bytes a weight takes that [`pack`](Backend::pack) makes.
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize;
@@ -125,6 +159,18 @@ pub trait Backend: Sized + Send + Sync + 'static {
         y: &mut Self::Buffer,
         write: Write,
     );
+
+    /// [`linear`](Backend::linear) of the same rows with several weights, each set.
+    fn linear_each(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        products: &mut [(&Self::Matrix, &mut Self::Buffer)],
+    ) {
+        for (weight, y) in products {
+            self.linear(x, rows, weight, y, Write::Set);
+        }
+    }
 
     /// Returns how many bytes a product with a weight works in at most, going forward or backward:
     /// `rows` of `terms` numbers become rows of `columns`. They are kept for the next product.
@@ -181,6 +227,25 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Returns how many bytes a cache takes once its pages are written.
     fn cache_bytes(&self, shape: CacheShape) -> usize;
+
+    /// [`rope`](Backend::rope) of queries and keys, and [`store`](Backend::store) of these keys with their values. What is
+    /// left in `keys` is of no use.
+    #[expect(clippy::too_many_arguments, reason = "three operations in one")]
+    fn rotate_and_store(
+        &self,
+        queries: &mut Self::Buffer,
+        keys: &mut Self::Buffer,
+        values: &Self::Buffer,
+        shape: AttentionShape,
+        rotary: Rotary<&Self::Buffer>,
+        layer: usize,
+        plan: &Self::Plan,
+        cache: &mut Self::Cache,
+    ) {
+        self.rope(queries, shape.heads, rotary, plan, false);
+        self.rope(keys, shape.kv_heads, rotary, plan, false);
+        self.store(keys, values, layer, plan, cache);
+    }
 
     /// Writes keys and values `[rows, kv_heads, head_dim]` of one block into the pages of the
     /// rows' sequences.

@@ -11,6 +11,18 @@ pub trait TrainingBackend: Linking {
     /// Sets a buffer to zero.
     fn clear(&self, buffer: &mut Self::Buffer);
 
+    /// [`clear`](TrainingBackend::clear) of each.
+    fn clear_each(&self, buffers: &mut [&mut Self::Buffer]) {
+        buffers.iter_mut().for_each(|buffer| self.clear(buffer));
+    }
+
+    /// `y` += `x` for each pair, of one length.
+    fn add_each(&self, pairs: &mut [(&Self::Buffer, &mut Self::Buffer)]) {
+        for (x, y) in pairs {
+            self.add_scaled(x, 1.0, self.len(x), y, Write::Add);
+        }
+    }
+
     /// `y` = or += `scale` · `x` for the first `len` numbers.
     fn add_scaled(
         &self,

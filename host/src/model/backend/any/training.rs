@@ -65,6 +65,20 @@ impl TrainingBackend for AnyDevice {
         on!(self, d => d.clear(of_mut(d, buffer)))
     }
 
+    fn clear_each(&self, buffers: &mut [&mut Buffer]) {
+        on!(self, d => {
+            let own = buffers.iter_mut().map(|buffer| of_mut(d, *buffer));
+            d.clear_each(&mut own.collect::<Vec<_>>())
+        })
+    }
+
+    fn add_each(&self, pairs: &mut [(&Buffer, &mut Buffer)]) {
+        on!(self, d => {
+            let own = pairs.iter_mut().map(|(x, y)| (of(d, *x), of_mut(d, *y)));
+            d.add_each(&mut own.collect::<Vec<_>>())
+        })
+    }
+
     fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
         on!(self, d => d.add_scaled(of(d, x), scale, len, of_mut(d, y), write))
     }

@@ -1,5 +1,6 @@
 //! One GPU with one stream, on which everything happens in order: memory, copies, launches and graphs of them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ use crate::model::backend::BackendError;
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
 /// The names of all kernels.
-const NAMES: [&str; 44] = [
+const NAMES: [&str; 69] = [
     "to_bf16",
     "from_bf16",
     "add_scaled",
@@ -30,6 +31,7 @@ const NAMES: [&str; 44] = [
     "swiglu",
     "swiglu_backward",
     "dropout",
+    "logit_parts",
     "logprobs",
     "logit_gradient_f32",
     "logit_gradient_bf16",
@@ -38,6 +40,8 @@ const NAMES: [&str; 44] = [
     "add_rows",
     "squared_norm",
     "adamw",
+    "add_tensors",
+    "clear_tensors",
     "attend_f32",
     "attend_bf16",
     "join_chunks",
@@ -53,12 +57,37 @@ const NAMES: [&str; 44] = [
     "attention_dqueries_bf16_128",
     "attention_dkeys_bf16_64",
     "attention_dkeys_bf16_128",
+    "add_group",
+    "rms_norm_rounded",
+    "rms_norm_bf16",
+    "rms_norm_backward_bf16",
+    "inverse_rms_of_rows_bf16",
+    "sum_of_rows_bf16",
+    "add_bias_bf16",
+    "rope_bf16",
+    "swiglu_bf16",
+    "swiglu_backward_bf16",
+    "dropout_bf16",
+    "dropout_widened",
+    "attention_deltas_bf16",
+    "rotate_and_store_f32",
+    "rotate_and_store_bf16",
+    "swiglu_rounded",
+    "gather_bf16",
+    "attend_cached_64",
+    "attend_cached_128",
+    "join_cached",
     "draw",
     "narrow_few_8",
     "narrow_few_16",
-    "narrow_many",
+    "narrow_64_96",
+    "narrow_128_96",
+    "narrow_128_192",
     "add_slices",
 ];
+
+/// Arguments that a kernel has at most.
+const MOST_ARGUMENTS: usize = 32;
 
 /// A GPU.
 pub(super) struct Device {
@@ -103,12 +132,20 @@ impl Device {
             let text = std::ffi::CString::new(name).expect("a name has no zeros");
             // SAFETY: the module is never unloaded.
             let function = unsafe { result::module::get_function(module, text) }.map_err(say)?;
-            if name.starts_with("atten") || name == "narrow_many" {
-                let most =
-                    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                // SAFETY: a function of this context, and no more than the device allows.
-                unsafe { result::function::set_function_attribute(function, most, shared) }
+            use sys::CUfunction_attribute as Attribute;
+            let own = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let carved = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: a function of this context, and no more than the device allows beside its own.
+            unsafe {
+                let own = result::function::get_function_attribute(function, own).map_err(say)?;
+                result::function::set_function_attribute(function, most, shared - own)
                     .map_err(say)?;
+                // Those that want much and those that want a little take turns when tokens are made: were shared memory
+                // cut out for each, they would wait for each other.
+                if name.starts_with("attend") || name.starts_with("narrow") {
+                    result::function::set_function_attribute(function, carved, 100).map_err(say)?;
+                }
             }
             functions.insert(name, function);
         }
@@ -220,22 +257,26 @@ impl Device {
             return;
         }
         let (grid, block, shared) = (grid.map(|n| n as u32), block as u32, shared as u32);
-        let launch = Launch { name, grid, block, shared, arguments: arguments.to_vec() };
+        let arguments = Cow::Borrowed(&*arguments);
+        let launch = Launch { name, grid, block, shared, arguments };
         if let Some(Asked::Launch(launch)) = passes::defer(self, Asked::Launch(launch)) {
             self.hear(self.issue(&launch, self.stream));
         }
     }
 
     /// Asks the driver for a launch on a stream.
-    pub(super) fn issue(&self, launch: &Launch, stream: sys::CUstream) -> Result<(), String> {
+    pub(super) fn issue(&self, launch: &Launch<'_>, stream: sys::CUstream) -> Result<(), String> {
         let Launch { name, grid: [x, y, z], block, shared, arguments } = launch;
         self.enter();
         // The driver only reads them.
-        let pointer = |argument: &Argument| (&raw const argument.0).cast_mut().cast();
-        let mut pointers: Vec<*mut std::ffi::c_void> = arguments.iter().map(pointer).collect();
+        let mut pointers = [std::ptr::null_mut::<std::ffi::c_void>(); MOST_ARGUMENTS];
+        let pointers = &mut pointers[..arguments.len()];
+        for (pointer, argument) in pointers.iter_mut().zip(&**arguments) {
+            *pointer = (&raw const argument.0).cast_mut().cast();
+        }
         let (function, grid, block) = (self.functions[name], (*x, *y, *z), (*block, 1, 1));
         // SAFETY: callers give each kernel its own arguments over live memory of the right size.
-        unsafe { result::launch_kernel(function, grid, block, *shared, stream, &mut pointers) }
+        unsafe { result::launch_kernel(function, grid, block, *shared, stream, pointers) }
             .map_err(describe)
     }
 
@@ -330,10 +371,18 @@ impl From<f64> for Argument {
     }
 }
 
-/// `Saved` of the attention kernels: six addresses.
+/// `Saved` of the attention kernels and `Weights` of the products of few rows: six addresses.
 impl From<[u64; 6]> for Argument {
     fn from(addresses: [u64; 6]) -> Argument {
         Argument(addresses)
+    }
+}
+
+/// `Outputs` of the products of few rows: six whole numbers.
+impl From<[i32; 6]> for Argument {
+    fn from(numbers: [i32; 6]) -> Argument {
+        let [a, b, c, d, e, f] = numbers.map(|n| n as u32 as u64);
+        Argument([a | b << 32, c | d << 32, e | f << 32, 0, 0, 0])
     }
 }
 

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::driver::{Argument, Device, Memory};
 use super::product::{Kind, Number, Product};
-use super::{Buffer, Cuda, Matrix, arguments};
+use super::{Buffer, Cuda, Matrix, Place, arguments};
 use crate::model::backend::{BackendError, TokenLogprob, Write};
 
 /// Numbers that the kernel writes for a row.
 const SAID: usize = 4;
+/// Logits of a part of a row, of which a block has one, and bytes of what it comes to (`kernels/head.cuh`).
+const PART: usize = 4096;
+const PART_BYTES: usize = size_of::<[f32; 5]>();
 /// Rows whose logits are held at a time; no more than the rows of a narrow product.
 pub(super) const HEAD_ROWS: usize = 1024;
 
@@ -26,7 +29,7 @@ impl Cuda {
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let to = logits.address();
-            self.product(Kind::Forward, hidden, first, rows, head, to, Write::Set);
+            self.product(Kind::Forward, hidden, first, rows, head, Place::f32(to), Write::Set);
             self.say(to, head.outputs, wanted.address(), &said, first, rows);
         }
         said.hear()
@@ -53,7 +56,9 @@ impl Cuda {
         dhidden: &mut Buffer,
         mut dhead: Option<&mut Buffer>,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
-        let Matrix { outputs: vocab, inputs, number, .. } = *head;
+        let Matrix { outputs: vocab, inputs, .. } = *head;
+        let of_head = head.operand();
+        let number = of_head.number;
         let held = targets.len().min(HEAD_ROWS) * vocab;
         let logits = Memory::new(&self.device, size_of::<f32>() * held)?;
         let rounded = match number {
@@ -68,7 +73,24 @@ impl Cuda {
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let from = logits.address();
-            self.product(Kind::Forward, hidden, first, rows, head, from, Write::Set);
+            let product = Product {
+                kind: Kind::Forward,
+                number,
+                rows,
+                outputs: vocab,
+                inputs,
+                left: 0,
+                right: of_head.address,
+                result: Place::f32(from),
+                // On a device that rounds, training takes what is fastest.
+                alike: number == Number::F32,
+                scale: 1.0,
+                before: 0.0,
+            };
+            let (at_hidden, len) = (first * inputs, rows * inputs);
+            self.with_operand(hidden, at_hidden, len, number, |left| {
+                self.products.run(Product { left, ..product });
+            });
             self.say(from, vocab, wanted.address(), &said, first, rows);
             let (name, gradient) = match &rounded {
                 None => ("logit_gradient_f32", from),
@@ -77,27 +99,15 @@ impl Cuda {
             let (targets, weights) = (at(&wanted, first), at(&weights, first));
             let arguments = arguments![from, vocab, targets, weights, said.row(first), gradient];
             self.device.launch(name, [vocab.div_ceil(1024), rows, 1], 256, 0, arguments);
-            let product = Product {
-                kind: Kind::Backward,
-                number,
-                rows,
-                outputs: vocab,
-                inputs,
-                left: gradient,
-                right: head.memory.address(),
-                result: to + (4 * first * inputs) as u64,
-                scale: 1.0,
-                before: 0.0,
-            };
-            self.products.run(product);
+            let back = Product { left: gradient, alike: false, ..product };
+            let result = Place::f32(to).after(first * inputs);
+            self.products.run(Product { kind: Kind::Backward, result, ..back });
             if let Some(dhead) = &mut dhead {
-                assert!(number == Number::F32, "a head that is trained itself is f32");
-                self.products.run(Product {
-                    kind: Kind::Gradient,
-                    right: hidden.read((first + rows) * inputs) + (4 * first * inputs) as u64,
-                    result: dhead.written(vocab * inputs),
-                    before: 1.0,
-                    ..product
+                assert!(head.number == Number::F32, "a head that is trained itself is f32");
+                let result = Place::f32(dhead.written(vocab * inputs));
+                self.with_operand(hidden, at_hidden, len, number, |right| {
+                    let (kind, before) = (Kind::Gradient, 1.0);
+                    self.products.run(Product { kind, right, result, before, ..back });
                 });
             }
         }
@@ -105,18 +115,37 @@ impl Cuda {
     }
 
     /// Writes what rows of logits say of the targets from `first` on, which lie at an address.
-    pub(super) fn say(
+    fn say(&self, logits: u64, vocab: usize, targets: u64, said: &Said, first: usize, rows: usize) {
+        let Some(parts) = self.parts(logits, vocab, 0, rows) else { return };
+        let targets = targets + (size_of::<u32>() * first) as u64;
+        let arguments = arguments![logits, vocab, targets, parts.address(), said.row(first)];
+        self.device.launch("logprobs", [rows, 1, 1], 32, 0, arguments);
+    }
+
+    /// Draws a token from each row of logits by the rules at an address, and writes what the row says of it.
+    pub(super) fn draw_and_say(
         &self,
         logits: u64,
         vocab: usize,
-        targets: u64,
+        rules: u64,
         said: &Said,
-        first: usize,
         rows: usize,
     ) {
-        let targets = targets + (size_of::<u32>() * first) as u64;
-        let arguments = arguments![logits, vocab, targets, said.row(first)];
-        self.device.launch("logprobs", [rows, 1, 1], 512, 0, arguments);
+        let Some(parts) = self.parts(logits, vocab, rules, rows) else { return };
+        let tokens = said.targets();
+        let arguments = arguments![logits, vocab, rules, parts.address(), tokens];
+        self.device.launch("draw", [rows, 1, 1], 1024, 0, arguments);
+        let arguments = arguments![logits, vocab, tokens, parts.address(), said.row(0)];
+        self.device.launch("logprobs", [rows, 1, 1], 32, 0, arguments);
+    }
+
+    /// Returns what the parts of rows of logits come to; `rules` is the address of those that tokens are drawn by, or 0.
+    fn parts(&self, logits: u64, vocab: usize, rules: u64, rows: usize) -> Option<Memory> {
+        let count = vocab.div_ceil(PART);
+        let parts = self.room(PART_BYTES * rows * count)?;
+        let arguments = arguments![logits, vocab, rules, parts.address()];
+        self.device.launch("logit_parts", [rows, count, 1], 256, 0, arguments);
+        Some(parts)
     }
 }
 
@@ -143,7 +172,7 @@ impl Said {
     }
 
     /// Returns where the targets begin.
-    pub(super) fn targets(&self) -> u64 {
+    fn targets(&self) -> u64 {
         self.row(self.rows)
     }
 

@@ -22,6 +22,7 @@ const CALLED: &[(&str, &str)] = &[
     ("result::device::get_name", "cuDeviceGetName"),
     ("result::device::total_mem", "cuDeviceTotalMem_v2"),
     ("result::free_async", "cuMemFreeAsync"),
+    ("result::function::get_function_attribute", "cuFuncGetAttribute"),
     ("result::function::set_function_attribute", "cuFuncSetAttribute"),
     ("result::graph::destroy", "cuGraphDestroy"),
     ("result::graph::exec_destroy", "cuGraphExecDestroy"),

@@ -3,8 +3,8 @@
 //! The driver and cuBLASLt are loaded when a device is opened, so the program starts without them.
 //! Products are the library's (`product`), all else are kernels of our own (`kernels/`), compiled into
 //! the program as machine code. Weights are row-major, f32 or bf16. A device for f32 rounds nothing; one
-//! for bf16 rounds what its tensor cores multiply: rows to bf16 for weights in bf16 and in attention over
-//! training passes, to TF32 for adapters; and keys and values of the cache to bf16. Sums and all else are f32.
+//! for bf16 rounds to bf16 what its products read: rows, weights that are f32 themselves (those that are
+//! trained, and adapters), keys and values of the cache. What products read is kept in bf16 where it is made ([`Room::Operands`]). Sums, the residual stream and all else are f32.
 //!
 //! Everything is done on one stream, in order, and no sum depends on which block is done first:
 //! the same calls on the same kind of card give the same bits. What [`super`] says about the order of
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{
-    AttentionShape, Backend, BackendError, CacheShape, PAGE, Rotary, Segment, TokenDraw,
+    AttentionShape, Backend, BackendError, CacheShape, PAGE, Room, Rotary, Segment, TokenDraw,
     TokenLogprob, WeightType, Write,
 };
 use driver::{Argument, Device, Memory};
@@ -27,6 +27,7 @@ use passes::Passes;
 use plan::Cut;
 use product::{Kind, Number, Products, Rounded};
 
+mod attention;
 mod card;
 mod driver;
 mod head;
@@ -52,7 +53,7 @@ macro_rules! arguments {
 use arguments;
 
 /// Positions whose sums one block of threads forms in attention over the cache.
-const CHUNK: usize = 512;
+const CHUNK: usize = 256;
 /// Rows of logits that tokens are drawn from at a time.
 const DRAW_ROWS: usize = 256;
 /// Keys that attention takes together.
@@ -71,33 +72,72 @@ pub struct Cuda {
     /// Graphs that were launched.
     #[cfg(test)]
     graphs: AtomicU64,
-    /// Whether what works on the tensor cores may be rounded for them: weights are bf16.
+    /// Whether what products read is rounded to bf16, as weights are.
     rounds: bool,
 }
 
-/// Numbers on the device.
+/// Numbers on the device: in f32, but for operands of a training pass.
 pub struct Buffer {
     memory: Memory,
     len: usize,
+    number: Number,
     /// Changes with its contents, and no two buffers ever have the same.
     stamp: u64,
 }
 
 impl Buffer {
-    fn new(memory: Memory, len: usize) -> Buffer {
-        Buffer { memory, len, stamp: stamp() }
+    fn new(memory: Memory, len: usize, number: Number) -> Buffer {
+        Buffer { memory, len, number, stamp: stamp() }
     }
 
-    /// Returns the address, for reading `len` numbers.
+    /// Returns the address, for reading `len` numbers in f32.
     fn read(&self, len: usize) -> u64 {
-        assert!(len <= self.len, "{len} numbers of {}", self.len);
-        self.memory.address()
+        assert!(self.number == Number::F32, "a buffer in bf16 where f32 is wanted");
+        self.place(len).address
     }
 
-    /// Returns the address, for writing `len` numbers.
+    /// Returns the address, for writing `len` numbers in f32.
     fn written(&mut self, len: usize) -> u64 {
         self.stamp = stamp();
         self.read(len)
+    }
+
+    /// Returns where it lies, for reading `len` numbers of its type.
+    fn place(&self, len: usize) -> Place {
+        assert!(len <= self.len, "{len} numbers of {}", self.len);
+        Place { address: self.memory.address(), number: self.number }
+    }
+
+    /// Returns where it lies, for writing `len` numbers of its type.
+    fn written_place(&mut self, len: usize) -> Place {
+        self.stamp = stamp();
+        self.place(len)
+    }
+}
+
+/// Where numbers lie, and their type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place {
+    address: u64,
+    number: Number,
+}
+
+impl Place {
+    fn f32(address: u64) -> Place {
+        Place { address, number: Number::F32 }
+    }
+
+    /// Returns where number `first` lies.
+    fn after(self, first: usize) -> Place {
+        Place { address: self.address + (self.number.bytes() * first) as u64, ..self }
+    }
+
+    /// Returns the first name where the numbers are f32, the other where they are bf16.
+    fn pick(self, wide: &'static str, narrow: &'static str) -> &'static str {
+        match self.number {
+            Number::F32 => wide,
+            Number::Bf16 => narrow,
+        }
     }
 }
 
@@ -112,6 +152,18 @@ pub struct Matrix {
     outputs: usize,
     inputs: usize,
     number: Number,
+    /// The same in bf16 for products, where they round and the weight itself is f32.
+    rounded: Option<Memory>,
+}
+
+impl Matrix {
+    /// Returns what products read.
+    fn operand(&self) -> Place {
+        match &self.rounded {
+            Some(rounded) => Place { address: rounded.address(), number: Number::Bf16 },
+            None => Place { address: self.memory.address(), number: self.number },
+        }
+    }
 }
 
 /// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`, in bf16 where weights are.
@@ -141,7 +193,7 @@ impl Cuda {
         library::driver().map_err(fail)?;
         let cublaslt = library::cublaslt().map_err(fail)?.version;
         let device = Arc::new(Device::open(ordinal)?);
-        let products = Arc::new(Products::new(&device, rounds)?);
+        let products = Arc::new(Products::new(&device)?);
         let passes = Mutex::new(Some(Passes::default()));
         let (rounded, link) = Default::default();
         Ok(Cuda {
@@ -256,12 +308,31 @@ impl Backend for Cuda {
         self.device.check()?;
         let memory = Memory::new(&self.device, size_of::<f32>() * len)?;
         memory.clear(memory.bytes());
-        Ok(Buffer::new(memory, len))
+        Ok(Buffer::new(memory, len, Number::F32))
+    }
+
+    fn make_room(&self, room: Room) -> Result<Buffer, BackendError> {
+        match room {
+            Room::Operands(len) if self.rounds => {
+                self.device.check()?;
+                let memory = Memory::new(&self.device, self.room_bytes(room))?;
+                memory.clear(memory.bytes());
+                Ok(Buffer::new(memory, len, Number::Bf16))
+            }
+            Room::Operands(len) | Room::Sums(len) => self.zeros(len),
+        }
+    }
+
+    fn room_bytes(&self, room: Room) -> usize {
+        match room {
+            Room::Operands(len) if self.rounds => Number::Bf16.bytes() * len,
+            Room::Operands(len) | Room::Sums(len) => Number::F32.bytes() * len,
+        }
     }
 
     fn upload(&self, values: &[f32]) -> Result<Buffer, BackendError> {
         self.device.check()?;
-        Ok(Buffer::new(Memory::of(&self.device, values)?, values.len()))
+        Ok(Buffer::new(Memory::of(&self.device, values)?, values.len(), Number::F32))
     }
 
     fn write(&self, values: &[f32], buffer: &mut Buffer, offset: usize) {
@@ -274,9 +345,8 @@ impl Backend for Cuda {
         buffer: &'a Buffer,
         range: Range<usize>,
     ) -> Result<Cow<'a, [f32]>, BackendError> {
-        buffer.read(range.end);
-        let values = buffer.memory.read(size_of::<f32>() * range.start, range.len())?;
-        Ok(Cow::Owned(values))
+        let at = buffer.place(range.end).number.bytes() * range.start;
+        Ok(Cow::Owned(read_as(&buffer.memory, buffer.number, at, range.len())?))
     }
 
     fn len(&self, buffer: &Buffer) -> usize {
@@ -297,18 +367,24 @@ impl Backend for Cuda {
             return Err(self.device.failed(message));
         }
         let number = Number::of(weight_type);
-        if number == Number::F32 {
-            let memory = Memory::of(&self.device, values)?;
-            return Ok(Matrix { memory, outputs, inputs, number });
-        }
-        let memory = Memory::new(&self.device, number.bytes() * values.len())?;
-        let mut matrix = Matrix { memory, outputs, inputs, number };
+        let room = |number: Number| Memory::new(&self.device, number.bytes() * values.len());
+        let rounded = match self.rounds && number == Number::F32 {
+            true => Some(room(Number::Bf16)?),
+            false => None,
+        };
+        let mut matrix = Matrix { memory: room(number)?, outputs, inputs, number, rounded };
         self.repack(&self.upload(values)?, 1.0, &mut matrix);
         Ok(matrix)
     }
 
+    fn adapter_type(&self) -> WeightType {
+        if self.rounds { WeightType::Bf16 } else { WeightType::F32 }
+    }
+
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
-        Number::of(weight_type).bytes() * outputs * inputs
+        let number = Number::of(weight_type);
+        let rounded = if self.rounds && number == Number::F32 { Number::Bf16.bytes() } else { 0 };
+        (number.bytes() + rounded) * outputs * inputs
     }
 
     fn repack(&self, values: &Buffer, scale: f32, matrix: &mut Matrix) {
@@ -320,6 +396,7 @@ impl Backend for Cuda {
             }
             Number::Bf16 => self.device.each("to_bf16", len, arguments![from, scale, len, to]),
         }
+        self.round_weight(matrix);
     }
 
     fn shape(&self, matrix: &Matrix) -> (usize, usize) {
@@ -343,8 +420,12 @@ impl Backend for Cuda {
     }
 
     fn linear(&self, x: &Buffer, rows: usize, weight: &Matrix, y: &mut Buffer, write: Write) {
-        let y = y.written(rows * weight.outputs);
+        let y = y.written_place(rows * weight.outputs);
         self.product(Kind::Forward, x, 0, rows, weight, y, write);
+    }
+
+    fn linear_each(&self, x: &Buffer, rows: usize, products: &mut [(&Matrix, &mut Buffer)]) {
+        self.products_of(x, rows, products);
     }
 
     fn product_bytes(&self, rows: usize, terms: usize, _columns: usize) -> usize {
@@ -359,21 +440,34 @@ impl Backend for Cuda {
         dx: &mut Buffer,
         write: Write,
     ) {
-        let dx = dx.written(rows * weight.inputs);
+        let dx = dx.written_place(rows * weight.inputs);
         self.product(Kind::Backward, dy, 0, rows, weight, dx, write);
     }
 
     fn add_bias(&self, bias: &Buffer, rows: usize, y: &mut Buffer) {
         let (width, len) = (bias.len, rows * bias.len);
-        let (bias, y) = (bias.read(width), y.written(len));
-        self.device.each("add_bias", len, arguments![bias, width, len, y]);
+        let (bias, y) = (bias.read(width), y.written_place(len));
+        let name = y.pick("add_bias", "add_bias_bf16");
+        self.device.each(name, len, arguments![bias, width, len, y.address]);
     }
 
     fn rms_norm(&self, x: &Buffer, rows: usize, weight: &Buffer, eps: f32, y: &mut Buffer) {
         let (width, len) = (weight.len, rows * weight.len);
-        let (x, weight, y) = (x.read(len), weight.read(width), y.written(len));
+        let (x, weight, y) = (x.place(len), weight.read(width), y.written_place(len));
+        let name = match (x.number, y.number) {
+            (Number::F32, Number::F32) => "rms_norm",
+            (Number::F32, Number::Bf16) => "rms_norm_rounded",
+            (Number::Bf16, _) => "rms_norm_bf16",
+        };
+        assert!(x.number == Number::F32 || y.number == Number::Bf16, "a norm widens nothing");
+        let (x, y) = (x.address, y.address);
         let arguments = arguments![x, rows, width, weight, eps, y, narrow(width)];
-        self.rows("rms_norm", rows, width, arguments);
+        if narrow(width) {
+            return self.rows(name, rows, width, arguments);
+        }
+        // A thread has four numbers, and more where rows are wide.
+        let block = width.div_ceil(4).next_multiple_of(32).min(512);
+        self.device.launch(name, [rows, 1, 1], block, 0, arguments);
     }
 
     fn rope(
@@ -386,23 +480,31 @@ impl Backend for Cuda {
     ) {
         let Rotary { cos, sin, head_dim, .. } = rotary;
         let len = plan.rows * heads * (head_dim / 2);
-        let (x, cos, sin) = (x.written(2 * len), cos.read(cos.len), sin.read(sin.len));
+        let (x, cos, sin) = (x.written_place(2 * len), cos.read(cos.len), sin.read(sin.len));
         let sign = if inverse { -1f32 } else { 1f32 };
         let positions = plan.positions();
-        let arguments = arguments![x, heads, head_dim, positions, cos, sin, sign, len];
-        self.device.each("rope", len, arguments);
+        let arguments = arguments![x.address, heads, head_dim, positions, cos, sin, sign, len];
+        self.device.each(x.pick("rope", "rope_bf16"), len, arguments);
     }
 
     fn swiglu(&self, gate: &Buffer, up: &Buffer, len: usize, y: &mut Buffer) {
-        let (gate, up, y) = (gate.read(len), up.read(len), y.written(len));
-        self.device.each("swiglu", len, arguments![gate, up, len, y]);
+        let (gate, up, y) = (gate.place(len), up.place(len), y.written_place(len));
+        assert!(gate.number == up.number, "both of one type");
+        let name = match (gate.number, y.number) {
+            (Number::F32, Number::F32) => "swiglu",
+            (Number::F32, Number::Bf16) => "swiglu_rounded",
+            (Number::Bf16, _) => "swiglu_bf16",
+        };
+        self.device.each(name, len, arguments![gate.address, up.address, len, y.address]);
     }
 
     fn gather(&self, x: &Buffer, width: usize, rows: &[usize], y: &mut Buffer) {
         let len = rows.len() * width;
-        let (x, y) = (x.read(x.len), y.written(len));
+        let (x, y) = (x.place(x.len), y.written_place(len));
+        assert!(x.number == y.number, "both of one type");
         let Some(rows) = self.bring(&narrowed(rows)) else { return };
-        self.device.each("gather", len, arguments![x, width, rows.address(), len, y]);
+        let arguments = arguments![x.address, width, rows.address(), len, y.address];
+        self.device.each(y.pick("gather", "gather_bf16"), len, arguments);
     }
 
     fn attention_bytes(&self, shape: AttentionShape, rows: usize, positions: usize) -> usize {
@@ -423,6 +525,35 @@ impl Backend for Cuda {
     fn cache_bytes(&self, shape: CacheShape) -> usize {
         let CacheShape { layers, kv_heads, head_dim, pages, weight_type } = shape;
         2 * Number::of(weight_type).bytes() * layers * kv_heads * head_dim * pages * PAGE
+    }
+
+    fn rotate_and_store(
+        &self,
+        queries: &mut Buffer,
+        keys: &mut Buffer,
+        values: &Buffer,
+        shape: AttentionShape,
+        rotary: Rotary<&Buffer>,
+        layer: usize,
+        plan: &Plan,
+        cache: &mut Cache,
+    ) {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+        let Rotary { cos, sin, .. } = rotary;
+        let narrow = plan.rows * kv_heads * head_dim;
+        let queries = queries.written(plan.rows * heads * head_dim);
+        let (keys, values) = (keys.read(narrow), values.read(narrow));
+        let (cos, sin, to) = (cos.read(cos.len), sin.read(sin.len), cache.layer(layer));
+        let name = match cache.number {
+            Number::F32 => "rotate_and_store_f32",
+            Number::Bf16 => "rotate_and_store_bf16",
+        };
+        let len = plan.rows * (heads + 2 * kv_heads) * (head_dim / 2);
+        let (positions, tables, pages) = (plan.positions(), plan.tables(), plan.pages());
+        let shape = shape_argument(shape);
+        let arguments =
+            arguments![queries, keys, values, positions, tables, pages, shape, cos, sin, len, to];
+        self.device.each(name, len, arguments);
     }
 
     fn store(&self, keys: &Buffer, values: &Buffer, layer: usize, plan: &Plan, cache: &mut Cache) {
@@ -451,13 +582,19 @@ impl Backend for Cuda {
         y: &mut Buffer,
     ) {
         let AttentionShape { heads, head_dim, .. } = shape;
+        if let Some(kernel) = self.cached_kernel(shape, cache.number) {
+            self.attend_rounded(kernel, queries, shape, cache.layer(layer), plan, y);
+            return;
+        }
         let (each, vectors) = task_rows(shape);
         let Some(tasks) = plan.tasks(Cut::Cached(each)) else { return };
         let chunks = plan.longest.div_ceil(CHUNK);
         let len = plan.rows * heads * head_dim;
         let bytes = self.attention_bytes(shape, plan.rows, plan.longest);
         let Some(parts) = self.room(bytes) else { return };
-        let (queries, y) = (queries.read(len), y.written(len));
+        let (queries, y) = (queries.read(len), y.written_place(len));
+        let rounds = y.number == Number::Bf16;
+        let y = y.address;
         let name = match cache.number {
             Number::F32 => "attend_f32",
             Number::Bf16 => "attend_bf16",
@@ -476,12 +613,13 @@ impl Backend for Cuda {
                 shape_argument(shape),
                 plan.rows,
                 parts.address(),
-                y
+                y,
+                rounds
             ],
         );
         if chunks > 1 {
             let rows = plan.rows * heads;
-            let arguments = arguments![parts.address(), chunks, rows, head_dim, y];
+            let arguments = arguments![parts.address(), chunks, rows, head_dim, y, rounds];
             self.device.launch("join_chunks", [rows, 1, 1], 64, 0, arguments);
         }
     }
@@ -507,9 +645,7 @@ impl Backend for Cuda {
         let rules = Memory::of(&self.device, &rules)?;
         let said = Said::with_targets(&self.device, draws.len())?;
         let logits = logits.read(draws.len() * vocab);
-        let arguments = arguments![logits, vocab, rules.address(), said.targets()];
-        self.device.launch("draw", [draws.len(), 1, 1], 1024, 0, arguments);
-        self.say(logits, vocab, said.targets(), &said, 0, draws.len());
+        self.draw_and_say(logits, vocab, rules.address(), &said, draws.len());
         said.hear_with_targets().map(Some)
     }
 
@@ -531,6 +667,22 @@ impl Backend for Cuda {
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         self.device.check()?;
         self.say_of_logits(logits.read(targets.len() * vocab), vocab, targets)
+    }
+}
+
+/// Reads numbers of a type from some byte on.
+fn read_as(
+    memory: &Memory,
+    number: Number,
+    at: usize,
+    len: usize,
+) -> Result<Vec<f32>, BackendError> {
+    match number {
+        Number::F32 => memory.read(at, len),
+        Number::Bf16 => {
+            let values: Vec<u16> = memory.read(at, len)?;
+            Ok(values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect())
+        }
     }
 }
 

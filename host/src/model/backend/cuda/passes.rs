@@ -1,9 +1,10 @@
 //! Passes of which many are alike, such as those that decode: noted first, and replayed as a graph.
 //!
-//! From token to token such a pass asks for the same launches with the same arguments; what changes lies in memory. So its
-//! launches are only noted, and at its end compared with those of the passes before. One that is asked for a second time is
-//! made a graph of, and from then on one call of the driver stands for all of it. Whether it is the same is seen from what
-//! was asked for itself, so nothing has to say when a graph is out of date.
+//! From token to token such a pass asks for the same launches with the same arguments; what changes lies in memory. So of
+//! one that is asked for a second time a graph is made, while the device is at work on it, and from then on one call of the
+//! driver stands for all of it. Whether a pass is a graph's is seen from what it asks for itself, so nothing has to say when
+//! a graph is out of date: as long as it asks for what a graph begins with, nothing is asked of the driver and nothing
+//! written down. Where it first asks for something else, all before is asked for, and the rest as it comes.
 //!
 //! Addresses must be the same for that: what a pass brings to the device, and what it works in, lies in memory that is kept
 //! from pass to pass. Whatever is not noted (copies to where something may lie, waiting) first asks for all that was, so the
@@ -12,6 +13,7 @@
 //! Notes are of one thread, and one thread at a time has them. The others, and passes that are not alike, ask for their
 //! launches as they come.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -25,33 +27,50 @@ use crate::model::backend::BackendError;
 
 /// Graphs that are kept, the last used first.
 const GRAPHS: usize = 8;
+/// Passes that are kept to see whether they come again, the last first.
+const SEEN: usize = 4;
 
 /// What begins in memory for what is brought begins at a multiple of this.
 const PLACE: usize = 4096;
 
 /// A kernel that is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Launch {
+pub(super) struct Launch<'a> {
     pub(super) name: &'static str,
     pub(super) grid: [u32; 3],
     pub(super) block: u32,
     /// Bytes of dynamic shared memory.
     pub(super) shared: u32,
-    pub(super) arguments: Vec<Argument>,
+    pub(super) arguments: Cow<'a, [Argument]>,
 }
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Asked {
-    Launch(Launch),
+pub(super) enum Asked<'a> {
+    Launch(Launch<'a>),
     Product(Product),
+}
+
+impl Asked<'_> {
+    /// Returns the same with arguments of its own.
+    fn kept(&self) -> Asked<'static> {
+        match self {
+            Asked::Launch(launch) => {
+                let Launch { name, grid, block, shared, arguments } = launch;
+                let arguments = Cow::Owned(arguments.to_vec());
+                let (grid, block, shared) = (*grid, *block, *shared);
+                Asked::Launch(Launch { name, grid, block, shared, arguments })
+            }
+            Asked::Product(product) => Asked::Product(*product),
+        }
+    }
 }
 
 /// What is kept from pass to pass.
 #[derive(Default)]
 pub(super) struct Passes {
-    /// What the last pass asked for that was no graph's.
-    last: Vec<Asked>,
+    /// What the last passes asked for that were no graph's.
+    seen: Vec<Vec<Asked<'static>>>,
     graphs: Vec<Graph>,
     /// Whether the driver makes no graphs.
     refused: bool,
@@ -64,7 +83,7 @@ pub(super) struct Passes {
 
 /// A pass as the driver has it.
 struct Graph {
-    asked: Vec<Asked>,
+    asked: Vec<Asked<'static>>,
     executable: sys::CUgraphExec,
     device: Arc<Device>,
 }
@@ -85,14 +104,63 @@ struct Notes {
     device: Arc<Device>,
     products: Arc<Products>,
     passes: Passes,
-    asked: Vec<Asked>,
-    /// Whether some was asked for before its end.
+    /// A bit for each graph that begins with what was asked for so far; none once the pass is no graph's.
+    alike: u32,
+    /// How much was asked for, and waits, as long as the pass may be a graph's.
+    waiting: usize,
+    /// What was asked for, once it is no graph's.
+    asked: Vec<Asked<'static>>,
+    /// Whether something that is not noted came in between.
     broken: bool,
     /// Bytes of `passes.brought` that are taken, and that would be if there were more.
     taken: usize,
     wanted: usize,
     /// Freed once what was noted is asked for.
     freed: Vec<u64>,
+}
+
+impl Notes {
+    /// Returns whether a graph begins with what was asked for so far.
+    fn may_be(&self, graph: usize) -> bool {
+        (self.alike >> graph) & 1 == 1
+    }
+
+    /// Notes what is asked for; returns whether it waits for the end of the pass.
+    fn note(&mut self, asked: &Asked<'_>) -> bool {
+        if self.alike != 0 {
+            let goes_on = |graph: &Graph| graph.asked.get(self.waiting) == Some(asked);
+            let alike = (0..self.passes.graphs.len())
+                .filter(|&at| self.may_be(at) && goes_on(&self.passes.graphs[at]))
+                .fold(0, |alike, at| alike | (1 << at));
+            if alike != 0 {
+                (self.alike, self.waiting) = (alike, self.waiting + 1);
+                return true;
+            }
+            self.catch_up();
+        }
+        if !self.broken && !self.passes.refused {
+            self.asked.push(asked.kept());
+        }
+        false
+    }
+
+    /// Asks for what waits; the rest of the pass does not.
+    fn catch_up(&mut self) {
+        if self.alike != 0 {
+            let graph = &self.passes.graphs[self.alike.trailing_zeros() as usize];
+            let waiting = &graph.asked[..self.waiting];
+            ask_each(&self.device, &self.products, waiting);
+            self.asked = waiting.to_vec();
+            (self.alike, self.waiting) = (0, 0);
+        }
+    }
+
+    /// Returns which graph the pass is, where it is one.
+    fn graph(&self) -> Option<usize> {
+        let whole = |graph: &Graph| graph.asked.len() == self.waiting;
+        let graphs = &self.passes.graphs;
+        (0..graphs.len()).find(|&at| self.may_be(at) && whole(&graphs[at]))
+    }
 }
 
 thread_local! {
@@ -108,16 +176,15 @@ fn noted<R>(device: &Device, act: impl FnOnce(&mut Notes) -> R) -> Option<R> {
 }
 
 /// Notes what is asked for; returns it where it is to be asked for at once.
-pub(super) fn defer(device: &Device, asked: Asked) -> Option<Asked> {
-    let mut asked = Some(asked);
-    noted(device, |notes| notes.asked.extend(asked.take()));
-    asked
+pub(super) fn defer<'a>(device: &Device, asked: Asked<'a>) -> Option<Asked<'a>> {
+    let waits = noted(device, |notes| notes.note(&asked)).unwrap_or(false);
+    (!waits).then_some(asked)
 }
 
-/// Notes what is to be freed; false where it is to be freed at once, as nothing that was noted may be at work in it.
+/// Notes what is to be freed; false where it is to be freed at once, as nothing that waits may be at work in it.
 pub(super) fn defer_free(device: &Device, address: u64) -> bool {
     let defer = |notes: &mut Notes| {
-        let waits = !notes.asked.is_empty();
+        let waits = notes.waiting > 0;
         notes.freed.extend(waits.then_some(address));
         waits
     };
@@ -126,13 +193,12 @@ pub(super) fn defer_free(device: &Device, address: u64) -> bool {
 
 /// Asks for what was noted so far, before something that is not.
 pub(super) fn flush(device: &Device) {
-    let take = |notes: &mut Notes| {
+    noted(device, |notes| {
+        if notes.waiting > 0 {
+            notes.catch_up();
+        }
         notes.broken |= !notes.asked.is_empty();
-        (std::mem::take(&mut notes.asked), notes.products.clone())
-    };
-    if let Some((asked, products)) = noted(device, take) {
-        ask_each(device, &products, &asked);
-    }
+    });
 }
 
 /// Takes what the pass that is noted has rounded last.
@@ -149,7 +215,7 @@ pub(super) fn keep_rounded(device: &Device, rounded: Rounded) {
 fn ask(
     device: &Device,
     products: &Products,
-    asked: &Asked,
+    asked: &Asked<'_>,
     stream: sys::CUstream,
 ) -> Result<(), String> {
     match asked {
@@ -159,7 +225,7 @@ fn ask(
 }
 
 /// Asks for one after the other; a failure is remembered.
-fn ask_each(device: &Device, products: &Products, asked: &[Asked]) {
+fn ask_each(device: &Device, products: &Products, asked: &[Asked<'_>]) {
     for asked in asked {
         device.hear(ask(device, products, asked, device.stream()));
     }
@@ -174,7 +240,9 @@ impl Cuda {
         NOTES.set(Some(Notes {
             device: self.device.clone(),
             products: self.products.clone(),
+            alike: (1 << passes.graphs.len()) - 1,
             passes,
+            waiting: 0,
             asked: Vec::new(),
             broken: false,
             taken: 0,
@@ -187,14 +255,17 @@ impl Cuda {
         result
     }
 
-    fn end(&self, notes: Notes) {
-        let Notes { device, mut passes, asked, broken, wanted, freed, .. } = notes;
-        match broken || asked.is_empty() {
-            true => ask_each(&device, &self.products, &asked),
-            false => self.ask_at_once(&mut passes, asked),
+    fn end(&self, mut notes: Notes) {
+        match notes.graph() {
+            Some(at) => self.replay(&mut notes.passes, at),
+            None => notes.catch_up(),
         }
+        let Notes { device, mut passes, asked, broken, wanted, freed, .. } = notes;
         for address in freed {
             device.free(address);
+        }
+        if !broken && !passes.refused && !asked.is_empty() {
+            self.keep(&mut passes, asked);
         }
         // The next pass that brings as much finds room for all of it.
         if passes.brought.as_ref().map_or(0, Memory::bytes) < wanted {
@@ -206,45 +277,41 @@ impl Cuda {
         *self.passes.lock().expect("nothing panics while it is held") = Some(passes);
     }
 
-    /// Asks for a whole pass: for its graph, if it was asked for before.
-    fn ask_at_once(&self, passes: &mut Passes, asked: Vec<Asked>) {
-        let known = passes.graphs.iter().position(|graph| graph.asked == asked);
-        let graph = match known {
-            Some(known) => Some(passes.graphs.remove(known)),
-            None if passes.refused || passes.last != asked => None,
-            None => match self.graph(&asked) {
-                Ok(executable) => {
-                    let (asked, device) = (asked.clone(), self.device.clone());
-                    Some(Graph { asked, executable, device })
-                }
-                Err(error) => {
-                    tracing::warn!("decodes without graphs, as the driver makes none: {error}");
-                    passes.refused = true;
-                    None
-                }
-            },
+    /// Asks for a whole pass by its graph.
+    fn replay(&self, passes: &mut Passes, at: usize) {
+        let graph = passes.graphs.remove(at);
+        self.device.enter();
+        // SAFETY: the graph is whole, and what it works on is what was just asked for.
+        let said = unsafe { result::graph::launch(graph.executable, self.device.stream()) };
+        self.device.note(said);
+        #[cfg(test)]
+        self.graphs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        passes.graphs.insert(0, graph);
+    }
+
+    /// Keeps what a pass asked for; makes a graph of it where it was asked for before.
+    fn keep(&self, passes: &mut Passes, asked: Vec<Asked<'static>>) {
+        let Some(before) = passes.seen.iter().position(|seen| *seen == asked) else {
+            passes.seen.truncate(SEEN - 1);
+            return passes.seen.insert(0, asked);
         };
-        match graph {
-            Some(graph) => {
-                self.device.enter();
-                // SAFETY: the graph is whole, and what it works on is what was just asked for.
-                let said = unsafe { result::graph::launch(graph.executable, self.device.stream()) };
-                self.device.note(said);
-                #[cfg(test)]
-                self.graphs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        passes.seen.remove(before);
+        match self.graph(&asked) {
+            Ok(executable) => {
+                let device = self.device.clone();
                 passes.graphs.truncate(GRAPHS - 1);
-                passes.graphs.insert(0, graph);
+                passes.graphs.insert(0, Graph { asked, executable, device });
             }
-            None => {
-                ask_each(&self.device, &self.products, &asked);
-                passes.last = asked;
+            Err(error) => {
+                tracing::warn!("decodes without graphs, as the driver makes none: {error}");
+                passes.refused = true;
             }
         }
     }
 
     /// Makes a graph of what was asked for, which asks for none of it. It was asked for before: so nothing is allocated,
     /// copied or looked up now, such as cuBLASLt's algorithm for a product, which a stream that is captured may not take.
-    fn graph(&self, asked: &[Asked]) -> Result<sys::CUgraphExec, String> {
+    fn graph(&self, asked: &[Asked<'_>]) -> Result<sys::CUgraphExec, String> {
         self.device.enter();
         // On a stream of its own, as everything on it becomes the graph's, another thread's launches too.
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
@@ -261,7 +328,7 @@ impl Cuda {
         executable.map_err(describe)
     }
 
-    fn captured(&self, asked: &[Asked], stream: sys::CUstream) -> Result<sys::CUgraph, String> {
+    fn captured(&self, asked: &[Asked<'_>], stream: sys::CUstream) -> Result<sys::CUgraph, String> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive and new.
         unsafe { result::stream::begin_capture(stream, mode) }.map_err(describe)?;

@@ -1,11 +1,13 @@
 //! The segments of a pass on the device, and their rows cut into tasks for attention.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{Device, Memory};
-use super::passes;
-use crate::model::backend::{BackendError, Segment};
+use super::{CHUNK, passes};
+use crate::model::backend::{BackendError, PAGE, Segment};
 
 /// The segments of a pass.
 pub struct Plan {
@@ -15,6 +17,7 @@ pub struct Plan {
     /// One more than the last position of any segment.
     pub(super) longest: usize,
     segments: Vec<Place>,
+    positions: Vec<u32>,
     /// Each row's position, then where each row's pages begin, then the pages.
     memory: Memory,
     tasks: Mutex<HashMap<Cut, Arc<Tasks>>>,
@@ -26,6 +29,8 @@ struct Place {
     rows: usize,
     position: usize,
     pages: usize,
+    /// The first chunks of positions whose pages are those of the segment before.
+    shared: usize,
 }
 
 /// How rows are cut into tasks.
@@ -33,13 +38,16 @@ struct Place {
 pub(super) enum Cut {
     /// At most so many rows each, over the cache.
     Cached(usize),
+    /// At most so many rows each that read the same pages for a chunk of positions, of which they see those of a
+    /// window.
+    Chunks(usize, Option<usize>),
     /// At most so many rows each, within their segment.
     Training(usize),
     /// A tile of so many keys each.
     Keys(usize),
 }
 
-/// Tasks on the device; `Task` of the kernels is four numbers.
+/// Tasks on the device; `Task` of the kernels is four numbers, and `Reading` six.
 pub(super) struct Tasks {
     pub(super) memory: Memory,
     pub(super) count: usize,
@@ -49,21 +57,25 @@ impl Plan {
     pub(super) fn new(device: &Arc<Device>, segments: &[Segment]) -> Result<Plan, BackendError> {
         let (mut positions, mut tables, mut pages) = (vec![], vec![], vec![]);
         let (mut places, mut longest) = (Vec::with_capacity(segments.len()), 0);
+        let mut before: &[u32] = &[];
         for segment in segments {
             let Segment { rows, position, .. } = *segment;
             let (first_row, first_page) = (positions.len(), pages.len());
-            places.push(Place { first_row, rows, position, pages: first_page });
+            if rows == 0 {
+                continue;
+            }
+            let shared = common_chunks(before, &segment.pages);
+            before = &segment.pages;
+            places.push(Place { first_row, rows, position, pages: first_page, shared });
             positions.extend((position..position + rows).map(|position| position as u32));
             tables.extend(std::iter::repeat_n(first_page as u32, rows));
             pages.extend_from_slice(&segment.pages);
             longest = longest.max(position + rows);
         }
         let rows = positions.len();
-        positions.append(&mut tables);
-        positions.append(&mut pages);
-        let memory = passes::bring(device, &positions)?;
+        let memory = passes::bring(device, &[&positions[..], &tables[..], &pages[..]].concat())?;
         let (device, tasks) = (device.clone(), Mutex::default());
-        Ok(Plan { device, rows, longest, segments: places, memory, tasks })
+        Ok(Plan { device, rows, longest, segments: places, positions, memory, tasks })
     }
 
     /// Returns the address of each row's position.
@@ -87,15 +99,25 @@ impl Plan {
         if let Some(tasks) = known.get(&cut) {
             return Some(tasks.clone());
         }
-        let tasks = self.cut(cut);
-        let memory = Memory::or_remember(&self.device, passes::bring(&self.device, &tasks))?;
-        let tasks = Arc::new(Tasks { memory, count: tasks.len() });
+        let (memory, count) = match cut {
+            Cut::Chunks(each, window) => {
+                let tasks = self.cut_chunks(each, window);
+                (passes::bring(&self.device, &tasks), tasks.len())
+            }
+            _ => {
+                let tasks = self.cut(cut);
+                (passes::bring(&self.device, &tasks), tasks.len())
+            }
+        };
+        let memory = Memory::or_remember(&self.device, memory)?;
+        let tasks = Arc::new(Tasks { memory, count });
         known.insert(cut, tasks.clone());
         Some(tasks)
     }
 
     fn cut(&self, cut: Cut) -> Vec<[u32; 4]> {
-        let (Cut::Cached(each) | Cut::Training(each) | Cut::Keys(each)) = cut;
+        let (Cut::Cached(each) | Cut::Chunks(each, _) | Cut::Training(each) | Cut::Keys(each)) =
+            cut;
         let mut tasks = Vec::new();
         for place in &self.segments {
             if !matches!(cut, Cut::Cached(_)) {
@@ -103,7 +125,7 @@ impl Plan {
             }
             for start in (0..place.rows).step_by(each) {
                 let last = match cut {
-                    Cut::Cached(_) => place.pages,
+                    Cut::Cached(_) | Cut::Chunks(..) => place.pages,
                     Cut::Training(_) => place.first_row,
                     Cut::Keys(_) => place.first_row + place.rows,
                 };
@@ -120,4 +142,55 @@ impl Plan {
         tasks.reverse();
         tasks
     }
+
+    fn cut_chunks(&self, each: usize, window: Option<usize>) -> Vec<[u32; 6]> {
+        let mut tasks = Vec::new();
+        for chunk in 0..self.longest.div_ceil(CHUNK) {
+            let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+            // Rows in a row that read the same pages, and where these pages begin.
+            let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
+            for place in &self.segments {
+                // Rows before the chunk do not see it, nor those whose window lies behind it.
+                let first = start.saturating_sub(place.position);
+                let behind = window.map_or(usize::MAX, |window| (end - 1).saturating_add(window));
+                let last = place.rows.min(behind.saturating_sub(place.position));
+                if first >= last {
+                    continue;
+                }
+                let rows = place.first_row + first..place.first_row + last;
+                match runs.last_mut() {
+                    Some((run, _)) if run.end == rows.start && place.shared > chunk => {
+                        run.end = rows.end;
+                    }
+                    _ => runs.push((rows, place.pages)),
+                }
+            }
+            for (run, pages) in runs {
+                for first in run.clone().step_by(each) {
+                    let rows = first..run.end.min(first + each);
+                    let seen = |row: usize| {
+                        let end = self.positions[row] as usize + 1;
+                        let start = window.map_or(0, |window| end.saturating_sub(window));
+                        (start, end)
+                    };
+                    let from = rows.clone().map(|row| seen(row).0).min().unwrap_or(0).max(start);
+                    let to = rows.clone().map(|row| seen(row).1).max().unwrap_or(0).min(end);
+                    let task = [rows.start, rows.len(), chunk, pages, from, to];
+                    tasks.push(task.map(|number| number as u32));
+                }
+            }
+        }
+        tasks.sort_by_key(|&[_, rows, _, _, from, to]| Reverse(rows * (to - from)));
+        // A few that have no rows, so that there are as many for the next token, where one more sequence has come to
+        // another chunk: passes that ask for the same are replayed.
+        let step = (tasks.len() / 8).next_power_of_two();
+        tasks.resize(tasks.len().next_multiple_of(step), [0; 6]);
+        tasks
+    }
+}
+
+/// Returns for how many chunks of positions, from the first on, two sequences have the same pages.
+fn common_chunks(a: &[u32], b: &[u32]) -> usize {
+    const PAGES: usize = CHUNK / PAGE;
+    a.chunks_exact(PAGES).zip(b.chunks_exact(PAGES)).take_while(|(a, b)| a == b).count()
 }

@@ -1,11 +1,13 @@
 //! Products of matrices, by cuBLASLt.
 //!
-//! Products of few rows in bf16 have kernels of our own (`kernels/narrow.cuh`); all others are the
+//! Products of few rows in bf16 have kernels of our own ([`narrow`]); all others are the
 //! library's. It picks an algorithm for each shape, and picks another for another number of rows, which
 //! changes the last bits. So that a row's result does not depend on how many others there are,
 //! forward products of up to [`NARROW`] rows take one algorithm for each weight, which adds up in one go.
 //! Generation and scoring stay within that; a training pass of more rows gets what is fastest, and so
 //! does every backward pass.
+
+mod narrow;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -17,8 +19,8 @@ use cudarc::driver::sys::CUstream;
 
 use super::driver::{Argument, Device, Memory};
 use super::passes::{self, Asked};
-use super::{Buffer, Cuda, Matrix, arguments};
-use crate::model::backend::{BackendError, WeightType, Write};
+use super::{Buffer, Cuda, Matrix, Place, arguments};
+use crate::model::backend::{Backend, BackendError, WeightType, Write};
 
 /// Rows up to which the bits of a forward product do not depend on their number.
 pub(super) const NARROW: usize = 2048;
@@ -38,7 +40,7 @@ pub(super) enum Kind {
     Gradient,
 }
 
-/// The numbers of both operands of a product; sums and results are f32.
+/// The type of numbers: of both operands of a product, and of its result. Sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Number {
     F32,
@@ -66,14 +68,17 @@ impl Number {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Product {
     pub(super) kind: Kind,
+    /// Of both operands.
     pub(super) number: Number,
     pub(super) rows: usize,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    /// Addresses of both operands, in the order of [`Kind`], and of the result.
+    /// Addresses of both operands, in the order of [`Kind`].
     pub(super) left: u64,
     pub(super) right: u64,
-    pub(super) result: u64,
+    pub(super) result: Place,
+    /// Whether the bits of a row must not depend on how many there are.
+    pub(super) alike: bool,
     pub(super) scale: f32,
     pub(super) before: f32,
 }
@@ -103,45 +108,100 @@ impl Cuda {
         first: usize,
         rows: usize,
         weight: &Matrix,
-        result: u64,
+        result: Place,
         write: Write,
     ) {
-        let Matrix { memory, outputs, inputs, number } = weight;
-        let width = if kind == Kind::Forward { *inputs } else { *outputs };
-        let (at, len) = (first * width, rows * width);
-        let address = x.read(at + len) + (size_of::<f32>() * at) as u64;
-        let product = |left| Product {
-            kind,
-            number: *number,
-            rows,
-            outputs: *outputs,
-            inputs: *inputs,
-            left,
-            right: memory.address(),
-            result,
-            scale: 1.0,
-            before: if write == Write::Add { 1.0 } else { 0.0 },
+        let Matrix { outputs, inputs, .. } = *weight;
+        let width = if kind == Kind::Forward { inputs } else { outputs };
+        let weights = weight.operand();
+        // Only training has products whose results are operands.
+        let training = result.number == Number::Bf16;
+        let alike = kind == Kind::Forward && rows <= NARROW && !training;
+        let narrow = alike && weights.number == Number::Bf16 && inputs.is_multiple_of(8);
+        self.with_operand(x, first * width, rows * width, weights.number, |left| match narrow {
+            true => self.narrow_products(left, rows, &[(weight, result.address)], write),
+            false => self.products.run(Product {
+                kind,
+                number: weights.number,
+                rows,
+                outputs,
+                inputs,
+                left,
+                right: weights.address,
+                result,
+                alike,
+                scale: 1.0,
+                before: if write == Write::Add { 1.0 } else { 0.0 },
+            }),
+        });
+    }
+
+    /// Multiplies rows with several weights of as many inputs.
+    pub(super) fn products_of(
+        &self,
+        x: &Buffer,
+        rows: usize,
+        products: &mut [(&Matrix, &mut Buffer)],
+    ) {
+        let Some((Matrix { inputs, .. }, _)) = products.first() else { return };
+        let inputs = *inputs;
+        let narrow = |(weight, y): &(&Matrix, &mut Buffer)| {
+            weight.inputs == inputs
+                && weight.operand().number == Number::Bf16
+                && y.number == Number::F32
         };
-        match number {
-            Number::F32 => self.products.run(product(address)),
-            Number::Bf16 => {
-                // Held until the product is asked for, as another thread's would use the same room.
-                let narrow = kind == Kind::Forward && rows <= NARROW && inputs.is_multiple_of(8);
-                let ask = |rounded: &mut Rounded| {
-                    let Some(to) = self.round(rounded, (x.stamp, at, len), address) else { return };
-                    match narrow {
-                        true => self.narrow_product(to, rows, weight, result, write),
-                        false => self.products.run(product(to)),
-                    }
-                };
-                match passes::take_rounded(&self.device) {
-                    Some(mut rounded) => {
-                        ask(&mut rounded);
-                        passes::keep_rounded(&self.device, rounded);
-                    }
-                    None => ask(&mut self.rounded.lock().expect("nothing panics while it is held")),
-                }
+        if rows > NARROW || !inputs.is_multiple_of(8) || !products.iter().all(narrow) {
+            for (weight, y) in products {
+                self.linear(x, rows, weight, y, Write::Set);
             }
+            return;
+        }
+        let to = |(weight, y): &mut (&'_ Matrix, &mut Buffer)| {
+            let len = rows * weight.outputs;
+            y.written(len)
+        };
+        let addresses: Vec<u64> = products.iter_mut().map(to).collect();
+        let weights: Vec<_> =
+            products.iter().zip(addresses).map(|((weight, _), y)| (*weight, y)).collect();
+        self.with_operand(x, 0, rows * inputs, Number::Bf16, |left| {
+            self.narrow_products(left, rows, &weights, Write::Set);
+        });
+    }
+
+    /// Asks for a product with numbers of a buffer from `at` on, of this type, which may be rounded for it.
+    pub(super) fn with_operand(
+        &self,
+        x: &Buffer,
+        at: usize,
+        len: usize,
+        number: Number,
+        ask: impl FnOnce(u64),
+    ) {
+        let place = x.place(at + len).after(at);
+        if place.number == number {
+            return ask(place.address);
+        }
+        assert!(number == Number::Bf16, "nothing is widened for a product");
+        // Held until the product is asked for, as another thread's would use the same room.
+        let ask = |rounded: &mut Rounded| {
+            if let Some(to) = self.round(rounded, (x.stamp, at, len), place.address) {
+                ask(to);
+            }
+        };
+        match passes::take_rounded(&self.device) {
+            Some(mut rounded) => {
+                ask(&mut rounded);
+                passes::keep_rounded(&self.device, rounded);
+            }
+            None => ask(&mut self.rounded.lock().expect("nothing panics while it is held")),
+        }
+    }
+
+    /// Rounds a weight again after it changed, where products read it in bf16.
+    pub(super) fn round_weight(&self, weight: &Matrix) {
+        if let Some(rounded) = &weight.rounded {
+            let (from, len) = (weight.memory.address(), weight.outputs * weight.inputs);
+            self.device.each("to_bf16", len, arguments![from, 1f32, len, rounded.address()]);
         }
     }
 
@@ -160,42 +220,14 @@ impl Cuda {
         }
         Some(to)
     }
-
-    /// Multiplies few rows in bf16 with a weight; `kernels/narrow.cuh` says in which order.
-    fn narrow_product(&self, x: u64, rows: usize, weight: &Matrix, y: u64, write: Write) {
-        /// Outputs and rows of a block, and the slices that terms are cut into.
-        const OUT: usize = 128;
-        const ROWS: usize = 64;
-        const SLICES: usize = 8;
-        /// Bytes of its stages in shared memory.
-        const STAGES: usize = 4 * (OUT + ROWS) * 64 * size_of::<half::bf16>();
-        let Matrix { memory, outputs, inputs, .. } = weight;
-        let (w, outputs, inputs) = (memory.address(), *outputs, *inputs);
-        let add = write == Write::Add;
-        if rows <= 16 {
-            let name = if rows <= 8 { "narrow_few_8" } else { "narrow_few_16" };
-            let arguments = arguments![w, x, rows, outputs, inputs, y, add];
-            return self.device.launch(name, [outputs.div_ceil(16), 1, 1], 256, 0, arguments);
-        }
-        let (across, down) = (outputs.div_ceil(OUT), rows.div_ceil(ROWS));
-        // As many blocks as keep all processors busy.
-        let enough = 2 * self.device.processors as usize;
-        let parts = enough.div_ceil(across * down).next_power_of_two().min(SLICES);
-        let len = if parts > 1 { SLICES * rows * outputs } else { 0 };
-        let Some(sums) = self.room(size_of::<f32>() * len) else { return };
-        let arguments = arguments![w, x, rows, outputs, inputs, sums.address(), y, add];
-        self.device.launch("narrow_many", [across, down, parts], 128, STAGES, arguments);
-        if parts > 1 {
-            let len = rows * outputs;
-            self.device.each("add_slices", len, arguments![sums.address(), len, y, add]);
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     kind: Kind,
     number: Number,
+    result: Number,
+    alike: bool,
     outputs: usize,
     inputs: usize,
     /// Rows up to which it serves, a power of two.
@@ -206,8 +238,6 @@ struct Key {
 pub(super) struct Products {
     device: Arc<Device>,
     handle: lt::cublasLtHandle_t,
-    /// Whether operands in f32 may be rounded to the 10 bits of TF32.
-    rounds: bool,
     workspace: Memory,
     algorithms: Mutex<HashMap<Key, lt::cublasLtMatmulAlgo_t>>,
 }
@@ -218,14 +248,14 @@ unsafe impl Send for Products {}
 unsafe impl Sync for Products {}
 
 impl Products {
-    pub(super) fn new(device: &Arc<Device>, rounds: bool) -> Result<Products, BackendError> {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Products, BackendError> {
         device.enter();
         // First, as a handle would stay where there is no room.
         let workspace = Memory::new(device, WORKSPACE)?;
         let handle = cudarc::cublaslt::result::create_handle()
             .map_err(|error| device.failed(format!("cuBLASLt does not start: {error}")))?;
         let (device, algorithms) = (device.clone(), Mutex::default());
-        Ok(Products { device, handle, rounds, workspace, algorithms })
+        Ok(Products { device, handle, workspace, algorithms })
     }
 
     /// Asks for a product; a failure is remembered.
@@ -252,7 +282,7 @@ impl Products {
     }
 
     fn try_issue(&self, product: &Product, stream: CUstream) -> Result<(), CublasError> {
-        let place = Place::new(product, product.rows, self.rounds)?;
+        let place = Descriptors::new(product, product.rows)?;
         let algorithm = self.algorithm(product)?;
         let Product { left, right, result, scale, before, .. } = *product;
         // The library's matrices are stored by columns, so its first operand is our second.
@@ -267,9 +297,9 @@ impl Products {
                 left as *const c_void,
                 place.b,
                 (&raw const before).cast(),
-                result as *const c_void,
+                result.address as *const c_void,
                 place.d,
-                result as *mut c_void,
+                result.address as *mut c_void,
                 place.d,
                 &raw const algorithm,
                 self.workspace.address() as *mut c_void,
@@ -281,23 +311,26 @@ impl Products {
     }
 
     fn algorithm(&self, product: &Product) -> Result<lt::cublasLtMatmulAlgo_t, CublasError> {
-        let Product { kind, number, outputs, inputs, .. } = *product;
-        let narrow = kind == Kind::Forward && product.rows <= NARROW;
-        let rows = if narrow { NARROW } else { product.rows.next_power_of_two() };
-        let key = Key { kind, number, outputs, inputs, rows };
+        let Product { kind, number, outputs, inputs, alike, .. } = *product;
+        let rows = if alike { NARROW } else { product.rows.next_power_of_two() };
+        let key = Key { kind, number, result: product.result.number, alike, outputs, inputs, rows };
         let mut algorithms = self.algorithms.lock().expect("nothing panics while it is held");
         if let Some(algorithm) = algorithms.get(&key) {
             return Ok(*algorithm);
         }
         // For the key's rows and not this product's, so that it does not matter which came first.
-        let rows = if narrow { TYPICAL } else { rows };
-        let found = self.pick(&Place::new(product, rows, self.rounds)?, narrow)?;
+        let rows = if alike { TYPICAL } else { rows };
+        let found = self.pick(&Descriptors::new(product, rows)?, alike)?;
         algorithms.insert(key, found);
         Ok(found)
     }
 
     /// Returns the algorithm that the library thinks fastest, `whole` of those that do not cut sums.
-    fn pick(&self, place: &Place, whole: bool) -> Result<lt::cublasLtMatmulAlgo_t, CublasError> {
+    fn pick(
+        &self,
+        place: &Descriptors,
+        whole: bool,
+    ) -> Result<lt::cublasLtMatmulAlgo_t, CublasError> {
         const MOST: usize = 32;
         use lt::cublasLtMatmulPreferenceAttributes_t as Preference;
         let preference = cudarc::cublaslt::result::create_matmul_pref()?;
@@ -379,17 +412,17 @@ fn splits(algorithm: &lt::cublasLtMatmulAlgo_t) -> i32 {
 }
 
 /// The descriptors of a product.
-struct Place {
+struct Descriptors {
     operation: lt::cublasLtMatmulDesc_t,
     a: lt::cublasLtMatrixLayout_t,
     b: lt::cublasLtMatrixLayout_t,
     d: lt::cublasLtMatrixLayout_t,
 }
 
-impl Place {
-    fn new(product: &Product, rows: usize, rounds: bool) -> Result<Place, CublasError> {
+impl Descriptors {
+    fn new(product: &Product, rows: usize) -> Result<Descriptors, CublasError> {
         let Product { kind, number, outputs, inputs, .. } = *product;
-        let of = match number {
+        let of = |number| match number {
             Number::F32 => DataType::CUDA_R_32F,
             Number::Bf16 => DataType::CUDA_R_16BF,
         };
@@ -408,16 +441,12 @@ impl Place {
             )
         };
         let (operation, none) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let mut place = Place { operation, a: none, b: none, d: none };
-        let compute = match number {
-            Number::F32 if rounds => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            _ => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-        };
-        place.operation =
-            cudarc::cublaslt::result::create_matmul_desc(compute, DataType::CUDA_R_32F)?;
-        place.a = layout(of, a)?;
-        place.b = layout(of, b)?;
-        place.d = layout(DataType::CUDA_R_32F, d)?;
+        let mut place = Descriptors { operation, a: none, b: none, d: none };
+        let sums = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        place.operation = cudarc::cublaslt::result::create_matmul_desc(sums, DataType::CUDA_R_32F)?;
+        place.a = layout(of(number), a)?;
+        place.b = layout(of(number), b)?;
+        place.d = layout(of(product.result.number), d)?;
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
         for (turn, attribute) in [
             (turn_a, Attribute::CUBLASLT_MATMUL_DESC_TRANSA),
@@ -440,7 +469,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Descriptors {
     fn drop(&mut self) {
         // SAFETY: what is not null was made above, once.
         unsafe {

@@ -174,9 +174,16 @@ fn products() {
 #[test]
 fn rows_do_not_depend_on_how_many_there_are() {
     let Some(b) = card() else { return };
-    for (outputs, inputs) in
-        [(576, 1536), (1536, 576), (192, 576), (49152, 576), (300, 48), (130, 8), (77, 1000)]
-    {
+    for (outputs, inputs) in [
+        (576, 1536),
+        (1536, 576),
+        (192, 576),
+        (4104, 136),
+        (49152, 576),
+        (300, 48),
+        (130, 8),
+        (77, 1000),
+    ] {
         for weight_type in [WeightType::F32, WeightType::Bf16] {
             let w = b.pack(&random("w", outputs * inputs, 0.1), outputs, inputs, weight_type);
             let w = w.unwrap();
@@ -362,13 +369,16 @@ fn the_head() {
                 let said = b.logprobs(&hidden, &head, &targets).unwrap();
                 let mut dhidden = poisoned(b, rows * inputs);
                 let again = b.logprobs_backward(&hidden, &head, &targets, &weights, &mut dhidden, None);
-                assert_eq!(said, again.unwrap());
+                let again = again.unwrap();
+                // In bf16 a product of training takes what is fastest.
+                assert!(said == again || weight_type == WeightType::Bf16);
                 let mut logits = poisoned(b, rows * vocab);
                 b.linear(&hidden, rows, &head, &mut logits, Write::Set);
                 assert_eq!(said, b.logprobs_of_logits(&logits, vocab, &targets).unwrap());
                 let mut found = vec![
                     (format!("logprobs {weight_type} {rows} {vocab}"), flat(&said)),
                     ("logprobs_backward".into(), all(b, &dhidden)),
+                    ("logprobs_backward says".into(), flat(&again)),
                 ];
                 if weight_type == WeightType::F32 {
                     let mut dhead = b.zeros(b.packed_len(vocab, inputs)).unwrap();

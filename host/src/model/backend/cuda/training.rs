@@ -7,8 +7,8 @@ use super::head::HEAD_ROWS;
 use super::plan::Cut;
 use super::product::{Kind, Number, Product};
 use super::{
-    Buffer, Cuda, Matrix, Plan, TILE, arguments, forward_room, narrow, narrowed, shape_argument,
-    task_rows,
+    Buffer, Cuda, Matrix, Place, Plan, TILE, arguments, forward_room, narrow, narrowed, read_as,
+    shape_argument, task_rows,
 };
 use crate::model::backend::training::{
     AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
@@ -29,14 +29,17 @@ struct Kernels {
     rows: usize,
     /// Keys of a tile.
     tile: usize,
+    /// What they read and write.
+    number: Number,
 }
 
 impl Cuda {
-    /// Returns the kernels for a shape: those of the tensor cores where they may round and have this
+    /// Returns the kernels for operands of a type: those of the tensor cores where these are bf16, and for this
     /// width of head.
-    fn kernels(&self, shape: AttentionShape) -> Kernels {
-        /// Vectors and keys that a block of the tensor cores takes, and vectors of a part.
+    fn kernels(&self, shape: AttentionShape, number: Number) -> Kernels {
+        /// Keys that a block of the tensor cores takes together, vectors that it has, and vectors of a part.
         const BLOCK: usize = 64;
+        const VECTORS: usize = 2 * BLOCK;
         const PART: usize = 32;
         let (head_dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let names = match head_dim {
@@ -46,15 +49,16 @@ impl Cuda {
             }
             _ => [""; 3],
         };
-        if self.rounds && group <= BLOCK && !names[0].is_empty() {
+        if number == Number::Bf16 && group <= VECTORS && !names[0].is_empty() {
             // Two numbers in bf16 are one in f32, and rows are padded by 16 bytes.
             let rows = |count: usize| count * (head_dim + 8) / 2;
             return Kernels {
-                forward: (names[0], rows(3 * BLOCK)),
-                queries: (names[1], rows(4 * BLOCK)),
-                keys: (names[2], rows(2 * BLOCK + 2 * PART) + 3 * PART),
-                rows: BLOCK / group,
+                forward: (names[0], rows(VECTORS + 4 * BLOCK)),
+                queries: (names[1], rows(2 * VECTORS + 2 * BLOCK)),
+                keys: (names[2], rows(2 * BLOCK + 2 * PART) + 2 * PART),
+                rows: VECTORS / group,
                 tile: BLOCK,
+                number,
             };
         }
         let (rows, vectors) = task_rows(shape);
@@ -65,19 +69,106 @@ impl Cuda {
             keys: ("attention_dkeys", TILE * (2 * (head_dim + 1) + 4 * head_dim + 2 * TILE)),
             rows,
             tile: TILE,
+            number: Number::F32,
         }
     }
 
+    /// Returns numbers in the type that kernels take; the memory is held as long as they may read it.
+    fn taken(&self, x: Place, len: usize, number: Number) -> Option<(u64, Option<Memory>)> {
+        if x.number == number {
+            return Some((x.address, None));
+        }
+        assert!(number == Number::F32, "kernels for bf16 are picked where operands are");
+        let wide = Memory::new(&self.device, size_of::<f32>() * len);
+        let wide = Memory::or_remember(&self.device, wide)?;
+        self.device.each("from_bf16", len, arguments![x.address, len, wide.address()]);
+        Some((wide.address(), Some(wide)))
+    }
+
+    /// Returns where kernels write numbers of their type that are for `y`; [`given`](Cuda::given) brings them there.
+    fn giving(&self, y: Place, len: usize, number: Number) -> Option<(u64, Option<Memory>)> {
+        if y.number == number {
+            return Some((y.address, None));
+        }
+        let wide = Memory::new(&self.device, size_of::<f32>() * len);
+        let wide = Memory::or_remember(&self.device, wide)?;
+        Some((wide.address(), Some(wide)))
+    }
+
+    fn given(&self, y: Place, len: usize, (from, own): &(u64, Option<Memory>)) {
+        if own.is_some() {
+            self.device.each("to_bf16", len, arguments![*from, 1f32, len, y.address]);
+        }
+    }
+
+    /// `dw` += `scale` · `dy`ᵀ · `x`.
+    #[expect(clippy::too_many_arguments, reason = "two operands, their shape and the result")]
+    fn gradient_product(
+        &self,
+        dy: &Buffer,
+        x: &Buffer,
+        rows: usize,
+        outputs: usize,
+        inputs: usize,
+        scale: f32,
+        dw: &mut Buffer,
+    ) {
+        let number = if self.rounds { Number::Bf16 } else { Number::F32 };
+        let result = Place::f32(dw.written(outputs * inputs));
+        let kind = Kind::Gradient;
+        let run = |left, right| {
+            let alike = false;
+            let before = 1.0;
+            self.products.run(Product {
+                kind,
+                number,
+                rows,
+                outputs,
+                inputs,
+                left,
+                right,
+                result,
+                alike,
+                scale,
+                before,
+            });
+        };
+        let (of_dy, of_x) = (rows * outputs, rows * inputs);
+        let place = x.place(of_x);
+        if place.number == number {
+            return self.with_operand(dy, 0, of_dy, number, |left| run(left, place.address));
+        }
+        // Both cannot be rounded into the one room that is kept.
+        let Some(room) = self.room(number.bytes() * of_x) else { return };
+        let right = room.address();
+        self.device.each("to_bf16", of_x, arguments![place.address, 1f32, of_x, right]);
+        self.with_operand(dy, 0, of_dy, number, |left| run(left, right));
+    }
+
     /// `y` += the sum of rows of `dy`, times `x` and a factor for each row where they are given.
-    fn sum_of_rows(&self, dy: u64, x: Option<(u64, u64)>, rows: usize, width: usize, y: u64) {
+    fn sum_of_rows(&self, dy: Place, x: Option<(u64, u64)>, rows: usize, width: usize, y: u64) {
         let runs = rows.div_ceil(RUN);
         let Some(parts) = self.room(size_of::<f32>() * runs * width) else { return };
         let (x, factors) = x.unwrap_or((0, 0));
         let blocks = width.div_ceil(128);
-        let arguments = arguments![dy, x, factors, rows, width, parts.address()];
-        self.device.launch("sum_of_rows", [blocks, runs, 1], 128, 0, arguments);
+        let arguments = arguments![dy.address, x, factors, rows, width, parts.address()];
+        let name = dy.pick("sum_of_rows", "sum_of_rows_bf16");
+        self.device.launch(name, [blocks, runs, 1], 128, 0, arguments);
         let arguments = arguments![parts.address(), runs, width, y];
         self.device.launch("add_parts", [blocks, 1, 1], 128, 0, arguments);
+    }
+
+    /// Launches a kernel over tensors, which needs them alone.
+    fn over_tensors<const EACH: usize>(
+        &self,
+        name: &'static str,
+        tensors: &[(usize, [u64; EACH])],
+    ) {
+        let tensors = Tensors::new(tensors);
+        let memory = Memory::of(&self.device, &tensors.table);
+        let Some(memory) = Memory::or_remember(&self.device, memory) else { return };
+        let arguments = arguments![tensors.argument(&memory)];
+        self.device.launch(name, [tensors.pieces, 1, 1], 256, 0, arguments);
     }
 
     fn step(&self, tensors: &[(usize, [u64; 4])], step: &AdamWStep) {
@@ -139,9 +230,29 @@ impl TrainingBackend for Cuda {
         buffer.memory.clear(size_of::<f32>() * buffer.len);
     }
 
+    fn clear_each(&self, buffers: &mut [&mut Buffer]) {
+        let tensor = |buffer: &mut &mut Buffer| (buffer.len, [buffer.written(buffer.len)]);
+        let tensors: Vec<_> = buffers.iter_mut().map(tensor).collect();
+        self.over_tensors("clear_tensors", &tensors);
+    }
+
+    fn add_each(&self, pairs: &mut [(&Buffer, &mut Buffer)]) {
+        let tensor =
+            |(x, y): &mut (&Buffer, &mut Buffer)| (x.len, [x.read(x.len), y.written(x.len)]);
+        let tensors: Vec<_> = pairs.iter_mut().map(tensor).collect();
+        self.over_tensors("add_tensors", &tensors);
+    }
+
     fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
-        let (x, y) = (x.read(len), y.written(len));
-        self.device.each("add_scaled", len, arguments![x, scale, len, y, write == Write::Add]);
+        let (x, y) = (x.read(len), y.written_place(len));
+        let (add, to) = (write == Write::Add, y.address);
+        match y.number {
+            Number::F32 => self.device.each("add_scaled", len, arguments![x, scale, len, to, add]),
+            Number::Bf16 => {
+                assert!(!add, "nothing is added to an operand");
+                self.device.each("to_bf16", len, arguments![x, scale, len, to]);
+            }
+        }
     }
 
     fn dropout(
@@ -158,14 +269,21 @@ impl TrainingBackend for Cuda {
             starts.push(starts[starts.len() - 1] + (draw.rows * width) as u64);
         }
         let len = starts[draws.len()] as usize;
-        let (x, y) = (x.read(len), y.written(len));
+        let (x, y) = (x.place(len), y.written_place(len));
         starts.extend(draws.iter().map(|draw| draw.seed));
         let Some(memory) = self.bring(&starts) else { return };
         let seeds = memory.address() + (size_of::<u64>() * (draws.len() + 1)) as u64;
         let keep = (1.0 / (1.0 - rate)) as f32;
         let (count, add) = (draws.len(), write == Write::Add);
-        let arguments = arguments![x, memory.address(), seeds, count, rate, keep, len, y, add];
-        self.device.each("dropout", len, arguments);
+        let name = match (x.number, y.number) {
+            (Number::F32, Number::F32) => "dropout",
+            (Number::Bf16, Number::Bf16) => "dropout_bf16",
+            (Number::Bf16, Number::F32) => "dropout_widened",
+            (Number::F32, Number::Bf16) => unreachable!("what goes into a layer is an operand"),
+        };
+        let (x, y, table) = (x.address, y.address, memory.address());
+        let arguments = arguments![x, table, seeds, count, rate, keep, len, y, add];
+        self.device.each(name, len, arguments);
     }
 
     fn scatter(&self, x: &Buffer, width: usize, rows: &[usize], total: usize, y: &mut Buffer) {
@@ -186,18 +304,7 @@ impl TrainingBackend for Cuda {
         scale: f32,
         dw: &mut Buffer,
     ) {
-        self.products.run(Product {
-            kind: Kind::Gradient,
-            number: Number::F32,
-            rows,
-            outputs,
-            inputs,
-            left: dy.read(rows * outputs),
-            right: x.read(rows * inputs),
-            result: dw.written(outputs * inputs),
-            scale,
-            before: 1.0,
-        });
+        self.gradient_product(dy, x, rows, outputs, inputs, scale, dw);
     }
 
     fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
@@ -217,13 +324,7 @@ impl TrainingBackend for Cuda {
 
     fn unpack(&self, weight: &Matrix) -> Result<Vec<f32>, BackendError> {
         let len = weight.outputs * weight.inputs;
-        match weight.number {
-            Number::F32 => weight.memory.read(0, len),
-            Number::Bf16 => {
-                let values: Vec<u16> = weight.memory.read(0, len)?;
-                Ok(values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect())
-            }
-        }
+        read_as(&weight.memory, weight.number, 0, len)
     }
 
     fn unpack_buffer(
@@ -268,7 +369,7 @@ impl TrainingBackend for Cuda {
     }
 
     fn bias_gradient(&self, dy: &Buffer, rows: usize, width: usize, db: &mut Buffer) {
-        self.sum_of_rows(dy.read(rows * width), None, rows, width, db.written(width));
+        self.sum_of_rows(dy.place(rows * width), None, rows, width, db.written(width));
     }
 
     fn rms_norm_weight_gradient(
@@ -280,11 +381,14 @@ impl TrainingBackend for Cuda {
         eps: f32,
         dw: &mut Buffer,
     ) {
-        let (dy, x, dw) = (dy.read(rows * width), x.read(rows * width), dw.written(width));
-        let Some(factors) = self.room(size_of::<f32>() * rows) else { return };
-        let arguments = arguments![x, rows, width, eps, factors.address(), narrow(width)];
-        self.rows("inverse_rms_of_rows", rows, width, arguments);
-        self.sum_of_rows(dy, Some((x, factors.address())), rows, width, dw);
+        let (dy, x, dw) = (dy.place(rows * width), x.place(rows * width), dw.written(width));
+        assert!(dy.number == x.number, "both of one type");
+        let memory = Memory::new(&self.device, size_of::<f32>() * rows);
+        let Some(factors) = Memory::or_remember(&self.device, memory) else { return };
+        let arguments = arguments![x.address, rows, width, eps, factors.address(), narrow(width)];
+        let name = x.pick("inverse_rms_of_rows", "inverse_rms_of_rows_bf16");
+        self.rows(name, rows, width, arguments);
+        self.sum_of_rows(dy, Some((x.address, factors.address())), rows, width, dw);
     }
 
     fn rms_norm_backward(
@@ -298,10 +402,13 @@ impl TrainingBackend for Cuda {
         write: Write,
     ) {
         let (width, len) = (weight.len, rows * weight.len);
-        let (dy, x, weight) = (dy.read(len), x.read(len), weight.read(width));
-        let (dx, add) = (dx.written(len), write == Write::Add);
+        let (dy, x, weight) = (dy.place(len), x.place(len), weight.read(width));
+        let (dx, add) = (dx.written_place(len), write == Write::Add);
+        assert!(dy.number == dx.number && x.number == dx.number, "all of one type");
+        let name = dx.pick("rms_norm_backward", "rms_norm_backward_bf16");
+        let (dy, x, dx) = (dy.address, x.address, dx.address);
         let arguments = arguments![dy, x, rows, width, weight, eps, dx, add, narrow(width)];
-        self.rows("rms_norm_backward", rows, width, arguments);
+        self.rows(name, rows, width, arguments);
     }
 
     fn swiglu_backward(
@@ -313,9 +420,14 @@ impl TrainingBackend for Cuda {
         dgate: &mut Buffer,
         dup: &mut Buffer,
     ) {
-        let (dy, gate, up) = (dy.read(len), gate.read(len), up.read(len));
-        let (dgate, dup) = (dgate.written(len), dup.written(len));
-        self.device.each("swiglu_backward", len, arguments![dy, gate, up, len, dgate, dup]);
+        let read = [dy, gate, up].map(|buffer| buffer.place(len));
+        let (dgate, dup) = (dgate.written_place(len), dup.written_place(len));
+        let number = dgate.number;
+        assert!(dup.number == number && read.iter().all(|it| it.number == number), "one type");
+        let name = dgate.pick("swiglu_backward", "swiglu_backward_bf16");
+        let [dy, gate, up] = read.map(|place| place.address);
+        let arguments = arguments![dy, gate, up, len, dgate.address, dup.address];
+        self.device.each(name, len, arguments);
     }
 
     fn attention(
@@ -329,15 +441,23 @@ impl TrainingBackend for Cuda {
         log_sums: &mut Buffer,
     ) {
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-        let Kernels { forward: (name, room), rows: each, .. } = self.kernels(shape);
+        let kernels = self.kernels(shape, y.number);
+        let Kernels { forward: (name, room), rows: each, number, .. } = kernels;
         let Some(tasks) = plan.tasks(Cut::Training(each)) else { return };
         let (wide, narrow) = (plan.rows * heads * head_dim, plan.rows * kv_heads * head_dim);
-        let (queries, keys, values) = (queries.read(wide), keys.read(narrow), values.read(narrow));
-        let (y, log_sums) = (y.written(wide), log_sums.written(plan.rows * heads));
+        let take = |x: &Buffer, len| self.taken(x.place(len), len, number);
+        let (Some(queries), Some(keys), Some(values)) =
+            (take(queries, wide), take(keys, narrow), take(values, narrow))
+        else {
+            return;
+        };
+        let (y, log_sums) = (y.written_place(wide), log_sums.written(plan.rows * heads));
+        let Some(to) = self.giving(y, wide, number) else { return };
         let tasks_at = tasks.memory.address();
-        let arguments =
-            arguments![queries, keys, values, tasks_at, shape_argument(shape), y, log_sums];
+        let shape_at = shape_argument(shape);
+        let arguments = arguments![queries.0, keys.0, values.0, tasks_at, shape_at, to.0, log_sums];
         self.over_heads(name, shape, tasks.count, 1, room, arguments);
+        self.given(y, wide, &to);
     }
 
     fn attention_backward(
@@ -349,32 +469,69 @@ impl TrainingBackend for Cuda {
         gradients: AttentionGradients<'_, Buffer>,
     ) {
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-        let kernels = self.kernels(shape);
+        let AttentionGradients { dqueries, dkeys, dvalues } = gradients;
+        let kernels = self.kernels(shape, dqueries.number);
+        let number = kernels.number;
         let rows = plan.rows * heads;
         let (wide, narrow) = (rows * head_dim, plan.rows * kv_heads * head_dim);
         let Some(tasks) = plan.tasks(Cut::Training(kernels.rows)) else { return };
         let Some(tiles) = plan.tasks(Cut::Keys(kernels.tile)) else { return };
-        let Some(deltas) = self.room(size_of::<f32>() * rows) else { return };
-        let (dy, deltas) = (dy.read(wide), deltas.address());
-        let arguments = arguments![dy, saved.y.read(wide), rows, head_dim, deltas];
-        self.device.launch("attention_deltas", [rows.div_ceil(4), 1, 1], 128, 0, arguments);
-
-        let saved = || {
-            let (keys, values) = (saved.keys.read(narrow), saved.values.read(narrow));
-            let log_sums = saved.log_sums.read(rows);
-            Argument::from([dy, saved.queries.read(wide), keys, values, log_sums, deltas])
+        let deltas = Memory::new(&self.device, size_of::<f32>() * rows);
+        let Some(deltas) = Memory::or_remember(&self.device, deltas) else { return };
+        let deltas = deltas.address();
+        let take = |x: &Buffer, len| self.taken(x.place(len), len, number);
+        let (Some(dy), Some(y), Some(queries)) =
+            (take(dy, wide), take(saved.y, wide), take(saved.queries, wide))
+        else {
+            return;
         };
-        let dqueries = gradients.dqueries.written(wide);
-        let arguments =
-            arguments![saved(), tasks.memory.address(), shape_argument(shape), dqueries];
+        let (Some(keys), Some(values)) = (take(saved.keys, narrow), take(saved.values, narrow))
+        else {
+            return;
+        };
+        let name = match number {
+            Number::F32 => "attention_deltas",
+            Number::Bf16 => "attention_deltas_bf16",
+        };
+        let arguments = arguments![dy.0, y.0, rows, head_dim, deltas];
+        self.device.launch(name, [rows.div_ceil(4), 1, 1], 128, 0, arguments);
+
+        let log_sums = saved.log_sums.read(rows);
+        let given = [dy.0, queries.0, keys.0, values.0, log_sums, deltas];
+        let place = dqueries.written_place(wide);
+        let Some(to) = self.giving(place, wide, number) else { return };
+        let (given, shape_at) = (|| Argument::from(given), || shape_argument(shape));
+        let arguments = arguments![given(), tasks.memory.address(), shape_at(), to.0];
         let (name, room) = kernels.queries;
         self.over_heads(name, shape, tasks.count, 1, room, arguments);
+        self.given(place, wide, &to);
 
-        let (dkeys, dvalues) = (gradients.dkeys.written(narrow), gradients.dvalues.written(narrow));
-        let arguments =
-            arguments![saved(), tiles.memory.address(), shape_argument(shape), dkeys, dvalues];
+        let places = [dkeys.written_place(narrow), dvalues.written_place(narrow)];
         let (name, room) = kernels.keys;
-        self.over_heads(name, shape, tiles.count, 1, room, arguments);
+        let tiles_at = tiles.memory.address();
+        if number == Number::F32 {
+            let [Some(of_keys), Some(of_values)] = places.map(|at| self.giving(at, narrow, number))
+            else {
+                return;
+            };
+            let arguments = arguments![given(), tiles_at, shape_at(), of_keys.0, of_values.0];
+            self.over_heads(name, shape, tiles.count, 1, room, arguments);
+            self.given(places[0], narrow, &of_keys);
+            self.given(places[1], narrow, &of_values);
+            return;
+        }
+        // A block has one query head of a group, so that there are enough of them.
+        let group = heads / kv_heads;
+        let len = if group > 1 { 2 * group * narrow } else { 0 };
+        let parts = Memory::new(&self.device, size_of::<f32>() * len);
+        let Some(parts) = Memory::or_remember(&self.device, parts) else { return };
+        let (parts, [dkeys, dvalues]) = (parts.address(), places.map(|place| place.address));
+        let arguments = arguments![given(), tiles_at, shape_at(), plan.rows, parts, dkeys, dvalues];
+        self.over_heads(name, shape, tiles.count, group, room, arguments);
+        if group > 1 {
+            let arguments = arguments![parts, group, narrow, dkeys, dvalues];
+            self.device.each("add_group", narrow / 2, arguments);
+        }
     }
 
     fn logprobs_backward(
@@ -436,5 +593,6 @@ impl TrainingBackend for Cuda {
         let (first, second) = (first.written(len), second.written(len));
         let addresses = [weight.memory.address(), gradient.read(len), first, second];
         self.step(&[(len, addresses)], step);
+        self.round_weight(weight);
     }
 }

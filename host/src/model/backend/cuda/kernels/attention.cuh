@@ -6,7 +6,7 @@
 // Keys that are taken together; a multiple of a page.
 constexpr int TILE = 32;
 // Positions whose sums are formed by one block; a multiple of a tile.
-constexpr int CHUNK = 512;
+constexpr int CHUNK = 256;
 constexpr int PAGE = 16;
 constexpr int THREADS = 128;
 
@@ -136,11 +136,17 @@ template <typename Source> struct Forward {
     }
 };
 
+// A result in f32, or rounded to bf16.
+__device__ __forceinline__ void put_rounded(void *y, size_t at, float x, int rounds) {
+    if (rounds) static_cast<Half *>(y)[at] = __float2bfloat16_rn(x);
+    else static_cast<float *>(y)[at] = x;
+}
+
 // Attention over the cache; grid [tasks, kv_heads, chunks]. With several chunks, `parts` gets for each
 // chunk, row and head the weighted sum, the maximum and the sum; else `y` the result.
 template <typename T>
 __device__ void attend(const float *queries, const T *cache, const Task *tasks, const uint32_t *pages, Shape shape,
-                       int rows, float *parts, float *y) {
+                       int rows, float *parts, void *y, int rounds) {
     Task task = tasks[blockIdx.x];
     int kv_head = blockIdx.y, chunk = blockIdx.z, head_dim = shape.head_dim;
     int group = shape.heads / shape.kv_heads, vectors = task.rows * group;
@@ -151,7 +157,7 @@ __device__ void attend(const float *queries, const T *cache, const Task *tasks, 
         int vector = i / head_dim, d = i % head_dim;
         size_t at = (size_t)(task.first_row + vector / group) * shape.heads + kv_head * group + vector % group;
         if (gridDim.z == 1) {
-            y[at * head_dim + d] = sums.total[i] / sums.sum[vector];
+            put_rounded(y, at * head_dim + d, sums.total[i] / sums.sum[vector], rounds);
         } else {
             float *part = parts + ((size_t)chunk * rows * shape.heads + at) * (head_dim + 2);
             part[d] = sums.total[i];
@@ -161,17 +167,17 @@ __device__ void attend(const float *queries, const T *cache, const Task *tasks, 
 }
 
 KERNEL attend_f32(const float *queries, const float *cache, const Task *tasks, const uint32_t *pages, Shape shape,
-                  int rows, float *parts, float *y) {
-    attend(queries, cache, tasks, pages, shape, rows, parts, y);
+                  int rows, float *parts, void *y, int rounds) {
+    attend(queries, cache, tasks, pages, shape, rows, parts, y, rounds);
 }
 
 KERNEL attend_bf16(const float *queries, const Half *cache, const Task *tasks, const uint32_t *pages, Shape shape,
-                   int rows, float *parts, float *y) {
-    attend(queries, cache, tasks, pages, shape, rows, parts, y);
+                   int rows, float *parts, void *y, int rounds) {
+    attend(queries, cache, tasks, pages, shape, rows, parts, y, rounds);
 }
 
 // Puts the chunks together, in order; one block for each row and head.
-KERNEL join_chunks(const float *parts, int chunks, int heads_of_rows, int head_dim, float *y) {
+KERNEL join_chunks(const float *parts, int chunks, int heads_of_rows, int head_dim, void *y, int rounds) {
     size_t at = blockIdx.x;
     const float *part = parts + at * (head_dim + 2);
     size_t step = (size_t)heads_of_rows * (head_dim + 2);
@@ -184,7 +190,7 @@ KERNEL join_chunks(const float *parts, int chunks, int heads_of_rows, int head_d
             total = fmaf(weight, part[c * step + d], total);
             sum = fmaf(weight, part[c * step + head_dim + 1], sum);
         }
-        y[at * head_dim + d] = total / sum;
+        put_rounded(y, at * head_dim + d, total / sum, rounds);
     }
 }
 
@@ -211,6 +217,48 @@ KERNEL store_f32(const float *keys, const float *values, const uint32_t *positio
 KERNEL store_bf16(const float *keys, const float *values, const uint32_t *positions, const uint32_t *tables,
                   const uint32_t *pages, int kv_heads, int head_dim, size_t len, Half *cache) {
     store(keys, values, positions, tables, pages, kv_heads, head_dim, len, cache);
+}
+
+// Rotates queries where they lie, and writes rotated keys, and values, into the pages of their rows; `len` counts pairs of
+// numbers.
+template <typename T>
+__device__ void rotate_and_store(float *queries, const float *keys, const float *values, const uint32_t *positions,
+                                 const uint32_t *tables, const uint32_t *pages, Shape shape, const float *cos,
+                                 const float *sin, size_t len, T *cache) {
+    int half = shape.head_dim / 2, all = shape.heads + 2 * shape.kv_heads;
+    EACH(i, len) {
+        int d = i % half, head = i / half % all;
+        size_t row = i / half / all;
+        int position = positions[row];
+        float c = cos[(size_t)position * half + d], s = sin[(size_t)position * half + d];
+        if (head < shape.heads) {
+            float *low = queries + (row * shape.heads + head) * shape.head_dim + d, a = *low, b = low[half];
+            *low = a * c - b * s;
+            low[half] = b * c + a * s;
+            continue;
+        }
+        head -= shape.heads;
+        bool of_values = head >= shape.kv_heads;
+        if (of_values) head -= shape.kv_heads;
+        const float *from = (of_values ? values : keys) + (row * shape.kv_heads + head) * shape.head_dim + d;
+        size_t page = pages[tables[row] + position / PAGE], kind = of_values;
+        T *to = cache + (((page * 2 + kind) * shape.kv_heads + head) * PAGE + position % PAGE) * shape.head_dim + d;
+        float a = from[0], b = from[half];
+        *to = (T)(of_values ? a : a * c - b * s);
+        to[half] = (T)(of_values ? b : b * c + a * s);
+    }
+}
+
+KERNEL rotate_and_store_f32(float *queries, const float *keys, const float *values, const uint32_t *positions,
+                            const uint32_t *tables, const uint32_t *pages, Shape shape, const float *cos,
+                            const float *sin, size_t len, float *cache) {
+    rotate_and_store(queries, keys, values, positions, tables, pages, shape, cos, sin, len, cache);
+}
+
+KERNEL rotate_and_store_bf16(float *queries, const float *keys, const float *values, const uint32_t *positions,
+                             const uint32_t *tables, const uint32_t *pages, Shape shape, const float *cos,
+                             const float *sin, size_t len, Half *cache) {
+    rotate_and_store(queries, keys, values, positions, tables, pages, shape, cos, sin, len, cache);
 }
 
 // Attention within the segments of a training pass; grid [tasks, kv_heads].

@@ -2,14 +2,19 @@
 // goes along the queries and one along the keys, so that each gradient has one block that adds it up.
 
 // deltas[row, head] = the sum of dy * y: one warp each.
-KERNEL attention_deltas(const float *dy, const float *y, int count, int head_dim, float *deltas) {
+template <typename T>
+__device__ void deltas_of(const T *dy, const T *y, int count, int head_dim, float *deltas) {
     int at = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (at >= count) return;
     float sum = 0;
     for (int d = threadIdx.x % 32; d < head_dim; d += 32)
-        sum = fmaf(dy[(size_t)at * head_dim + d], y[(size_t)at * head_dim + d], sum);
+        sum = fmaf((float)dy[(size_t)at * head_dim + d], (float)y[(size_t)at * head_dim + d], sum);
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) deltas[at] = sum;
+}
+
+KERNEL attention_deltas(const float *dy, const float *y, int count, int head_dim, float *deltas) {
+    deltas_of(dy, y, count, head_dim, deltas);
 }
 
 struct Saved {

@@ -4,16 +4,21 @@
 constexpr int RUN = 64;
 
 // parts[run][i] = sum over the rows of a run of dy[row][i], times x[row][i] * factors[row] where they are given.
-KERNEL sum_of_rows(const float *dy, const float *x, const float *factors, int rows, int width, float *parts) {
+template <typename T>
+__device__ void sum_rows(const T *dy, const T *x, const float *factors, int rows, int width, float *parts) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= width) return;
     int first = blockIdx.y * RUN, end = min(rows, first + RUN);
     float sum = 0;
     for (int row = first; row < end; row++) {
         float d = dy[(size_t)row * width + i];
-        sum += x ? d * x[(size_t)row * width + i] * factors[row] : d;
+        sum += x ? d * (float)x[(size_t)row * width + i] * factors[row] : d;
     }
     parts[(size_t)blockIdx.y * width + i] = sum;
+}
+
+KERNEL sum_of_rows(const float *dy, const float *x, const float *factors, int rows, int width, float *parts) {
+    sum_rows(dy, x, factors, rows, width, parts);
 }
 
 // y[i] += the sum of the parts, in order.
@@ -72,6 +77,20 @@ KERNEL squared_norm(Tensors tensors, double *parts) {
     for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) sum += (double)x[i] * (double)x[i];
     sum = block_sum(sum, room);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// A tensor is two addresses: y += x.
+KERNEL add_tensors(Tensors tensors) {
+    Piece piece = my_piece(tensors);
+    const float *x = piece.addresses[0];
+    float *y = piece.addresses[1];
+    for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) y[i] += x[i];
+}
+
+KERNEL clear_tensors(Tensors tensors) {
+    Piece piece = my_piece(tensors);
+    float *y = piece.addresses[0];
+    for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) y[i] = 0;
 }
 
 // A tensor is four addresses: parameters, gradients, first and second moments. With the factors that do not

@@ -16,4 +16,6 @@
 #include "attention.cuh"
 #include "attention_backward.cuh"
 #include "attention_bf16.cuh"
+#include "operands.cuh"
+#include "attention_cached.cuh"
 #include "narrow.cuh"

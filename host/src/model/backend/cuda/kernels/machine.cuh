@@ -35,6 +35,13 @@ __device__ __forceinline__ void copy_ahead(Half *to, const Half *from, bool ther
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
 }
 
+// The same, kept in the first cache: what other warps of this processor copy too.
+__device__ __forceinline__ void copy_ahead_cached(Half *to, const Half *from, bool there) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    int bytes = there ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
+}
+
 // Ends a group of this thread's copies.
 __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;"); }
 

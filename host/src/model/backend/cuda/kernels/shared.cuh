@@ -52,6 +52,24 @@ __device__ __forceinline__ const float4 &four(const float *x, size_t i) {
     return reinterpret_cast<const float4 *>(x)[i];
 }
 
+// Four numbers of an array, whichever type they have there.
+__device__ __forceinline__ float4 get_four(const float *x, size_t i) { return four(x, i); }
+__device__ __forceinline__ float4 get_four(const Half *x, size_t i) {
+    uint2 both = reinterpret_cast<const uint2 *>(x)[i];
+    return make_float4(__uint_as_float(both.x << 16), __uint_as_float(both.x & 0xffff0000),
+                       __uint_as_float(both.y << 16), __uint_as_float(both.y & 0xffff0000));
+}
+
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+    __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<uint32_t *>(&both);
+}
+
+__device__ __forceinline__ void put_four(float *y, size_t i, float4 x) { four(y, i) = x; }
+__device__ __forceinline__ void put_four(Half *y, size_t i, float4 x) {
+    reinterpret_cast<uint2 *>(y)[i] = make_uint2(pack(x.x, x.y), pack(x.z, x.w));
+}
+
 // The elements of a flat array that belong to this thread.
 #define EACH(i, len) \
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < (len); \
