@@ -82,6 +82,9 @@ pub struct Output {
     pub ended: bool,
 }
 
+/// Rows of a pass on a GPU, at most.
+const PASS_ROWS: usize = 2048;
+
 /// What holds for all jobs of a call; none of it changes a completion but `end_tokens`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -98,7 +101,7 @@ pub struct Settings {
 
 impl Settings {
     /// Returns what suits a device. A GPU has memory of its own, of which keys and values may have half of what
-    /// is free, and gains more from many sequences. A pass has fewer than 2048 rows there, so that no bit of a
+    /// is free, and gains more from many sequences. A pass has 2048 rows there at most, so that no bit of a
     /// result depends on them (`backend/cuda/product.rs`).
     pub fn on(device: &AnyDevice) -> Settings {
         match device.available_memory() {
@@ -108,6 +111,12 @@ impl Settings {
                 Settings { max_batch: 256, cache_bytes, prefill_rows: 1024, end_tokens: vec![] }
             }
         }
+    }
+
+    /// Has this many sequences at a time, but no more than passes of a GPU have room for.
+    pub fn set_batch(&mut self, device: &AnyDevice, batch: usize) {
+        let most = device.available_memory().map(|_| PASS_ROWS - self.prefill_rows);
+        self.max_batch = batch.min(most.unwrap_or(usize::MAX));
     }
 
     /// Takes half as much at a time where `error` says that memory did not suffice; returns whether there was

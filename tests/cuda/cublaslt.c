@@ -1,5 +1,5 @@
-/* A stand-in for NVIDIA's cuBLASLt, for tests without a card: products are computed on the processor. Operands in f32 are
- * rounded to TF32 where that is allowed, and a sum has one order, whatever the number of columns.
+/* A stand-in for NVIDIA's cuBLASLt, for tests without a card: products are computed on the processor, and a sum has
+ * one order, whatever the number of columns.
  *
  *   FAKE_CUBLASLT_VERSION   130100 is 13.1.0
  *   FAKE_CUDA_IDLE          1: products compute nothing
@@ -12,11 +12,11 @@
 
 enum { SUCCESS = 0, NO_MEMORY = 3, INVALID = 7, NOT_SUPPORTED = 15 };
 enum { F32 = 0, BF16 = 14 };
-enum { COMPUTE_F32 = 68, COMPUTE_TF32 = 77 };
+enum { COMPUTE_F32 = 68 };
 enum { TURN_A = 3, TURN_B = 4 };
 
 struct description {
-    int compute, turned_a, turned_b;
+    int turned_a, turned_b;
 };
 
 /* A matrix by columns, which are `stride` numbers apart. */
@@ -49,9 +49,8 @@ int cublasLtCreate(void **handle) { return made(handle); }
 int cublasLtDestroy(void *handle) { return handle == NULL; }
 
 int cublasLtMatmulDescCreate(struct description **description, int compute, int scale) {
-    if ((compute != COMPUTE_F32 && compute != COMPUTE_TF32) || scale != F32) return NOT_SUPPORTED;
+    if (compute != COMPUTE_F32 || scale != F32) return NOT_SUPPORTED;
     *description = calloc(1, sizeof **description);
-    (*description)->compute = compute;
     return SUCCESS;
 }
 
@@ -123,14 +122,12 @@ typedef float vector __attribute__((vector_size(4 * TALL)));
 
 #define INLINED static inline __attribute__((always_inline))
 
-INLINED float number(int type, int compute, const void *from, uint64_t at) {
+INLINED float number(int type, const void *from, uint64_t at) {
     uint32_t bits;
     if (type == BF16) {
         bits = (uint32_t)((const uint16_t *)from)[at] << 16;
     } else {
         memcpy(&bits, (const float *)from + at, sizeof bits);
-        /* To the nearest of 10 bits. */
-        if (compute == COMPUTE_TF32) bits = (bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu;
     }
     float x;
     memcpy(&x, &bits, sizeof x);
@@ -148,27 +145,27 @@ INLINED void put(int type, void *to, uint64_t at, float x) {
     ((uint16_t *)to)[at] = x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-INLINED void lay_out_as(int type, int turned, int compute, float *to, int count, uint64_t here, uint64_t terms,
+INLINED void lay_out_as(int type, int turned, float *to, int count, uint64_t here, uint64_t terms,
                         uint64_t stride, const void *from) {
     if (turned)
         for (int i = 0; i < count; i++)
             for (uint64_t term = 0; term < terms; term++)
-                to[term * count + i] = (uint64_t)i < here ? number(type, compute, from, term + i * stride) : 0;
+                to[term * count + i] = (uint64_t)i < here ? number(type, from, term + i * stride) : 0;
     else
         for (uint64_t term = 0; term < terms; term++)
             for (int i = 0; i < count; i++)
-                to[term * count + i] = (uint64_t)i < here ? number(type, compute, from, i + term * stride) : 0;
+                to[term * count + i] = (uint64_t)i < here ? number(type, from, i + term * stride) : 0;
 }
 
 /* Lays out `count` rows (or, turned, columns) of an operand from `first` on, so that the numbers of one term are
  * together; zeros where there are no more. */
 static void lay_out(float *to, int count, uint64_t first, uint64_t terms, const struct layout *layout, const void *from,
-                    int turned, int compute) {
+                    int turned) {
     uint64_t here = (turned ? layout->columns : layout->rows) - first, stride = layout->stride;
     const char *begin = from;
     begin += (layout->type == BF16 ? 2 : 4) * (turned ? first * stride : first);
     /* Each as a loop of its own. */
-#define CASE(type, turned) lay_out_as(type, turned, compute, to, count, here, terms, stride, begin)
+#define CASE(type, turned) lay_out_as(type, turned, to, count, here, terms, stride, begin)
     if (layout->type == BF16) turned ? CASE(BF16, 1) : CASE(BF16, 0);
     else turned ? CASE(F32, 1) : CASE(F32, 0);
 }
@@ -202,9 +199,9 @@ static int form(const void *asked) {
     float *left = aligned_alloc(sizeof(vector), sizeof(vector) * terms), *right = malloc(sizeof(float) * WIDE * terms * across);
     if (!left || !right) return free(left), free(right), NO_MEMORY;
     for (uint64_t i = 0; i < across; i++)
-        lay_out(right + i * WIDE * terms, WIDE, i * WIDE, terms, b_layout, b, !description->turned_b, description->compute);
+        lay_out(right + i * WIDE * terms, WIDE, i * WIDE, terms, b_layout, b, !description->turned_b);
     for (uint64_t first = 0; first < rows; first += TALL) {
-        lay_out(left, TALL, first, terms, a_layout, a, description->turned_a, description->compute);
+        lay_out(left, TALL, first, terms, a_layout, a, description->turned_a);
         for (uint64_t i = 0; i < across; i++) {
             vector sums[WIDE] = {};
             const float *column = right + i * WIDE * terms;
@@ -215,7 +212,7 @@ static int form(const void *asked) {
             for (int j = 0; j < WIDE && i * WIDE + j < columns; j++)
                 for (int k = 0; k < TALL && first + k < rows; k++) {
                     uint64_t at = first + k + (i * WIDE + j) * d_layout->stride;
-                    float before = *beta == 0 ? 0 : *beta * number(d_layout->type, description->compute, product->d, at);
+                    float before = *beta == 0 ? 0 : *beta * number(d_layout->type, product->d, at);
                     put(d_layout->type, product->d, at, *alpha * sums[j][k] + before);
                 }
         }

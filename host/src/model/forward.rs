@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::adapter::Adapter;
 use super::backend::{Backend, BackendError, CacheShape, Room, Segment, Write};
 use super::spec::{Linear, Spec};
-use super::weights::{LoadedAdapter, Weights, WeightsError};
+use super::weights::{Block, LoadedAdapter, Weights, WeightsError};
 
 /// A model on a device. Cheap to clone: the weights are shared.
 pub struct Engine<B: Backend> {
@@ -84,40 +84,16 @@ impl<B: Backend> Engine<B> {
 
         backend.embed(&weights.embedding, tokens, x); // [rows, hidden]
         for (layer, block) in weights.blocks.iter().enumerate() {
-            let mut beside = |linear, x: &B::Buffer, rows, y: &mut B::Buffer| {
-                if let Some(bias) = block.bias(linear) {
-                    backend.add_bias(bias, rows, y);
-                }
-                if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, linear)) {
-                    backend.linear(x, rows, &pair.a, low, Write::Set);
-                    backend.linear(low, rows, &pair.b, y, Write::Add);
-                }
-            };
-            // Several layers that read the same.
-            let each = |beside: &mut dyn FnMut(Linear, &B::Buffer, usize, &mut B::Buffer),
-                        x: &B::Buffer,
-                        rows,
-                        layers: &mut [(Linear, &mut B::Buffer)]| {
-                let products =
-                    layers.iter_mut().map(|(linear, y)| (block.linear(*linear), &mut **y));
-                let mut products: Vec<_> = products.collect();
-                backend.linear_each(x, rows, &mut products);
-                layers.iter_mut().for_each(|(linear, y)| beside(*linear, x, rows, y));
-            };
+            let mut linears = Linears { backend, block, adapter, layer, low };
             let eps = spec.rms_norm_eps;
             backend.rms_norm(x, rows, &block.input_norm, eps, h);
             match &block.query_key_norms {
                 // [rows, heads, head_dim], and twice [rows, kv_heads, head_dim]
-                None => each(
-                    &mut beside,
-                    h,
-                    rows,
-                    &mut [(Linear::Q, q), (Linear::K, k), (Linear::V, v)],
-                ),
+                None => linears.set(h, rows, &mut [(Linear::Q, q), (Linear::K, k), (Linear::V, v)]),
                 Some([query_norm, key_norm]) => {
-                    each(&mut beside, h, rows, &mut [(Linear::Q, wide), (Linear::V, v)]);
+                    linears.set(h, rows, &mut [(Linear::Q, wide), (Linear::V, v)]);
                     backend.rms_norm(wide, rows * spec.heads, query_norm, eps, q);
-                    each(&mut beside, h, rows, &mut [(Linear::K, wide)]);
+                    linears.set(h, rows, &mut [(Linear::K, wide)]);
                     backend.rms_norm(wide, rows * spec.kv_heads, key_norm, eps, k);
                 }
             }
@@ -138,17 +114,53 @@ impl<B: Backend> Engine<B> {
                 backend.gather(x, spec.hidden, wanted, wide);
                 std::mem::swap(x, wide);
             }
-            backend.linear(attended, rows, block.linear(Linear::O), x, Write::Add);
-            beside(Linear::O, attended, rows, x);
+            linears.add(Linear::O, attended, rows, x);
             backend.rms_norm(x, rows, &block.post_attention_norm, eps, h);
             // [rows, intermediate]
-            each(&mut beside, h, rows, &mut [(Linear::Gate, gate), (Linear::Up, up)]);
+            linears.set(h, rows, &mut [(Linear::Gate, gate), (Linear::Up, up)]);
             backend.swiglu(gate, up, rows * spec.intermediate, active);
-            backend.linear(active, rows, block.linear(Linear::Down), x, Write::Add);
-            beside(Linear::Down, active, rows, x);
+            linears.add(Linear::Down, active, rows, x);
         }
         backend.rms_norm(x, wanted.len(), &weights.norm, spec.rms_norm_eps, wide); // [wanted, hidden]
         Ok(())
+    }
+}
+
+/// The linear layers of a block, and what is beside them.
+struct Linears<'a, B: Backend> {
+    backend: &'a B,
+    block: &'a Block<B>,
+    adapter: Option<&'a LoadedAdapter<B>>,
+    layer: usize,
+    /// `[rows, r]`
+    low: &'a mut B::Buffer,
+}
+
+impl<B: Backend> Linears<'_, B> {
+    /// Sets what layers make of the same rows.
+    fn set(&mut self, x: &B::Buffer, rows: usize, layers: &mut [(Linear, &mut B::Buffer)]) {
+        let block = self.block;
+        let products = layers.iter_mut().map(|(linear, y)| (block.linear(*linear), &mut **y));
+        self.backend.linear_each(x, rows, &mut products.collect::<Vec<_>>());
+        layers.iter_mut().for_each(|(linear, y)| self.add_beside(*linear, x, rows, y));
+    }
+
+    /// Adds what a layer makes of rows.
+    fn add(&mut self, linear: Linear, x: &B::Buffer, rows: usize, y: &mut B::Buffer) {
+        self.backend.linear(x, rows, self.block.linear(linear), y, Write::Add);
+        self.add_beside(linear, x, rows, y);
+    }
+
+    /// Adds a layer's bias, and the product of the pair beside it.
+    fn add_beside(&mut self, linear: Linear, x: &B::Buffer, rows: usize, y: &mut B::Buffer) {
+        let Linears { backend, block, adapter, layer, low } = self;
+        if let Some(bias) = block.bias(linear) {
+            backend.add_bias(bias, rows, y);
+        }
+        if let Some(pair) = adapter.and_then(|adapter| adapter.pair(*layer, linear)) {
+            backend.linear(x, rows, &pair.a, low, Write::Set);
+            backend.linear(low, rows, &pair.b, y, Write::Add);
+        }
     }
 }
 
@@ -221,7 +233,7 @@ impl<B: Backend> Workspace<B> {
         // All that are too short go first, since they may lie in the same memory.
         let mut wanted = Vec::new();
         for (buffer, room) in buffers.iter_mut().zip(rooms(spec, rows, rank)) {
-            if backend.len(buffer) < room.len() {
+            if backend.len(buffer) < room.numbers() {
                 **buffer = backend.zeros(0)?;
                 wanted.push((buffer, room));
             }

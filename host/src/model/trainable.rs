@@ -12,7 +12,7 @@ use super::weights::{WeightName, Weights};
 /// The gradients of weights that are trained themselves.
 ///
 /// A matrix's has the layout of the packed weight in f32, a vector's is `[width]`. With the weights and both
-/// moments, full training holds four times the model, in f32, and nothing twice.
+/// moments, full training holds four times the model, in f32; a device that rounds has a copy of the weights in bf16.
 pub struct Gradients<B: TrainingBackend> {
     of: BTreeMap<WeightName, B::Buffer>,
 }

@@ -37,8 +37,8 @@ pub struct Generate {
     pub max_new_tokens: u32,
     /// The completion ends before the first of these; at most 16, none empty. Default: none.
     pub stop: Vec<String>,
-    /// Rows that are decoded at once; changes speed and memory, never a token. Absent: the host
-    /// chooses.
+    /// Rows that are decoded at once, on a GPU at most 1024; changes speed and memory, never a token.
+    /// Absent: the host chooses.
     pub batch: Option<u32>,
 }
 

@@ -381,7 +381,7 @@ impl Models {
             ..generate::Settings::on(&self.device)
         };
         if let Some(batch) = batch {
-            settings.max_batch = batch as usize;
+            settings.set_batch(&self.device, batch as usize);
         }
         let mut failed: Option<RunError> = None;
         let hooks = Hooks {

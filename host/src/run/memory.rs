@@ -280,7 +280,7 @@ fn decode(
 ) -> DecodeMemory {
     let mut settings = Settings::on(device);
     if let Some(batch) = batch {
-        settings.max_batch = batch as usize;
+        settings.set_batch(device, batch as usize);
     }
     DecodeMemory::predict(device, spec, dtype, rank, prompts, &settings)
 }

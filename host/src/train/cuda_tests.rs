@@ -10,7 +10,7 @@ use super::{Data, Example, StepMetrics, TrainSettings, Trainer, preference_tests
 use crate::generate::{self, Hooks, Job, Output, Sampling};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::cpu::Cpu;
-use crate::model::backend::cuda::tests::{compare, fresh, open};
+use crate::model::backend::cuda::tests::{compare, difference, fresh, open};
 use crate::model::backend::{AnyDevice, TrainingBackend, WeightType};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::forward::Engine;
@@ -97,6 +97,7 @@ fn logits_are_those_of_the_processor() {
 
 #[test]
 fn gradients_of_an_adapter_are_those_of_the_processor() {
+    let mut rounded = Vec::new();
     for spec in specs() {
         let checkpoint = tiny::checkpoint(spec.clone(), fresh());
         for dropout in [0.0, 0.2] {
@@ -108,8 +109,7 @@ fn gradients_of_an_adapter_are_those_of_the_processor() {
             let cpu = engine(Cpu::new(), &checkpoint, WeightType::F32);
             let cpu = Trainer::new(cpu, &adapter, examples(&spec, 8), settings(false)).unwrap();
             let (wanted_loss, wanted) = first_step(cpu);
-            // Some random models round more than others.
-            for (weight_type, bound) in [(WeightType::F32, 2e-5), (WeightType::Bf16, 3e-1)] {
+            for weight_type in [WeightType::F32, WeightType::Bf16] {
                 let run = |checkpointing| {
                     let engine = engine(open(weight_type)?, &checkpoint, weight_type);
                     let data = examples(&spec, 8);
@@ -117,22 +117,41 @@ fn gradients_of_an_adapter_are_those_of_the_processor() {
                     Some(first_step(trainer.unwrap()))
                 };
                 let Some((loss, gradients)) = run(false) else { return };
-                compare("loss", &[loss as f32], &[wanted_loss as f32], bound);
                 let what = format!("gradients {weight_type}, dropout {dropout}");
-                compare(&what, &gradients, &wanted, bound);
+                let errors = [
+                    difference("loss", &[loss as f32], &[wanted_loss as f32]),
+                    difference(&what, &gradients, &wanted),
+                ];
+                match weight_type {
+                    WeightType::F32 => assert!(errors.iter().all(|&it| it <= 2e-5), "{what}"),
+                    _ => rounded.push(errors),
+                }
                 // The same bits again, and with less kept.
                 assert!(run(false).unwrap() == (loss, gradients.clone()), "{what} again");
                 assert!(run(true).unwrap() == (loss, gradients), "{what} with checkpointing");
             }
         }
     }
+    // Some random models round far more than others: so what is bounded is how much half of them do.
+    for (which, bound) in [(0, 3e-2), (1, 1e-1)] {
+        let mut errors: Vec<f64> = rounded.iter().map(|errors| errors[which]).collect();
+        errors.sort_by(f64::total_cmp);
+        let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+        assert!(median <= bound && worst <= 5.0 * bound, "{errors:?}");
+    }
 }
 
 #[test]
 fn gradients_of_every_weight_are_those_of_the_processor() {
-    fn run<B: TrainingBackend>(backend: B, checkpoint: &dyn Checkpoint) -> (Vec<f32>, Vec<f32>) {
+    /// Returns losses and norms, and all weights before and after.
+    fn run<B: TrainingBackend>(backend: B, checkpoint: &dyn Checkpoint) -> [Vec<f32>; 3] {
+        fn all<B: TrainingBackend>(weights: &Weights<B>, backend: &B) -> Vec<f32> {
+            let names = crate::model::weights::WeightName::all(&weights.spec).into_iter();
+            names.flat_map(|name| weights.values(backend, name).unwrap()).collect()
+        }
         let spec = checkpoint.spec();
         let weights = Weights::load(&backend, checkpoint, &mut |_, _| ()).unwrap();
+        let before = all(&weights, &backend);
         let settings = TrainSettings { num_train_epochs: 5.0, ..TrainSettings::default() };
         let trainer = Trainer::full(Arc::new(backend), weights, examples(spec, 4), settings);
         let mut trainer = trainer.unwrap();
@@ -140,21 +159,23 @@ fn gradients_of_every_weight_are_those_of_the_processor() {
         while let Some(metrics) = trainer.step().unwrap() {
             said.extend([metrics.loss as f32, metrics.grad_norm as f32]);
         }
-        let mut values = Vec::new();
-        let backend = trainer.learner.backend.clone();
-        let weights = trainer.weights();
-        for name in crate::model::weights::WeightName::all(&weights.spec) {
-            values.extend(weights.values(&*backend, name).unwrap());
-        }
-        (said, values)
+        let after = all(trainer.weights(), &*trainer.learner.backend);
+        [said, before, after]
     }
     for spec in specs() {
         let checkpoint = tiny::checkpoint(spec, fresh());
-        let Some(card) = open(WeightType::F32) else { return };
-        let (said, values) = run(card, &checkpoint);
-        let (wanted_said, wanted) = run(Cpu::new(), &checkpoint);
-        compare("losses and norms of gradients", &said, &wanted_said, 1e-4);
-        compare("weights after five steps", &values, &wanted, 1e-4);
+        let [wanted_said, before, wanted] = run(Cpu::new(), &checkpoint);
+        // With bf16 the weights are f32 all the same, and products read them rounded.
+        for (weight_type, bound) in [(WeightType::F32, 1e-2), (WeightType::Bf16, 5e-1)] {
+            let Some(card) = open(weight_type) else { return };
+            let [said, _, values] = run(card, &checkpoint);
+            compare("losses and norms of gradients", &said, &wanted_said, bound / 5.0);
+            // What the steps changed, as that is little beside what was there.
+            let changed = |values: &[f32]| -> Vec<f32> {
+                values.iter().zip(&before).map(|(after, before)| after - before).collect()
+            };
+            compare("what five steps change", &changed(&values), &changed(&wanted), bound);
+        }
     }
 }
 

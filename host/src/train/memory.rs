@@ -74,6 +74,8 @@ impl TrainMemory {
         let dropout = lora.is_some_and(|lora| lora.dropout > 0.0);
         let shape = PassShape { spec, pairs: &pairs, dropout, rows, gradient_checkpointing };
         let bytes = |numbers: usize| numbers * size_of::<f32>();
+        let layers = (0..spec.layers).map(|layer| spec.attention(layer));
+        let attention = layers.map(|shape| backend.attention_gradient_bytes(shape, rows)).max();
         let held_logits = if scores { 0 } else { backend.held_logits(rows, spec.vocab) };
         let head = backend.product_bytes(held_logits / spec.vocab, spec.vocab, spec.hidden);
         Ok(TrainMemory {
@@ -81,7 +83,8 @@ impl TrainMemory {
             adapter: len.bytes(),
             gradients: bytes(gradients),
             moments: bytes(2 * trained),
-            activations: Activations::bytes(shape, &|room| backend.room_bytes(room)),
+            activations: Activations::bytes(shape, &|room| backend.room_bytes(room))
+                + attention.unwrap_or(0),
             products: products_bytes(backend, spec, rows, true).max(head),
             logits: bytes(held_logits),
             copies: bytes(copies),

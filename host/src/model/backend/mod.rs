@@ -2,7 +2,8 @@
 //!
 //! Operations are coarse: a forward pass is about a dozen calls for each block. Rows are ragged and
 //! never padded: a pass runs over the rows of all its [`Segment`]s, one after the other, and a
-//! [`Backend::Plan`] says which sequence and position each row belongs to. Everything is f32, row-major.
+//! [`Backend::Plan`] says which sequence and position each row belongs to. Everything is row-major, and f32 but for weights and
+//! [`Room::Operands`].
 //!
 //! **The order of additions for one output element depends on nothing but the element's own inputs
 //! and the model's shape**: not on the other rows, on tiles, threads, chunks or shared pages. So
@@ -48,7 +49,7 @@ pub enum Room {
 
 impl Room {
     /// Returns how many numbers it is for.
-    pub fn len(self) -> usize {
+    pub fn numbers(self) -> usize {
         let (Room::Sums(len) | Room::Operands(len)) = self;
         len
     }
@@ -56,7 +57,7 @@ impl Room {
 
 /// A device and its kernels.
 pub trait Backend: Sized + Send + Sync + 'static {
-    /// Activations on the device: a flat array of f32.
+    /// Activations on the device: a flat array.
     type Buffer: Send + Sync;
     /// A weight `[out, in]` on the device, in whatever layout its kernels want.
     type Matrix: Send + Sync;
@@ -91,12 +92,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Returns room for what a pass keeps or works in, of any contents.
     fn make_room(&self, room: Room) -> Result<Self::Buffer, BackendError> {
-        self.zeros(room.len())
+        self.zeros(room.numbers())
     }
 
     /// Returns how many bytes that takes.
     fn room_bytes(&self, room: Room) -> usize {
-        size_of::<f32>() * room.len()
+        size_of::<f32>() * room.numbers()
     }
 
     /// Returns a buffer that holds `values`.
@@ -315,7 +316,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     ) -> Result<Vec<TokenLogprob>, BackendError>;
 }
 
-/// The number format in which a weight is kept. Activations, sums and gradients are f32 with each.
+/// The number format in which a weight is kept. Sums and gradients are f32 with each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {

@@ -8,6 +8,11 @@ use super::{AttentionShape, BackendError, Linking, TokenLogprob, Write};
 
 /// A device that can train.
 pub trait TrainingBackend: Linking {
+    /// Returns how many bytes [`attention_backward`](TrainingBackend::attention_backward) works in.
+    fn attention_gradient_bytes(&self, _shape: AttentionShape, _rows: usize) -> usize {
+        0
+    }
+
     /// Sets a buffer to zero.
     fn clear(&self, buffer: &mut Self::Buffer);
 

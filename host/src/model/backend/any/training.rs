@@ -271,6 +271,10 @@ impl TrainingBackend for AnyDevice {
         on!(self, d => d.scale_rows(of_mut(d, x), width, factors))
     }
 
+    fn attention_gradient_bytes(&self, shape: AttentionShape, rows: usize) -> usize {
+        on!(self, d => d.attention_gradient_bytes(shape, rows))
+    }
+
     fn held_logits(&self, targets: usize, vocab: usize) -> usize {
         on!(self, d => d.held_logits(targets, vocab))
     }

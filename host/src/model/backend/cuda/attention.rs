@@ -1,4 +1,6 @@
-//! Attention over a cache on the tensor cores.
+//! Attention over a cache on the tensor cores; [`training`] has that of training passes.
+
+mod training;
 
 use super::plan::Cut;
 use super::product::Number;
@@ -28,7 +30,10 @@ impl Cuda {
         };
         // Rows are padded by 16 bytes.
         let room = SLOTS * TILE * size_of::<half::bf16>() * (head_dim + 8);
-        let fits = self.rounds && cache == Number::Bf16 && heads / kv_heads <= VECTORS;
+        let fits = self.rounds
+            && cache == Number::Bf16
+            && heads / kv_heads <= VECTORS
+            && self.device.has_room_for(room);
         fits.then_some(Kernel { name, room })
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{result, sys};
 
+use super::argument::Argument;
 use super::card::{Card, Context, describe};
 use super::passes::{self, Asked, Launch};
 use crate::model::backend::BackendError;
@@ -100,6 +101,8 @@ pub(super) struct Device {
     pub(super) capability: (i32, i32),
     /// How many multiprocessors it has.
     pub(super) processors: u32,
+    /// Bytes of shared memory that a block may have.
+    pub(super) shared: usize,
     /// The first failure that nobody has heard of yet.
     failure: Mutex<Option<BackendError>>,
 }
@@ -160,7 +163,18 @@ impl Device {
         }
         let Card { capability, processors, .. } = card;
         let failure = Mutex::new(None);
-        Ok(Device { ordinal, context, stream, pool, functions, capability, processors, failure })
+        let shared = shared as usize;
+        Ok(Device {
+            ordinal,
+            context,
+            stream,
+            pool,
+            functions,
+            capability,
+            processors,
+            shared,
+            failure,
+        })
     }
 
     /// Returns for example `cuda:0`.
@@ -224,6 +238,12 @@ impl Device {
     /// Returns the error of this card.
     pub(super) fn failed(&self, message: String) -> BackendError {
         failed(self.ordinal, message)
+    }
+
+    /// Returns whether a block may have so many bytes of dynamic shared memory, beside some of its kernel's own.
+    pub(super) fn has_room_for(&self, dynamic: usize) -> bool {
+        const OWN: usize = 2048;
+        dynamic + OWN <= self.shared
     }
 
     /// Returns free and total memory in bytes.
@@ -329,77 +349,6 @@ pub fn chips() -> String {
         format!("{major}.{rest}")
     };
     env!("CUDA_COMPUTE_CAP").split(',').map(dotted).collect::<Vec<_>>().join(" and ")
-}
-
-/// An argument of a kernel: its bits, in a place that has room for the largest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Argument([u64; 6]);
-
-impl From<u64> for Argument {
-    fn from(bits: u64) -> Argument {
-        Argument([bits, 0, 0, 0, 0, 0])
-    }
-}
-
-impl From<usize> for Argument {
-    fn from(number: usize) -> Argument {
-        Argument([number as u64, 0, 0, 0, 0, 0])
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(number: i32) -> Argument {
-        Argument([number as u32 as u64, 0, 0, 0, 0, 0])
-    }
-}
-
-impl From<bool> for Argument {
-    fn from(yes: bool) -> Argument {
-        Argument::from(yes as i32)
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(number: f32) -> Argument {
-        Argument([number.to_bits() as u64, 0, 0, 0, 0, 0])
-    }
-}
-
-impl From<f64> for Argument {
-    fn from(number: f64) -> Argument {
-        Argument([number.to_bits(), 0, 0, 0, 0, 0])
-    }
-}
-
-/// `Saved` of the attention kernels and `Weights` of the products of few rows: six addresses.
-impl From<[u64; 6]> for Argument {
-    fn from(addresses: [u64; 6]) -> Argument {
-        Argument(addresses)
-    }
-}
-
-/// `Outputs` of the products of few rows: six whole numbers.
-impl From<[i32; 6]> for Argument {
-    fn from(numbers: [i32; 6]) -> Argument {
-        let [a, b, c, d, e, f] = numbers.map(|n| n as u32 as u64);
-        Argument([a | b << 32, c | d << 32, e | f << 32, 0, 0, 0])
-    }
-}
-
-/// `Tensors` of the optimiser's kernels: three addresses and two whole numbers.
-impl From<([u64; 3], [i32; 2])> for Argument {
-    fn from(([a, b, c], numbers): ([u64; 3], [i32; 2])) -> Argument {
-        let [count, each] = numbers.map(|n| n as u32 as u64);
-        Argument([a, b, c, count | each << 32, 0, 0])
-    }
-}
-
-/// `Shape` of the attention kernels: four whole numbers and the scale.
-impl From<([i32; 4], f32)> for Argument {
-    fn from((whole, scale): ([i32; 4], f32)) -> Argument {
-        let [a, b, c, d] = whole.map(|n| n as u32 as u64);
-        Argument([a | b << 32, c | d << 32, scale.to_bits() as u64, 0, 0, 0])
-    }
 }
 
 /// Memory of a device, freed once what was asked for before is done.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::driver::{Argument, Device, Memory};
+use super::argument::Argument;
+use super::driver::{Device, Memory};
 use super::product::{Kind, Number, Product};
 use super::{Buffer, Cuda, Matrix, Place, arguments};
 use crate::model::backend::{BackendError, TokenLogprob, Write};

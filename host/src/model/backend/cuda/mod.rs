@@ -1,33 +1,38 @@
 //! NVIDIA GPUs as devices.
 //!
 //! The driver and cuBLASLt are loaded when a device is opened, so the program starts without them.
-//! Products are the library's (`product`), all else are kernels of our own (`kernels/`), compiled into
-//! the program as machine code. Weights are row-major, f32 or bf16. A device for f32 rounds nothing; one
+//! Products of training are the library's (`product`), those of generation and scoring, where weights are bf16, and all
+//! else are kernels of our own (`kernels/`), compiled into the program as machine code. Weights are row-major, f32 or bf16. A device for f32 rounds nothing; one
 //! for bf16 rounds to bf16 what its products read: rows, weights that are f32 themselves (those that are
 //! trained, and adapters), keys and values of the cache. What products read is kept in bf16 where it is made ([`Room::Operands`]). Sums, the residual stream and all else are f32.
 //!
 //! Everything is done on one stream, in order, and no sum depends on which block is done first:
 //! the same calls on the same kind of card give the same bits. What [`super`] says about the order of
-//! additions holds for products of up to 2048 rows: larger ones, which training has, may differ in
+//! additions holds for generation and scoring, whose passes have up to 2048 rows; training passes may differ in
 //! their last bits with their number of rows.
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(test)]
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::{
     AttentionShape, Backend, BackendError, CacheShape, PAGE, Room, Rotary, Segment, TokenDraw,
     TokenLogprob, WeightType, Write,
 };
-use driver::{Argument, Device, Memory};
+use argument::Argument;
+use buffer::{Place, read_as};
+use driver::{Device, Memory};
 use head::Said;
 use nccl::Link;
 use passes::Passes;
 use plan::Cut;
 use product::{Kind, Number, Products, Rounded};
 
+mod argument;
 mod attention;
+mod buffer;
 mod card;
 mod driver;
 mod head;
@@ -40,6 +45,7 @@ mod product;
 pub(crate) mod tests;
 mod training;
 
+pub use buffer::{Buffer, Cache, Matrix};
 pub use card::{Card, cards};
 pub use driver::chips;
 pub use library::{Library, Version, cublaslt, driver};
@@ -74,113 +80,6 @@ pub struct Cuda {
     graphs: AtomicU64,
     /// Whether what products read is rounded to bf16, as weights are.
     rounds: bool,
-}
-
-/// Numbers on the device: in f32, but for operands of a training pass.
-pub struct Buffer {
-    memory: Memory,
-    len: usize,
-    number: Number,
-    /// Changes with its contents, and no two buffers ever have the same.
-    stamp: u64,
-}
-
-impl Buffer {
-    fn new(memory: Memory, len: usize, number: Number) -> Buffer {
-        Buffer { memory, len, number, stamp: stamp() }
-    }
-
-    /// Returns the address, for reading `len` numbers in f32.
-    fn read(&self, len: usize) -> u64 {
-        assert!(self.number == Number::F32, "a buffer in bf16 where f32 is wanted");
-        self.place(len).address
-    }
-
-    /// Returns the address, for writing `len` numbers in f32.
-    fn written(&mut self, len: usize) -> u64 {
-        self.stamp = stamp();
-        self.read(len)
-    }
-
-    /// Returns where it lies, for reading `len` numbers of its type.
-    fn place(&self, len: usize) -> Place {
-        assert!(len <= self.len, "{len} numbers of {}", self.len);
-        Place { address: self.memory.address(), number: self.number }
-    }
-
-    /// Returns where it lies, for writing `len` numbers of its type.
-    fn written_place(&mut self, len: usize) -> Place {
-        self.stamp = stamp();
-        self.place(len)
-    }
-}
-
-/// Where numbers lie, and their type.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Place {
-    address: u64,
-    number: Number,
-}
-
-impl Place {
-    fn f32(address: u64) -> Place {
-        Place { address, number: Number::F32 }
-    }
-
-    /// Returns where number `first` lies.
-    fn after(self, first: usize) -> Place {
-        Place { address: self.address + (self.number.bytes() * first) as u64, ..self }
-    }
-
-    /// Returns the first name where the numbers are f32, the other where they are bf16.
-    fn pick(self, wide: &'static str, narrow: &'static str) -> &'static str {
-        match self.number {
-            Number::F32 => wide,
-            Number::Bf16 => narrow,
-        }
-    }
-}
-
-fn stamp() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A weight on the device, row-major.
-pub struct Matrix {
-    memory: Memory,
-    outputs: usize,
-    inputs: usize,
-    number: Number,
-    /// The same in bf16 for products, where they round and the weight itself is f32.
-    rounded: Option<Memory>,
-}
-
-impl Matrix {
-    /// Returns what products read.
-    fn operand(&self) -> Place {
-        match &self.rounded {
-            Some(rounded) => Place { address: rounded.address(), number: Number::Bf16 },
-            None => Place { address: self.memory.address(), number: self.number },
-        }
-    }
-}
-
-/// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`, in bf16 where weights are.
-pub struct Cache {
-    memory: Memory,
-    shape: CacheShape,
-    number: Number,
-}
-
-impl Cache {
-    /// Returns where a layer begins.
-    fn layer(&self, layer: usize) -> u64 {
-        let CacheShape { layers, kv_heads, head_dim, pages, .. } = self.shape;
-        assert!(layer < layers, "layer {layer} of {layers}");
-        let numbers = layer * pages * 2 * kv_heads * PAGE * head_dim;
-        self.memory.address() + (self.number.bytes() * numbers) as u64
-    }
 }
 
 impl Cuda {
@@ -428,8 +327,9 @@ impl Backend for Cuda {
         self.products_of(x, rows, products);
     }
 
-    fn product_bytes(&self, rows: usize, terms: usize, _columns: usize) -> usize {
-        size_of::<half::bf16>() * rows * terms
+    fn product_bytes(&self, rows: usize, terms: usize, columns: usize) -> usize {
+        let narrow = if self.rounds { self.narrow_bytes(rows, columns) } else { 0 };
+        size_of::<half::bf16>() * rows * terms + narrow
     }
 
     fn linear_backward(
@@ -667,22 +567,6 @@ impl Backend for Cuda {
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         self.device.check()?;
         self.say_of_logits(logits.read(targets.len() * vocab), vocab, targets)
-    }
-}
-
-/// Reads numbers of a type from some byte on.
-fn read_as(
-    memory: &Memory,
-    number: Number,
-    at: usize,
-    len: usize,
-) -> Result<Vec<f32>, BackendError> {
-    match number {
-        Number::F32 => memory.read(at, len),
-        Number::Bf16 => {
-            let values: Vec<u16> = memory.read(at, len)?;
-            Ok(values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect())
-        }
     }
 }
 

@@ -20,8 +20,9 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::Cuda;
+use super::argument::Argument;
 use super::card::describe;
-use super::driver::{Argument, Device, Memory};
+use super::driver::{Device, Memory};
 use super::product::{Product, Products, Rounded};
 use crate::model::backend::BackendError;
 

@@ -17,7 +17,8 @@ use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys::{self as lt, cudaDataType_t as DataType};
 use cudarc::driver::sys::CUstream;
 
-use super::driver::{Argument, Device, Memory};
+use super::argument::Argument;
+use super::driver::{Device, Memory};
 use super::passes::{self, Asked};
 use super::{Buffer, Cuda, Matrix, Place, arguments};
 use crate::model::backend::{Backend, BackendError, WeightType, Write};

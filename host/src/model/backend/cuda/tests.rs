@@ -63,9 +63,9 @@ fn below(name: &str, len: usize, limit: u64) -> Vec<u32> {
     (0..len as u64).map(|i| (seed::bits(seed, i) % limit) as u32).collect()
 }
 
-/// Compares in the norm of the difference, relative to that of what is wanted.
+/// Returns the norm of the difference, relative to that of what is wanted.
 #[track_caller]
-pub(crate) fn compare(name: &str, found: &[f32], wanted: &[f32], bound: f64) {
+pub(crate) fn difference(name: &str, found: &[f32], wanted: &[f32]) -> f64 {
     assert_eq!(found.len(), wanted.len(), "{name}");
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let pairs = || found.iter().zip(wanted);
@@ -73,7 +73,14 @@ pub(crate) fn compare(name: &str, found: &[f32], wanted: &[f32], bound: f64) {
     let error = norm(&mut pairs().map(|(&a, &b)| f64::from(a) - f64::from(b)));
     let worst = pairs().map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     let error = if size > 0.0 { error / size } else { error };
-    eprintln!("{name:<40} {error:.2e} (most {worst:.2e}, bound {bound:.0e})");
+    eprintln!("{name:<40} {error:.2e} (most {worst:.2e})");
+    error
+}
+
+/// Compares in that norm.
+#[track_caller]
+pub(crate) fn compare(name: &str, found: &[f32], wanted: &[f32], bound: f64) {
+    let error = difference(name, found, wanted);
     // A NaN must not pass.
     assert!(error <= bound, "{name}: {error:e} is over {bound:e}");
 }

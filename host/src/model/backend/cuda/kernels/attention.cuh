@@ -47,14 +47,6 @@ __device__ __forceinline__ int first_seen(int position, int window) {
     return window == 0 || position + 1 < window ? 0 : position + 1 - window;
 }
 
-// Four numbers of a key or value.
-__device__ __forceinline__ float4 widened(const float *x, int i) { return four(x, i); }
-__device__ __forceinline__ float4 widened(const Half *x, int i) {
-    uint2 both = reinterpret_cast<const uint2 *>(x)[i];
-    return make_float4(__uint_as_float(both.x << 16), __uint_as_float(both.x & 0xffff0000),
-                       __uint_as_float(both.y << 16), __uint_as_float(both.y & 0xffff0000));
-}
-
 // Room in shared memory, in numbers.
 __host__ __device__ inline size_t forward_room(int vectors, int head_dim) {
     return (size_t)vectors * (2 * head_dim + TILE + 3) + TILE * (2 * head_dim + 1);
@@ -90,7 +82,7 @@ template <typename Source> struct Forward {
                 for (int i = threadIdx.x; i < TILE * fours; i += THREADS) {
                     int j = i / fours, d = i % fours;
                     float4 none = make_float4(0, 0, 0, 0), a = none, b = none;
-                    if (start + j < to) a = widened(source.key(start + j), d), b = widened(source.value(start + j), d);
+                    if (start + j < to) a = get_four(source.key(start + j), d), b = get_four(source.value(start + j), d);
                     float *row = k + j * (head_dim + 1) + 4 * d;
                     row[0] = a.x, row[1] = a.y, row[2] = a.z, row[3] = a.w;
                     row = v + j * head_dim + 4 * d;

@@ -309,7 +309,7 @@ __device__ void attention_dkeys_bf16(SavedOperands saved, const Task *tiles, Sha
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int column = n * 8 + lane % 4 * 2 + i % 2, key = tile.position + warp * 16 + lane / 4 + i / 2 * 8;
-                int position = first + column < count ? tile.position + first + column : -1;
+                int position = first + column < count ? (int)tile.position + first + column : -1;
                 bool seen = sees(position, key, shape.window);
                 float weight = seen ? exp2f(weights[0][n][i] * shape.scale * LOG2E - log_sums[column]) : 0;
                 weights[0][n][i] = weight;

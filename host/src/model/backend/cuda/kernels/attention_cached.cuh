@@ -42,7 +42,8 @@ template <int D> struct Pages {
     // Lets COPIERS threads copy a tile of keys or values, with zeros for what nobody sees.
     template <int COPIERS> __device__ __forceinline__ void copy(Half *to, int from, int kind, int copier) const {
         constexpr int PIECES = D / 8;
-#pragma unroll
+        [[maybe_unused]] constexpr int UNROLLED = COPIERS > 32 ? TILE * PIECES / COPIERS : 2;
+#pragma unroll UNROLLED
         for (int i = 0; i < TILE * PIECES / COPIERS; i++) {
             int row = (i * COPIERS + copier) / PIECES, piece = copier % PIECES * 8, position = from + row;
             bool there = position >= start && position < end;
@@ -145,8 +146,9 @@ template <int D> struct Queries {
     }
 };
 
-// Values times weights: `take(n, c)` gets columns 8n to 8n + 7 as the tensor core leaves them.
-template <int D, int TILES, typename Take>
+// Values times weights: `take(n, c)` gets columns 8n to 8n + 7 as the tensor core leaves them. What is done once in a
+// block is a loop of UNROLLED 1: there its instructions come from as far as its numbers.
+template <int D, int TILES, int UNROLLED, typename Take>
 __device__ __forceinline__ void add_values(const float (&weights)[TILES][TILE / 8][4],
                                            const Half *const (&values)[2], Take take) {
     constexpr int STRIDE = D + 8;
@@ -161,7 +163,7 @@ __device__ __forceinline__ void add_values(const float (&weights)[TILES][TILE / 
                 const float *two = weights[t][2 * k + i / 2] + i % 2 * 2;
                 left[t][k][i] = pack(two[0], two[1]);
             }
-#pragma unroll
+#pragma unroll UNROLLED
     for (int n = 0; n < D / 8; n += 2) {
         float c[2][4] = {};
 #pragma unroll
@@ -238,7 +240,7 @@ __device__ __forceinline__ void sum_quarter(const Queries<D> &vectors, Pages<D> 
     __syncwarp();
     const Half *const values[2] = {slots + SLOT, slots};
     float *room = reinterpret_cast<float *>(slots + 2 * SLOT) + lane / 4 * STRIDE + lane % 4 * 2;
-    add_values<D, TILES>(scores, values, [&](int n, float (&c)[4]) {
+    add_values<D, TILES, 1>(scores, values, [&](int n, float (&c)[4]) {
         *reinterpret_cast<float2 *>(room + n * 8) = make_float2(c[0], c[1]);
         *reinterpret_cast<float2 *>(room + 8 * STRIDE + n * 8) = make_float2(c[2], c[3]);
     });
@@ -274,6 +276,7 @@ __device__ __forceinline__ void attend_few(const float *queries, Pages<D> pages,
     __syncthreads();
     int count = places.task.rows * (shape.heads / shape.kv_heads);
     float scale = shape.scale * LOG2E;
+#pragma unroll 1
     for (int i = threadIdx.x; i < count * D / 2; i += THREADS) {
         int vector = i / (D / 2), d = i % (D / 2) * 2;
         float whole = -INFINITY, weight = 0;
@@ -342,13 +345,13 @@ __device__ __forceinline__ void attend_many(const float *queries, Pages<D> pages
             vectors.score(scores[1], here + 2 * SLOT);
             vectors.template weigh<2>(scores, from, shape, own, added);
             weigh_up();
-            add_values<D, 2>(scores, values, add);
+            add_values<D, 2, D / 16>(scores, values, add);
         } else {
             float scores[1][TILE / 8][4];
             vectors.score(scores[0], here);
             vectors.template weigh<1>(scores, from, shape, own, added);
             weigh_up();
-            add_values<D, 1>(scores, values, add);
+            add_values<D, 1, D / 16>(scores, values, add);
         }
     }
 #pragma unroll

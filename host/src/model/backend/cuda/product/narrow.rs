@@ -1,6 +1,6 @@
 //! Products of few rows in bf16, by the kernels of `kernels/narrow.cuh`.
 
-use super::super::driver::Argument;
+use super::super::argument::Argument;
 use super::super::{Cuda, Matrix, arguments};
 use crate::model::backend::Write;
 
@@ -10,11 +10,22 @@ pub(super) type To<'a> = (&'a Matrix, u64);
 impl Cuda {
     /// Multiplies few rows in bf16 with weights of as many inputs; `kernels/narrow.cuh` says in which order.
     pub(super) fn narrow_products(&self, x: u64, rows: usize, weights: &[To<'_>], write: Write) {
+        if rows == 0 {
+            return;
+        }
         // What is cut alike goes into one launch.
         for alike in weights.chunk_by(|(a, _), (b, _)| cut(a.outputs) == cut(b.outputs)) {
             for some in alike.chunks(TOGETHER) {
                 self.narrow_launch(x, rows, some, write == Write::Add);
             }
+        }
+    }
+
+    /// Returns the bytes that products of few rows work in, with weights of so many outputs.
+    pub(in super::super) fn narrow_bytes(&self, rows: usize, outputs: usize) -> usize {
+        match (1usize << cut(outputs), rows <= super::NARROW) {
+            (1, _) | (_, false) => 0,
+            (parts, true) => size_of::<f32>() * TOGETHER * parts * rows * outputs,
         }
     }
 
@@ -51,7 +62,7 @@ impl Cuda {
     }
 
     /// Returns the tile that a product of many rows should take least time with, and in how many parts
-    /// its terms are given to blocks. What each takes is in terms that a processor multiplies.
+    /// its terms are given to blocks.
     fn tile(
         &self,
         rows: usize,
@@ -59,23 +70,22 @@ impl Cuda {
         inputs: usize,
         cut: usize,
     ) -> (&'static Tile, usize) {
-        // To launch a second kernel, and for it to read or write a number.
-        const LAUNCH: usize = 3_500_000;
-        const NUMBER: usize = 2;
+        // Nanoseconds of a second kernel, which adds up parts, and numbers that it moves in one.
+        const LAUNCH: usize = 2500;
+        const NUMBERS: usize = 1000;
         let processors = self.device.processors as usize;
-        let room = shared_memory(self.device.capability);
         let choices = TILES.iter().flat_map(|tile| [(tile, 1), (tile, 1usize << cut)]);
-        let fits = choices.filter(|(tile, parts)| tile.shared(*parts, cut) <= room);
-        let fastest = fits.min_by_key(|(tile, parts)| {
+        let fits =
+            choices.filter(|(tile, parts)| self.device.has_room_for(tile.shared(*parts, cut)));
+        let fastest = fits.min_by_key(|&(tile, parts)| {
             let across = |(weight, _): &To<'_>| weight.outputs.div_ceil(tile.outputs);
             let blocks =
                 rows.div_ceil(tile.rows) * weights.iter().map(across).sum::<usize>() * parts;
-            let terms = tile.rows * tile.outputs * inputs.div_ceil(*parts);
-            let multiply = blocks.div_ceil(processors) * terms * 100 / tile.speed;
+            let turns = blocks.div_ceil(processors * tile.at_once);
+            let multiply = turns * (tile.begin + tile.terms * inputs.div_ceil(TERMS * parts));
             let outputs: usize = weights.iter().map(|(weight, _)| weight.outputs).sum();
-            let numbers = (2 * parts + 1) * rows * outputs;
-            let launches = LAUNCH * weights.len();
-            multiply + if *parts > 1 { launches + NUMBER * numbers } else { 0 }
+            let add = LAUNCH * weights.len() + (parts + 1) * rows * outputs / NUMBERS;
+            multiply + if parts > 1 { add } else { 0 }
         });
         fastest.expect("the smallest fits every card")
     }
@@ -124,14 +134,18 @@ struct Tile {
     outputs: usize,
     /// Blocks of terms that are on their way.
     stages: usize,
-    /// How fast a processor multiplies by it, in hundredths of the fastest: large ones read less.
-    speed: usize,
+    /// Blocks that a processor has at a time.
+    at_once: usize,
+    /// Nanoseconds of a block: as such, and for TERMS terms. Measured on an H100.
+    begin: usize,
+    terms: usize,
 }
 
+#[rustfmt::skip]
 static TILES: [Tile; 3] = [
-    Tile { name: "narrow_64_96", rows: 64, outputs: 96, stages: 4, speed: 75 },
-    Tile { name: "narrow_128_96", rows: 128, outputs: 96, stages: 4, speed: 90 },
-    Tile { name: "narrow_128_192", rows: 128, outputs: 192, stages: 3, speed: 100 },
+    Tile { name: "narrow_64_96", rows: 64, outputs: 96, stages: 4, at_once: 2, begin: 2200, terms: 700 },
+    Tile { name: "narrow_128_96", rows: 128, outputs: 96, stages: 4, at_once: 1, begin: 12600, terms: 720 },
+    Tile { name: "narrow_128_192", rows: 128, outputs: 192, stages: 3, at_once: 1, begin: 10000, terms: 1000 },
 ];
 
 impl Tile {
@@ -140,14 +154,5 @@ impl Tile {
         let stages = self.stages * (self.rows + self.outputs) * TERMS * size_of::<half::bf16>();
         let totals = if parts == 1 && cut > 0 { self.rows * self.outputs } else { 0 };
         stages + totals * size_of::<f32>()
-    }
-}
-
-/// Returns the bytes of shared memory that a block may have.
-fn shared_memory(capability: (i32, i32)) -> usize {
-    match capability {
-        (8, 0 | 7) => 163 << 10,
-        (8 | 12, _) => 99 << 10,
-        _ => 227 << 10,
     }
 }

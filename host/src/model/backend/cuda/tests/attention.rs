@@ -8,8 +8,17 @@ use crate::model::backend::{
     AttentionShape, Backend, CacheShape, PAGE, Room, Segment, WeightType, Write,
 };
 
-const SHAPES: [(usize, usize, usize); 6] =
-    [(4, 2, 12), (9, 3, 64), (7, 1, 16), (4, 4, 10), (12, 2, 128), (40, 1, 32)];
+const SHAPES: [(usize, usize, usize); 8] = [
+    (4, 2, 12),
+    (9, 3, 64),
+    (2, 2, 64),
+    (7, 1, 16),
+    (4, 4, 10),
+    (12, 2, 128),
+    (40, 1, 32),
+    // More query heads of one key head than blocks of the tensor cores take.
+    (130, 1, 64),
+];
 
 /// What a layer reads, as wide as the device keeps it.
 fn operands<B: TrainingBackend>(backend: &B, values: &[f32]) -> B::Buffer {
