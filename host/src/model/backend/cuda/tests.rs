@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 mod attention;
 mod passes;
+mod products;
 
 use super::Cuda;
 use crate::model::backend::cpu::Cpu;
