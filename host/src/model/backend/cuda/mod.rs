@@ -135,6 +135,11 @@ impl Cuda {
         Memory::or_remember(&self.device, passes::scratch(&self.device, bytes))
     }
 
+    /// Returns memory that nothing else works in, where a failure can only be remembered.
+    fn own(&self, bytes: usize) -> Option<Memory> {
+        Memory::or_remember(&self.device, Memory::new(&self.device, bytes))
+    }
+
     /// Brings values to the device where a failure can only be remembered.
     fn bring<T: Copy>(&self, values: &[T]) -> Option<Memory> {
         Memory::or_remember(&self.device, passes::bring(&self.device, values))

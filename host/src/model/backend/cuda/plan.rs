@@ -104,8 +104,8 @@ impl Plan {
                 let tasks = self.cut_chunks(each, window);
                 (passes::bring(&self.device, &tasks), tasks.len())
             }
-            _ => {
-                let tasks = self.cut(cut);
+            Cut::Cached(each) | Cut::Training(each) | Cut::Keys(each) => {
+                let tasks = self.cut(cut, each);
                 (passes::bring(&self.device, &tasks), tasks.len())
             }
         };
@@ -115,9 +115,7 @@ impl Plan {
         Some(tasks)
     }
 
-    fn cut(&self, cut: Cut) -> Vec<[u32; 4]> {
-        let (Cut::Cached(each) | Cut::Chunks(each, _) | Cut::Training(each) | Cut::Keys(each)) =
-            cut;
+    fn cut(&self, cut: Cut, each: usize) -> Vec<[u32; 4]> {
         let mut tasks = Vec::new();
         for place in &self.segments {
             if !matches!(cut, Cut::Cached(_)) {
@@ -125,9 +123,9 @@ impl Plan {
             }
             for start in (0..place.rows).step_by(each) {
                 let last = match cut {
-                    Cut::Cached(_) | Cut::Chunks(..) => place.pages,
                     Cut::Training(_) => place.first_row,
                     Cut::Keys(_) => place.first_row + place.rows,
+                    _ => place.pages,
                 };
                 let rows = each.min(place.rows - start);
                 let task = [place.first_row + start, rows, place.position + start, last];

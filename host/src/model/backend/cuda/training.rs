@@ -18,50 +18,6 @@ const RUN: usize = 64;
 const PIECE: usize = 16384;
 
 impl Cuda {
-    /// `dw` += `scale` · `dy`ᵀ · `x`.
-    #[expect(clippy::too_many_arguments, reason = "two operands, their shape and the result")]
-    fn gradient_product(
-        &self,
-        dy: &Buffer,
-        x: &Buffer,
-        rows: usize,
-        outputs: usize,
-        inputs: usize,
-        scale: f32,
-        dw: &mut Buffer,
-    ) {
-        let number = if self.rounds { Number::Bf16 } else { Number::F32 };
-        let result = Place::f32(dw.written(outputs * inputs));
-        let kind = Kind::Gradient;
-        let run = |left, right| {
-            let alike = false;
-            let before = 1.0;
-            self.products.run(Product {
-                kind,
-                number,
-                rows,
-                outputs,
-                inputs,
-                left,
-                right,
-                result,
-                alike,
-                scale,
-                before,
-            });
-        };
-        let (of_dy, of_x) = (rows * outputs, rows * inputs);
-        let place = x.place(of_x);
-        if place.number == number {
-            return self.with_operand(dy, 0, of_dy, number, |left| run(left, place.address));
-        }
-        // Both cannot be rounded into the one room that is kept.
-        let Some(room) = self.room(number.bytes() * of_x) else { return };
-        let right = room.address();
-        self.device.each("to_bf16", of_x, arguments![place.address, 1f32, of_x, right]);
-        self.with_operand(dy, 0, of_dy, number, |left| run(left, right));
-    }
-
     /// `y` += the sum of rows of `dy`, times `x` and a factor for each row where they are given.
     fn sum_of_rows(&self, dy: Place, x: Option<(u64, u64)>, rows: usize, width: usize, y: u64) {
         let runs = rows.div_ceil(RUN);
@@ -75,23 +31,29 @@ impl Cuda {
         self.device.launch("add_parts", [blocks, 1, 1], 128, 0, arguments);
     }
 
+    /// Cuts tensors into pieces, and brings their table to the device.
+    fn tensors<const EACH: usize>(
+        &self,
+        tensors: &[(usize, [u64; EACH])],
+    ) -> Option<(Tensors, Memory)> {
+        let tensors = Tensors::new(tensors);
+        let memory = Memory::of(&self.device, &tensors.table);
+        Some((tensors, Memory::or_remember(&self.device, memory)?))
+    }
+
     /// Launches a kernel over tensors, which needs them alone.
     fn over_tensors<const EACH: usize>(
         &self,
         name: &'static str,
         tensors: &[(usize, [u64; EACH])],
     ) {
-        let tensors = Tensors::new(tensors);
-        let memory = Memory::of(&self.device, &tensors.table);
-        let Some(memory) = Memory::or_remember(&self.device, memory) else { return };
+        let Some((tensors, memory)) = self.tensors(tensors) else { return };
         let arguments = arguments![tensors.argument(&memory)];
         self.device.launch(name, [tensors.pieces, 1, 1], 256, 0, arguments);
     }
 
     fn step(&self, tensors: &[(usize, [u64; 4])], step: &AdamWStep) {
-        let tensors = Tensors::new(tensors);
-        let memory = Memory::of(&self.device, &tensors.table);
-        let Some(memory) = Memory::or_remember(&self.device, memory) else { return };
+        let Some((tensors, memory)) = self.tensors(tensors) else { return };
         let AdamWFactors { scale, rest1, beta2, rest2, decay, size, root, eps } = step.factors();
         let arguments = arguments![
             tensors.argument(&memory),
@@ -221,7 +183,36 @@ impl TrainingBackend for Cuda {
         scale: f32,
         dw: &mut Buffer,
     ) {
-        self.gradient_product(dy, x, rows, outputs, inputs, scale, dw);
+        let number = if self.rounds { Number::Bf16 } else { Number::F32 };
+        let result = Place::f32(dw.written(outputs * inputs));
+        let kind = Kind::Gradient;
+        let run = |left, right| {
+            let alike = false;
+            let before = 1.0;
+            self.products.run(Product {
+                kind,
+                number,
+                rows,
+                outputs,
+                inputs,
+                left,
+                right,
+                result,
+                alike,
+                scale,
+                before,
+            });
+        };
+        let (of_dy, of_x) = (rows * outputs, rows * inputs);
+        let place = x.place(of_x);
+        if place.number == number {
+            return self.with_operand(dy, 0, of_dy, number, |left| run(left, place.address));
+        }
+        // Both cannot be rounded into the one room that is kept.
+        let Some(room) = self.room(number.bytes() * of_x) else { return };
+        let right = room.address();
+        self.device.each("to_bf16", of_x, arguments![place.address, 1f32, of_x, right]);
+        self.with_operand(dy, 0, of_dy, number, |left| run(left, right));
     }
 
     fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
@@ -300,8 +291,7 @@ impl TrainingBackend for Cuda {
     ) {
         let (dy, x, dw) = (dy.place(rows * width), x.place(rows * width), dw.written(width));
         assert!(dy.number == x.number, "both of one type");
-        let memory = Memory::new(&self.device, size_of::<f32>() * rows);
-        let Some(factors) = Memory::or_remember(&self.device, memory) else { return };
+        let Some(factors) = self.own(size_of::<f32>() * rows) else { return };
         let arguments = arguments![x.address, rows, width, eps, factors.address(), narrow(width)];
         let name = x.pick("inverse_rms_of_rows", "inverse_rms_of_rows_bf16");
         self.rows(name, rows, width, arguments);

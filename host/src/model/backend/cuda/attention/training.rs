@@ -89,8 +89,7 @@ impl Cuda {
             return Some((x.address, None));
         }
         assert!(number == Number::F32, "kernels for bf16 are picked where operands are");
-        let wide = Memory::new(&self.device, size_of::<f32>() * len);
-        let wide = Memory::or_remember(&self.device, wide)?;
+        let wide = self.own(size_of::<f32>() * len)?;
         self.device.each("from_bf16", len, arguments![x.address, len, wide.address()]);
         Some((wide.address(), Some(wide)))
     }
@@ -100,8 +99,7 @@ impl Cuda {
         if y.number == number {
             return Some((y.address, None));
         }
-        let wide = Memory::new(&self.device, size_of::<f32>() * len);
-        let wide = Memory::or_remember(&self.device, wide)?;
+        let wide = self.own(size_of::<f32>() * len)?;
         Some((wide.address(), Some(wide)))
     }
 
@@ -158,8 +156,7 @@ impl Cuda {
         let (wide, narrow) = (rows * head_dim, plan.rows * kv_heads * head_dim);
         let Some(tasks) = plan.tasks(Cut::Training(kernels.rows)) else { return };
         let Some(tiles) = plan.tasks(Cut::Keys(kernels.tile)) else { return };
-        let deltas = Memory::new(&self.device, size_of::<f32>() * rows);
-        let Some(deltas) = Memory::or_remember(&self.device, deltas) else { return };
+        let Some(deltas) = self.own(size_of::<f32>() * rows) else { return };
         let deltas = deltas.address();
         let take = |x: &Buffer, len| self.taken(x.place(len), len, number);
         let (Some(dy), Some(y), Some(queries)) =
@@ -205,8 +202,7 @@ impl Cuda {
         // A block has one query head of a group, so that there are enough of them.
         let group = heads / kv_heads;
         let len = if group > 1 { 2 * group * narrow } else { 0 };
-        let parts = Memory::new(&self.device, size_of::<f32>() * len);
-        let Some(parts) = Memory::or_remember(&self.device, parts) else { return };
+        let Some(parts) = self.own(size_of::<f32>() * len) else { return };
         let (parts, [dkeys, dvalues]) = (parts.address(), places.map(|place| place.address));
         let arguments = arguments![given(), tiles_at, shape_at(), plan.rows, parts, dkeys, dvalues];
         self.over_heads(name, shape, tiles.count, group, room, arguments);
