@@ -176,6 +176,7 @@ struct product {
     struct layout a_layout, b_layout, d_layout;
     const void *a, *b;
     float alpha, beta;
+    const void *c;
     void *d;
 };
 
@@ -212,7 +213,7 @@ static int form(const void *asked) {
             for (int j = 0; j < WIDE && i * WIDE + j < columns; j++)
                 for (int k = 0; k < TALL && first + k < rows; k++) {
                     uint64_t at = first + k + (i * WIDE + j) * d_layout->stride;
-                    float before = *beta == 0 ? 0 : *beta * number(d_layout->type, product->d, at);
+                    float before = *beta == 0 ? 0 : *beta * number(d_layout->type, product->c, at);
                     put(d_layout->type, product->d, at, *alpha * sums[j][k] + before);
                 }
         }
@@ -225,9 +226,9 @@ int cublasLtMatmul(void *handle, const struct description *description, const fl
                    const struct layout *a_layout, const void *b, const struct layout *b_layout, const float *beta,
                    const void *c, const struct layout *c_layout, void *d, const struct layout *d_layout,
                    const void *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
-    (void)handle, (void)c_layout, (void)algorithm, (void)workspace, (void)workspace_bytes;
-    if (c != d) return INVALID;
-    struct product product = {*description, *a_layout, *b_layout, *d_layout, a, b, *alpha, *beta, d};
+    (void)handle, (void)algorithm, (void)workspace, (void)workspace_bytes;
+    if (c_layout != d_layout) return INVALID;
+    struct product product = {*description, *a_layout, *b_layout, *d_layout, a, b, *alpha, *beta, c, d};
     int (*capture)(void *, int (*)(const void *), const void *, size_t) = of_driver("card_capture");
     return capture(stream, form, &product, sizeof product) ? SUCCESS : form(&product);
 }

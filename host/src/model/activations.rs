@@ -105,11 +105,16 @@ impl<T> Activations<T> {
         shape: PassShape<'_>,
         room: &mut dyn FnMut(Room) -> Result<T, E>,
     ) -> Result<Activations<T>, E> {
-        use Room::{Operands, Sums};
+        use Room::{Operands, Rows, Sums};
         let PassShape { spec, pairs, dropout, rows, gradient_checkpointing } = shape;
         let (hidden, intermediate) = (rows * spec.hidden, rows * spec.intermediate);
         let wide = rows * spec.heads * spec.head_dim;
         let narrow = rows * spec.kv_heads * spec.head_dim;
+        // What layers with a pair read, going forward or backward, but for what attention makes.
+        let beside = |width| match pairs.is_empty() {
+            true => Operands(rows * width),
+            false => Rows { rows, width },
+        };
         let widest = match dropout {
             true => hidden.max(intermediate).max(wide),
             false => 0,
@@ -152,12 +157,12 @@ impl<T> Activations<T> {
         }
         let low = rows * pairs.values().map(|pair| pair.r).max().unwrap_or(0);
         let scratch = Scratch {
-            normed: room(Operands(hidden))?,
+            normed: room(beside(spec.hidden))?,
             dnormed: room(Sums(hidden))?,
-            active: room(Operands(intermediate))?,
+            active: room(beside(spec.intermediate))?,
             dactive: room(Operands(intermediate))?,
-            dgate: room(Operands(intermediate))?,
-            dup: room(Operands(intermediate))?,
+            dgate: room(beside(spec.intermediate))?,
+            dup: room(beside(spec.intermediate))?,
             dattended: room(Operands(wide))?,
             dqueries: room(Operands(wide))?,
             dkeys: room(Operands(narrow))?,

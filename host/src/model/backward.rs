@@ -10,7 +10,7 @@ mod rewards;
 
 use super::activations::{Activations, Kept, LowScratch, Scratch};
 use super::adapter::LoraConfig;
-use super::backend::training::{AttentionGradients, AttentionSaved, Draw};
+use super::backend::training::{AttentionGradients, AttentionSaved, Draw, Layer};
 use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::Linear;
 use super::trainable::{Pair, TrainableAdapter, Trained};
@@ -99,9 +99,8 @@ impl<B: TrainingBackend> Pass<'_, B> {
             let Kept { middle, gate, up, low, .. } = kept;
             let Scratch { active, low: low_scratch, .. } = scratch;
             backend.swiglu(gate, up, rows * spec.intermediate, active);
-            backend.add_scaled(middle, 1.0, rows * spec.hidden, output, Write::Set);
             let beside = Beside { adapter, low, scratch: low_scratch };
-            run.linear(layer, Linear::Down, active, beside, output, Write::Add); // [rows, hidden]
+            run.linear(layer, Linear::Down, active, beside, Some(middle), output); // [rows, hidden]
         }
         let Activations { stream, scored: [before, after, ..], .. } = &mut **activations;
         backend.gather(stream, spec.hidden, &sequences.rows, before); // [scored, hidden]
@@ -250,37 +249,36 @@ impl<B: TrainingBackend> Run<'_, B> {
     ) {
         let Run { backend, weights, plan, .. } = *self;
         let (spec, block, rows) = (&weights.spec, &weights.blocks[layer], self.rows());
-        let (eps, hidden) = (spec.rms_norm_eps, rows * spec.hidden);
+        let eps = spec.rms_norm_eps;
         let Kept { before_norms, queries, keys, values, attended, log_sums, .. } = kept;
         let Kept { middle, gate, up, low, .. } = kept;
         let Scratch { normed, low: low_scratch, .. } = scratch;
-        let mut linear = |linear, x: &B::Buffer, y: &mut B::Buffer, write| {
+        let mut linear = |linear, x: &B::Buffer, before: Option<&B::Buffer>, y: &mut B::Buffer| {
             let beside = Beside { adapter, low: &mut *low, scratch: &mut *low_scratch };
-            self.linear(layer, linear, x, beside, y, write);
+            self.linear(layer, linear, x, beside, before, y);
         };
         backend.rms_norm(input, rows, &block.input_norm, eps, normed);
         match block.query_key_norms.as_ref().zip(before_norms.as_mut()) {
             None => {
-                linear(Linear::Q, normed, queries, Write::Set); // [rows, heads, head_dim]
-                linear(Linear::K, normed, keys, Write::Set); // [rows, kv_heads, head_dim]
+                linear(Linear::Q, normed, None, queries); // [rows, heads, head_dim]
+                linear(Linear::K, normed, None, keys); // [rows, kv_heads, head_dim]
             }
             Some(([query_norm, key_norm], [before_queries, before_keys])) => {
-                linear(Linear::Q, normed, before_queries, Write::Set);
+                linear(Linear::Q, normed, None, before_queries);
                 backend.rms_norm(before_queries, rows * spec.heads, query_norm, eps, queries);
-                linear(Linear::K, normed, before_keys, Write::Set);
+                linear(Linear::K, normed, None, before_keys);
                 backend.rms_norm(before_keys, rows * spec.kv_heads, key_norm, eps, keys);
             }
         }
-        linear(Linear::V, normed, values, Write::Set); // [rows, kv_heads, head_dim]
+        linear(Linear::V, normed, None, values); // [rows, kv_heads, head_dim]
         backend.rope(queries, spec.heads, weights.rotary.as_ref(), plan, false);
         backend.rope(keys, spec.kv_heads, weights.rotary.as_ref(), plan, false);
         let shape = spec.attention(layer);
         backend.attention(queries, keys, values, shape, plan, attended, log_sums);
-        backend.add_scaled(input, 1.0, hidden, middle, Write::Set);
-        linear(Linear::O, attended, middle, Write::Add); // [rows, hidden]
+        linear(Linear::O, attended, Some(input), middle); // [rows, hidden]
         backend.rms_norm(middle, rows, &block.post_attention_norm, eps, normed);
-        linear(Linear::Gate, normed, gate, Write::Set); // [rows, intermediate]
-        linear(Linear::Up, normed, up, Write::Set); // [rows, intermediate]
+        linear(Linear::Gate, normed, None, gate); // [rows, intermediate]
+        linear(Linear::Up, normed, None, up); // [rows, intermediate]
     }
 
     /// Fills again what the forward pass kept of a block.
@@ -303,24 +301,21 @@ impl<B: TrainingBackend> Run<'_, B> {
         }
     }
 
-    /// `y` = or += `W·x + bias + scale · B·A·dropout(x)`.
+    /// `y` = `before + W·x + bias + scale · B·A·dropout(x)`.
     fn linear(
         &self,
         layer: usize,
         linear: Linear,
         x: &B::Buffer,
         mut beside: Beside<'_, B>,
+        before: Option<&B::Buffer>,
         y: &mut B::Buffer,
-        write: Write,
     ) {
-        let (rows, block) = (self.rows(), &self.weights.blocks[layer]);
-        self.backend.linear(x, rows, block.linear(linear), y, write);
-        if let Some(bias) = block.bias(linear) {
-            self.backend.add_bias(bias, rows, y);
-        }
-        if let Some((low, pair)) = self.low(layer, linear, x, &mut beside) {
-            self.backend.linear(low, rows, &pair.packed_b, y, Write::Add);
-        }
+        let block = &self.weights.blocks[layer];
+        let (weight, bias) = (block.linear(linear), block.bias(linear));
+        let low = self.low(layer, linear, x, &mut beside);
+        let beside = low.map(|(low, pair)| (low, &pair.packed_b));
+        self.backend.layer(x, self.rows(), &Layer { weight, bias, beside }, before, y);
     }
 
     /// Sets `A·dropout(x)`, where there is a pair, and returns it.
@@ -455,12 +450,16 @@ impl<B: TrainingBackend> Run<'_, B> {
             let (outputs, _) = backend.shape(weight);
             backend.bias_gradient(dy, rows, outputs, db);
         }
-        if let Some(dx) = &mut dx {
-            backend.linear_backward(dy, rows, weight, dx, write);
-        }
-        let Some(adapter) = trained.adapter.as_deref_mut() else { return };
+        let back = |dx: Option<&mut B::Buffer>, beside: Option<(&B::Buffer, &B::Matrix)>| {
+            if let Some(dx) = dx {
+                backend.layer_backward(dy, rows, weight, beside, dx, write);
+            }
+        };
+        let Some(adapter) = trained.adapter.as_deref_mut() else { return back(dx, None) };
         let dropout = Dropout::new(adapter.config(), self.sequences, layer, linear);
-        let Some((pair, low)) = adapter.pair_mut(layer, linear).zip(low) else { return };
+        let Some((pair, low)) = adapter.pair_mut(layer, linear).zip(low) else {
+            return back(dx, None);
+        };
         let Pair { a, b, packed_a, packed_b, scale } = pair;
         let LowScratch { dlow, dropped, ddropped } = scratch;
         let ([r, inputs], outputs) = (a.shape, b.shape[0]);
@@ -469,13 +468,12 @@ impl<B: TrainingBackend> Run<'_, B> {
         match dropout {
             None => {
                 backend.weight_gradient(dlow, x, rows, r, inputs, 1.0, &mut a.gradient);
-                if let Some(dx) = dx {
-                    backend.linear_backward(dlow, rows, packed_a, dx, Write::Add);
-                }
+                back(dx, Some((dlow, packed_a)));
             }
             Some(dropout) => {
                 dropout.apply(backend, x, inputs, dropped, Write::Set);
                 backend.weight_gradient(dlow, dropped, rows, r, inputs, 1.0, &mut a.gradient);
+                back(dx.as_deref_mut(), None);
                 if let Some(dx) = dx {
                     backend.linear_backward(dlow, rows, packed_a, ddropped, Write::Set);
                     dropout.apply(backend, ddropped, inputs, dx, Write::Add);

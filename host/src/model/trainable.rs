@@ -149,17 +149,17 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
             let a = parameter(Matrix::A, [r, inputs], &pair.a)?;
             let b = parameter(Matrix::B, [outputs, r], &pair.b)?;
             let kept = backend.adapter_type();
-            let mut packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, kept)?;
-            let mut packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, kept)?;
-            backend.repack(&a.values, 1.0, &mut packed_a);
-            backend.repack(&b.values, scale as f32, &mut packed_b);
+            let packed_b = backend.pack(&vec![0.0; b.len()], outputs, r, kept)?;
+            let packed_a = backend.pack(&vec![0.0; a.len()], r, inputs, kept)?;
             blocks[layer][linear as usize] = Some(Pair { a, b, packed_a, packed_b, scale });
         }
         let score = |values: &Vec<f32>| {
             Parameter::new(backend, SCORE.to_owned(), [1, values.len()], values)
         };
         let score = adapter.score.as_ref().map(score).transpose()?;
-        Ok(TrainableAdapter { config, blocks, score })
+        let mut adapter = TrainableAdapter { config, blocks, score };
+        adapter.repack(backend);
+        Ok(adapter)
     }
 
     /// Returns its hyper-parameters.
@@ -257,9 +257,12 @@ impl<B: TrainingBackend> TrainableAdapter<B> {
 
     /// Makes passes use the values as they are now.
     pub fn repack(&mut self, backend: &B) {
+        let mut matrices = Vec::new();
         for pair in self.blocks.iter_mut().flatten().flatten() {
-            backend.repack(&pair.a.values, 1.0, &mut pair.packed_a);
-            backend.repack(&pair.b.values, pair.scale as f32, &mut pair.packed_b);
+            let Pair { a, b, packed_a, packed_b, scale } = pair;
+            matrices.push((&a.values, 1.0, packed_a));
+            matrices.push((&b.values, *scale as f32, packed_b));
         }
+        backend.repack_each(&mut matrices);
     }
 }

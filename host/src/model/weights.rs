@@ -83,16 +83,16 @@ impl<B: Backend> Weights<B> {
             done += 1;
             progress(done, total);
         };
-        let mut matrix = |name: &str, outputs: usize, inputs: usize| -> Result<_, WeightsError> {
+        let mut matrix = |pack: Pack<B>, name: &str, outputs: usize, inputs: usize| {
             let values = checkpoint.tensor(name, &[outputs, inputs])?;
-            let matrix = backend.pack(&values, outputs, inputs, weight_type)?;
+            let matrix = pack(backend, &values, outputs, inputs, weight_type)?;
             finished();
-            Ok(matrix)
+            Ok::<_, WeightsError>(matrix)
         };
-        let embedding = matrix("model.embed_tokens.weight", vocab, hidden)?;
+        let embedding = matrix(B::pack, "model.embed_tokens.weight", vocab, hidden)?;
         let separate_head = match spec.tied_embeddings {
             true => None,
-            false => Some(matrix("lm_head.weight", vocab, hidden)?),
+            false => Some(matrix(B::pack, "lm_head.weight", vocab, hidden)?),
         };
         let mut linears = Vec::with_capacity(spec.layers);
         for layer in 0..spec.layers {
@@ -100,7 +100,7 @@ impl<B: Backend> Weights<B> {
             for linear in Linear::ALL {
                 let (outputs, inputs) = spec.linear_shape(linear);
                 let name = format!("model.layers.{layer}.{}.weight", linear.path());
-                packed.push(matrix(&name, outputs, inputs)?);
+                packed.push(matrix(B::pack_layer, &name, outputs, inputs)?);
             }
             let Ok(packed) = <[B::Matrix; 7]>::try_from(packed) else {
                 unreachable!("one matrix for each of the linears")
@@ -176,6 +176,10 @@ impl<B: Backend> Weights<B> {
         self.separate_head.as_ref().unwrap_or(&self.embedding)
     }
 }
+
+/// Brings a weight, `[outputs, inputs]`, to a device: one of the ways that [`Backend`] has for it.
+type Pack<B> =
+    fn(&B, &[f32], usize, usize, WeightType) -> Result<<B as Backend>::Matrix, BackendError>;
 
 /// An adapter packed for a device.
 pub struct LoadedAdapter<B: Backend> {

@@ -56,10 +56,47 @@ fn examples(spec: &Spec, count: u64) -> Vec<Example> {
         .collect()
 }
 
-fn dropping(spec: &Spec, dropout: f64) -> Adapter {
-    let mut adapter = tiny::adapter(spec, fresh());
-    adapter.config.dropout = dropout;
+/// An adapter with numbers that are this run's own, without zeros.
+fn random_adapter(spec: &Spec, config: LoraConfig) -> Adapter {
+    let mut adapter = Adapter::zeros(spec, config).unwrap();
+    for (i, pair) in adapter.pairs.values_mut().enumerate() {
+        let number = |which: u64| seed::of([fresh().into(), (2 * i as u64 + which).into()]);
+        pair.a = tiny::normal(number(0), pair.a.len(), 0.2);
+        pair.b = tiny::normal(number(1), pair.b.len(), 0.2);
+    }
     adapter
+}
+
+/// The same adapter with a rank of 8: what is new of `B` is 0, so that it begins with what it was.
+fn of_rank_8(adapter: &Adapter) -> Adapter {
+    let LoraConfig { r, alpha, .. } = adapter.config;
+    let config = LoraConfig { r: 8, alpha: alpha * 8.0 / r as f64, ..adapter.config.clone() };
+    let mut wider = Adapter::zeros(&Tiny::new(true).spec, config).unwrap();
+    for (i, (to, from)) in wider.pairs.values_mut().zip(adapter.pairs.values()).enumerate() {
+        to.a = tiny::normal(seed::of([fresh().into(), (i as u64).into()]), to.a.len(), 0.05);
+        to.a[..from.a.len()].copy_from_slice(&from.a);
+        for (to, from) in to.b.chunks_mut(8).zip(from.b.chunks(from.r)) {
+            to[..from.len()].copy_from_slice(from);
+        }
+    }
+    wider
+}
+
+/// Adapters with ranks that go into the products of a GPU's layers, others, and both.
+fn adapters(spec: &Spec) -> Vec<(String, Adapter)> {
+    let of = |r, dropout| LoraConfig { dropout, ..LoraConfig::new(r, 8.0, &Linear::ALL) };
+    let some = [Linear::Q, Linear::O, Linear::Up, Linear::Down];
+    let rank_pattern = vec![("layers.1.*_proj".to_owned(), 16), ("up_proj".to_owned(), 3)];
+    let mixed = LoraConfig { rank_pattern, ..LoraConfig::new(8, 8.0, &some) };
+    let configs = [
+        ("rank 4", of(4, 0.0)),
+        ("rank 4, dropout", of(4, 0.2)),
+        ("rank 8", of(8, 0.0)),
+        ("rank 8, dropout", of(8, 0.2)),
+        ("ranks 16, 8 and 3", mixed),
+    ];
+    let adapter = |(name, config): (&str, _)| (name.to_owned(), random_adapter(spec, config));
+    configs.into_iter().map(adapter).collect()
 }
 
 /// Loss and gradients of the first step, one after the other.
@@ -100,8 +137,7 @@ fn gradients_of_an_adapter_are_those_of_the_processor() {
     let mut rounded = Vec::new();
     for spec in specs() {
         let checkpoint = tiny::checkpoint(spec.clone(), fresh());
-        for dropout in [0.0, 0.2] {
-            let adapter = dropping(&spec, dropout);
+        for (name, adapter) in adapters(&spec) {
             let settings = |gradient_checkpointing| TrainSettings {
                 gradient_checkpointing,
                 ..TrainSettings::default()
@@ -117,7 +153,7 @@ fn gradients_of_an_adapter_are_those_of_the_processor() {
                     Some(first_step(trainer.unwrap()))
                 };
                 let Some((loss, gradients)) = run(false) else { return };
-                let what = format!("gradients {weight_type}, dropout {dropout}");
+                let what = format!("gradients {weight_type}, {name}");
                 let errors = [
                     difference("loss", &[loss as f32], &[wanted_loss as f32]),
                     difference(&what, &gradients, &wanted),
@@ -197,7 +233,11 @@ fn every_objective_is_that_of_the_processor() {
     let objectives = preference_tests::objectives();
     assert_eq!(objectives.len(), 9);
     for (name, data) in objectives {
-        as_on_the_processor(&name, &super::tests::adapter(), data);
+        as_on_the_processor(&name, &super::tests::adapter(), &data);
+        if name == "dpo" {
+            let adapter = of_rank_8(&super::tests::adapter());
+            as_on_the_processor("dpo rank 8", &adapter, &data);
+        }
     }
     for center in [0.0, 0.1] {
         let data = || reward_tests::data(center);

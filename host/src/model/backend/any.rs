@@ -252,12 +252,26 @@ impl Backend for AnyDevice {
         on!(self, d => d.pack(values, outputs, inputs, weight_type).map(|own| part(d, own)))
     }
 
+    fn pack_layer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+    ) -> Result<Matrix, BackendError> {
+        on!(self, d => d.pack_layer(values, outputs, inputs, weight_type).map(|own| part(d, own)))
+    }
+
     fn adapter_type(&self) -> WeightType {
         on!(self, d => d.adapter_type())
     }
 
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
         on!(self, d => d.matrix_bytes(outputs, inputs, weight_type))
+    }
+
+    fn layer_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        on!(self, d => d.layer_bytes(outputs, inputs, weight_type))
     }
 
     fn repack(&self, values: &Buffer, scale: f32, matrix: &mut Matrix) {

@@ -45,13 +45,23 @@ pub enum Room {
     /// What products read, and what they make for others to read. A device that rounds the operands of its
     /// products keeps these rounded.
     Operands(usize),
+    /// Operands of layers that an adapter goes beside: a device may leave a margin beside each row, for what the
+    /// adapter makes of it.
+    Rows {
+        /// Number of rows.
+        rows: usize,
+        /// Numbers of a row, without a margin.
+        width: usize,
+    },
 }
 
 impl Room {
     /// Returns how many numbers it is for.
     pub fn numbers(self) -> usize {
-        let (Room::Sums(len) | Room::Operands(len)) = self;
-        len
+        match self {
+            Room::Sums(len) | Room::Operands(len) => len,
+            Room::Rows { rows, width } => rows * width,
+        }
     }
 }
 
@@ -125,6 +135,17 @@ pub trait Backend: Sized + Send + Sync + 'static {
         weight_type: WeightType,
     ) -> Result<Self::Matrix, BackendError>;
 
+    /// [`pack`](Backend::pack) for a layer that an adapter may go beside: a device may leave room for it.
+    fn pack_layer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+    ) -> Result<Self::Matrix, BackendError> {
+        self.pack(values, outputs, inputs, weight_type)
+    }
+
     /// Returns the type that this device keeps matrices of an adapter in, which are trained elsewhere in f32:
     /// that of what its products read.
     fn adapter_type(&self) -> WeightType {
@@ -133,6 +154,11 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Returns how many bytes a weight takes that [`pack`](Backend::pack) makes.
     fn matrix_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize;
+
+    /// Returns how many bytes a weight takes that [`pack_layer`](Backend::pack_layer) makes.
+    fn layer_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        self.matrix_bytes(outputs, inputs, weight_type)
+    }
 
     /// Overwrites a weight with `scale` times `values`, `[outputs, inputs]` row-major as in [`pack`].
     ///

@@ -4,7 +4,7 @@
 //! [`super`] says about rows, buffers and the order of additions holds here too, with one
 //! exception: a gradient of a weight is a sum over all rows.
 
-use super::{AttentionShape, BackendError, Linking, TokenLogprob, Write};
+use super::{AttentionShape, Backend, BackendError, Linking, TokenLogprob, Write};
 
 /// A device that can train.
 pub trait TrainingBackend: Linking {
@@ -19,6 +19,13 @@ pub trait TrainingBackend: Linking {
     /// [`clear`](TrainingBackend::clear) of each.
     fn clear_each(&self, buffers: &mut [&mut Self::Buffer]) {
         buffers.iter_mut().for_each(|buffer| self.clear(buffer));
+    }
+
+    /// [`repack`](Backend::repack) of each weight, with its values and their scale.
+    fn repack_each(&self, weights: &mut [(&Self::Buffer, f32, &mut Self::Matrix)]) {
+        for (values, scale, weight) in weights {
+            self.repack(values, *scale, weight);
+        }
     }
 
     /// `y` += `x` for each pair, of one length.
@@ -37,6 +44,50 @@ pub trait TrainingBackend: Linking {
         y: &mut Self::Buffer,
         write: Write,
     );
+
+    /// `y` `[rows, outputs]` = `before + W·x + bias + B·low` of a layer, each where it is given.
+    fn layer(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        layer: &Layer<'_, Self>,
+        before: Option<&Self::Buffer>,
+        y: &mut Self::Buffer,
+    ) {
+        let Layer { weight, bias, beside } = *layer;
+        let (outputs, _) = self.shape(weight);
+        let write = match before {
+            None => Write::Set,
+            Some(before) => {
+                self.add_scaled(before, 1.0, rows * outputs, y, Write::Set);
+                Write::Add
+            }
+        };
+        self.linear(x, rows, weight, y, write);
+        if let Some(bias) = bias {
+            self.add_bias(bias, rows, y);
+        }
+        if let Some((low, b)) = beside {
+            self.linear(low, rows, b, y, Write::Add);
+        }
+    }
+
+    /// `dx` `[rows, inputs]` = or += `dy·W + dlow·A`, the gradient of a layer with respect to its input; `beside` are
+    /// the gradient of `A·x`, `[rows, r]`, and `A`.
+    fn layer_backward(
+        &self,
+        dy: &Self::Buffer,
+        rows: usize,
+        weight: &Self::Matrix,
+        beside: Option<(&Self::Buffer, &Self::Matrix)>,
+        dx: &mut Self::Buffer,
+        write: Write,
+    ) {
+        self.linear_backward(dy, rows, weight, dx, write);
+        if let Some((dlow, a)) = beside {
+            self.linear_backward(dlow, rows, a, dx, Write::Add);
+        }
+    }
 
     /// `y` = or += `x` with some numbers zeroed and the others divided by `1 - rate`.
     ///
@@ -237,6 +288,16 @@ pub trait TrainingBackend: Linking {
         second: &mut Self::Buffer,
         step: &AdamWStep,
     );
+}
+
+/// A linear layer in a training pass.
+pub struct Layer<'a, B: Backend> {
+    /// `W`, `[outputs, inputs]`.
+    pub weight: &'a B::Matrix,
+    /// `[outputs]`
+    pub bias: Option<&'a B::Buffer>,
+    /// Of the adapter: `low` = `A·x` `[rows, r]` of the same rows, and `B`, `[outputs, r]`, times its scale.
+    pub beside: Option<(&'a B::Buffer, &'a B::Matrix)>,
 }
 
 /// The draws of some rows in [`TrainingBackend::dropout`].

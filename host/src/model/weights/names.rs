@@ -113,6 +113,9 @@ impl WeightName {
     /// Returns how many bytes it takes on a device where matrices are kept as `weight_type` says.
     pub fn bytes<B: Backend>(self, backend: &B, spec: &Spec, weight_type: WeightType) -> usize {
         match self.shape(spec)[..] {
+            [outputs, inputs] if matches!(self, WeightName::Block(..)) => {
+                backend.layer_bytes(outputs, inputs, weight_type)
+            }
             [outputs, inputs] => backend.matrix_bytes(outputs, inputs, weight_type),
             ref vector => size_of::<f32>() * vector.iter().product::<usize>(),
         }

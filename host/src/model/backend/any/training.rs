@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Cuda;
 use super::{AnyDevice, Buffer, Matrix, Plan, of, of_mut, on, part};
 use crate::model::backend::training::{
-    AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw,
+    AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, Layer,
 };
 use crate::model::backend::{
     AttentionShape, BackendError, Linking, TokenLogprob, TrainingBackend, Write,
@@ -72,6 +72,14 @@ impl TrainingBackend for AnyDevice {
         })
     }
 
+    fn repack_each(&self, weights: &mut [(&Buffer, f32, &mut Matrix)]) {
+        on!(self, d => {
+            let own = weights.iter_mut();
+            let own = own.map(|(values, scale, weight)| (of(d, *values), *scale, of_mut(d, *weight)));
+            d.repack_each(&mut own.collect::<Vec<_>>())
+        })
+    }
+
     fn add_each(&self, pairs: &mut [(&Buffer, &mut Buffer)]) {
         on!(self, d => {
             let own = pairs.iter_mut().map(|(x, y)| (of(d, *x), of_mut(d, *y)));
@@ -81,6 +89,39 @@ impl TrainingBackend for AnyDevice {
 
     fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
         on!(self, d => d.add_scaled(of(d, x), scale, len, of_mut(d, y), write))
+    }
+
+    fn layer(
+        &self,
+        x: &Buffer,
+        rows: usize,
+        layer: &Layer<'_, AnyDevice>,
+        before: Option<&Buffer>,
+        y: &mut Buffer,
+    ) {
+        on!(self, d => {
+            let layer = Layer {
+                weight: of(d, layer.weight),
+                bias: layer.bias.map(|bias| of(d, bias)),
+                beside: layer.beside.map(|(low, b)| (of(d, low), of(d, b))),
+            };
+            d.layer(of(d, x), rows, &layer, before.map(|before| of(d, before)), of_mut(d, y))
+        })
+    }
+
+    fn layer_backward(
+        &self,
+        dy: &Buffer,
+        rows: usize,
+        weight: &Matrix,
+        beside: Option<(&Buffer, &Matrix)>,
+        dx: &mut Buffer,
+        write: Write,
+    ) {
+        on!(self, d => {
+            let beside = beside.map(|(dlow, a)| (of(d, dlow), of(d, a)));
+            d.layer_backward(of(d, dy), rows, of(d, weight), beside, of_mut(d, dx), write)
+        })
     }
 
     fn dropout(

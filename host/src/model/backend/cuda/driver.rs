@@ -15,8 +15,10 @@ use crate::model::backend::BackendError;
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
 /// The names of all kernels.
-const NAMES: [&str; 69] = [
+const NAMES: [&str; 72] = [
     "to_bf16",
+    "to_bf16_rows",
+    "put_beside",
     "from_bf16",
     "add_scaled",
     "embed_f32",
@@ -42,6 +44,7 @@ const NAMES: [&str; 69] = [
     "squared_norm",
     "adamw",
     "add_tensors",
+    "round_tensors",
     "clear_tensors",
     "attend_f32",
     "attend_bf16",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::argument::Argument;
+use super::buffer::Operand;
 use super::driver::{Device, Memory};
 use super::product::{Kind, Number, Product};
 use super::{Buffer, Cuda, Matrix, Place, arguments};
@@ -80,17 +81,18 @@ impl Cuda {
                 rows,
                 outputs: vocab,
                 inputs,
-                left: 0,
-                right: of_head.address,
+                left: Operand { address: 0, pitch: inputs },
+                right: of_head.operand(),
                 result: Place::f32(from),
+                added: from,
                 // On a device that rounds, training takes what is fastest.
                 alike: number == Number::F32,
                 scale: 1.0,
                 before: 0.0,
             };
-            let (at_hidden, len) = (first * inputs, rows * inputs);
-            self.with_operand(hidden, at_hidden, len, number, |left| {
-                self.products.run(Product { left, ..product });
+            let of_hidden = first..first + rows;
+            self.with_operand(hidden, of_hidden.clone(), inputs, number, false, |left| {
+                self.products.run(Product { left: left.operand(), ..product });
             });
             self.say(from, vocab, wanted.address(), &said, first, rows);
             let (name, gradient) = match &rounded {
@@ -100,15 +102,18 @@ impl Cuda {
             let (targets, weights) = (at(&wanted, first), at(&weights, first));
             let arguments = arguments![from, vocab, targets, weights, said.row(first), gradient];
             self.device.launch(name, [vocab.div_ceil(1024), rows, 1], 256, 0, arguments);
-            let back = Product { left: gradient, alike: false, ..product };
+            let left = Operand { address: gradient, pitch: vocab };
+            let back = Product { left, alike: false, ..product };
             let result = Place::f32(to).after(first * inputs);
-            self.products.run(Product { kind: Kind::Backward, result, ..back });
+            let added = result.address;
+            self.products.run(Product { kind: Kind::Backward, result, added, ..back });
             if let Some(dhead) = &mut dhead {
                 assert!(head.number == Number::F32, "a head that is trained itself is f32");
                 let result = Place::f32(dhead.written(vocab * inputs));
-                self.with_operand(hidden, at_hidden, len, number, |right| {
-                    let (kind, before) = (Kind::Gradient, 1.0);
-                    self.products.run(Product { kind, right, result, before, ..back });
+                self.with_operand(hidden, of_hidden, inputs, number, false, |right| {
+                    let (kind, before, added) = (Kind::Gradient, 1.0, result.address);
+                    let right = right.operand();
+                    self.products.run(Product { kind, right, result, added, before, ..back });
                 });
             }
         }

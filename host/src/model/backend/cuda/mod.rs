@@ -22,7 +22,7 @@ use super::{
     TokenLogprob, WeightType, Write,
 };
 use argument::Argument;
-use buffer::{Place, read_as};
+use buffer::{Place, Rows, margin, read_as, read_rows, stamp};
 use driver::{Device, Memory};
 use head::Said;
 use nccl::Link;
@@ -153,6 +153,65 @@ impl Cuda {
         }
     }
 
+    /// The same where a thread has four numbers at a time, and more of them where rows are wide.
+    fn rows_by_four(
+        &self,
+        name: &'static str,
+        rows: usize,
+        width: usize,
+        arguments: &mut [Argument],
+    ) {
+        if narrow(width) {
+            return self.rows(name, rows, width, arguments);
+        }
+        let block = width.div_ceil(4).next_multiple_of(32).min(512);
+        self.device.launch(name, [rows, 1, 1], block, 0, arguments);
+    }
+
+    /// Lets a block have each row that is written where they have a margin, else all share `len` numbers.
+    fn over_rows(&self, name: &'static str, len: usize, to: Rows, arguments: &mut [Argument]) {
+        match to.margin {
+            0 => self.device.each(name, len, arguments),
+            _ => self.device.launch(name, [len / to.width, 1, 1], 256, 0, arguments),
+        }
+    }
+
+    /// Returns the margin of a layer's weight, beside which an adapter may go.
+    fn layer_margin(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        match Number::of(weight_type) {
+            Number::Bf16 if self.rounds => margin(&[outputs, inputs]),
+            _ => 0,
+        }
+    }
+
+    fn pack_with(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+        margin: usize,
+    ) -> Result<Matrix, BackendError> {
+        self.device.check()?;
+        if weight_type == WeightType::Int8 {
+            let message = "weights in int8 are for the processor; take bf16".into();
+            return Err(self.device.failed(message));
+        }
+        let number = Number::of(weight_type);
+        assert!(margin == 0 || number == Number::Bf16, "adapters go beside weights in bf16");
+        let len = (outputs + margin) * (inputs + margin);
+        let room = |number: Number| Memory::new(&self.device, number.bytes() * len);
+        let rounded = match self.rounds && number == Number::F32 {
+            true => Some(room(Number::Bf16)?),
+            false => None,
+        };
+        let (memory, beside) = (room(number)?, Mutex::default());
+        let mut matrix =
+            Matrix { memory, outputs, inputs, number, rounded, margin, beside, stamp: 0 };
+        self.repack(&self.upload(&values[..outputs * inputs])?, 1.0, &mut matrix);
+        Ok(matrix)
+    }
+
     /// Runs attention over the rows of a plan, cut into tasks; `chunks` blocks share a row's positions.
     fn over_heads(
         &self,
@@ -217,20 +276,27 @@ impl Backend for Cuda {
 
     fn make_room(&self, room: Room) -> Result<Buffer, BackendError> {
         match room {
-            Room::Operands(len) if self.rounds => {
+            Room::Operands(_) | Room::Rows { .. } if self.rounds => {
                 self.device.check()?;
                 let memory = Memory::new(&self.device, self.room_bytes(room))?;
                 memory.clear(memory.bytes());
-                Ok(Buffer::new(memory, len, Number::Bf16))
+                let buffer = Buffer::new(memory, room.numbers(), Number::Bf16);
+                Ok(match room {
+                    Room::Rows { width, .. } if margin(&[width]) > 0 => buffer.with_margin(width),
+                    _ => buffer,
+                })
             }
-            Room::Operands(len) | Room::Sums(len) => self.zeros(len),
+            room => self.zeros(room.numbers()),
         }
     }
 
     fn room_bytes(&self, room: Room) -> usize {
         match room {
             Room::Operands(len) if self.rounds => Number::Bf16.bytes() * len,
-            Room::Operands(len) | Room::Sums(len) => Number::F32.bytes() * len,
+            Room::Rows { rows, width } if self.rounds => {
+                Number::Bf16.bytes() * rows * (width + margin(&[width]))
+            }
+            room => Number::F32.bytes() * room.numbers(),
         }
     }
 
@@ -249,6 +315,11 @@ impl Backend for Cuda {
         buffer: &'a Buffer,
         range: Range<usize>,
     ) -> Result<Cow<'a, [f32]>, BackendError> {
+        if let Some(width) = buffer.width {
+            let count = range.end.div_ceil(width);
+            let rows = read_rows(&buffer.memory, buffer.number, [width, buffer.margin()], count)?;
+            return Ok(Cow::Owned(rows[range].to_vec()));
+        }
         let at = buffer.place(range.end).number.bytes() * range.start;
         Ok(Cow::Owned(read_as(&buffer.memory, buffer.number, at, range.len())?))
     }
@@ -264,21 +335,23 @@ impl Backend for Cuda {
         inputs: usize,
         weight_type: WeightType,
     ) -> Result<Matrix, BackendError> {
-        self.device.check()?;
-        let values = &values[..outputs * inputs];
-        if weight_type == WeightType::Int8 {
-            let message = "weights in int8 are for the processor; take bf16".into();
-            return Err(self.device.failed(message));
-        }
-        let number = Number::of(weight_type);
-        let room = |number: Number| Memory::new(&self.device, number.bytes() * values.len());
-        let rounded = match self.rounds && number == Number::F32 {
-            true => Some(room(Number::Bf16)?),
-            false => None,
-        };
-        let mut matrix = Matrix { memory: room(number)?, outputs, inputs, number, rounded };
-        self.repack(&self.upload(values)?, 1.0, &mut matrix);
-        Ok(matrix)
+        self.pack_with(values, outputs, inputs, weight_type, 0)
+    }
+
+    fn pack_layer(
+        &self,
+        values: &[f32],
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+    ) -> Result<Matrix, BackendError> {
+        let margin = self.layer_margin(outputs, inputs, weight_type);
+        self.pack_with(values, outputs, inputs, weight_type, margin)
+    }
+
+    fn layer_bytes(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
+        let margin = self.layer_margin(outputs, inputs, weight_type);
+        self.matrix_bytes(outputs + margin, inputs + margin, weight_type)
     }
 
     fn adapter_type(&self) -> WeightType {
@@ -298,9 +371,10 @@ impl Backend for Cuda {
             Number::F32 => {
                 self.device.each("add_scaled", len, arguments![from, scale, len, to, false]);
             }
-            Number::Bf16 => self.device.each("to_bf16", len, arguments![from, scale, len, to]),
+            Number::Bf16 => self.round_rows(from, scale, matrix.outputs, matrix.operand()),
         }
         self.round_weight(matrix);
+        matrix.stamp = stamp();
     }
 
     fn shape(&self, matrix: &Matrix) -> (usize, usize) {
@@ -334,7 +408,7 @@ impl Backend for Cuda {
 
     fn product_bytes(&self, rows: usize, terms: usize, columns: usize) -> usize {
         let narrow = if self.rounds { self.narrow_bytes(rows, columns) } else { 0 };
-        size_of::<half::bf16>() * rows * terms + narrow
+        size_of::<half::bf16>() * rows * (terms + margin(&[terms])) + narrow
     }
 
     fn linear_backward(
@@ -358,21 +432,16 @@ impl Backend for Cuda {
 
     fn rms_norm(&self, x: &Buffer, rows: usize, weight: &Buffer, eps: f32, y: &mut Buffer) {
         let (width, len) = (weight.len, rows * weight.len);
-        let (x, weight, y) = (x.place(len), weight.read(width), y.written_place(len));
+        let (x, weight, y) = (x.place(len), weight.read(width), y.written_rows(rows, width));
         let name = match (x.number, y.number) {
             (Number::F32, Number::F32) => "rms_norm",
             (Number::F32, Number::Bf16) => "rms_norm_rounded",
             (Number::Bf16, _) => "rms_norm_bf16",
         };
         assert!(x.number == Number::F32 || y.number == Number::Bf16, "a norm widens nothing");
-        let (x, y) = (x.address, y.address);
-        let arguments = arguments![x, rows, width, weight, eps, y, narrow(width)];
-        if narrow(width) {
-            return self.rows(name, rows, width, arguments);
-        }
-        // A thread has four numbers, and more where rows are wide.
-        let block = width.div_ceil(4).next_multiple_of(32).min(512);
-        self.device.launch(name, [rows, 1, 1], block, 0, arguments);
+        let (x, y, pitch) = (x.address, y.address, y.pitch());
+        let arguments = arguments![x, rows, width, weight, eps, y, pitch, narrow(width)];
+        self.rows_by_four(name, rows, width, arguments);
     }
 
     fn rope(
@@ -393,14 +462,17 @@ impl Backend for Cuda {
     }
 
     fn swiglu(&self, gate: &Buffer, up: &Buffer, len: usize, y: &mut Buffer) {
-        let (gate, up, y) = (gate.place(len), up.place(len), y.written_place(len));
+        let (gate, up, y) = (gate.place(len), up.place(len), y.written_whole(len));
         assert!(gate.number == up.number, "both of one type");
-        let name = match (gate.number, y.number) {
-            (Number::F32, Number::F32) => "swiglu",
-            (Number::F32, Number::Bf16) => "swiglu_rounded",
-            (Number::Bf16, _) => "swiglu_bf16",
-        };
-        self.device.each(name, len, arguments![gate.address, up.address, len, y.address]);
+        let (gate, up, number) = (gate.address, up.address, gate.number);
+        if number == Number::Bf16 {
+            let [width, pitch] = y.apart();
+            let arguments = arguments![gate, up, len, width, y.address, pitch];
+            return self.over_rows("swiglu_bf16", len, y, arguments);
+        }
+        assert!(y.margin == 0, "generation has no rows with a margin");
+        let name = if y.number == Number::F32 { "swiglu" } else { "swiglu_rounded" };
+        self.device.each(name, len, arguments![gate, up, len, y.address]);
     }
 
     fn gather(&self, x: &Buffer, width: usize, rows: &[usize], y: &mut Buffer) {

@@ -4,13 +4,15 @@
 //! library's. It picks an algorithm for each shape, and picks another for another number of rows, which
 //! changes the last bits. So that a row's result does not depend on how many others there are,
 //! forward products of up to [`NARROW`] rows take one algorithm for each weight, which adds up in one go.
-//! Generation and scoring stay within that; a training pass of more rows gets what is fastest, and so
-//! does every backward pass.
+//! Generation and scoring stay within that. Where operands are rounded, a training pass gets what is fastest, whatever
+//! its rows, and so does every backward pass.
 
+mod beside;
 mod narrow;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use cudarc::cublaslt::result::CublasError;
@@ -18,6 +20,7 @@ use cudarc::cublaslt::sys::{self as lt, cudaDataType_t as DataType};
 use cudarc::driver::sys::CUstream;
 
 use super::argument::Argument;
+use super::buffer::{self, Operand, Rows};
 use super::driver::{Device, Memory};
 use super::passes::{self, Asked};
 use super::{Buffer, Cuda, Matrix, Place, arguments};
@@ -65,7 +68,7 @@ impl Number {
     }
 }
 
-/// A product: `result` = `scale` · left · right + `before` · `result`.
+/// A product: `result` = `scale` · left · right + `before` · `added`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Product {
     pub(super) kind: Kind,
@@ -74,10 +77,12 @@ pub(super) struct Product {
     pub(super) rows: usize,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    /// Addresses of both operands, in the order of [`Kind`].
-    pub(super) left: u64,
-    pub(super) right: u64,
+    /// Both operands, in the order of [`Kind`].
+    pub(super) left: Operand,
+    pub(super) right: Operand,
     pub(super) result: Place,
+    /// Where what is added lies, of the result's type: the result itself, or something else of its shape.
+    pub(super) added: u64,
     /// Whether the bits of a row must not depend on how many there are.
     pub(super) alike: bool,
     pub(super) scale: f32,
@@ -88,14 +93,14 @@ pub(super) struct Product {
 #[derive(Default)]
 pub(super) struct Rounded {
     memory: Option<Memory>,
-    /// Stamp of the buffer, first number, how many.
-    of: (u64, usize, usize),
+    /// Stamp of the buffer, first row, how many, and the numbers of one, with a margin and without.
+    of: (u64, usize, usize, [usize; 2]),
 }
 
 impl Rounded {
     /// Has the next rows rounded, whatever they are.
     pub(super) fn forget(&mut self) {
-        self.of = (0, 0, 0);
+        self.of = Default::default();
     }
 }
 
@@ -119,21 +124,27 @@ impl Cuda {
         let training = result.number == Number::Bf16;
         let alike = kind == Kind::Forward && rows <= NARROW && !training;
         let narrow = alike && weights.number == Number::Bf16 && inputs.is_multiple_of(8);
-        self.with_operand(x, first * width, rows * width, weights.number, |left| match narrow {
-            true => self.narrow_products(left, rows, &[(weight, result.address)], write),
-            false => self.products.run(Product {
+        let beside = kind == Kind::Backward;
+        self.with_operand(x, first..first + rows, width, weights.number, beside, |left| {
+            if narrow {
+                assert!(left.margin == 0, "generation has no rows with a margin");
+                let to = [(weight, result.address)];
+                return self.narrow_products(left.address, rows, &to, write);
+            }
+            self.products.run(Product {
                 kind,
                 number: weights.number,
                 rows,
                 outputs,
                 inputs,
-                left,
-                right: weights.address,
+                left: left.operand(),
+                right: weights.operand(),
                 result,
+                added: result.address,
                 alike,
                 scale: 1.0,
                 before: if write == Write::Add { 1.0 } else { 0.0 },
-            }),
+            });
         });
     }
 
@@ -164,28 +175,31 @@ impl Cuda {
         let addresses: Vec<u64> = products.iter_mut().map(to).collect();
         let weights: Vec<_> =
             products.iter().zip(addresses).map(|((weight, _), y)| (*weight, y)).collect();
-        self.with_operand(x, 0, rows * inputs, Number::Bf16, |left| {
-            self.narrow_products(left, rows, &weights, Write::Set);
+        self.with_operand(x, 0..rows, inputs, Number::Bf16, false, |left| {
+            self.narrow_products(left.address, rows, &weights, Write::Set);
         });
     }
 
-    /// Asks for a product with numbers of a buffer from `at` on, of this type, which may be rounded for it.
+    /// Asks for a product with rows of a buffer, of this type, which may be rounded for it; then with a margin, where
+    /// something may go `beside` them.
     pub(super) fn with_operand(
         &self,
         x: &Buffer,
-        at: usize,
-        len: usize,
+        rows: Range<usize>,
+        width: usize,
         number: Number,
-        ask: impl FnOnce(u64),
+        beside: bool,
+        ask: impl FnOnce(Rows),
     ) {
-        let place = x.place(at + len).after(at);
-        if place.number == number {
-            return ask(place.address);
+        let from = x.rows(rows.end, width).after(rows.start);
+        if from.number == number {
+            return ask(from);
         }
         assert!(number == Number::Bf16, "nothing is widened for a product");
+        let margin = if beside { buffer::margin(&[width]) } else { 0 };
         // Held until the product is asked for, as another thread's would use the same room.
         let ask = |rounded: &mut Rounded| {
-            if let Some(to) = self.round(rounded, (x.stamp, at, len), place.address) {
+            if let Some(to) = self.round(rounded, x.stamp, &rows, from, margin) {
                 ask(to);
             }
         };
@@ -206,20 +220,38 @@ impl Cuda {
         }
     }
 
-    /// Rounds numbers at an address to bf16, unless they were the last that were; returns where they are.
-    fn round(&self, rounded: &mut Rounded, of: (u64, usize, usize), from: u64) -> Option<u64> {
-        let (_, _, len) = of;
-        let bytes = size_of::<half::bf16>() * len;
+    /// Rounds rows of a buffer with this stamp to bf16, unless they were the last that were; returns where they are.
+    fn round(
+        &self,
+        rounded: &mut Rounded,
+        stamp: u64,
+        rows: &Range<usize>,
+        from: Rows,
+        margin: usize,
+    ) -> Option<Rows> {
+        let to = Rows { number: Number::Bf16, margin, ..from };
+        let bytes = to.number.bytes() * rows.len() * to.pitch();
         if rounded.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-            let memory = Memory::new(&self.device, bytes);
-            *rounded = Rounded { memory: Memory::or_remember(&self.device, memory), of: (0, 0, 0) };
+            let memory = Memory::or_remember(&self.device, Memory::new(&self.device, bytes));
+            *rounded = Rounded { memory, of: Default::default() };
         }
-        let to = rounded.memory.as_ref()?.address();
+        let to = Rows { address: rounded.memory.as_ref()?.address(), ..to };
+        let of = (stamp, rows.start, rows.len(), [to.pitch(), to.width]);
         if rounded.of != of {
-            self.device.each("to_bf16", len, arguments![from, 1f32, len, to]);
+            self.round_rows(from.address, 1.0, rows.len(), to);
             rounded.of = of;
         }
         Some(to)
+    }
+
+    /// Rounds `scale` times numbers at an address to bf16, into rows.
+    pub(super) fn round_rows(&self, from: u64, scale: f32, rows: usize, to: Rows) {
+        let len = rows * to.width;
+        if to.margin == 0 {
+            return self.device.each("to_bf16", len, arguments![from, scale, len, to.address]);
+        }
+        let arguments = arguments![from, scale, to.width, to.address, to.pitch()];
+        self.device.launch("to_bf16_rows", [rows, 1, 1], 256, 0, arguments);
     }
 }
 
@@ -231,6 +263,8 @@ struct Key {
     alike: bool,
     outputs: usize,
     inputs: usize,
+    /// How far apart rows of the operands lie.
+    pitches: [usize; 2],
     /// Rows up to which it serves, a power of two.
     rows: usize,
 }
@@ -285,7 +319,7 @@ impl Products {
     fn try_issue(&self, product: &Product, stream: CUstream) -> Result<(), CublasError> {
         let place = Descriptors::new(product, product.rows)?;
         let algorithm = self.algorithm(product)?;
-        let Product { left, right, result, scale, before, .. } = *product;
+        let Product { left, right, result, added, scale, before, .. } = *product;
         // The library's matrices are stored by columns, so its first operand is our second.
         // SAFETY: the descriptors are alive, and callers give live memory of the right size.
         unsafe {
@@ -293,12 +327,12 @@ impl Products {
                 self.handle,
                 place.operation,
                 (&raw const scale).cast(),
-                right as *const c_void,
+                right.address as *const c_void,
                 place.a,
-                left as *const c_void,
+                left.address as *const c_void,
                 place.b,
                 (&raw const before).cast(),
-                result.address as *const c_void,
+                added as *const c_void,
                 place.d,
                 result.address as *mut c_void,
                 place.d,
@@ -314,7 +348,8 @@ impl Products {
     fn algorithm(&self, product: &Product) -> Result<lt::cublasLtMatmulAlgo_t, CublasError> {
         let Product { kind, number, outputs, inputs, alike, .. } = *product;
         let rows = if alike { NARROW } else { product.rows.next_power_of_two() };
-        let key = Key { kind, number, result: product.result.number, alike, outputs, inputs, rows };
+        let (result, pitches) = (product.result.number, [product.left.pitch, product.right.pitch]);
+        let key = Key { kind, number, result, alike, outputs, inputs, pitches, rows };
         let mut algorithms = self.algorithms.lock().expect("nothing panics while it is held");
         if let Some(algorithm) = algorithms.get(&key) {
             return Ok(*algorithm);
@@ -433,21 +468,17 @@ impl Descriptors {
             Kind::Backward => ([inputs, outputs], [outputs, rows], [inputs, rows], false, false),
             Kind::Gradient => ([inputs, rows], [outputs, rows], [inputs, outputs], false, true),
         };
-        let layout = |of, [height, width]: [usize; 2]| {
-            cudarc::cublaslt::result::create_matrix_layout(
-                of,
-                height as u64,
-                width as u64,
-                height as i64,
-            )
+        let layout = |of, [height, width]: [usize; 2], pitch: usize| {
+            let (height, width) = (height as u64, width as u64);
+            cudarc::cublaslt::result::create_matrix_layout(of, height, width, pitch as i64)
         };
         let (operation, none) = (std::ptr::null_mut(), std::ptr::null_mut());
         let mut place = Descriptors { operation, a: none, b: none, d: none };
         let sums = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         place.operation = cudarc::cublaslt::result::create_matmul_desc(sums, DataType::CUDA_R_32F)?;
-        place.a = layout(of(number), a)?;
-        place.b = layout(of(number), b)?;
-        place.d = layout(of(product.result.number), d)?;
+        place.a = layout(of(number), a, product.right.pitch)?;
+        place.b = layout(of(number), b, product.left.pitch)?;
+        place.d = layout(of(product.result.number), d, d[0])?;
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
         for (turn, attribute) in [
             (turn_a, Attribute::CUBLASLT_MATMUL_DESC_TRANSA),

@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 
 mod attention;
+mod beside;
 mod passes;
 mod products;
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::argument::Argument;
+use super::buffer::{Rows, read_rows, stamp};
 use super::driver::Memory;
 use super::head::HEAD_ROWS;
 use super::product::{Kind, Number, Product};
-use super::{Buffer, Cuda, Matrix, Place, Plan, arguments, narrow, narrowed, read_as};
+use super::{Buffer, Cuda, Matrix, Place, Plan, arguments, narrow, narrowed};
 use crate::model::backend::training::{
-    AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, TrainingBackend,
+    AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, Layer,
+    TrainingBackend,
 };
 use crate::model::backend::{AttentionShape, Backend, BackendError, TokenLogprob, Write};
 
@@ -115,6 +117,23 @@ impl TrainingBackend for Cuda {
         self.over_tensors("clear_tensors", &tensors);
     }
 
+    fn repack_each(&self, weights: &mut [(&Buffer, f32, &mut Matrix)]) {
+        let plain = |weight: &Matrix| weight.number == Number::Bf16 && weight.margin == 0;
+        if !weights.iter().all(|(_, _, weight)| plain(weight)) {
+            for (values, scale, weight) in weights {
+                self.repack(values, *scale, weight);
+            }
+            return;
+        }
+        let tensor = |(values, scale, weight): &mut (&Buffer, f32, &mut Matrix)| {
+            let len = weight.outputs * weight.inputs;
+            weight.stamp = stamp();
+            (len, [values.read(len), weight.memory.address(), scale.to_bits().into()])
+        };
+        let tensors: Vec<_> = weights.iter_mut().map(tensor).collect();
+        self.over_tensors("round_tensors", &tensors);
+    }
+
     fn add_each(&self, pairs: &mut [(&Buffer, &mut Buffer)]) {
         let tensor =
             |(x, y): &mut (&Buffer, &mut Buffer)| (x.len, [x.read(x.len), y.written(x.len)]);
@@ -123,14 +142,53 @@ impl TrainingBackend for Cuda {
     }
 
     fn add_scaled(&self, x: &Buffer, scale: f32, len: usize, y: &mut Buffer, write: Write) {
-        let (x, y) = (x.read(len), y.written_place(len));
-        let (add, to) = (write == Write::Add, y.address);
+        let (x, y, add) = (x.read(len), y.written_whole(len), write == Write::Add);
         match y.number {
-            Number::F32 => self.device.each("add_scaled", len, arguments![x, scale, len, to, add]),
+            Number::F32 => {
+                self.device.each("add_scaled", len, arguments![x, scale, len, y.address, add]);
+            }
             Number::Bf16 => {
                 assert!(!add, "nothing is added to an operand");
-                self.device.each("to_bf16", len, arguments![x, scale, len, to]);
+                self.round_rows(x, scale, len.checked_div(y.width).unwrap_or(0), y);
             }
+        }
+    }
+
+    fn layer(
+        &self,
+        x: &Buffer,
+        rows: usize,
+        layer: &Layer<'_, Cuda>,
+        before: Option<&Buffer>,
+        y: &mut Buffer,
+    ) {
+        let Layer { weight, bias, beside } = *layer;
+        let len = rows * weight.outputs;
+        let (result, before) = (y.written_place(len), before.map(|before| before.place(len)));
+        let together = self.layer_product(Kind::Forward, x, rows, weight, beside, before, result);
+        if let Some(bias) = bias {
+            self.add_bias(bias, rows, y);
+        }
+        if let Some((low, b)) = beside.filter(|_| !together) {
+            let added = Some(result);
+            self.layer_product(Kind::Forward, low, rows, b, None, added, result);
+        }
+    }
+
+    fn layer_backward(
+        &self,
+        dy: &Buffer,
+        rows: usize,
+        weight: &Matrix,
+        beside: Option<(&Buffer, &Matrix)>,
+        dx: &mut Buffer,
+        write: Write,
+    ) {
+        let result = dx.written_place(rows * weight.inputs);
+        let before = (write == Write::Add).then_some(result);
+        let together = self.layer_product(Kind::Backward, dy, rows, weight, beside, before, result);
+        if let Some((dlow, a)) = beside.filter(|_| !together) {
+            self.layer_product(Kind::Backward, dlow, rows, a, None, Some(result), result);
         }
     }
 
@@ -148,7 +206,7 @@ impl TrainingBackend for Cuda {
             starts.push(starts[starts.len() - 1] + (draw.rows * width) as u64);
         }
         let len = starts[draws.len()] as usize;
-        let (x, y) = (x.place(len), y.written_place(len));
+        let (x, y) = (x.rows(len / width, width), y.written_place(len));
         starts.extend(draws.iter().map(|draw| draw.seed));
         let Some(memory) = self.bring(&starts) else { return };
         let seeds = memory.address() + (size_of::<u64>() * (draws.len() + 1)) as u64;
@@ -160,8 +218,9 @@ impl TrainingBackend for Cuda {
             (Number::Bf16, Number::F32) => "dropout_widened",
             (Number::F32, Number::Bf16) => unreachable!("what goes into a layer is an operand"),
         };
-        let (x, y, table) = (x.address, y.address, memory.address());
-        let arguments = arguments![x, table, seeds, count, rate, keep, len, y, add];
+        let (pitch, y, table) = (x.pitch(), y.address, memory.address());
+        let arguments =
+            arguments![x.address, width, pitch, table, seeds, count, rate, keep, len, y, add];
         self.device.each(name, len, arguments);
     }
 
@@ -186,9 +245,9 @@ impl TrainingBackend for Cuda {
         let number = if self.rounds { Number::Bf16 } else { Number::F32 };
         let result = Place::f32(dw.written(outputs * inputs));
         let kind = Kind::Gradient;
-        let run = |left, right| {
-            let alike = false;
-            let before = 1.0;
+        let run = |left: Rows, right: Rows| {
+            let (left, right) = (left.operand(), right.operand());
+            let (added, alike, before) = (result.address, false, 1.0);
             self.products.run(Product {
                 kind,
                 number,
@@ -198,21 +257,21 @@ impl TrainingBackend for Cuda {
                 left,
                 right,
                 result,
+                added,
                 alike,
                 scale,
                 before,
             });
         };
-        let (of_dy, of_x) = (rows * outputs, rows * inputs);
-        let place = x.place(of_x);
-        if place.number == number {
-            return self.with_operand(dy, 0, of_dy, number, |left| run(left, place.address));
+        let of_x = x.rows(rows, inputs);
+        if of_x.number == number {
+            return self.with_operand(dy, 0..rows, outputs, number, true, |left| run(left, of_x));
         }
         // Both cannot be rounded into the one room that is kept.
-        let Some(room) = self.room(number.bytes() * of_x) else { return };
-        let right = room.address();
-        self.device.each("to_bf16", of_x, arguments![place.address, 1f32, of_x, right]);
-        self.with_operand(dy, 0, of_dy, number, |left| run(left, right));
+        let Some(room) = self.room(number.bytes() * rows * inputs) else { return };
+        let right = Rows { address: room.address(), number, ..of_x };
+        self.round_rows(of_x.address, 1.0, rows, right);
+        self.with_operand(dy, 0..rows, outputs, number, true, |left| run(left, right));
     }
 
     fn packed_len(&self, outputs: usize, inputs: usize) -> usize {
@@ -231,8 +290,8 @@ impl TrainingBackend for Cuda {
     }
 
     fn unpack(&self, weight: &Matrix) -> Result<Vec<f32>, BackendError> {
-        let len = weight.outputs * weight.inputs;
-        read_as(&weight.memory, weight.number, 0, len)
+        let Matrix { memory, number, outputs, inputs, margin, .. } = weight;
+        read_rows(memory, *number, [*inputs, *margin], *outputs)
     }
 
     fn unpack_buffer(
@@ -315,7 +374,7 @@ impl TrainingBackend for Cuda {
         let name = dx.pick("rms_norm_backward", "rms_norm_backward_bf16");
         let (dy, x, dx) = (dy.address, x.address, dx.address);
         let arguments = arguments![dy, x, rows, width, weight, eps, dx, add, narrow(width)];
-        self.rows(name, rows, width, arguments);
+        self.rows_by_four(name, rows, width, arguments);
     }
 
     fn swiglu_backward(
@@ -328,13 +387,19 @@ impl TrainingBackend for Cuda {
         dup: &mut Buffer,
     ) {
         let read = [dy, gate, up].map(|buffer| buffer.place(len));
-        let (dgate, dup) = (dgate.written_place(len), dup.written_place(len));
+        let (dgate, dup) = (dgate.written_whole(len), dup.written_whole(len));
         let number = dgate.number;
         assert!(dup.number == number && read.iter().all(|it| it.number == number), "one type");
-        let name = dgate.pick("swiglu_backward", "swiglu_backward_bf16");
+        assert!(dup.pitch() == dgate.pitch(), "rows as far apart");
         let [dy, gate, up] = read.map(|place| place.address);
-        let arguments = arguments![dy, gate, up, len, dgate.address, dup.address];
-        self.device.each(name, len, arguments);
+        let (to, [width, pitch]) = (dgate, dgate.apart());
+        let (dgate, dup) = (dgate.address, dup.address);
+        if number == Number::F32 {
+            let arguments = arguments![dy, gate, up, len, dgate, dup];
+            return self.device.each("swiglu_backward", len, arguments);
+        }
+        let arguments = arguments![dy, gate, up, len, width, dgate, dup, pitch];
+        self.over_rows("swiglu_backward_bf16", len, to, arguments);
     }
 
     fn attention(
@@ -425,5 +490,6 @@ impl TrainingBackend for Cuda {
         let addresses = [weight.memory.address(), gradient.read(len), first, second];
         self.step(&[(len, addresses)], step);
         self.round_weight(weight);
+        weight.stamp = stamp();
     }
 }

@@ -87,6 +87,15 @@ KERNEL add_tensors(Tensors tensors) {
     for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) y[i] += x[i];
 }
 
+// A tensor is two addresses and the bits of a scale: y = scale * x, rounded to bf16.
+KERNEL round_tensors(Tensors tensors) {
+    Piece piece = my_piece(tensors);
+    const float *x = piece.addresses[0];
+    Half *y = reinterpret_cast<Half *>(piece.addresses[1]);
+    float scale = __uint_as_float((uint32_t)(size_t)piece.addresses[2]);
+    for (size_t i = piece.first + threadIdx.x; i < piece.end; i += blockDim.x) y[i] = __float2bfloat16_rn(scale * x[i]);
+}
+
 KERNEL clear_tensors(Tensors tensors) {
     Piece piece = my_piece(tensors);
     float *y = piece.addresses[0];

@@ -24,8 +24,8 @@ __device__ __forceinline__ int swizzled(int row, int chunk) { return row * TERMS
 
 __device__ __forceinline__ uint4 eight_of(const Half *x) { return *reinterpret_cast<const uint4 *>(x); }
 
-// Weights with equally many inputs, which are multiplied with the same rows by one launch: `first` of each is the first
-// block, in the grid's direction of outputs, that has outputs of it.
+// Weights with equally many inputs, whose rows lie `pitch` numbers apart, and which one launch multiplies with the same
+// rows: `first` of each is the first block, in the grid's direction of outputs, that has outputs of it.
 struct Weights {
     const Half *w[3];
     float *y[3];
@@ -54,8 +54,8 @@ struct OfBlock {
 // their way. They come through shared memory, as each wait for registers is a wait for all that were asked for
 // since. A warp has a slice of 8 outputs, a block all slices of its outputs.
 template <int M>
-__device__ void narrow_few(const Weights &weights_of, const Outputs &all, const Half *x, int rows, int inputs, int cut,
-                           int add) {
+__device__ void narrow_few(const Weights &weights_of, const Outputs &all, int pitch, const Half *x, int rows,
+                           int inputs, int cut, int add) {
     OfBlock own_of(weights_of, all, blockIdx.x);
     const Half *w = own_of.w;
     float *y = own_of.y;
@@ -75,7 +75,7 @@ __device__ void narrow_few(const Weights &weights_of, const Outputs &all, const 
     Half *to = slots + swizzled(own, chunk);
     const Half *own_w[2], *own_x[2 * M];
 #pragma unroll
-    for (int i = 0; i < 2; i++) own_w[i] = w + (size_t)min(first_output + own + i * 4, outputs - 1) * inputs + start;
+    for (int i = 0; i < 2; i++) own_w[i] = w + (size_t)min(first_output + own + i * 4, outputs - 1) * pitch + start;
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) own_x[i] = x + (size_t)min(own + i * 4, rows - 1) * inputs + start;
     auto fetch = [&](int block, int slot) {
@@ -128,13 +128,13 @@ __device__ void narrow_few(const Weights &weights_of, const Outputs &all, const 
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-narrow_few_8(Weights weights, Outputs outputs, const Half *x, int rows, int inputs, int cut, int add) {
-    narrow_few<1>(weights, outputs, x, rows, inputs, cut, add);
+narrow_few_8(Weights weights, Outputs outputs, int pitch, const Half *x, int rows, int inputs, int cut, int add) {
+    narrow_few<1>(weights, outputs, pitch, x, rows, inputs, cut, add);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-narrow_few_16(Weights weights, Outputs outputs, const Half *x, int rows, int inputs, int cut, int add) {
-    narrow_few<2>(weights, outputs, x, rows, inputs, cut, add);
+narrow_few_16(Weights weights, Outputs outputs, int pitch, const Half *x, int rows, int inputs, int cut, int add) {
+    narrow_few<2>(weights, outputs, pitch, x, rows, inputs, cut, add);
 }
 
 __device__ __forceinline__ float4 sum_of(float4 a, float4 b) {
@@ -147,8 +147,8 @@ __device__ __forceinline__ float4 sum_of(float4 a, float4 b) {
 // out of the card's memory once. With z over 1 each block has one slice, whose sums go to `parts` [z, rows,
 // outputs] of its weight, one weight after the other; else it has them all, and keeps their total behind its stages.
 template <int ROWS, int OUT, int STAGES>
-__device__ __forceinline__ void narrow_many(const Weights &weights_of, const Outputs &all, const Half *x, int rows,
-                                            int inputs, int cut, float *parts, int add) {
+__device__ __forceinline__ void narrow_many(const Weights &weights_of, const Outputs &all, int pitch, const Half *x,
+                                            int rows, int inputs, int cut, float *parts, int add) {
     OfBlock own_of(weights_of, all, blockIdx.y);
     const Half *w = own_of.w;
     float *y = own_of.y;
@@ -166,9 +166,9 @@ __device__ __forceinline__ void narrow_many(const Weights &weights_of, const Out
     // Each thread copies the same part of every APART-th row.
     constexpr int APART = THREADS / 8;
     int own = threadIdx.x / 8, chunk = threadIdx.x % 8, to_own = swizzled(own, chunk);
-    const Half *own_w = w + (size_t)(first_output + own) * inputs + chunk * 8;
+    const Half *own_w = w + (size_t)(first_output + own) * pitch + chunk * 8;
     const Half *own_x = x + (size_t)(first_row + own) * inputs + chunk * 8;
-    size_t apart = (size_t)APART * inputs;
+    size_t apart_w = (size_t)APART * pitch, apart_x = (size_t)APART * inputs;
     int left_w = outputs - first_output - own, left_x = rows - first_row - own, left_k = inputs - chunk * 8;
     auto fetch = [&](int block, int stage) {
         if (block < end) {
@@ -178,12 +178,12 @@ __device__ __forceinline__ void narrow_many(const Weights &weights_of, const Out
 #pragma unroll
             for (int i = 0; i < ROWS / APART; i++) {
                 bool copied = there && i * APART < left_x;
-                copy_ahead(to + i * APART * TERMS, own_x + i * apart + k, copied);
+                copy_ahead(to + i * APART * TERMS, own_x + i * apart_x + k, copied);
             }
 #pragma unroll
             for (int i = 0; i < OUT / APART; i++) {
                 bool copied = there && i * APART < left_w;
-                copy_ahead(to + (ROWS + i * APART) * TERMS, own_w + i * apart + k, copied);
+                copy_ahead(to + (ROWS + i * APART) * TERMS, own_w + i * apart_w + k, copied);
             }
         }
         end_copies();
@@ -306,9 +306,9 @@ __device__ __forceinline__ void narrow_many(const Weights &weights_of, const Out
 // The name of each has its rows and outputs.
 #define NARROW_MANY(ROWS, OUT, STAGES)                                                                             \
     extern "C" __global__ void __launch_bounds__(OUT / 48 * 64)                                                    \
-    narrow_##ROWS##_##OUT(Weights weights, Outputs outputs, const Half *x, int rows, int inputs, int cut,          \
-                          float *parts, int add) {                                                                 \
-        narrow_many<ROWS, OUT, STAGES>(weights, outputs, x, rows, inputs, cut, parts, add);                        \
+    narrow_##ROWS##_##OUT(Weights weights, Outputs outputs, int pitch, const Half *x, int rows, int inputs,        \
+                          int cut, float *parts, int add) {                                                        \
+        narrow_many<ROWS, OUT, STAGES>(weights, outputs, pitch, x, rows, inputs, cut, parts, add);                 \
     }
 
 NARROW_MANY(64, 96, 4)

@@ -1,11 +1,13 @@
 // Operations on what is kept in bf16 because products read it; each number is computed in f32 and rounded once.
 
-KERNEL rms_norm_rounded(const float *x, int rows, int width, const float *weight, float eps, Half *y, int warps) {
-    norm_row(x, rows, width, weight, eps, y, warps);
+KERNEL rms_norm_rounded(const float *x, int rows, int width, const float *weight, float eps, Half *y, int pitch,
+                        int warps) {
+    norm_row(x, rows, width, weight, eps, y, pitch, warps);
 }
 
-KERNEL rms_norm_bf16(const Half *x, int rows, int width, const float *weight, float eps, Half *y, int warps) {
-    norm_row(x, rows, width, weight, eps, y, warps);
+KERNEL rms_norm_bf16(const Half *x, int rows, int width, const float *weight, float eps, Half *y, int pitch,
+                     int warps) {
+    norm_row(x, rows, width, weight, eps, y, pitch, warps);
 }
 
 KERNEL rms_norm_backward_bf16(const Half *dy, const Half *x, int rows, int width, const float *weight, float eps,
@@ -32,22 +34,35 @@ KERNEL gather_bf16(const Half *x, int width, const uint32_t *rows, size_t len, H
     gather_rows(x, width, rows, len, y);
 }
 
-KERNEL swiglu_rounded(const float *gate, const float *up, size_t len, Half *y) { silu_and_times(gate, up, len, y); }
-
-KERNEL swiglu_bf16(const Half *gate, const Half *up, size_t len, Half *y) { silu_and_times(gate, up, len, y); }
-
-KERNEL swiglu_backward_bf16(const Half *dy, const Half *gate, const Half *up, size_t len, Half *dgate, Half *dup) {
-    silu_and_times_backward(dy, gate, up, len, dgate, dup);
+KERNEL swiglu_rounded(const float *gate, const float *up, size_t len, Half *y) {
+    silu_and_times(gate, up, of_grid(len), y);
 }
 
-KERNEL dropout_bf16(const Half *x, const uint64_t *starts, const uint64_t *seeds, int draws, double rate, float keep,
-                    size_t len, Half *y, int add) {
-    drop(x, starts, seeds, draws, rate, keep, len, y, add);
+// Where rows of what is written lie `pitch` numbers apart, a block has a row of `width`; where both are 0, all blocks
+// share `len` numbers.
+__device__ __forceinline__ Span of_row(size_t len, int width) {
+    return width ? Span{threadIdx.x, blockDim.x, (size_t)width} : of_grid(len);
 }
 
-KERNEL dropout_widened(const Half *x, const uint64_t *starts, const uint64_t *seeds, int draws, double rate,
-                       float keep, size_t len, float *y, int add) {
-    drop(x, starts, seeds, draws, rate, keep, len, y, add);
+KERNEL swiglu_bf16(const Half *gate, const Half *up, size_t len, int width, Half *y, int pitch) {
+    size_t from = (size_t)blockIdx.x * width, to = (size_t)blockIdx.x * pitch;
+    silu_and_times(gate + from, up + from, of_row(len, width), y + to);
+}
+
+KERNEL swiglu_backward_bf16(const Half *dy, const Half *gate, const Half *up, size_t len, int width, Half *dgate,
+                            Half *dup, int pitch) {
+    size_t from = (size_t)blockIdx.x * width, to = (size_t)blockIdx.x * pitch;
+    silu_and_times_backward(dy + from, gate + from, up + from, of_row(len, width), dgate + to, dup + to);
+}
+
+KERNEL dropout_bf16(const Half *x, int width, int pitch, const uint64_t *starts, const uint64_t *seeds, int draws,
+                    double rate, float keep, size_t len, Half *y, int add) {
+    drop(x, width, pitch, starts, seeds, draws, rate, keep, len, y, add);
+}
+
+KERNEL dropout_widened(const Half *x, int width, int pitch, const uint64_t *starts, const uint64_t *seeds, int draws,
+                       double rate, float keep, size_t len, float *y, int add) {
+    drop(x, width, pitch, starts, seeds, draws, rate, keep, len, y, add);
 }
 
 KERNEL attention_deltas_bf16(const Half *dy, const Half *y, int count, int head_dim, float *deltas) {

@@ -12,6 +12,27 @@ KERNEL to_bf16(const float *x, float scale, size_t len, __nv_bfloat16 *y) {
     EACH(i, len) y[i] = __float2bfloat16_rn(scale * x[i]);
 }
 
+// The same into rows that lie `pitch` numbers apart; a block has a row.
+KERNEL to_bf16_rows(const float *x, float scale, int width, Half *y, int pitch) {
+    x += (size_t)blockIdx.x * width, y += (size_t)blockIdx.x * pitch;
+    if (by_four(width, x, y)) {
+        for (int i = threadIdx.x; i < width / 4; i += blockDim.x) {
+            float4 a = four(x, i);
+            put_four(y, i, make_float4(scale * a.x, scale * a.y, scale * a.z, scale * a.w));
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < width; i += blockDim.x) y[i] = __float2bfloat16_rn(scale * x[i]);
+}
+
+// Copies rows of `width` times 8 numbers to rows that lie `pitch` numbers apart; `len` counts eights.
+KERNEL put_beside(const Half *x, int width, size_t len, Half *y, int pitch) {
+    EACH(i, len) {
+        uint32_t row = (uint32_t)i / width, eight = (uint32_t)i % width;
+        *reinterpret_cast<uint4 *>(y + (size_t)row * pitch + eight * 8) = reinterpret_cast<const uint4 *>(x)[i];
+    }
+}
+
 KERNEL from_bf16(const __nv_bfloat16 *x, size_t len, float *y) {
     EACH(i, len) y[i] = __bfloat162float(x[i]);
 }
@@ -103,31 +124,50 @@ template <bool WHOLE, typename T> __device__ __forceinline__ void put_four_at(T 
 // A thread reads so many fours of a row once, with their weights; what is beyond them twice.
 constexpr int KEPT = 2;
 
+__device__ __forceinline__ float plus(float a, float b) { return a + b; }
+__device__ __forceinline__ float2 plus(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
+__device__ __forceinline__ float2 warp_sum(float2 x) { return make_float2(warp_sum(x.x), warp_sum(x.y)); }
+
+// The sum over the threads of a row, for each of them. `room` has a place for each warp.
+template <typename T> __device__ __forceinline__ T sum_of_row(T x, int warps, T *room) {
+    x = warp_sum(x);
+    if (warps) return x;
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = room[0];
+    for (int w = 1; w < blockDim.x / 32; w++) x = plus(x, room[w]);
+    return x;
+}
+
+// sum + a · b
+__device__ __forceinline__ float dot(float4 a, float4 b, float sum) {
+    return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
+}
+
+__device__ __forceinline__ float4 times(float4 a, float4 b) {
+    return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+
 template <bool WHOLE, typename X, typename Y>
 __device__ __forceinline__ void normalise(const X *x, int width, const float *weight, float eps, Y *y, Row at,
                                           int warps, float *room) {
     float4 kept[KEPT], weights[KEPT];
+    float sum = 0;
 #pragma unroll
     for (int n = 0; n < KEPT; n++) {
         int i = 4 * (at.first + n * at.step);
         kept[n] = weights[n] = make_float4(0, 0, 0, 0);
         if (i < width) kept[n] = four_at<WHOLE>(x, width, i), weights[n] = four_at<WHOLE>(weight, width, i);
     }
-    float sum = 0;
-    auto add = [&](float4 a) { sum = fmaf(a.x, a.x, fmaf(a.y, a.y, fmaf(a.z, a.z, fmaf(a.w, a.w, sum)))); };
 #pragma unroll
-    for (int n = 0; n < KEPT; n++) add(kept[n]);
+    for (int n = 0; n < KEPT; n++) sum = dot(kept[n], kept[n], sum);
     int rest = 4 * (at.first + KEPT * at.step);
 #pragma unroll 1
-    for (int i = rest; i < width; i += 4 * at.step) add(four_at<WHOLE>(x, width, i));
-    sum = warp_sum(sum);
-    if (!warps) {
-        if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
-        __syncthreads();
-        sum = 0;
-        for (int w = 0; w < blockDim.x / 32; w++) sum += room[w];
+    for (int i = rest; i < width; i += 4 * at.step) {
+        float4 a = four_at<WHOLE>(x, width, i);
+        sum = dot(a, a, sum);
     }
-    float scale = 1.0f / sqrtf(sum / width + eps);
+    float scale = 1.0f / sqrtf(sum_of_row(sum, warps, room) / width + eps);
     auto put = [&](int i, float4 a, float4 b) {
         a = make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
         put_four_at<WHOLE>(y, width, i, a);
@@ -142,38 +182,76 @@ __device__ __forceinline__ void normalise(const X *x, int width, const float *we
         put(i, four_at<WHOLE>(x, width, i), four_at<WHOLE>(weight, width, i));
 }
 
+// Rows of `y` lie `pitch` numbers apart.
 template <typename X, typename Y>
-__device__ void norm_row(const X *x, int rows, int width, const float *weight, float eps, Y *y, int warps) {
+__device__ void norm_row(const X *x, int rows, int width, const float *weight, float eps, Y *y, int pitch, int warps) {
     __shared__ float room[32];
     Row at = my_row(warps);
     if (at.row >= rows) return;
-    size_t start = (size_t)at.row * width;
+    x += (size_t)at.row * width, y += (size_t)at.row * pitch;
     // Both add up in the same order.
-    if (by_four(width, x, weight, y)) normalise<true>(x + start, width, weight, eps, y + start, at, warps, room);
-    else normalise<false>(x + start, width, weight, eps, y + start, at, warps, room);
+    if (by_four(width, x, weight, y)) normalise<true>(x, width, weight, eps, y, at, warps, room);
+    else normalise<false>(x, width, weight, eps, y, at, warps, room);
 }
 
-KERNEL rms_norm(const float *x, int rows, int width, const float *weight, float eps, float *y, int warps) {
-    norm_row(x, rows, width, weight, eps, y, warps);
+KERNEL rms_norm(const float *x, int rows, int width, const float *weight, float eps, float *y, int pitch,
+                int warps) {
+    norm_row(x, rows, width, weight, eps, y, pitch, warps);
+}
+
+// dx = or += dy * weight * inverse - x * back, where x * inverse * weight is the norm, and `back` is what all numbers
+// of a row lose where one grows.
+template <bool WHOLE, typename T>
+__device__ __forceinline__ void normalise_backward(const T *dy, const T *x, int width, const float *weight, float eps,
+                                                   T *dx, int add, Row at, int warps, float2 *room) {
+    // Of x, and of dy times the weight.
+    float4 kept[KEPT], scaled[KEPT];
+    float squares = 0, along = 0;
+    auto read = [&](int i, float4 &a, float4 &d) {
+        a = four_at<WHOLE>(x, width, i);
+        d = times(four_at<WHOLE>(dy, width, i), four_at<WHOLE>(weight, width, i));
+    };
+#pragma unroll
+    for (int n = 0; n < KEPT; n++) {
+        int i = 4 * (at.first + n * at.step);
+        kept[n] = scaled[n] = make_float4(0, 0, 0, 0);
+        if (i < width) read(i, kept[n], scaled[n]);
+    }
+    auto sum = [&](float4 a, float4 d) { squares = dot(a, a, squares), along = dot(a, d, along); };
+#pragma unroll
+    for (int n = 0; n < KEPT; n++) sum(kept[n], scaled[n]);
+    int rest = 4 * (at.first + KEPT * at.step);
+    float4 a, d;
+#pragma unroll 1
+    for (int i = rest; i < width; i += 4 * at.step) read(i, a, d), sum(a, d);
+    float2 sums = sum_of_row(make_float2(squares, along), warps, room);
+    float inverse = 1.0f / sqrtf(sums.x / width + eps), back = sums.y * inverse * inverse * inverse / width;
+    auto put = [&](int i, float4 a, float4 d) {
+        float4 before = add ? four_at<WHOLE>(dx, width, i) : make_float4(0, 0, 0, 0);
+        auto own = [&](float d, float a) { return d * inverse - a * back; };
+        put_four_at<WHOLE>(dx, width, i, make_float4(before.x + own(d.x, a.x), before.y + own(d.y, a.y),
+                                                     before.z + own(d.z, a.z), before.w + own(d.w, a.w)));
+    };
+#pragma unroll
+    for (int n = 0; n < KEPT; n++) {
+        int i = 4 * (at.first + n * at.step);
+        if (i < width) put(i, kept[n], scaled[n]);
+    }
+#pragma unroll 1
+    for (int i = rest; i < width; i += 4 * at.step) read(i, a, d), put(i, a, d);
 }
 
 template <typename T>
 __device__ void norm_row_backward(const T *dy, const T *x, int rows, int width, const float *weight, float eps, T *dx,
                                   int add, int warps) {
-    __shared__ float room[32];
+    __shared__ float2 room[32];
     Row at = my_row(warps);
     if (at.row >= rows) return;
     size_t start = (size_t)at.row * width;
     dy += start, x += start, dx += start;
-    float inverse = inverse_rms(x, width, eps, at, warps, room);
-    float along = 0;
-    for (int i = at.first; i < width; i += at.step) along = fmaf((float)dy[i] * weight[i], (float)x[i], along);
-    along = row_sum(along, warps, room);
-    float back = along * inverse * inverse * inverse / width;
-    for (int i = at.first; i < width; i += at.step) {
-        float gradient = (float)dy[i] * weight[i] * inverse - (float)x[i] * back;
-        dx[i] = (T)(add ? (float)dx[i] + gradient : gradient);
-    }
+    if (by_four(width, dy, x, dx) && by_four(width, weight))
+        normalise_backward<true>(dy, x, width, weight, eps, dx, add, at, warps, room);
+    else normalise_backward<false>(dy, x, width, weight, eps, dx, add, at, warps, room);
 }
 
 KERNEL rms_norm_backward(const float *dy, const float *x, int rows, int width, const float *weight, float eps,
@@ -217,19 +295,29 @@ KERNEL rope(float *x, int heads, int head_dim, const uint32_t *positions, const 
 
 __device__ __forceinline__ float silu_times(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
-template <typename X, typename Y> __device__ void silu_and_times(const X *gate, const X *up, size_t len, Y *y) {
-    if (by_four(len, gate, up, y)) {
-        EACH(i, len / 4) {
+// The numbers of an array of `len` that this thread has: every `step`th from `first` on.
+struct Span {
+    size_t first, step, len;
+};
+
+// All of the grid's threads share an array.
+__device__ __forceinline__ Span of_grid(size_t len) {
+    return Span{blockIdx.x * (size_t)blockDim.x + threadIdx.x, gridDim.x * (size_t)blockDim.x, len};
+}
+
+template <typename X, typename Y> __device__ void silu_and_times(const X *gate, const X *up, Span at, Y *y) {
+    if (by_four(at.len, gate, up, y)) {
+        for (size_t i = at.first; i < at.len / 4; i += at.step) {
             float4 a = get_four(gate, i), b = get_four(up, i);
             put_four(y, i, make_float4(silu_times(a.x, b.x), silu_times(a.y, b.y), silu_times(a.z, b.z),
                                        silu_times(a.w, b.w)));
         }
         return;
     }
-    EACH(i, len) y[i] = (Y)silu_times(gate[i], up[i]);
+    for (size_t i = at.first; i < at.len; i += at.step) y[i] = (Y)silu_times(gate[i], up[i]);
 }
 
-KERNEL swiglu(const float *gate, const float *up, size_t len, float *y) { silu_and_times(gate, up, len, y); }
+KERNEL swiglu(const float *gate, const float *up, size_t len, float *y) { silu_and_times(gate, up, of_grid(len), y); }
 
 __device__ __forceinline__ void gate_and_up(float d, float gate, float up, float &dgate, float &dup) {
     float sigmoid = 1.0f / (1.0f + expf(-gate));
@@ -239,9 +327,9 @@ __device__ __forceinline__ void gate_and_up(float d, float gate, float up, float
 }
 
 template <typename T>
-__device__ void silu_and_times_backward(const T *dy, const T *gate, const T *up, size_t len, T *dgate, T *dup) {
-    if (by_four(len, gate, up, dy) && by_four(len, dgate, dup)) {
-        EACH(i, len / 4) {
+__device__ void silu_and_times_backward(const T *dy, const T *gate, const T *up, Span at, T *dgate, T *dup) {
+    if (by_four(at.len, gate, up, dy) && by_four(at.len, dgate, dup)) {
+        for (size_t i = at.first; i < at.len / 4; i += at.step) {
             float4 d = get_four(dy, i), a = get_four(gate, i), b = get_four(up, i), da, db;
             gate_and_up(d.x, a.x, b.x, da.x, db.x);
             gate_and_up(d.y, a.y, b.y, da.y, db.y);
@@ -252,7 +340,7 @@ __device__ void silu_and_times_backward(const T *dy, const T *gate, const T *up,
         }
         return;
     }
-    EACH(i, len) {
+    for (size_t i = at.first; i < at.len; i += at.step) {
         float da, db;
         gate_and_up(dy[i], gate[i], up[i], da, db);
         dgate[i] = (T)da, dup[i] = (T)db;
@@ -260,7 +348,7 @@ __device__ void silu_and_times_backward(const T *dy, const T *gate, const T *up,
 }
 
 KERNEL swiglu_backward(const float *dy, const float *gate, const float *up, size_t len, float *dgate, float *dup) {
-    silu_and_times_backward(dy, gate, up, len, dgate, dup);
+    silu_and_times_backward(dy, gate, up, of_grid(len), dgate, dup);
 }
 
 // As `run::seed::uniform`.
@@ -272,22 +360,23 @@ __device__ __forceinline__ double uniform(uint64_t seed, uint64_t index) {
     return (double)(z >> 11) * (1.0 / 9007199254740992.0);
 }
 
-// `starts[i]` is the first number of draw `i`; `starts[draws]` is `len`.
+// `starts[i]` is the first number of draw `i`; `starts[draws]` is `len`. Rows of `x` lie `pitch` numbers apart.
 template <typename X, typename Y>
-__device__ void drop(const X *x, const uint64_t *starts, const uint64_t *seeds, int draws, double rate, float keep,
-                     size_t len, Y *y, int add) {
+__device__ void drop(const X *x, int width, int pitch, const uint64_t *starts, const uint64_t *seeds, int draws,
+                     double rate, float keep, size_t len, Y *y, int add) {
     EACH(i, len) {
         int low = 0, high = draws;
         while (high - low > 1) {
             int middle = (low + high) / 2;
             if (starts[middle] <= i) low = middle; else high = middle;
         }
-        float value = uniform(seeds[low], i - starts[low]) >= rate ? keep * (float)x[i] : 0.0f;
+        size_t at = pitch == width ? i : i / width * pitch + i % width;
+        float value = uniform(seeds[low], i - starts[low]) >= rate ? keep * (float)x[at] : 0.0f;
         y[i] = (Y)(add ? (float)y[i] + value : value);
     }
 }
 
-KERNEL dropout(const float *x, const uint64_t *starts, const uint64_t *seeds, int draws, double rate, float keep,
-               size_t len, float *y, int add) {
-    drop(x, starts, seeds, draws, rate, keep, len, y, add);
+KERNEL dropout(const float *x, int width, int pitch, const uint64_t *starts, const uint64_t *seeds, int draws,
+               double rate, float keep, size_t len, float *y, int add) {
+    drop(x, width, pitch, starts, seeds, draws, rate, keep, len, y, add);
 }

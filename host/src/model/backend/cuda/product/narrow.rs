@@ -14,7 +14,8 @@ impl Cuda {
             return;
         }
         // What is cut alike goes into one launch.
-        for alike in weights.chunk_by(|(a, _), (b, _)| cut(a.outputs) == cut(b.outputs)) {
+        let way = |weight: &Matrix| (cut(weight.outputs), weight.operand().pitch());
+        for alike in weights.chunk_by(|(a, _), (b, _)| way(a) == way(b)) {
             for some in alike.chunks(TOGETHER) {
                 self.narrow_launch(x, rows, some, write == Write::Add);
             }
@@ -31,7 +32,7 @@ impl Cuda {
 
     fn narrow_launch(&self, x: u64, rows: usize, weights: &[To<'_>], add: bool) {
         let Matrix { outputs, inputs, .. } = *weights[0].0;
-        let cut = cut(outputs);
+        let (cut, pitch) = (cut(outputs), weights[0].0.operand().pitch());
         let bf16 = size_of::<half::bf16>();
         let all: usize = weights.iter().map(|(weight, _)| weight.outputs).sum();
         if rows <= 16 {
@@ -40,7 +41,7 @@ impl Cuda {
                 if rows <= 8 { ("narrow_few_8", 8, 8) } else { ("narrow_few_16", 16, 6) };
             let shared = 4 * (8 * most * size_of::<f32>() + ahead * (8 + most) * TERMS * bf16);
             let (places, outputs, blocks) = arguments_of(weights, 32 >> cut);
-            let arguments = arguments![places, outputs, x, rows, inputs, cut, add];
+            let arguments = arguments![places, outputs, pitch, x, rows, inputs, cut, add];
             return self.device.launch(name, [blocks, 1, 1], 128, shared, arguments);
         }
         let (tile, parts) = self.tile(rows, weights, inputs, cut);
@@ -49,7 +50,7 @@ impl Cuda {
         let len = if parts > 1 { parts * rows * all } else { 0 };
         let Some(sums) = self.room(size_of::<f32>() * len) else { return };
         let mut sums_at = sums.address();
-        let arguments = arguments![places, outputs, x, rows, inputs, cut, sums_at, add];
+        let arguments = arguments![places, outputs, pitch, x, rows, inputs, cut, sums_at, add];
         let (threads, shared) = (tile.outputs / 48 * 64, tile.shared(parts, cut));
         self.device.launch(tile.name, grid, threads, shared, arguments);
         if parts > 1 {
