@@ -1,6 +1,5 @@
-//! Numbers on the device: activations, weights, and keys and values.
+//! Numbers on the device: activations, and keys and values.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::driver::Memory;
@@ -165,33 +164,6 @@ impl Place {
 pub(super) fn stamp() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A weight on the device, row-major.
-pub struct Matrix {
-    pub(super) memory: Memory,
-    pub(super) outputs: usize,
-    pub(super) inputs: usize,
-    pub(super) number: Number,
-    /// The same in bf16 for products, where they round and the weight itself is f32.
-    pub(super) rounded: Option<Memory>,
-    /// Columns beside it, and rows below, for an adapter's matrices.
-    pub(super) margin: usize,
-    /// Stamps of the matrices that lie in the columns, and in the rows.
-    pub(super) beside: Mutex<[u64; 2]>,
-    /// Changes with its contents, and no two matrices ever have the same.
-    pub(super) stamp: u64,
-}
-
-impl Matrix {
-    /// Returns what products read.
-    pub(super) fn operand(&self) -> Rows {
-        let (memory, number) = match &self.rounded {
-            Some(rounded) => (rounded, Number::Bf16),
-            None => (&self.memory, self.number),
-        };
-        Rows { address: memory.address(), number, width: self.inputs, margin: self.margin }
-    }
 }
 
 /// Keys and values on the device: `[layers, pages, 2, kv_heads, PAGE, head_dim]`, in bf16 where weights are.

@@ -22,12 +22,13 @@ use super::{
     TokenLogprob, WeightType, Write,
 };
 use argument::Argument;
-use buffer::{Place, Rows, margin, read_as, read_rows, stamp};
+use attention::shape_argument;
+use buffer::{Place, margin, read_as, read_rows, stamp};
 use driver::{Device, Memory};
+use grid::narrow;
 use head::Said;
 use nccl::Link;
 use passes::Passes;
-use plan::Cut;
 use product::{Kind, Number, Products, Rounded};
 
 mod argument;
@@ -35,8 +36,10 @@ mod attention;
 mod buffer;
 mod card;
 mod driver;
+mod grid;
 mod head;
 mod library;
+mod matrix;
 mod nccl;
 mod passes;
 mod plan;
@@ -45,10 +48,11 @@ mod product;
 pub(crate) mod tests;
 mod training;
 
-pub use buffer::{Buffer, Cache, Matrix};
+pub use buffer::{Buffer, Cache};
 pub use card::{Card, cards};
 pub use driver::chips;
 pub use library::{Library, Version, cublaslt, driver};
+pub use matrix::Matrix;
 pub use nccl::{Nccl, nccl};
 pub use plan::Plan;
 
@@ -144,113 +148,6 @@ impl Cuda {
     fn bring<T: Copy>(&self, values: &[T]) -> Option<Memory> {
         Memory::or_remember(&self.device, passes::bring(&self.device, values))
     }
-
-    /// Lets a warp or a block have each row; what it is depends on the width alone.
-    fn rows(&self, name: &'static str, rows: usize, width: usize, arguments: &mut [Argument]) {
-        match narrow(width) {
-            true => self.device.launch(name, [rows.div_ceil(4), 1, 1], 128, 0, arguments),
-            false => self.device.launch(name, [rows, 1, 1], 256, 0, arguments),
-        }
-    }
-
-    /// The same where a thread has four numbers at a time, and more of them where rows are wide.
-    fn rows_by_four(
-        &self,
-        name: &'static str,
-        rows: usize,
-        width: usize,
-        arguments: &mut [Argument],
-    ) {
-        if narrow(width) {
-            return self.rows(name, rows, width, arguments);
-        }
-        let block = width.div_ceil(4).next_multiple_of(32).min(512);
-        self.device.launch(name, [rows, 1, 1], block, 0, arguments);
-    }
-
-    /// Lets a block have each row that is written where they have a margin, else all share `len` numbers.
-    fn over_rows(&self, name: &'static str, len: usize, to: Rows, arguments: &mut [Argument]) {
-        match to.margin {
-            0 => self.device.each(name, len, arguments),
-            _ => self.device.launch(name, [len / to.width, 1, 1], 256, 0, arguments),
-        }
-    }
-
-    /// Returns the margin of a layer's weight, beside which an adapter may go.
-    fn layer_margin(&self, outputs: usize, inputs: usize, weight_type: WeightType) -> usize {
-        match Number::of(weight_type) {
-            Number::Bf16 if self.rounds => margin(&[outputs, inputs]),
-            _ => 0,
-        }
-    }
-
-    fn pack_with(
-        &self,
-        values: &[f32],
-        outputs: usize,
-        inputs: usize,
-        weight_type: WeightType,
-        margin: usize,
-    ) -> Result<Matrix, BackendError> {
-        self.device.check()?;
-        if weight_type == WeightType::Int8 {
-            let message = "weights in int8 are for the processor; take bf16".into();
-            return Err(self.device.failed(message));
-        }
-        let number = Number::of(weight_type);
-        assert!(margin == 0 || number == Number::Bf16, "adapters go beside weights in bf16");
-        let len = (outputs + margin) * (inputs + margin);
-        let room = |number: Number| Memory::new(&self.device, number.bytes() * len);
-        let rounded = match self.rounds && number == Number::F32 {
-            true => Some(room(Number::Bf16)?),
-            false => None,
-        };
-        let (memory, beside) = (room(number)?, Mutex::default());
-        let mut matrix =
-            Matrix { memory, outputs, inputs, number, rounded, margin, beside, stamp: 0 };
-        self.repack(&self.upload(&values[..outputs * inputs])?, 1.0, &mut matrix);
-        Ok(matrix)
-    }
-
-    /// Runs attention over the rows of a plan, cut into tasks; `chunks` blocks share a row's positions.
-    fn over_heads(
-        &self,
-        name: &'static str,
-        shape: AttentionShape,
-        tasks: usize,
-        chunks: usize,
-        room: usize,
-        arguments: &mut [Argument],
-    ) {
-        let grid = [tasks, shape.kv_heads, chunks];
-        self.device.launch(name, grid, 128, size_of::<f32>() * room, arguments);
-    }
-}
-
-/// Returns whether rows are so narrow that a warp has one.
-fn narrow(width: usize) -> bool {
-    width <= 256
-}
-
-/// Returns how many rows a task of attention has, and how many rows and heads that is.
-fn task_rows(shape: AttentionShape) -> (usize, usize) {
-    let group = shape.heads / shape.kv_heads;
-    let rows = (32 / group).max(1);
-    (rows, rows * group)
-}
-
-/// Returns `Shape` of the attention kernels.
-fn shape_argument(shape: AttentionShape) -> Argument {
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
-    // Wider than any position is no window.
-    let window = window.map_or(0, |window| window.min(1 << 30));
-    let whole = [heads, kv_heads, head_dim, window].map(|n| n as i32);
-    Argument::from((whole, 1.0 / (head_dim as f32).sqrt()))
-}
-
-/// Returns the numbers that the forward kernels keep in shared memory.
-fn forward_room(vectors: usize, head_dim: usize) -> usize {
-    vectors * (2 * head_dim + TILE + 3) + TILE * (2 * head_dim + 1)
 }
 
 impl Backend for Cuda {
@@ -558,47 +455,7 @@ impl Backend for Cuda {
         cache: &Cache,
         y: &mut Buffer,
     ) {
-        let AttentionShape { heads, head_dim, .. } = shape;
-        if let Some(kernel) = self.cached_kernel(shape, cache.number) {
-            self.attend_rounded(kernel, queries, shape, cache.layer(layer), plan, y);
-            return;
-        }
-        let (each, vectors) = task_rows(shape);
-        let Some(tasks) = plan.tasks(Cut::Cached(each)) else { return };
-        let chunks = plan.longest.div_ceil(CHUNK);
-        let len = plan.rows * heads * head_dim;
-        let bytes = self.attention_bytes(shape, plan.rows, plan.longest);
-        let Some(parts) = self.room(bytes) else { return };
-        let (queries, y) = (queries.read(len), y.written_place(len));
-        let rounds = y.number == Number::Bf16;
-        let y = y.address;
-        let name = match cache.number {
-            Number::F32 => "attend_f32",
-            Number::Bf16 => "attend_bf16",
-        };
-        self.over_heads(
-            name,
-            shape,
-            tasks.count,
-            chunks,
-            forward_room(vectors, head_dim),
-            arguments![
-                queries,
-                cache.layer(layer),
-                tasks.memory.address(),
-                plan.pages(),
-                shape_argument(shape),
-                plan.rows,
-                parts.address(),
-                y,
-                rounds
-            ],
-        );
-        if chunks > 1 {
-            let rows = plan.rows * heads;
-            let arguments = arguments![parts.address(), chunks, rows, head_dim, y, rounds];
-            self.device.launch("join_chunks", [rows, 1, 1], 64, 0, arguments);
-        }
+        self.attend_over(queries, shape, layer, plan, cache, y);
     }
 
     fn draw_rows(&self) -> usize {

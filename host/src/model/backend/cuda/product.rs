@@ -212,14 +212,6 @@ impl Cuda {
         }
     }
 
-    /// Rounds a weight again after it changed, where products read it in bf16.
-    pub(super) fn round_weight(&self, weight: &Matrix) {
-        if let Some(rounded) = &weight.rounded {
-            let (from, len) = (weight.memory.address(), weight.outputs * weight.inputs);
-            self.device.each("to_bf16", len, arguments![from, 1f32, len, rounded.address()]);
-        }
-    }
-
     /// Rounds rows of a buffer with this stamp to bf16, unless they were the last that were; returns where they are.
     fn round(
         &self,

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use super::argument::Argument;
 use super::buffer::{Rows, read_rows, stamp};
 use super::driver::Memory;
+use super::grid::narrow;
 use super::head::HEAD_ROWS;
 use super::product::{Kind, Number, Product};
-use super::{Buffer, Cuda, Matrix, Place, Plan, arguments, narrow, narrowed};
+use super::{Buffer, Cuda, Matrix, Place, Plan, arguments, narrowed};
 use crate::model::backend::training::{
     AdamWFactors, AdamWStep, AdamWTensor, AttentionGradients, AttentionSaved, Draw, Layer,
     TrainingBackend,

@@ -4,9 +4,8 @@ use super::super::argument::Argument;
 use super::super::driver::Memory;
 use super::super::plan::Cut;
 use super::super::product::Number;
-use super::super::{
-    Buffer, Cuda, Place, Plan, TILE, arguments, forward_room, shape_argument, task_rows,
-};
+use super::super::{Buffer, Cuda, Place, Plan, TILE, arguments};
+use super::{forward_room, shape_argument, task_rows};
 use crate::model::backend::AttentionShape;
 use crate::model::backend::training::{AttentionGradients, AttentionSaved};
 
