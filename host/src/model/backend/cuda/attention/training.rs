@@ -26,10 +26,9 @@ impl Cuda {
     /// Returns the kernels for operands of a type: those of the tensor cores where these are bf16, and for this
     /// width of head.
     fn kernels(&self, shape: AttentionShape, number: Number) -> Kernels {
-        /// Keys that a block of the tensor cores takes together, vectors that it has, and vectors of a part.
+        /// Keys that a block of the tensor cores takes together, and vectors that it has.
         const BLOCK: usize = 64;
         const VECTORS: usize = 2 * BLOCK;
-        const PART: usize = 32;
         let (head_dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let names = match head_dim {
             64 => ["attention_bf16_64", "attention_dqueries_bf16_64", "attention_dkeys_bf16_64"],
@@ -43,7 +42,8 @@ impl Cuda {
         let rooms = [
             rows(VECTORS + 4 * BLOCK),
             rows(2 * VECTORS + 2 * BLOCK),
-            rows(2 * BLOCK + 2 * PART) + 2 * PART,
+            // With the weights of all keys and rows and their gradients, and two numbers for each row.
+            rows(4 * BLOCK) + BLOCK * (BLOCK + 8) + 2 * BLOCK,
         ];
         let fits = rooms.iter().all(|room| self.device.has_room_for(size_of::<f32>() * room));
         if number == Number::Bf16 && group <= VECTORS && !names[0].is_empty() && fits {

@@ -6,7 +6,7 @@ constexpr int BLOCK = 64;
 // A block that has vectors has WIDE * BLOCK of them: a warp has WIDE times 16, so that what it reads of a key is used
 // for as many.
 constexpr int WIDE = 2;
-// Keys, or vectors for the gradients of keys, whose scores a warp holds at a time.
+// Keys whose scores a warp holds at a time.
 constexpr int PART = 32;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
@@ -267,75 +267,117 @@ __device__ void attention_dqueries_bf16(SavedOperands saved, const Task *tasks, 
         }
 }
 
+// c[16 * M, 8 * N] += a · b over K, where `a` are rows of K numbers and `b` K rows, of which 8 * N numbers are taken.
+template <int K, int OF_A, int OF_B, int M, int N>
+__device__ __forceinline__ void rows_by_columns(float (&c)[M][N][4], const Half *a, const Half *b) {
+    int lane = threadIdx.x % 32;
+    a += (lane % 16) * OF_A + lane / 16 * 8;
+    b += (lane % 16) * OF_B + lane / 16 * 8;
+#pragma unroll
+    for (int k = 0; k < K; k += 16) {
+        uint32_t left[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) load_four(left[m], a + m * 16 * OF_A + k);
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            uint32_t right[4];
+            load_four_turned(right, b + k * OF_B + n * 8);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                multiply(c[m][n], left[m], right[0], right[1]);
+                multiply(c[m][n + 1], left[m], right[2], right[3]);
+            }
+        }
+    }
+}
+
 // A tile of keys is as in `attention_dkeys`, of BLOCK keys; grid [tiles, kv_heads, heads of a group]. Each block has the
-// rows of one query head. Where a group has several, `parts` gets what each comes to, [2, group, rows, kv_heads, D]:
-// keys, then values.
+// rows of one query head, BLOCK at a time. Where a group has several, `parts` gets what each comes to, [2, group, rows,
+// kv_heads, D]: keys, then values.
+//
+// Weights and their gradients are left in shared memory: so a warp has half of the keys with half of the rows, and then
+// with half of the numbers of a key, and reads less of either than with a quarter of the keys and all of the others.
 template <int D>
 __device__ void attention_dkeys_bf16(SavedOperands saved, const Task *tiles, Shape shape, int rows, float *parts,
                                      Half *dkeys, Half *dvalues) {
-    constexpr int STRIDE = D + 8, N = PART / 8;
+    constexpr int STRIDE = D + 8, ACROSS = BLOCK + 8, HALF = BLOCK / 2, M = HALF / 16, N = HALF / 8;
     Task tile = tiles[blockIdx.x];
     int kv_head = blockIdx.y, group = gridDim.z, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Half *k = reinterpret_cast<Half *>(dynamic), *v = k + BLOCK * STRIDE, *q = v + BLOCK * STRIDE;
-    Half *dy = q + PART * STRIDE;
-    float *log_sums = reinterpret_cast<float *>(dy + PART * STRIDE), *deltas = log_sums + PART;
+    Half *dy = q + BLOCK * STRIDE, *weights = dy + BLOCK * STRIDE, *dscores = weights + BLOCK * ACROSS;
+    float *log_sums = reinterpret_cast<float *>(dscores + BLOCK * ACROSS), *deltas = log_sums + BLOCK;
     auto place = [&](int j) { return ((size_t)(tile.first_row + j) * shape.kv_heads + kv_head) * D; };
     copy_rows<D>(k, saved.keys, BLOCK, [&](int j) { return j < tile.rows ? saved.keys + place(j) : nullptr; });
     copy_rows<D>(v, saved.keys, BLOCK, [&](int j) { return j < tile.rows ? saved.values + place(j) : nullptr; });
-    float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
+    int keys_of = warp / 2 * HALF, rows_of = warp % 2 * HALF, numbers_of = warp % 2 * (D / 2);
+    float dk[M][D / 16][4] = {}, dv[M][D / 16][4] = {};
     int end = tile.pages;
     if (shape.window) end = min(end, (int)(tile.first_row + tile.rows - 1) + shape.window);
     // The rows from the first key's on see it.
     int count = end - (int)tile.first_row, head = kv_head * group + blockIdx.z;
     auto at = [&](int row) { return (size_t)(tile.first_row + row) * shape.heads + head; };
-    for (int first = 0; first < count; first += PART) {
+    for (int first = 0; first < count; first += BLOCK) {
+        // Until all have read what was there.
         __syncthreads();
         auto from = [&](const Half *x, int i) { return first + i < count ? x + at(first + i) * D : nullptr; };
-        copy_rows<D>(q, saved.keys, PART, [&](int i) { return from(saved.queries, i); });
-        copy_rows<D>(dy, saved.keys, PART, [&](int i) { return from(saved.dy, i); });
+        copy_rows<D>(q, saved.keys, BLOCK, [&](int i) { return from(saved.queries, i); });
+        copy_rows<D>(dy, saved.keys, BLOCK, [&](int i) { return from(saved.dy, i); });
         end_copies();
-        if (threadIdx.x < PART) {
+        if (threadIdx.x < BLOCK) {
             int i = first + threadIdx.x;
             log_sums[threadIdx.x] = i < count ? saved.log_sums[at(i)] * LOG2E : 0;
             deltas[threadIdx.x] = i < count ? saved.deltas[at(i)] : 0;
         }
         wait_for_copies<0>();
         __syncthreads();
-        float weights[1][N][4] = {}, gradients[1][N][4] = {};
-        rows_by_rows<D>(weights, k + warp * 16 * STRIDE, q);
-        rows_by_rows<D>(gradients, v + warp * 16 * STRIDE, dy);
+        float scores[M][N][4] = {}, slopes[M][N][4] = {};
+        rows_by_rows<D>(scores, k + keys_of * STRIDE, q + rows_of * STRIDE);
+        rows_by_rows<D>(slopes, v + keys_of * STRIDE, dy + rows_of * STRIDE);
 #pragma unroll
-        for (int n = 0; n < N; n++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int column = n * 8 + lane % 4 * 2 + i % 2, key = tile.position + warp * 16 + lane / 4 + i / 2 * 8;
-                int position = first + column < count ? (int)tile.position + first + column : -1;
-                bool seen = sees(position, key, shape.window);
-                float weight = seen ? exp2f(weights[0][n][i] * shape.scale * LOG2E - log_sums[column]) : 0;
-                weights[0][n][i] = weight;
-                gradients[0][n][i] = seen ? weight * (gradients[0][n][i] - deltas[column]) * shape.scale : 0;
-            }
-        weights_by_rows<D>(dv, weights, dy);
-        weights_by_rows<D>(dk, gradients, q);
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    int j = keys_of + m * 16 + lane / 4 + r * 8, row = rows_of + n * 8 + lane % 4 * 2;
+                    float weight[2], dscore[2];
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        int position = first + row + i < count ? (int)tile.position + first + row + i : -1;
+                        bool seen = sees(position, tile.position + j, shape.window);
+                        float score = scores[m][n][2 * r + i] * shape.scale * LOG2E - log_sums[row + i];
+                        weight[i] = seen ? exp2f(score) : 0;
+                        dscore[i] = seen ? weight[i] * (slopes[m][n][2 * r + i] - deltas[row + i]) * shape.scale : 0;
+                    }
+                    *reinterpret_cast<uint32_t *>(weights + j * ACROSS + row) = pack(weight[0], weight[1]);
+                    *reinterpret_cast<uint32_t *>(dscores + j * ACROSS + row) = pack(dscore[0], dscore[1]);
+                }
+        __syncthreads();
+        rows_by_columns<BLOCK, ACROSS, STRIDE>(dv, weights + keys_of * ACROSS, dy + numbers_of);
+        rows_by_columns<BLOCK, ACROSS, STRIDE>(dk, dscores + keys_of * ACROSS, q + numbers_of);
     }
     size_t part = (size_t)rows * shape.kv_heads * D;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        int j = warp * 16 + lane / 4 + r * 8;
-        if (j >= tile.rows) continue;
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            size_t to = place(j) + n * 8 + lane % 4 * 2;
-            if (group == 1) {
-                *reinterpret_cast<uint32_t *>(dkeys + to) = pack(dk[0][n][2 * r], dk[0][n][2 * r + 1]);
-                *reinterpret_cast<uint32_t *>(dvalues + to) = pack(dv[0][n][2 * r], dv[0][n][2 * r + 1]);
-            } else {
-                float *keys = parts + blockIdx.z * part + to, *values = keys + group * part;
-                *reinterpret_cast<float2 *>(keys) = make_float2(dk[0][n][2 * r], dk[0][n][2 * r + 1]);
-                *reinterpret_cast<float2 *>(values) = make_float2(dv[0][n][2 * r], dv[0][n][2 * r + 1]);
+        for (int r = 0; r < 2; r++) {
+            int j = keys_of + m * 16 + lane / 4 + r * 8;
+            if (j >= tile.rows) continue;
+#pragma unroll
+            for (int n = 0; n < D / 16; n++) {
+                size_t to = place(j) + numbers_of + n * 8 + lane % 4 * 2;
+                float2 of_key = make_float2(dk[m][n][2 * r], dk[m][n][2 * r + 1]);
+                float2 of_value = make_float2(dv[m][n][2 * r], dv[m][n][2 * r + 1]);
+                if (group == 1) {
+                    *reinterpret_cast<uint32_t *>(dkeys + to) = pack(of_key.x, of_key.y);
+                    *reinterpret_cast<uint32_t *>(dvalues + to) = pack(of_value.x, of_value.y);
+                } else {
+                    float *keys = parts + blockIdx.z * part + to, *values = keys + group * part;
+                    *reinterpret_cast<float2 *>(keys) = of_key;
+                    *reinterpret_cast<float2 *>(values) = of_value;
+                }
             }
         }
-    }
 }
 
 // Adds up what the heads of a group came to, in order, for keys and values; `len` numbers each, four at a time.
