@@ -127,7 +127,7 @@ fn a_slow_template_shows_that_prompts_are_checked_and_ctrl_c_ends_it() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
     }
-    let slow = "{% if messages and [[''] * (30000000 if messages)] == [[''] * 30000000] %}{{ \
+    let slow = "{% if messages and [[''] * (10000000 if messages)] == [[''] * 10000000] %}{{ \
                 messages[0].content }}{% endif %}";
     let config = model.join("tokenizer_config.json");
     let mut settings: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
