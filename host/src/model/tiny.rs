@@ -91,7 +91,10 @@ pub(crate) fn checkpoint(spec: Spec, seed: u64) -> TinyCheckpoint {
 
 /// An adapter over all linear layers with random matrices of rank 4.
 pub(crate) fn adapter(spec: &Spec, seed: u64) -> Adapter {
-    let config = LoraConfig::new(4, 8.0, &Linear::ALL);
+    adapter_with(spec, LoraConfig::new(4, 8.0, &Linear::ALL), seed)
+}
+
+pub(crate) fn adapter_with(spec: &Spec, config: LoraConfig, seed: u64) -> Adapter {
     let mut adapter = Adapter::zeros(spec, config).expect("every model has these layers");
     for (i, pair) in adapter.pairs.values_mut().enumerate() {
         pair.a = normal(seed + 2 * i as u64, pair.a.len(), 0.2);

@@ -56,17 +56,6 @@ fn examples(spec: &Spec, count: u64) -> Vec<Example> {
         .collect()
 }
 
-/// An adapter with numbers that are this run's own, without zeros.
-fn random_adapter(spec: &Spec, config: LoraConfig) -> Adapter {
-    let mut adapter = Adapter::zeros(spec, config).unwrap();
-    for (i, pair) in adapter.pairs.values_mut().enumerate() {
-        let number = |which: u64| seed::of([fresh().into(), (2 * i as u64 + which).into()]);
-        pair.a = tiny::normal(number(0), pair.a.len(), 0.2);
-        pair.b = tiny::normal(number(1), pair.b.len(), 0.2);
-    }
-    adapter
-}
-
 /// The same adapter with a rank of 8: what is new of `B` is 0, so that it begins with what it was.
 fn of_rank_8(adapter: &Adapter) -> Adapter {
     let LoraConfig { r, alpha, .. } = adapter.config;
@@ -95,7 +84,8 @@ fn adapters(spec: &Spec) -> Vec<(String, Adapter)> {
         ("rank 8, dropout", of(8, 0.2)),
         ("ranks 16, 8 and 3", mixed),
     ];
-    let adapter = |(name, config): (&str, _)| (name.to_owned(), random_adapter(spec, config));
+    let adapter =
+        |(name, config): (&str, _)| (name.to_owned(), tiny::adapter_with(spec, config, fresh()));
     configs.into_iter().map(adapter).collect()
 }
 

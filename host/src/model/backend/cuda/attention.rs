@@ -67,6 +67,7 @@ impl Cuda {
             self.device.each("join_cached", len / 2, arguments);
         }
     }
+
     /// Attends over the cache of a layer, by the kernel that there is for it.
     pub(super) fn attend_over(
         &self,

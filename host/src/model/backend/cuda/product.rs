@@ -89,6 +89,35 @@ pub(super) struct Product {
     pub(super) before: f32,
 }
 
+impl Product {
+    /// `result` = `added` + rows times a weight, going forward or backward, by what is fastest.
+    fn with_weight(
+        kind: Kind,
+        left: Rows,
+        rows: usize,
+        weight: &Matrix,
+        added: Option<Place>,
+        result: Place,
+    ) -> Product {
+        let Matrix { outputs, inputs, .. } = *weight;
+        let right = weight.operand();
+        Product {
+            kind,
+            number: right.number,
+            rows,
+            outputs,
+            inputs,
+            left: left.operand(),
+            right: right.operand(),
+            result,
+            added: added.unwrap_or(result).address,
+            alike: false,
+            scale: 1.0,
+            before: if added.is_some() { 1.0 } else { 0.0 },
+        }
+    }
+}
+
 /// The last rows that were rounded to bf16: several products read the same.
 #[derive(Default)]
 pub(super) struct Rounded {
@@ -131,20 +160,9 @@ impl Cuda {
                 let to = [(weight, result.address)];
                 return self.narrow_products(left.address, rows, &to, write);
             }
-            self.products.run(Product {
-                kind,
-                number: weights.number,
-                rows,
-                outputs,
-                inputs,
-                left: left.operand(),
-                right: weights.operand(),
-                result,
-                added: result.address,
-                alike,
-                scale: 1.0,
-                before: if write == Write::Add { 1.0 } else { 0.0 },
-            });
+            let added = (write == Write::Add).then_some(result);
+            let product = Product::with_weight(kind, left, rows, weight, added, result);
+            self.products.run(Product { alike, ..product });
         });
     }
 

@@ -34,21 +34,10 @@ impl Cuda {
         let weights = weight.operand();
         let mut together = false;
         self.with_operand(x, 0..rows, width, weights.number, true, |left| {
-            let product = Product {
-                kind,
-                number: weights.number,
-                rows,
-                outputs,
-                inputs,
-                left: left.operand(),
-                right: weights.operand(),
-                result,
-                added: before.unwrap_or(result).address,
-                // What is not rounded keeps one order for up to so many rows, as everywhere.
-                alike: weights.number == Number::F32 && kind == Kind::Forward && rows <= NARROW,
-                scale: 1.0,
-                before: if before.is_some() { 1.0 } else { 0.0 },
-            };
+            // What is not rounded keeps one order for up to so many rows, as everywhere.
+            let alike = weights.number == Number::F32 && kind == Kind::Forward && rows <= NARROW;
+            let product = Product::with_weight(kind, left, rows, weight, before, result);
+            let product = Product { alike, ..product };
             let most = left.margin.min(weights.margin);
             let Some((low, pair)) = beside.filter(|(_, pair)| fits(kind, pair, most)) else {
                 return self.products.run(product);
