@@ -41,6 +41,7 @@ mod learner;
 mod memory;
 mod metrics;
 mod ranks;
+mod reference;
 mod schedule;
 mod settings;
 mod startup;
@@ -58,12 +59,11 @@ use sha2::{Digest, Sha256};
 
 pub use batches::order;
 pub use error::TrainError;
-pub use items::{
-    Data, Item, ItemProblem, Reference, Sequence, SequenceProblem, reference_logprobs,
-};
-pub use memory::TrainMemory;
+pub use items::{Data, Item, ItemProblem, Sequence, SequenceProblem};
+pub use memory::{TrainMemory, reference_memory};
 pub use metrics::{PreferenceMetrics, StepMetrics};
 pub use ranks::{Base, RankError, Ranks, WireError, Work, Worker, WorkerError};
+pub use reference::{Reference, reference_logprobs};
 pub use schedule::Schedule;
 pub use settings::{Example, LrSchedulerType, SettingsError, TrainSettings, check_examples};
 pub use startup::StartupError;
@@ -116,7 +116,7 @@ impl<B: TrainingBackend> Trainer<B> {
         start.check(&engine.weights.spec)?;
         let data = data.into();
         data.check_head(Some(start))?;
-        let task = Task::new(&engine, data)?;
+        let task = Task::new(&engine, data, &settings)?;
         let Engine { backend, weights } = engine;
         let subject = Subject::adapter(&*backend, weights, start)?;
         Trainer::begin(backend, subject, task, settings)
@@ -141,7 +141,7 @@ impl<B: TrainingBackend> Trainer<B> {
         let data = data.into();
         data.check_head(None)?;
         let engine = Engine { backend, weights: Arc::new(weights) };
-        let task = Task::new(&engine, data)?;
+        let task = Task::new(&engine, data, &settings)?;
         let Engine { backend, weights } = engine;
         let Some(weights) = Arc::into_inner(weights) else {
             unreachable!("scoring is over, so nobody else has the weights")
@@ -484,5 +484,7 @@ mod full_tests;
 mod preference_tests;
 #[cfg(test)]
 mod reward_tests;
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

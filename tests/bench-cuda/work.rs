@@ -285,11 +285,11 @@ pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
             Ok(steps(trainer, device, || Ok(())))
         }
         "dpo" => {
-            let (items, decoding) = (order.pairs(), order.decoding(&device, sequences));
+            let (items, tokens) = (order.pairs(), order.micro_batch_tokens);
             let score = {
                 let (engine, items) = (engine.clone(), items.clone());
                 let hear = |_| ControlFlow::Continue(());
-                move || reference_logprobs(&engine, None, &items, &decoding, &mut { hear })
+                move || reference_logprobs(&engine, None, &items, tokens, &mut { hear })
             };
             let settings = order.training(items.len());
             let objective = Preference::Dpo { beta: 0.1, label_smoothing: 0.0 };

@@ -135,11 +135,12 @@ fn slopes(device: &AnyDevice) -> Result<Vec<Slope>, Trouble> {
         }
     }
     let mut sequences = Sequences::default();
-    for (sequence, length) in [(0, 9), (1, 17), (2, 24)] {
-        let token = |t| (seed::uniform(sequence, t) * spec.vocab as f64) as u32;
+    for (sequence, length, shared) in [(0, 9, 0), (1, 17, 0), (2, 24, 0), (3, 14, 7)] {
+        let from = |t| if t < shared { sequence - 1 } else { sequence };
+        let token = |t| (seed::uniform(from(t), t) * spec.vocab as f64) as u32;
         let tokens: Vec<u32> = (0..length).map(token).collect();
-        let scored: Vec<bool> = (0..tokens.len()).map(|t| t > tokens.len() / 3).collect();
-        sequences.push(&tokens, &scored, 0);
+        let scored: Vec<bool> = (0..length).map(|t| t > shared && t > length / 3).collect();
+        sequences.branch(&tokens, &scored, shared as usize, 0);
     }
     let (_, gradients) = loss(device, &weights, &start, &sequences)?;
     let mut slopes = Vec::new();

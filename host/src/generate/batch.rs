@@ -184,7 +184,7 @@ impl<'e, B: Backend> Batch<'e, B> {
             }
             tokens.extend_from_slice(&sequence.tokens[first..end]);
             let pages = sequence.lease.pages[..end.div_ceil(PAGE)].to_vec();
-            segments.push(Segment { rows, position: first, pages });
+            segments.push(Segment::cached(rows, first, pages));
             sequence.computed = end;
             self.pages.computed(&sequence.lease, end);
         }

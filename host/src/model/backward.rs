@@ -6,24 +6,28 @@
 //! but its input. Attention weights are formed again from their log sums, and logits are held for a
 //! few rows at a time.
 
+mod pairs;
+mod reader;
 mod rewards;
 
+use self::pairs::Pairs;
+pub use self::reader::Reader;
 use super::activations::{Activations, Kept, LowScratch, Scratch};
 use super::adapter::LoraConfig;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw, Layer};
 use super::backend::{BackendError, Segment, TokenLogprob, TrainingBackend, Write};
 use super::spec::Linear;
-use super::trainable::{Pair, TrainableAdapter, Trained};
+use super::trainable::{Pair, Trained};
 use super::weights::{BlockWeight, WeightName, Weights};
 use crate::run::seed;
 
 /// Sequences that go through the model together, without padding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sequences {
-    /// Of all sequences, one after the other.
+    /// Of all sequences, one after the other; what one shares with another is there once.
     pub tokens: Vec<u32>,
-    /// Number of tokens in each sequence.
-    pub lengths: Vec<usize>,
+    /// Where the tokens of each sequence are.
+    pub segments: Vec<Segment>,
     /// Rows whose next token is scored, ascending; of a reward model, the last row of each sequence.
     pub rows: Vec<usize>,
     /// That next token, for each of `rows`; none of a reward model.
@@ -35,29 +39,38 @@ pub struct Sequences {
 impl Sequences {
     /// Adds a sequence; token `t` is scored where `scored[t]`, which position 0 never is.
     pub fn push(&mut self, tokens: &[u32], scored: &[bool], seed: u64) {
+        self.branch(tokens, scored, 0, seed);
+    }
+
+    /// Adds a sequence whose first `shared` tokens are those of the sequence before, which shares none: they go through
+    /// the model once for both. Neither they nor the token after them is scored.
+    pub fn branch(&mut self, tokens: &[u32], scored: &[bool], shared: usize, seed: u64) {
         let first = self.tokens.len();
         for (t, _) in scored.iter().enumerate().skip(1).filter(|&(_, &scored)| scored) {
-            self.rows.push(first + t - 1);
+            self.rows.push(first + t - 1 - shared);
             self.targets.push(tokens[t]);
         }
-        self.add(tokens, seed);
+        self.add(tokens, shared, seed);
     }
 
-    /// Adds a sequence of at least one token, whose last row a reward model's head reads.
-    pub fn push_rewarded(&mut self, tokens: &[u32], seed: u64) {
-        self.rows.push(self.tokens.len() + tokens.len() - 1);
-        self.add(tokens, seed);
+    /// Adds a sequence whose last row a reward model's head reads, and which shares tokens as in
+    /// [`branch`](Sequences::branch), but not all.
+    pub fn branch_rewarded(&mut self, tokens: &[u32], shared: usize, seed: u64) {
+        self.rows.push(self.tokens.len() + tokens.len() - 1 - shared);
+        self.add(tokens, shared, seed);
     }
 
-    fn add(&mut self, tokens: &[u32], seed: u64) {
-        self.tokens.extend_from_slice(tokens);
-        self.lengths.push(tokens.len());
+    fn add(&mut self, tokens: &[u32], shared: usize, seed: u64) {
+        let stem = (shared > 0).then(|| {
+            let before = self.segments.last().filter(|before| before.position == 0);
+            let before = before.map_or(0, |before| before.rows);
+            assert!(before >= shared, "the sequence before has what is shared, and shares nothing");
+            self.tokens.len() - before
+        });
+        let rows = tokens.len() - shared;
+        self.tokens.extend_from_slice(&tokens[shared..]);
+        self.segments.push(Segment { rows, position: shared, pages: Vec::new(), stem });
         self.seeds.push(seed);
-    }
-
-    fn segments(&self) -> Vec<Segment> {
-        let segment = |&rows| Segment { rows, position: 0, pages: Vec::new() };
-        self.lengths.iter().map(segment).collect()
     }
 }
 
@@ -80,31 +93,9 @@ impl<B: TrainingBackend> Pass<'_, B> {
     /// vocabulary's size, and no sequence is longer than the context.
     pub fn forward(&mut self, sequences: &Sequences) -> Result<(), BackendError> {
         let Pass { backend, weights, trained, activations } = self;
-        let (spec, rows) = (&weights.spec, sequences.tokens.len());
-        let plan = backend.plan(&sequences.segments())?;
+        let plan = backend.plan(&sequences.segments)?;
         let run = Run { backend: *backend, weights, sequences, plan: &plan };
-        let adapter = trained.adapter.as_deref();
-
-        for layer in 0..spec.layers {
-            let place = activations.place(layer);
-            let Activations { inputs, kept, stream, scratch, .. } = &mut **activations;
-            let kept = &mut kept[place];
-            if layer == 0 {
-                backend.embed(&weights.embedding, &sequences.tokens, &mut inputs[0]); // [rows, hidden]
-            }
-            let (before, after) = inputs.split_at_mut(layer + 1);
-            run.enter_block(adapter, layer, &before[layer], kept, scratch);
-
-            let output = after.first_mut().unwrap_or(stream);
-            let Kept { middle, gate, up, low, .. } = kept;
-            let Scratch { active, low: low_scratch, .. } = scratch;
-            backend.swiglu(gate, up, rows * spec.intermediate, active);
-            let beside = Beside { adapter, low, scratch: low_scratch };
-            run.linear(layer, Linear::Down, active, beside, Some(middle), output); // [rows, hidden]
-        }
-        let Activations { stream, scored: [before, after, ..], .. } = &mut **activations;
-        backend.gather(stream, spec.hidden, &sequences.rows, before); // [scored, hidden]
-        backend.rms_norm(before, sequences.rows.len(), &weights.norm, spec.rms_norm_eps, after);
+        run.forward(trained.adapter.as_deref().map(Pairs::Trained), activations);
         Ok(())
     }
 
@@ -186,7 +177,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
         let Pass { backend, weights, trained, activations } = self;
         let (backend, spec) = (*backend, &weights.spec);
         let (rows, scored_rows) = (sequences.tokens.len(), sequences.rows.len());
-        let plan = backend.plan(&sequences.segments())?;
+        let plan = backend.plan(&sequences.segments)?;
         let run = Run { backend, weights, sequences, plan: &plan };
         let (eps, hidden) = (spec.rms_norm_eps, spec.hidden);
         let recompute = activations.checkpoints();
@@ -206,7 +197,8 @@ impl<B: TrainingBackend> Pass<'_, B> {
             let (input, kept) = (&inputs[layer], &mut kept[place]);
             // What the forward pass left there is the last block's.
             if recompute && layer + 1 < spec.layers {
-                run.recompute_block(trained.adapter.as_deref(), layer, input, kept, scratch);
+                let adapter = trained.adapter.as_deref().map(Pairs::Trained);
+                run.recompute_block(adapter, layer, input, kept, scratch);
             }
             run.leave_block(trained, layer, input, kept, scratch, dstream);
         }
@@ -228,7 +220,7 @@ struct Run<'a, B: TrainingBackend> {
 
 /// What goes on beside the linear layers of a block in the forward pass.
 struct Beside<'a, B: TrainingBackend> {
-    adapter: Option<&'a TrainableAdapter<B>>,
+    adapter: Option<Pairs<'a, B>>,
     low: &'a mut [Option<B::Buffer>; 7],
     scratch: &'a mut LowScratch<B::Buffer>,
 }
@@ -238,10 +230,36 @@ impl<B: TrainingBackend> Run<'_, B> {
         self.sequences.tokens.len()
     }
 
+    /// Runs all blocks, and the last norm over the rows that are scored.
+    fn forward(&self, adapter: Option<Pairs<'_, B>>, activations: &mut Activations<B::Buffer>) {
+        let Run { backend, weights, sequences, .. } = *self;
+        let (spec, rows) = (&weights.spec, self.rows());
+        for layer in 0..spec.layers {
+            let place = activations.place(layer);
+            let Activations { inputs, kept, stream, scratch, .. } = &mut *activations;
+            let kept = &mut kept[place];
+            if layer == 0 {
+                backend.embed(&weights.embedding, &sequences.tokens, &mut inputs[0]); // [rows, hidden]
+            }
+            let (before, after) = inputs.split_at_mut(layer + 1);
+            self.enter_block(adapter, layer, &before[layer], kept, scratch);
+
+            let output = after.first_mut().unwrap_or(stream);
+            let Kept { middle, gate, up, low, .. } = kept;
+            let Scratch { active, low: low_scratch, .. } = scratch;
+            backend.swiglu(gate, up, rows * spec.intermediate, active);
+            let beside = Beside { adapter, low, scratch: low_scratch };
+            self.linear(layer, Linear::Down, active, beside, Some(middle), output); // [rows, hidden]
+        }
+        let Activations { stream, scored: [before, after, ..], .. } = activations;
+        backend.gather(stream, spec.hidden, &sequences.rows, before); // [scored, hidden]
+        backend.rms_norm(before, sequences.rows.len(), &weights.norm, spec.rms_norm_eps, after);
+    }
+
     /// Runs a block from its input to the projections of its MLP.
     fn enter_block(
         &self,
-        adapter: Option<&TrainableAdapter<B>>,
+        adapter: Option<Pairs<'_, B>>,
         layer: usize,
         input: &B::Buffer,
         kept: &mut Kept<B::Buffer>,
@@ -284,7 +302,7 @@ impl<B: TrainingBackend> Run<'_, B> {
     /// Fills again what the forward pass kept of a block.
     fn recompute_block(
         &self,
-        adapter: Option<&TrainableAdapter<B>>,
+        adapter: Option<Pairs<'_, B>>,
         layer: usize,
         input: &B::Buffer,
         kept: &mut Kept<B::Buffer>,
@@ -314,31 +332,32 @@ impl<B: TrainingBackend> Run<'_, B> {
         let block = &self.weights.blocks[layer];
         let (weight, bias) = (block.linear(linear), block.bias(linear));
         let low = self.low(layer, linear, x, &mut beside);
-        let beside = low.map(|(low, pair)| (low, &pair.packed_b));
-        self.backend.layer(x, self.rows(), &Layer { weight, bias, beside }, before, y);
+        self.backend.layer(x, self.rows(), &Layer { weight, bias, beside: low }, before, y);
     }
 
-    /// Sets `A·dropout(x)`, where there is a pair, and returns it.
+    /// Sets `A·dropout(x)`, where there is a pair, and returns it and `B`.
     fn low<'a>(
         &self,
         layer: usize,
         linear: Linear,
         x: &B::Buffer,
         beside: &'a mut Beside<'_, B>,
-    ) -> Option<(&'a B::Buffer, &'a Pair<B>)> {
+    ) -> Option<(&'a B::Buffer, &'a B::Matrix)> {
         let (backend, rows) = (self.backend, self.rows());
-        let adapter = beside.adapter?;
-        let pair = adapter.pair(layer, linear)?;
-        let low = beside.low[linear as usize].as_mut()?;
-        match Dropout::new(adapter.config(), self.sequences, layer, linear) {
+        let Beside { adapter, low, scratch } = beside;
+        let adapter = (*adapter)?;
+        let [a, b] = adapter.pair(layer, linear)?;
+        let low = low[linear as usize].as_mut()?;
+        let dropout = adapter.config();
+        match dropout.and_then(|config| Dropout::new(config, self.sequences, layer, linear)) {
             Some(dropout) => {
-                let dropped = &mut beside.scratch.dropped;
-                dropout.apply(backend, x, pair.a.shape[1], dropped, Write::Set);
-                backend.linear(dropped, rows, &pair.packed_a, low, Write::Set); // [rows, r]
+                let ((_, inputs), dropped) = (backend.shape(a), &mut scratch.dropped);
+                dropout.apply(backend, x, inputs, dropped, Write::Set);
+                backend.linear(dropped, rows, a, low, Write::Set); // [rows, r]
             }
-            None => backend.linear(x, rows, &pair.packed_a, low, Write::Set), // [rows, r]
+            None => backend.linear(x, rows, a, low, Write::Set), // [rows, r]
         }
-        Some((low, pair))
+        Some((low, b))
     }
 
     /// Runs a block backwards: `dstream` holds the gradient of its output, then that of its input,
@@ -502,11 +521,11 @@ impl Dropout {
         }
         let place = [(layer as u64).into(), linear.path().into()];
         let place = seed::of(place);
-        let draw = |(&rows, &sequence): (&usize, &u64)| Draw {
-            rows,
+        let draw = |(segment, &sequence): (&Segment, &u64)| Draw {
+            rows: segment.rows,
             seed: seed::of([sequence.into(), place.into()]),
         };
-        let draws = sequences.lengths.iter().zip(&sequences.seeds).map(draw).collect();
+        let draws = sequences.segments.iter().zip(&sequences.seeds).map(draw).collect();
         Some(Dropout { rate: config.dropout, draws })
     }
 

@@ -307,7 +307,7 @@ pub(crate) mod tests {
         let mut logits = vec![];
         for (i, tokens) in tokens.chunks(chunk).enumerate() {
             let (rows, position) = (tokens.len(), i * chunk);
-            let segments = [Segment { rows, position, pages: pages.clone() }];
+            let segments = [Segment::cached(rows, position, pages.clone())];
             let wanted: Vec<usize> = (0..rows).collect();
             engine
                 .forward(adapter, &mut workspace, &mut cache, tokens, &segments, &wanted)

@@ -104,7 +104,7 @@ pub fn logits<B: Backend>(
     for tokens in sequences {
         let (rows, pages) = (tokens.len(), tokens.len().div_ceil(PAGE));
         let mut cache = backend.cache(engine.cache_shape(pages))?;
-        let segments = [Segment { rows, position: 0, pages: (0..pages as u32).collect() }];
+        let segments = [Segment::cached(rows, 0, (0..pages as u32).collect())];
         let wanted: Vec<usize> = (0..rows).collect();
         let mut logits = backend.zeros(rows * weights.spec.vocab)?;
         backend.enter(|| {

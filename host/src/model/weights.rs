@@ -4,7 +4,9 @@ mod names;
 
 pub use names::{BlockWeight, Weight, WeightMut, WeightName, WeightsCheckpoint};
 
-use super::adapter::Adapter;
+use std::collections::BTreeMap;
+
+use super::adapter::{Adapter, PairConfig};
 use super::backend::{Backend, BackendError, Rotary, WeightType};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::layout;
@@ -250,6 +252,20 @@ impl<B: Backend> LoadedAdapter<B> {
     /// Returns the pair beside a linear layer, where it has one.
     pub fn pair(&self, layer: usize, linear: Linear) -> Option<&LoadedPair<B>> {
         self.blocks[layer][linear as usize].as_ref()
+    }
+
+    /// Returns the rank of every pair; their scales are in `B`.
+    pub fn pairs(&self, backend: &B) -> BTreeMap<(usize, Linear), PairConfig> {
+        let mut pairs = BTreeMap::new();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            for (linear, pair) in Linear::ALL.into_iter().zip(block) {
+                if let Some(LoadedPair { a, .. }) = pair {
+                    let (r, _) = backend.shape(a);
+                    pairs.insert((layer, linear), PairConfig { r, scale: 1.0 });
+                }
+            }
+        }
+        pairs
     }
 }
 

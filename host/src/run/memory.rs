@@ -21,7 +21,7 @@ use crate::model::trainable::TrainableAdapter;
 use crate::plugin_set::{EmbeddedWork, Generate, Lora, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
 use crate::round::{Aligned, RunError, given_variants, tokens_at_once};
-use crate::train::{TrainError, TrainMemory, TrainSettings};
+use crate::train::{TrainError, TrainMemory, TrainSettings, reference_memory};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
 pub(super) const SAMPLE: usize = 96;
@@ -163,12 +163,17 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
         let stage = stage.with(Part::Adapters, adapters).with(Part::Passes, kept);
         stages.push(stage.with(Part::Files, files));
     }
-    // A reference scores what is compared, and what is given is scored in any case.
-    let scored =
-        |train: &Train| train.reference.is_some() && native(train) || !prepared.given.is_empty();
-    let scored = trains.iter().zip(&lessons).filter(|(train, _)| scored(train));
-    let scored = scored.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
-    if let Some(most) = scored.max_by_key(DecodeMemory::total) {
+    // A reference is asked about what is compared, and what is given is scored in any case.
+    let mut scored = Vec::new();
+    for (train, lessons) in trains.iter().zip(&lessons) {
+        if train.reference.is_some() && native(train) {
+            scored.push(referring(prepared, train, lessons)?);
+        }
+        if !prepared.given.is_empty() {
+            scored.push(comparing(prepared, lessons, adapter.rank));
+        }
+    }
+    if let Some(most) = scored.into_iter().max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("reference").decoding(&most).with(Part::Adapters, entering);
         stages.push(stage.with(Part::Passes, kept).with(Part::Files, entering_file));
@@ -177,7 +182,7 @@ pub fn estimate(prepared: &Prepared) -> Result<Estimate, RunError> {
     let scores_here = engine_of(set, "policy", EmbeddedWork::Scores);
     let measured = scores_here && prepared.plugins.all().any(|plugin| !plugin.needs().is_empty());
     let measured = measured.then(|| trains.iter().zip(&lessons)).into_iter().flatten();
-    let measured = measured.map(|(_, lessons)| referring(prepared, lessons, adapter.rank));
+    let measured = measured.map(|(_, lessons)| comparing(prepared, lessons, adapter.rank));
     if let Some(most) = measured.max_by_key(DecodeMemory::total) {
         let kept = if set.run.rounds > 1 { kept } else { 0 };
         let stage = stage("measuring").decoding(&most).with(Part::Adapters, entering);
@@ -372,33 +377,23 @@ fn max_new_tokens(set: &PluginSet) -> usize {
     new.unwrap_or(0) as usize
 }
 
-/// Returns what training one round holds: lessons are no longer than the rows that are dropped.
+/// Returns what training one round holds.
 fn training(
     prepared: &Prepared,
     train: &Train,
     lessons: &[Lesson],
     dtype: WeightType,
 ) -> Result<TrainMemory, RunError> {
-    let policy = &*prepared.models["policy"].model;
-    let longest = (train.max_length as usize).min(policy.spec.context_length);
-    let tokens = |of: &[Sequence]| -> usize {
-        of.iter().map(|(prompt, new)| (prompt.len() + new).min(longest)).sum()
-    };
-    let settings = TrainSettings {
-        per_device_train_batch_size: train.per_device_train_batch_size as usize,
-        gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
-        micro_batch_tokens: tokens_at_once(train, &prepared.device),
-        ..TrainSettings::default()
-    };
+    let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
+    // As the trainer cuts them.
+    let shares = lora.as_ref().is_none_or(|lora| lora.dropout == 0.0);
     let rows = |of: fn(&Lesson) -> &[Sequence]| {
-        let lengths: Vec<usize> = lessons.iter().map(|lesson| tokens(of(lesson))).collect();
-        TrainMemory::rows(&lengths, &settings)
+        rows_at_once(prepared, train, lessons.iter().map(|lesson| of(lesson).iter()), shares)
     };
     let rows = rows(|lesson| &lesson.learnt).max(rows(|lesson| &lesson.looked_at));
-    let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
     let memory = TrainMemory::predict(
         &prepared.device,
-        &policy.spec,
+        &prepared.models["policy"].model.spec,
         lora.as_ref(),
         train.makes_reward_model(),
         dtype,
@@ -408,8 +403,47 @@ fn training(
     memory.map_err(|error| TrainError::from(error).into())
 }
 
+/// Returns what asking the reference of a round holds.
+fn referring(
+    prepared: &Prepared,
+    train: &Train,
+    lessons: &[Lesson],
+) -> Result<DecodeMemory, RunError> {
+    let spec = &prepared.models["policy"].model.spec;
+    let all = lessons.iter().map(|lesson| lesson.learnt.iter().chain(&lesson.looked_at));
+    let rows = rows_at_once(prepared, train, all, true);
+    let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
+    let memory = reference_memory(&prepared.device, spec, lora.as_ref(), rows);
+    memory.map_err(|error| TrainError::from(error).into())
+}
+
+/// Returns the most rows that lessons, of which each has some sequences, take of a training pass: they are no longer than
+/// the rows that are dropped, and where they share, the second of a pair has its prompt with the first, but for the
+/// last token.
+fn rows_at_once<'a, L: Iterator<Item = &'a Sequence>>(
+    prepared: &Prepared,
+    train: &Train,
+    lessons: impl Iterator<Item = L>,
+    shares: bool,
+) -> usize {
+    let context_length = prepared.models["policy"].model.spec.context_length;
+    let longest = (train.max_length as usize).min(context_length);
+    let rows = |(nth, (prompt, new)): (usize, &Sequence)| {
+        let shared = if shares && nth % 2 == 1 { prompt.len().saturating_sub(1) } else { 0 };
+        (prompt.len() + new).min(longest).saturating_sub(shared)
+    };
+    let lengths: Vec<usize> = lessons.map(|lesson| lesson.enumerate().map(rows).sum()).collect();
+    let settings = TrainSettings {
+        per_device_train_batch_size: train.per_device_train_batch_size as usize,
+        gradient_accumulation_steps: train.gradient_accumulation_steps as usize,
+        micro_batch_tokens: tokens_at_once(train, &prepared.device),
+        ..TrainSettings::default()
+    };
+    TrainMemory::rows(&lengths, &settings)
+}
+
 /// Returns what scoring the sequences of lessons holds.
-fn referring(prepared: &Prepared, lessons: &[Lesson], rank: usize) -> DecodeMemory {
+fn comparing(prepared: &Prepared, lessons: &[Lesson], rank: usize) -> DecodeMemory {
     let spec = &prepared.models["policy"].model.spec;
     let rows = lessons.iter().flat_map(|lesson| lesson.learnt.iter().chain(&lesson.looked_at));
     let rows = rows.filter(|(prompt, new)| prompt.len() + new <= spec.context_length);

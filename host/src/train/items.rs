@@ -1,19 +1,17 @@
 //! What is learnt from: examples, or items of several sequences that are compared.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::TrainError;
+use super::reference::Reference;
 use super::settings::{Example, SettingsError, check_examples};
-use crate::generate::{Progress, SequenceError, Settings, Unfit};
-use crate::logprob::{Row, score};
+use super::{TrainError, TrainSettings};
 use crate::model::adapter::Adapter;
-use crate::model::backend::Backend;
+use crate::model::backend::TrainingBackend;
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
-use crate::model::weights::LoadedAdapter;
 use crate::objective::Preference;
 
 /// What is learnt from, and what is learnt from it.
@@ -101,9 +99,37 @@ impl Item {
         Item { id: id.into(), sequences, desirable: true }
     }
 
+    /// Returns which sequences it has.
+    pub(super) fn all(&self) -> Range<usize> {
+        0..self.sequences.len()
+    }
+
     /// Returns how many tokens some of its sequences have.
     pub(super) fn tokens(&self, which: Range<usize>) -> usize {
         self.sequences[which].iter().map(|sequence| sequence.tokens.len()).sum()
+    }
+
+    /// Returns some of its sequences, each with how many of its first tokens go through the model with the sequence
+    /// before: where they may, the second of a pair shares its prompt with the first, but for the last token, whose row
+    /// is read by the head (arXiv 2410.20305).
+    pub(super) fn shared(
+        &self,
+        which: Range<usize>,
+        may: bool,
+    ) -> impl Iterator<Item = (&Sequence, usize)> {
+        let begin = which.start;
+        which.map(move |nth| {
+            let sequence = &self.sequences[nth];
+            let prompt = sequence.prompt();
+            let second = may && (nth - begin) % 2 == 1;
+            let alike = second && self.sequences[nth - 1].tokens.starts_with(prompt);
+            (sequence, if alike { prompt.len().saturating_sub(1) } else { 0 })
+        })
+    }
+
+    /// Returns how many rows of a pass some of its sequences take.
+    pub(super) fn rows(&self, which: Range<usize>, may_share: bool) -> usize {
+        self.shared(which, may_share).map(|(sequence, shared)| sequence.tokens.len() - shared).sum()
     }
 
     /// Returns how many tokens count.
@@ -142,45 +168,6 @@ impl From<Example> for Item {
     fn from(Example { id, tokens, trained }: Example) -> Item {
         Item { id, sequences: vec![Sequence { tokens, trained }], desirable: true }
     }
-}
-
-/// What the policy is held to.
-#[derive(Clone, Debug)]
-pub enum Reference {
-    /// The model without an adapter; in full training, as it is before the first step.
-    Initial,
-    /// The model with a frozen adapter, such as that of the round before.
-    Adapter(Adapter),
-    /// The logprobs themselves, in nats: for each item, the sum over each sequence's completion. See
-    /// [`reference_logprobs`].
-    Logprobs(Vec<Vec<f64>>),
-}
-
-/// Returns the summed logprob of each sequence's completion, for each item, in nats.
-///
-/// `adapter` is a frozen one, or none for the initial model. The result does not depend on how the
-/// work is cut or on the other items, so it may be kept and given as [`Reference::Logprobs`], or
-/// computed again.
-pub fn reference_logprobs<B: Backend>(
-    engine: &Engine<B>,
-    adapter: Option<&LoadedAdapter<B>>,
-    items: &[Item],
-    settings: &Settings,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Vec<Vec<f64>>, SequenceError> {
-    let sequences = || items.iter().flat_map(|item| &item.sequences);
-    let row = |sequence: &Sequence| Row {
-        tokens: sequence.tokens.clone(),
-        from: sequence.prompt().len(),
-    };
-    let rows: Vec<Row> = sequences().map(row).collect();
-    let scores = score(engine, adapter, &rows, settings, progress)?;
-    let mut sums = sequences().zip(&rows).zip(scores).map(|((sequence, row), score)| {
-        let counts = &sequence.trained[row.from..];
-        let counted = score.token_logprobs.iter().zip(counts).filter(|&(_, &counts)| counts);
-        counted.map(|(&logprob, _)| f64::from(logprob)).sum()
-    });
-    Ok(items.iter().map(|item| sums.by_ref().take(item.sequences.len()).collect()).collect())
 }
 
 /// What a trainer learns from, checked, and how.
@@ -237,7 +224,11 @@ impl Objective {
 
 impl Task {
     /// Checks data and scores it under the reference.
-    pub(super) fn new<B: Backend>(engine: &Engine<B>, data: Data) -> Result<Task, TrainError> {
+    pub(super) fn new<B: TrainingBackend>(
+        engine: &Engine<B>,
+        data: Data,
+        settings: &TrainSettings,
+    ) -> Result<Task, TrainError> {
         let spec = &engine.weights.spec;
         let digest = data.digest();
         match data {
@@ -257,7 +248,7 @@ impl Task {
                         .map_err(|problem| SettingsError::Item { id: id(), problem })?;
                 }
                 let reference = match objective.needs_reference() {
-                    true => reference.logprobs(engine, &objective, &items)?,
+                    true => reference.logprobs(engine, &objective, &items, settings)?,
                     false => items.iter().map(|item| vec![0.0; item.sequences.len()]).collect(),
                 };
                 let objective = Objective::Preference { objective, reference };
@@ -265,83 +256,6 @@ impl Task {
             }
         }
     }
-}
-
-impl Reference {
-    /// Returns the finite logprobs of checked items.
-    fn logprobs<B: Backend>(
-        self,
-        engine: &Engine<B>,
-        objective: &Preference,
-        items: &[Item],
-    ) -> Result<Vec<Vec<f64>>, TrainError> {
-        let adapter = match self {
-            Reference::Logprobs(logprobs) => {
-                check_reference(&logprobs, objective, items)?;
-                return Ok(logprobs);
-            }
-            Reference::Initial => None,
-            Reference::Adapter(adapter) => {
-                adapter.check(&engine.weights.spec)?;
-                Some(engine.load_adapter(&adapter, 1.0)?)
-            }
-        };
-        let (adapter, settings) = (adapter.as_ref(), Settings::default());
-        let mut progress = |_| ControlFlow::Continue(());
-        match reference_logprobs(engine, adapter, items, &settings, &mut progress) {
-            Ok(logprobs) => Ok(logprobs),
-            Err(SequenceError::Sequence { index, problem: Unfit::NotFinite { .. } }) => {
-                let roles = objective.roles();
-                let (item, role) = (&items[index / roles.len()], roles[index % roles.len()]);
-                let problem = SequenceProblem::Reference { logprob: f64::NAN };
-                let problem = ItemProblem::Sequence { role, problem };
-                Err(SettingsError::Item { id: item.id.clone(), problem }.into())
-            }
-            Err(source) => Err(TrainError::Reference { source }),
-        }
-    }
-
-    /// Returns what decides the logprobs, for the digest of a task.
-    fn identity(&self) -> String {
-        match self {
-            Reference::Initial => "initial".into(),
-            Reference::Adapter(adapter) => adapter.digest(),
-            Reference::Logprobs(logprobs) => {
-                let bits = |x: &f64| format!("{:x}", x.to_bits());
-                let item = |of: &Vec<f64>| of.iter().map(bits).collect::<Vec<_>>().join(" ");
-                logprobs.iter().map(item).collect::<Vec<_>>().join("\n")
-            }
-        }
-    }
-}
-
-/// Checks logprobs that somebody else made.
-fn check_reference(
-    logprobs: &[Vec<f64>],
-    objective: &Preference,
-    items: &[Item],
-) -> Result<(), SettingsError> {
-    if logprobs.len() != items.len() {
-        let (found, expected) = (logprobs.len(), items.len());
-        return Err(SettingsError::References { found, expected });
-    }
-    for (item, logprobs) in items.iter().zip(logprobs) {
-        let id = || item.id.clone();
-        let (found, expected) = (logprobs.len(), item.sequences.len());
-        if found != expected {
-            let problem = ItemProblem::References { found, expected };
-            return Err(SettingsError::Item { id: id(), problem });
-        }
-        for (&logprob, &role) in logprobs.iter().zip(objective.roles()) {
-            // A logprob is finite and at most 0.
-            if !(f64::MIN..=0.0).contains(&logprob) {
-                let problem = SequenceProblem::Reference { logprob };
-                let problem = ItemProblem::Sequence { role, problem };
-                return Err(SettingsError::Item { id: id(), problem });
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Data {

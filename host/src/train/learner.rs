@@ -25,8 +25,11 @@ pub(super) struct Learner<B: TrainingBackend> {
     pub(super) objective: Objective,
     pub(super) settings: TrainSettings,
     pub(super) batches: Batches,
-    /// Tokens of each item that are learnt from, and that are only looked at.
+    /// Rows of a pass that each item takes, where it is learnt from, and where it is only looked at.
     lengths: [Vec<usize>; 2],
+    /// Whether a prompt goes through the model once for the completions that are compared. Where inputs of pairs are
+    /// dropped it does not, as each sequence draws for itself.
+    shares: bool,
     pub(super) activations: Activations<B::Buffer>,
 }
 
@@ -63,16 +66,29 @@ impl<B: TrainingBackend> Learner<B> {
         settings: TrainSettings,
     ) -> Result<Learner<B>, BackendError> {
         let batches = Batches::new(&settings, items.len());
-        let lengths = [objective.learnt(), objective.looked_at()]
-            .map(|which| items.iter().map(|item| item.tokens(which.clone())).collect::<Vec<_>>());
-        let [rows, looked_at] = [0, 1].map(|i| TrainMemory::rows(&lengths[i], &settings));
-        let rows = rows.max(looked_at);
         let (spec, lora) = (&subject.model().spec, subject.lora());
         let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
+        let shares = !dropout;
+        let lengths = [objective.learnt(), objective.looked_at()].map(|which| {
+            items.iter().map(|item| item.rows(which.clone(), shares)).collect::<Vec<_>>()
+        });
+        let [rows, looked_at] = [0, 1].map(|i| TrainMemory::rows(&lengths[i], &settings));
+        let rows = rows.max(looked_at);
         let TrainSettings { gradient_checkpointing, .. } = settings;
         let shape = PassShape { spec, pairs, dropout, rows, gradient_checkpointing };
         let activations = Activations::new(shape, &mut |room| backend.make_room(room))?;
-        Ok(Learner { backend, subject, items, objective, settings, batches, lengths, activations })
+        let learner = Learner {
+            backend,
+            subject,
+            items,
+            objective,
+            settings,
+            batches,
+            lengths,
+            shares,
+            activations,
+        };
+        Ok(learner)
     }
 
     /// Cuts the items of a step, counted from 0.
@@ -95,10 +111,10 @@ impl<B: TrainingBackend> Learner<B> {
 
     /// Scores what is not learnt from of a micro-batch.
     pub(super) fn look(&mut self, cut: &Cut, micro_batch: &[usize]) -> Result<Looked, TrainError> {
-        let Learner { backend, subject, items, objective, settings, activations, .. } = self;
+        let looked_at = self.objective.looked_at();
+        let sequences = self.sequences(cut, micro_batch, &looked_at, false);
+        let Learner { backend, subject, items, objective, activations, .. } = self;
         let backend = &**backend;
-        let looked_at = objective.looked_at();
-        let sequences = sequences(items, micro_batch, &looked_at, false, settings.seed, cut.epoch);
         let mut pass = subject.pass(backend, activations);
         let said = backend.enter(|| {
             pass.forward(&sequences)?;
@@ -110,7 +126,7 @@ impl<B: TrainingBackend> Learner<B> {
         let mut rest = &said[..];
         let of_item = |&i: &usize| scored(&items[i], &looked_at, &reference[i], &mut rest);
         let scored = micro_batch.iter().flat_map(of_item).collect();
-        Ok(Looked { tokens: sequences.tokens.len(), scored })
+        Ok(Looked { tokens: tokens(items, micro_batch, &looked_at), scored })
     }
 
     /// Forms the gradients of a micro-batch's part of the loss: an adapter's in the place of those that there are, and
@@ -122,15 +138,15 @@ impl<B: TrainingBackend> Learner<B> {
         micro_batch: &[usize],
         kl: Option<f64>,
     ) -> Result<Share, TrainError> {
-        let Learner { backend, subject, items, objective, settings, activations, .. } = self;
+        let (learnt, rewards) = (self.objective.learnt(), self.objective.makes_reward_model());
+        let sequences = self.sequences(cut, micro_batch, &learnt, rewards);
+        let Learner { backend, subject, items, objective, activations, .. } = self;
         let backend = &**backend;
-        let (learnt, rewards) = (objective.learnt(), objective.makes_reward_model());
         if let Subject::Adapter { adapter, .. } = subject {
             adapter.clear_gradients(backend);
         }
-        let sequences = sequences(items, micro_batch, &learnt, rewards, settings.seed, cut.epoch);
         let mut pass = subject.pass(backend, activations);
-        let mut share = Share::of(sequences.tokens.len(), kl);
+        let mut share = Share::of(tokens(items, micro_batch, &learnt), kl);
         match objective {
             // Every token has the same weight, known before the pass.
             Objective::Sft => {
@@ -176,32 +192,37 @@ impl<B: TrainingBackend> Learner<B> {
         }
         Ok(share)
     }
-}
 
-/// Puts some sequences of items into a pass, for their logprobs or, where `rewards`, for these.
-fn sequences(
-    items: &[Item],
-    indices: &[usize],
-    which: &Range<usize>,
-    rewards: bool,
-    seed: u64,
-    epoch: u64,
-) -> Sequences {
-    let mut sequences = Sequences::default();
-    for Item { id, sequences: of_item, .. } in indices.iter().map(|&i| &items[i]) {
-        let of_item = which.clone().zip(&of_item[which.clone()]);
-        for (nth, Sequence { tokens, trained }) in of_item {
-            let place = [seed.into(), "dropout".into(), epoch.into(), id.as_str().into()];
-            // The only sequence of an example needs no number.
-            let nth = (nth > 0).then(|| (nth as u64).into());
-            let seed = seed::of(place.into_iter().chain(nth));
-            match rewards {
-                true => sequences.push_rewarded(tokens, seed),
-                false => sequences.push(tokens, trained, seed),
+    /// Puts some sequences of items into a pass, for their logprobs or, where `rewards`, for these.
+    fn sequences(
+        &self,
+        cut: &Cut,
+        indices: &[usize],
+        which: &Range<usize>,
+        rewards: bool,
+    ) -> Sequences {
+        let mut sequences = Sequences::default();
+        for item in indices.iter().map(|&i| &self.items[i]) {
+            let (seed, id) = (self.settings.seed, item.id.as_str());
+            let place = || [seed.into(), "dropout".into(), cut.epoch.into(), id.into()];
+            let of_item = which.clone().zip(item.shared(which.clone(), self.shares));
+            for (nth, (Sequence { tokens, trained }, shared)) in of_item {
+                // The only sequence of an example needs no number.
+                let nth = (nth > 0).then(|| (nth as u64).into());
+                let seed = seed::of(place().into_iter().chain(nth));
+                match rewards {
+                    true => sequences.branch_rewarded(tokens, shared, seed),
+                    false => sequences.branch(tokens, trained, shared, seed),
+                }
             }
         }
+        sequences
     }
-    sequences
+}
+
+/// Returns how many tokens some sequences of items have, shared or not.
+fn tokens(items: &[Item], indices: &[usize], which: &Range<usize>) -> usize {
+    indices.iter().map(|&i| items[i].tokens(which.clone())).sum()
 }
 
 /// Returns what is known of an item's sequences, given their rewards.

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use super::batches::largest_micro_batch;
 use super::settings::TrainSettings;
 use super::state::TrainState;
+use crate::generate::DecodeMemory;
 use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{AdapterError, LoraConfig};
 use crate::model::backend::{TrainingBackend, WeightType};
+use crate::model::backward::Reader;
 use crate::model::forward::products_bytes;
 use crate::model::spec::Spec;
 use crate::model::trainable::TrainableAdapter;
@@ -36,6 +38,25 @@ pub struct TrainMemory {
     pub logits: usize,
     /// Copies of what is trained that the first steps look at and that a saved state is made of.
     pub copies: usize,
+}
+
+/// Predicts what [`reference_logprobs`](super::reference_logprobs) holds beside the weights, with passes of so many rows
+/// and a reference with pairs like those of `lora`.
+pub fn reference_memory<B: TrainingBackend>(
+    backend: &B,
+    spec: &Spec,
+    lora: Option<&LoraConfig>,
+    rows: usize,
+) -> Result<DecodeMemory, AdapterError> {
+    let pairs = lora.map(|lora| lora.pairs(spec.layers)).transpose()?.unwrap_or_default();
+    let logits = backend.held_logits(rows, spec.vocab);
+    let head = backend.product_bytes(logits / spec.vocab, spec.vocab, spec.hidden);
+    let products = products_bytes(backend, spec, rows, false).max(head);
+    Ok(DecodeMemory {
+        cache: 0,
+        pass: Reader::bytes(backend, spec, &pairs, rows) + products,
+        logits: size_of::<f32>() * logits,
+    })
 }
 
 impl TrainMemory {

@@ -27,7 +27,7 @@ pub struct StepMetrics {
     pub entropy: Option<f64>,
     /// Tokens that were trained; of a reward model, those of the completions that it gave rewards.
     pub trained_tokens: usize,
-    /// Tokens that went through the model.
+    /// Tokens of the sequences; a prompt that goes through the model once for two completions counts with each.
     pub tokens: usize,
     /// What only a preference objective has; all absent under another.
     #[serde(flatten)]

@@ -4,7 +4,6 @@
 use super::items::Objective;
 use super::tests::{Tiny, adapter, from_peft, furthest, gradients, largest, lora, tensors};
 use super::*;
-use crate::generate::Settings;
 use crate::model::backend::cpu::Cpu;
 use crate::model::spec::Linear;
 use crate::objective::Preference;
@@ -378,14 +377,14 @@ fn given_reference_logprobs_are_as_good_as_computed_ones() {
     for adapter in [None, Some(adapter())] {
         let loaded = adapter.as_ref().map(|adapter| engine.load_adapter(adapter, 1.0).unwrap());
         // Neither what fits into a pass nor what else is scored changes a bit.
-        let score = |items: &[Item], prefill_rows, max_batch| {
-            let settings = Settings { prefill_rows, max_batch, ..Settings::default() };
+        let score = |items: &[Item], tokens_at_once| {
             let mut progress = |_| std::ops::ControlFlow::Continue(());
-            reference_logprobs(&engine, loaded.as_ref(), items, &settings, &mut progress).unwrap()
+            let loaded = loaded.as_ref();
+            reference_logprobs(&engine, loaded, items, tokens_at_once, &mut progress).unwrap()
         };
-        let logprobs = score(&items(), 512, 32);
-        assert_eq!(score(&items(), 3, 2), logprobs);
-        assert_eq!(score(&items()[2..3], 512, 32), logprobs[2..3]);
+        let logprobs = score(&items(), 512);
+        assert_eq!(score(&items(), 3), logprobs);
+        assert_eq!(score(&items()[2..3], 512), logprobs[2..3]);
         let end = |reference| {
             let mut trainer = trainer(data(DPO, reference), settings());
             while trainer.step().unwrap().is_some() {}
@@ -406,7 +405,7 @@ fn a_completion_counts_where_it_is_marked() {
     let engine = Tiny::new(true).engine();
     let score = |items: &[Item]| {
         let mut progress = |_| std::ops::ControlFlow::Continue(());
-        reference_logprobs(&engine, None, items, &Settings::default(), &mut progress).unwrap()
+        reference_logprobs(&engine, None, items, 512, &mut progress).unwrap()
     };
     let logprobs = score(&items);
     assert!(logprobs[0][0] > score(&self::items())[0][0]);

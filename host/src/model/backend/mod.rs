@@ -409,6 +409,17 @@ pub struct Segment {
     /// The sequence's pages from position 0 on, at least to the segment's end: position `p` is in
     /// slot `p % PAGE` of `pages[p / PAGE]`. Empty where no cache is used, as in training.
     pub pages: Vec<u32>,
+    /// Where no cache is used, the first row of the segment that this one branches off: positions before `position`
+    /// are the rows from there on. That segment is an earlier one, starts at position 0 and has as many rows. A segment
+    /// at position 0 has none.
+    pub stem: Option<usize>,
+}
+
+impl Segment {
+    /// Returns a segment whose keys and values go into pages.
+    pub fn cached(rows: usize, position: usize, pages: Vec<u32>) -> Segment {
+        Segment { rows, position, pages, stem: None }
+    }
 }
 
 /// The shape of a key and value cache.

@@ -214,8 +214,7 @@ pub trait TrainingBackend: Linking {
         dup: &mut Self::Buffer,
     );
 
-    /// Causal attention within each segment of the plan, whose positions all start at 0, over the
-    /// shape's window.
+    /// Causal attention of each segment of the plan over its own rows and those of its stem, within the shape's window.
     ///
     /// `queries` and `y` are `[rows, heads, head_dim]`, `keys` and `values`
     /// `[rows, kv_heads, head_dim]`, after [`Backend::rope`]. `log_sums` `[rows, heads]` gets the

@@ -8,7 +8,7 @@ use crate::model::trainable::{Parameter, TrainableAdapter, Trained};
 impl<B: TrainingBackend> Pass<'_, B> {
     /// Returns what the head of a reward model makes of each sequence after [`forward`](Pass::forward): the
     /// product with its last row, in f64 on the host, as [`crate::reward::rewards`] has it. Sequences have come
-    /// by [`push_rewarded`](Sequences::push_rewarded), and the adapter has a head.
+    /// by [`branch_rewarded`](Sequences::branch_rewarded), and the adapter has a head.
     pub fn rewards(&mut self, sequences: &Sequences) -> Result<Vec<f64>, BackendError> {
         let (rows, score) = self.scored_rows(sequences)?;
         Ok(rows.chunks_exact(score.len()).map(|row| product(&score, row)).collect())

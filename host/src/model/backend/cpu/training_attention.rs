@@ -1,8 +1,11 @@
 //! Attention in training, without a cache: forward, and backward from the saved log sums.
 //!
 //! A task is one key and value head of one segment with all its query heads. Weights are never kept:
-//! the backward pass forms them again from scores and log sums, a block of rows at a time.
+//! the backward pass forms them again from scores and log sums, a block of rows at a time. A segment that branches off
+//! another works on a copy of the keys and values of both; the gradients of what it shares are added to the other's when
+//! all tasks are done, in the order of the segments.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::product::{Left, PANEL, Panels, Target, View, product};
@@ -10,13 +13,13 @@ use super::simd::{Isa, Kernel, Lanes, Shared, exp, sum8};
 use super::threads::parallel;
 use super::{Buffer, CpuPlan};
 use crate::model::backend::training::{AttentionGradients, AttentionSaved};
-use crate::model::backend::{AttentionShape, Write};
+use crate::model::backend::{AttentionShape, Segment, Write};
 
 /// Query rows whose scores are held at a time. Small blocks waste little above the diagonal, large
 /// ones read keys and values less often.
 const BLOCK: usize = 32;
 
-/// Causal attention within each segment, over its window; see
+/// Causal attention of each segment, over its window; see
 /// [`TrainingBackend::attention`](crate::model::backend::TrainingBackend::attention).
 #[expect(clippy::too_many_arguments, reason = "three operands, their shape and two results")]
 pub(super) fn attention(
@@ -35,8 +38,9 @@ pub(super) fn attention(
     let values = &values[..rows * kv_heads * head_dim];
     let y = Shared::new(&mut y[..rows * heads * head_dim]);
     let log_sums = Shared::new(&mut log_sums[..rows * heads]);
-    over_heads(plan, kv_heads, |first, rows, kv_head| {
-        let task = Place { shape, first, rows, kv_head };
+    let places = places(plan, shape);
+    parallel(places.len() * kv_heads, |i| {
+        let task = Place { kv_head: i % kv_heads, ..places[i / kv_heads] };
         let (y, log_sums) = (y.get(), log_sums.get());
         isa.run(Forward { task, queries, keys, values, y, log_sums });
     });
@@ -56,9 +60,23 @@ pub(super) fn attention_backward(
     let dqueries = Shared::new(&mut gradients.dqueries[..wide]);
     let dkeys = Shared::new(&mut gradients.dkeys[..narrow]);
     let dvalues = Shared::new(&mut gradients.dvalues[..narrow]);
-    over_heads(plan, kv_heads, |first, rows, kv_head| {
+    let places = places(plan, shape);
+    // What each branch has for the rows that it shares, one segment after the other.
+    let shared = |place: &Place| place.position * kv_heads * head_dim;
+    let mut len = 0;
+    let start = |place| {
+        len += shared(place);
+        len - shared(place)
+    };
+    let starts: Vec<usize> = places.iter().map(start).collect();
+    let (mut of_keys, mut of_values) = (vec![0f32; len], vec![0f32; len]);
+    let (to_keys, to_values) = (Shared::new(&mut of_keys), Shared::new(&mut of_values));
+    parallel(places.len() * kv_heads, |i| {
+        let (segment, kv_head) = (i / kv_heads, i % kv_heads);
+        let task = Place { kv_head, ..places[segment] };
+        let start = starts[segment] + kv_head * head_dim;
         isa.run(Backward {
-            task: Place { shape, first, rows, kv_head },
+            task,
             dy: &dy[..wide],
             queries: &saved.queries[..wide],
             keys: &saved.keys[..narrow],
@@ -66,33 +84,47 @@ pub(super) fn attention_backward(
             y: &saved.y[..wide],
             log_sums: saved.log_sums,
             dqueries: dqueries.get(),
-            dkeys: dkeys.get(),
-            dvalues: dvalues.get(),
+            dkeys: [dkeys.get(), to_keys.get().wrapping_add(start)],
+            dvalues: [dvalues.get(), to_values.get().wrapping_add(start)],
         });
     });
+    for (place, &start) in places.iter().zip(&starts) {
+        let (from, to) = (start..start + shared(place), place.stem * kv_heads * head_dim);
+        let add = |dx: &mut Buffer, of: &[f32]| {
+            dx[to..][..from.len()].iter_mut().zip(&of[from.clone()]).for_each(|(x, y)| *x += y);
+        };
+        add(gradients.dkeys, &of_keys);
+        add(gradients.dvalues, &of_values);
+    }
 }
 
-/// Calls `task(first row, rows, head)` for each segment and each key and value head.
-fn over_heads(plan: &CpuPlan, kv_heads: usize, task: impl Fn(usize, usize, usize) + Sync) {
-    let mut segments = Vec::with_capacity(plan.segments.len());
+/// Returns where each segment is, for its first head.
+fn places(plan: &CpuPlan, shape: AttentionShape) -> Vec<Place> {
     let mut first = 0;
-    for segment in &plan.segments {
-        assert_eq!(segment.position, 0, "a segment in training starts at position 0");
-        segments.push((first, segment.rows));
-        first += segment.rows;
-    }
-    parallel(segments.len() * kv_heads, |i| {
-        let (first, rows) = segments[i / kv_heads];
-        task(first, rows, i % kv_heads);
-    });
+    let place = |segment: &Segment| {
+        let Segment { rows, position, stem, .. } = *segment;
+        let stem = stem.unwrap_or(first);
+        assert!(
+            stem + position <= first,
+            "a segment in training starts at position 0 or has a stem"
+        );
+        first += rows;
+        Place { shape, first: first - rows, rows, position, stem, kv_head: 0 }
+    };
+    plan.segments.iter().map(place).collect()
 }
 
 /// One key and value head of one segment.
 #[derive(Clone, Copy)]
 struct Place {
     shape: AttentionShape,
+    /// Its first row in the pass.
     first: usize,
     rows: usize,
+    /// That row's position.
+    position: usize,
+    /// The row of position 0.
+    stem: usize,
     kv_head: usize,
 }
 
@@ -107,14 +139,35 @@ impl Place {
         self.shape.kv_heads * self.shape.head_dim
     }
 
-    /// Where a query head's row begins.
-    fn at(&self, row: usize, head: usize) -> usize {
-        ((self.first + row) * self.shape.heads + head) * self.shape.head_dim
+    /// Which of all rows and query heads the one at a position is.
+    fn vector(&self, position: usize, head: usize) -> usize {
+        (self.first + position - self.position) * self.shape.heads + head
     }
 
-    /// Where this head's first key and value begin.
+    /// Where a query head's row begins.
+    fn at(&self, position: usize, head: usize) -> usize {
+        self.vector(position, head) * self.shape.head_dim
+    }
+
+    /// Where this head's own first key and value begin.
     fn kv_at(&self) -> usize {
         (self.first * self.shape.kv_heads + self.kv_head) * self.shape.head_dim
+    }
+
+    /// One more than the last position.
+    fn end(&self) -> usize {
+        self.position + self.rows
+    }
+
+    /// Returns this head's keys or values from position 0 on, and the numbers from one to the next.
+    fn positions<'a>(&self, x: &'a [f32]) -> (Cow<'a, [f32]>, usize) {
+        let AttentionShape { kv_heads, head_dim, .. } = self.shape;
+        if self.position == 0 {
+            return (Cow::Borrowed(&x[self.kv_at()..]), self.kv_stride());
+        }
+        let rows = (self.stem..self.stem + self.position).chain(self.first..self.first + self.rows);
+        let row = |row: usize| &x[(row * kv_heads + self.kv_head) * head_dim..][..head_dim];
+        (Cow::Owned(rows.flat_map(row).copied().collect()), head_dim)
     }
 
     /// The query heads that attend to this key and value head.
@@ -129,10 +182,10 @@ impl Place {
 
     /// Blocks of query rows.
     fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
-        let Place { rows, shape, .. } = *self;
-        (0..rows).step_by(BLOCK).map(move |start| Block {
+        let (Place { shape, position, .. }, last) = (*self, self.end());
+        (position..last).step_by(BLOCK).map(move |start| Block {
             start,
-            end: rows.min(start + BLOCK),
+            end: last.min(start + BLOCK),
             seen: shape.first_seen(start) / PANEL * PANEL,
         })
     }
@@ -144,14 +197,14 @@ impl Place {
     }
 }
 
-/// Query rows whose scores are held together.
+/// Query rows whose scores are held together, by their positions.
 #[derive(Clone, Copy)]
 struct Block {
-    /// The first row.
+    /// The first.
     start: usize,
-    /// The row after the last.
+    /// One more than the last.
     end: usize,
-    /// The first row of keys that a score is formed for: the first that one of them sees, or
+    /// The first key that a score is formed for: the first that one of them sees, or
     /// before it by less than a panel.
     seen: usize,
 }
@@ -171,16 +224,17 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Forward { task, queries, keys, values, y, log_sums } = self;
-        let (kv, kv_stride, head_dim) = (task.kv_at(), task.kv_stride(), task.shape.head_dim);
+        let (head_dim, last) = (task.shape.head_dim, task.end());
         let (mut keys_across, mut packed) = (Panels::default(), Panels::default());
         if task.rows == 0 {
             return;
         }
-        keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
+        let (keys, stride) = task.positions(keys);
+        keys_across.fill_transposed(&keys, stride, head_dim, last);
         let keys_across = View::from(&keys_across);
-        let values_along =
-            View::of(&values[kv..], kv_stride, task.rows, head_dim, 1.0, &mut packed);
-        let width = task.rows.next_multiple_of(PANEL);
+        let (values, stride) = task.positions(values);
+        let values_along = View::of(&values, stride, last, head_dim, 1.0, &mut packed);
+        let width = last.next_multiple_of(PANEL);
         let mut scores = vec![0f32; BLOCK.min(task.rows) * width];
         for head in task.heads() {
             for Block { start, end, seen } in task.blocks() {
@@ -197,7 +251,7 @@ impl Kernel for Forward<'_> {
                         let scores = &mut scores[(row - start) * width..][..padded];
                         let own = task.shape.first_seen(row) - seen..row + 1 - seen;
                         let log_sum = softmax::<L>(scores, own, task.scale());
-                        *log_sums.add((task.first + row) * task.shape.heads + head) = log_sum;
+                        *log_sums.add(task.vector(row, head)) = log_sum;
                     }
                     let left = Left {
                         from: scores.as_ptr(),
@@ -255,8 +309,9 @@ struct Backward<'a> {
     y: &'a [f32],
     log_sums: &'a [f32],
     dqueries: *mut f32,
-    dkeys: *mut f32,
-    dvalues: *mut f32,
+    /// For all rows of the pass, and of this head for the rows that are shared.
+    dkeys: [*mut f32; 2],
+    dvalues: [*mut f32; 2],
 }
 
 impl Kernel for Backward<'_> {
@@ -265,28 +320,27 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Backward { task, dy, queries, keys, values, y, log_sums, .. } = self;
-        let (kv, kv_stride, head_dim) = (task.kv_at(), task.kv_stride(), task.shape.head_dim);
+        let (head_dim, last) = (task.shape.head_dim, task.end());
         if task.rows == 0 {
             return;
         }
         let mut panels: [Panels; 5] = Default::default();
         let [keys_across, values_across, packed_keys, packed_queries, packed_dy] = &mut panels;
-        keys_across.fill_transposed(&keys[kv..], kv_stride, head_dim, task.rows);
-        values_across.fill_transposed(&values[kv..], kv_stride, head_dim, task.rows);
+        let (keys, stride) = task.positions(keys);
+        let (values, _) = task.positions(values);
+        keys_across.fill_transposed(&keys, stride, head_dim, last);
+        values_across.fill_transposed(&values, stride, head_dim, last);
         let (keys_across, values_across) = (View::from(&*keys_across), View::from(&*values_across));
-        let keys_along = View::of(&keys[kv..], kv_stride, task.rows, head_dim, 1.0, packed_keys);
-        let width = task.rows.next_multiple_of(PANEL);
+        let keys_along = View::of(&keys, stride, last, head_dim, 1.0, packed_keys);
+        let width = last.next_multiple_of(PANEL);
         let mut weights = vec![0f32; BLOCK.min(task.rows) * width];
         let mut dscores = weights.clone();
-        for row in 0..task.rows {
-            for gradient in [self.dkeys, self.dvalues] {
-                // SAFETY: rows of this head are this task's alone.
-                unsafe {
-                    let row = gradient.add(kv + row * kv_stride);
-                    std::slice::from_raw_parts_mut(row, head_dim).fill(0.0);
-                }
-            }
+        let gradients = [self.dkeys, self.dvalues].map(|to| Along { task, to });
+        for row in gradients.iter().flat_map(|to| (0..last).map(|position| to.row(position))) {
+            // SAFETY: rows of this head are this task's alone.
+            unsafe { std::slice::from_raw_parts_mut(row, head_dim).fill(0.0) }
         }
+        let [dkeys, dvalues] = gradients;
         for head in task.heads() {
             for Block { start, end, seen } in task.blocks() {
                 let (count, padded) = (end - start, end.next_multiple_of(PANEL) - seen);
@@ -314,7 +368,7 @@ impl Kernel for Backward<'_> {
                             &mut dscores[rows],
                             task.shape.first_seen(row) - seen..row + 1 - seen,
                             task.scale(),
-                            log_sums[(task.first + row) * task.shape.heads + head],
+                            log_sums[task.vector(row, head)],
                             dot::<L>(&dy[at..at + head_dim], &y[at..at + head_dim]),
                         );
                     }
@@ -327,18 +381,47 @@ impl Kernel for Backward<'_> {
                     };
                     let keys = keys_along.rows_from(seen);
                     product::<L>(rows(dscores.as_ptr()), keys, end - seen, target);
-                    let columns =
-                        |from| Left { from, row_stride: 1, step: width, rows: end - seen };
-                    let sum = |to: *mut f32| Target {
-                        to: to.add(kv + seen * kv_stride),
-                        stride: kv_stride,
-                        columns: head_dim,
-                        write: Write::Add,
-                    };
-                    product::<L>(columns(dscores.as_ptr()), queries_along, count, sum(self.dkeys));
-                    product::<L>(columns(weights.as_ptr()), dy_along, count, sum(self.dvalues));
+                    // Those that are shared, then its own.
+                    let border = task.position.clamp(seen, end);
+                    for part in
+                        [seen..border, border..end].into_iter().filter(|part| !part.is_empty())
+                    {
+                        let columns = |from: &[f32]| Left {
+                            from: from.as_ptr().add(part.start - seen),
+                            row_stride: 1,
+                            step: width,
+                            rows: part.len(),
+                        };
+                        let sum = |gradient: &Along| Target {
+                            to: gradient.row(part.start),
+                            stride: task.kv_stride(),
+                            columns: head_dim,
+                            write: Write::Add,
+                        };
+                        product::<L>(columns(&dscores), queries_along, count, sum(&dkeys));
+                        product::<L>(columns(&weights), dy_along, count, sum(&dvalues));
+                    }
                 }
             }
+        }
+    }
+}
+
+/// The gradients of a task's keys or values, by their positions.
+struct Along {
+    task: Place,
+    /// Those of all rows of the pass, and those of this head that are shared.
+    to: [*mut f32; 2],
+}
+
+impl Along {
+    /// Returns where that of a position begins. The next begins a [stride](Place::kv_stride) further, where it is shared
+    /// too, or neither is.
+    fn row(&self, position: usize) -> *mut f32 {
+        let (Along { task, to: [own, shared] }, stride) = (self, self.task.kv_stride());
+        match position.checked_sub(task.position) {
+            None => shared.wrapping_add(position * stride),
+            Some(row) => own.wrapping_add(task.kv_at() + row * stride),
         }
     }
 }

@@ -31,6 +31,8 @@ struct Place {
     pages: usize,
     /// The first chunks of positions whose pages are those of the segment before.
     shared: usize,
+    /// The first row of the segment that it branches off, or its own.
+    stem: usize,
 }
 
 /// How rows are cut into tasks.
@@ -41,13 +43,13 @@ pub(super) enum Cut {
     /// At most so many rows each that read the same pages for a chunk of positions, of which they see those of a
     /// window.
     Chunks(usize, Option<usize>),
-    /// At most so many rows each, within their segment.
+    /// At most so many rows each, in a training pass.
     Training(usize),
-    /// A tile of so many keys each.
+    /// A tile of so many keys each, in a training pass.
     Keys(usize),
 }
 
-/// Tasks on the device; `Task` of the kernels is four numbers, and `Reading` six.
+/// Tasks on the device: `Task`, `Reading`, `Section` or `Tile` of the kernels.
 pub(super) struct Tasks {
     pub(super) memory: Memory,
     pub(super) count: usize,
@@ -66,7 +68,8 @@ impl Plan {
             }
             let shared = common_chunks(before, &segment.pages);
             before = &segment.pages;
-            places.push(Place { first_row, rows, position, pages: first_page, shared });
+            let stem = segment.stem.unwrap_or(first_row);
+            places.push(Place { first_row, rows, position, pages: first_page, shared, stem });
             positions.extend((position..position + rows).map(|position| position as u32));
             tables.extend(std::iter::repeat_n(first_page as u32, rows));
             pages.extend_from_slice(&segment.pages);
@@ -104,9 +107,18 @@ impl Plan {
                 let tasks = self.cut_chunks(each, window);
                 (passes::bring(&self.device, &tasks), tasks.len())
             }
-            Cut::Cached(each) | Cut::Training(each) | Cut::Keys(each) => {
-                let tasks = self.cut(cut, each);
+            Cut::Cached(each) => {
+                let tasks = self.cut_cached(each);
                 (passes::bring(&self.device, &tasks), tasks.len())
+            }
+            Cut::Training(each) => {
+                let tasks = self.cut_rows(each);
+                (passes::bring(&self.device, &tasks), tasks.len())
+            }
+            Cut::Keys(each) => {
+                let (tiles, readers) = self.cut_keys(each);
+                let all = [tiles.as_flattened(), readers.as_flattened()].concat();
+                (passes::bring(&self.device, &all), tiles.len())
             }
         };
         let memory = Memory::or_remember(&self.device, memory)?;
@@ -115,30 +127,63 @@ impl Plan {
         Some(tasks)
     }
 
-    fn cut(&self, cut: Cut, each: usize) -> Vec<[u32; 4]> {
+    fn cut_cached(&self, each: usize) -> Vec<[u32; 4]> {
         let mut tasks = Vec::new();
-        for place in &self.segments {
-            if !matches!(cut, Cut::Cached(_)) {
-                assert_eq!(place.position, 0, "a segment in training starts at position 0");
-            }
-            for start in (0..place.rows).step_by(each) {
-                let last = match cut {
-                    Cut::Training(_) => place.first_row,
-                    Cut::Keys(_) => place.first_row + place.rows,
-                    _ => place.pages,
-                };
-                let rows = each.min(place.rows - start);
-                let task = [place.first_row + start, rows, place.position + start, last];
+        for &Place { first_row, rows, position, pages, .. } in &self.segments {
+            for start in (0..rows).step_by(each) {
+                let rows = each.min(rows - start);
+                let task = [first_row + start, rows, position + start, pages];
                 tasks.push(task.map(|number| number as u32));
             }
         }
-        // What takes longest comes first: late queries, and early keys.
-        match cut {
-            Cut::Keys(_) => tasks.sort_by_key(|&[first, _, _, end]| first.abs_diff(end)),
-            _ => tasks.sort_by_key(|&[_, _, position, _]| position),
-        }
-        tasks.reverse();
+        // What takes longest comes first: late queries.
+        tasks.sort_by_key(|&[_, _, position, _]| Reverse(position));
         tasks
+    }
+
+    /// Returns each `Section`.
+    fn cut_rows(&self, each: usize) -> Vec<[u32; 5]> {
+        let mut tasks = Vec::new();
+        for place in &self.segments {
+            place.check();
+            let &Place { first_row, rows, position, stem, .. } = place;
+            for start in (0..rows).step_by(each) {
+                let rows = each.min(rows - start);
+                let task = [first_row + start, rows, position + start, stem, position];
+                tasks.push(task.map(|number| number as u32));
+            }
+        }
+        tasks.sort_by_key(|&[_, _, position, ..]| Reverse(position));
+        tasks
+    }
+
+    /// Returns each `Tile` and each `Reader`.
+    fn cut_keys(&self, each: usize) -> (Vec<[u32; 5]>, Vec<[u32; 4]>) {
+        /// All keys.
+        const ANY: usize = i32::MAX as usize;
+        let (mut tiles, mut readers) = (Vec::new(), Vec::new());
+        for place in &self.segments {
+            place.check();
+            let &Place { first_row, rows, position, .. } = place;
+            let branches = || {
+                let off = |other: &&Place| other.stem == first_row && other.position > 0;
+                self.segments.iter().filter(off)
+            };
+            for start in (0..rows).step_by(each) {
+                let (row, at, first_reader) = (first_row + start, position + start, readers.len());
+                readers.push([row, rows - start, at, ANY]);
+                let seeing = branches().filter(|branch| branch.position > at);
+                readers.extend(seeing.map(|of| [of.first_row, of.rows, of.position, of.position]));
+                let count = readers.len() - first_reader;
+                tiles.push([row, each.min(rows - start), at, first_reader, count]);
+            }
+        }
+        let rows = |&[.., first, count]: &[usize; 5]| {
+            readers[first..first + count].iter().map(|&[_, rows, ..]| rows).sum::<usize>()
+        };
+        tiles.sort_by_key(|tile| Reverse(rows(tile)));
+        let tiles = tiles.into_iter().map(|tile| tile.map(|number| number as u32)).collect();
+        (tiles, readers.into_iter().map(|reader| reader.map(|number| number as u32)).collect())
     }
 
     fn cut_chunks(&self, each: usize, window: Option<usize>) -> Vec<[u32; 6]> {
@@ -184,6 +229,16 @@ impl Plan {
         let step = (tasks.len() / 8).next_power_of_two();
         tasks.resize(tasks.len().next_multiple_of(step), [0; 6]);
         tasks
+    }
+}
+
+impl Place {
+    fn check(&self) {
+        let Place { first_row, position, stem, .. } = *self;
+        assert!(
+            stem + position <= first_row,
+            "a segment in training starts at position 0 or has a stem"
+        );
     }
 }
 

@@ -468,10 +468,7 @@ fn wanted(logits: &[f32], draw: &TokenDraw) -> Vec<(f64, f64)> {
 #[test]
 fn rotation() {
     for head_dim in [10, 64] {
-        let segments = [
-            Segment { rows: 20, position: 3, pages: vec![0, 1] },
-            Segment { rows: 1, position: 40, pages: vec![2, 3, 4] },
-        ];
+        let segments = [Segment::cached(20, 3, vec![0, 1]), Segment::cached(1, 40, vec![2, 3, 4])];
         check!(F32, b => {
             let frequencies: Vec<f64> = (0..head_dim / 2).map(|i| 0.3f64.powi(i as i32)).collect();
             let rotary = Rotary::new(b, &frequencies, 64).unwrap();

@@ -49,14 +49,14 @@ impl Case {
         let shape = CacheShape { layers: 2, kv_heads, head_dim, pages: 84, weight_type };
         let mut cache = cpu.cache(shape).unwrap();
         let width = kv_heads * head_dim;
-        let before = |page: u32| Segment { rows: PAGE, position: 0, pages: vec![page] };
+        let before = |page: u32| Segment::cached(PAGE, 0, vec![page]);
         let before: Vec<Segment> = (0..84).map(before).collect();
         let dirty = cpu.upload(&vec![dirty; 84 * PAGE * width]).unwrap();
         cpu.store(&dirty, &dirty, 1, &cpu.plan(&before).unwrap(), &mut cache);
         for pages in &self.pages {
             // No more than the rows see.
             let end = segments.iter().map(|&(_, position, rows)| position + rows).max().unwrap();
-            let segment = Segment { rows: end, position: 0, pages: pages.clone() };
+            let segment = Segment::cached(end, 0, pages.clone());
             let rows = |from: &[f32]| {
                 let places = self.places(&segment).into_iter();
                 let rows = places.flat_map(|at| from[at * width..(at + 1) * width].to_vec());
@@ -71,10 +71,8 @@ impl Case {
                 queries.extend(self.query(sequence, position));
             }
         }
-        let segment = |&(sequence, position, rows): &(usize, usize, usize)| Segment {
-            rows,
-            position,
-            pages: self.pages[sequence].clone(),
+        let segment = |&(sequence, position, rows): &(usize, usize, usize)| {
+            Segment::cached(rows, position, self.pages[sequence].clone())
         };
         let plan = cpu.plan(&segments.iter().map(segment).collect::<Vec<_>>()).unwrap();
         let mut y = cpu.upload(&vec![f32::NAN; queries.len()]).unwrap();
@@ -92,11 +90,7 @@ impl Case {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let query = self.query(sequence, position);
         let first = self.shape.first_seen(position);
-        let segment = Segment {
-            rows: position + 1 - first,
-            position: first,
-            pages: self.pages[sequence].clone(),
-        };
+        let segment = Segment::cached(position + 1 - first, first, self.pages[sequence].clone());
         let places = self.places(&segment);
         let at = |place: usize, head: usize| (place * kv_heads + head) * head_dim;
         let mut y = vec![];

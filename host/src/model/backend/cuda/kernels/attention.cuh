@@ -13,7 +13,22 @@ constexpr int THREADS = 128;
 struct Task {
     uint32_t first_row, rows; // of the pass
     uint32_t position;        // of the first row
-    uint32_t pages;           // where the segment's pages begin, or its first row
+    uint32_t pages;           // where the segment's pages begin
+};
+
+// A task of a training pass.
+struct Section {
+    int first_row, rows; // of the pass
+    int position;        // of the first row
+    int stem, shared;    // positions before `shared` are the rows from `stem` on
+};
+
+// Which row of the pass a position is.
+struct Positions {
+    int shared, stem, own;
+    __device__ Positions(Section section)
+        : shared(section.shared), stem(section.stem), own(section.first_row - section.position) {}
+    __device__ int row(int position) const { return position + (position < shared ? stem : own); }
 };
 
 struct Shape {
@@ -36,9 +51,10 @@ template <typename T> struct Paged {
 };
 
 struct Flat {
-    const float *keys, *values; // [rows, kv_heads, head_dim], from the segment's first row on
+    const float *keys, *values; // [rows, kv_heads, head_dim], of the pass
+    Positions positions;
     int kv_heads, kv_head, head_dim;
-    __device__ size_t at(int position) const { return ((size_t)position * kv_heads + kv_head) * head_dim; }
+    __device__ size_t at(int position) const { return ((size_t)positions.row(position) * kv_heads + kv_head) * head_dim; }
     __device__ const float *key(int position) const { return keys + at(position); }
     __device__ const float *value(int position) const { return values + at(position); }
 };
@@ -253,14 +269,14 @@ KERNEL rotate_and_store_bf16(float *queries, const float *keys, const float *val
     rotate_and_store(queries, keys, values, positions, tables, pages, shape, cos, sin, len, cache);
 }
 
-// Attention within the segments of a training pass; grid [tasks, kv_heads].
-KERNEL attention(const float *queries, const float *keys, const float *values, const Task *tasks, Shape shape,
+// Attention of the segments of a training pass; grid [sections, kv_heads].
+KERNEL attention(const float *queries, const float *keys, const float *values, const Section *sections, Shape shape,
                  float *y, float *log_sums) {
-    Task task = tasks[blockIdx.x];
+    Section section = sections[blockIdx.x];
+    Task task{(uint32_t)section.first_row, (uint32_t)section.rows, (uint32_t)section.position, 0};
     int kv_head = blockIdx.y, head_dim = shape.head_dim;
     int group = shape.heads / shape.kv_heads, vectors = task.rows * group;
-    size_t offset = (size_t)task.pages * shape.kv_heads * head_dim;
-    Flat source{keys + offset, values + offset, shape.kv_heads, kv_head, head_dim};
+    Flat source{keys, values, section, shape.kv_heads, kv_head, head_dim};
     Forward<Flat> sums(dynamic, vectors, head_dim);
     sums.run(queries, task, shape, kv_head, source, 0, INT_MAX);
     for (int i = threadIdx.x; i < vectors * head_dim; i += THREADS) {

@@ -42,9 +42,9 @@ __host__ __device__ inline size_t queries_room(int vectors, int head_dim) {
     return (size_t)vectors * (3 * head_dim + TILE) + TILE * 2 * (head_dim + 1);
 }
 
-// dqueries; grid [tasks, kv_heads], as in `attention`.
-KERNEL attention_dqueries(Saved saved, const Task *tasks, Shape shape, float *dqueries) {
-    Task task = tasks[blockIdx.x];
+// dqueries; grid [sections, kv_heads], as in `attention`.
+KERNEL attention_dqueries(Saved saved, const Section *sections, Shape shape, float *dqueries) {
+    Section task = sections[blockIdx.x];
     int kv_head = blockIdx.y, head_dim = shape.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int group = shape.heads / shape.kv_heads, vectors = task.rows * group, stride = head_dim + 1;
     float *q = dynamic, *dy = q + vectors * head_dim, *total = dy + vectors * head_dim;
@@ -57,8 +57,7 @@ KERNEL attention_dqueries(Saved saved, const Task *tasks, Shape shape, float *dq
         q[i] = saved.queries[at], dy[i] = saved.dy[at], total[i] = 0;
     }
     int to = task.position + task.rows;
-    size_t offset = (size_t)task.pages * shape.kv_heads * head_dim;
-    Flat source{saved.keys + offset, saved.values + offset, shape.kv_heads, kv_head, head_dim};
+    Flat source{saved.keys, saved.values, task, shape.kv_heads, kv_head, head_dim};
     for (int start = first_seen(task.position, shape.window) / TILE * TILE; start < to; start += TILE) {
         __syncthreads();
         for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
@@ -93,10 +92,27 @@ __host__ __device__ inline size_t keys_room(int head_dim) {
     return (size_t)TILE * (2 * (head_dim + 1) + 4 * head_dim + 2 * TILE);
 }
 
-// dkeys and dvalues; grid [tiles, kv_heads]. A tile is some keys of one segment: `first_row` its first
-// key's row, `rows` their number, `position` that key's, `pages` the row after the segment's last.
-KERNEL attention_dkeys(Saved saved, const Task *tiles, Shape shape, float *dkeys, float *dvalues) {
-    Task tile = tiles[blockIdx.x];
+// Rows in a row that see keys of a tile, but none from the position `seen` on.
+struct Reader {
+    int first_row, rows, position, seen;
+    // How many rows see one of the keys before `end`.
+    __device__ int count(int end, int window) const {
+        return window ? min(rows, end - 1 + window - position) : rows;
+    }
+};
+
+// Some keys of one segment, and who reads them: those of its own segment, then those of others that branch off it.
+struct Tile {
+    int first_row, rows, position, first_reader, readers;
+    // All readers lie behind the last tile.
+    __device__ const Reader *reader(const Tile *tiles) const {
+        return reinterpret_cast<const Reader *>(tiles + gridDim.x) + first_reader;
+    }
+};
+
+// dkeys and dvalues; grid [tiles, kv_heads].
+KERNEL attention_dkeys(Saved saved, const Tile *tiles, Shape shape, float *dkeys, float *dvalues) {
+    Tile tile = tiles[blockIdx.x];
     int kv_head = blockIdx.y, head_dim = shape.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int group = shape.heads / shape.kv_heads, stride = head_dim + 1;
     float *k = dynamic, *v = k + TILE * stride, *dk = v + TILE * stride, *dv = dk + TILE * head_dim;
@@ -110,38 +126,41 @@ KERNEL attention_dkeys(Saved saved, const Task *tiles, Shape shape, float *dkeys
         v[j * stride + d] = there ? saved.values[at] : 0;
         dk[i] = dv[i] = 0;
     }
-    int last = tile.first_row + tile.rows - 1, end = tile.pages;
-    if (shape.window) end = min(end, last + shape.window);
-    for (int first = tile.first_row; first < end; first += TILE) {
-        int rows = min(TILE, end - first);
-        for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            __syncthreads();
-            for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
-                int r = i / head_dim;
-                size_t at = ((size_t)(first + r) * shape.heads + head) * head_dim + i % head_dim;
-                q[i] = r < rows ? saved.queries[at] : 0;
-                dy[i] = r < rows ? saved.dy[at] : 0;
-            }
-            __syncthreads();
-            for (int r = warp; r < TILE; r += THREADS / 32) {
-                int position = tile.position + (first - tile.first_row) + r, key = tile.position + lane;
-                bool seen = r < rows && lane < tile.rows && key <= position &&
-                            key >= first_seen(position, shape.window);
-                size_t at = (size_t)(first + (r < rows ? r : 0)) * shape.heads + head;
-                Weight weight = weigh(q + r * head_dim, dy + r * head_dim, k + lane * stride, v + lane * stride,
-                                      head_dim, seen, shape.scale, saved.log_sums[at], saved.deltas[at]);
-                weights[r * TILE + lane] = weight.weight;
-                gradients[r * TILE + lane] = weight.gradient;
-            }
-            __syncthreads();
-            for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
-                int j = i / head_dim, d = i % head_dim;
-                float a = dk[i], b = dv[i];
-                for (int r = 0; r < TILE; r++) {
-                    a = fmaf(gradients[r * TILE + j], q[r * head_dim + d], a);
-                    b = fmaf(weights[r * TILE + j], dy[r * head_dim + d], b);
+    for (int nth = 0; nth < tile.readers; nth++) {
+        Reader reader = tile.reader(tiles)[nth];
+        int count = reader.count(tile.position + tile.rows, shape.window);
+        for (int first = 0; first < count; first += TILE) {
+            int rows = min(TILE, count - first);
+            for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+                auto place = [&](int r) { return (size_t)(reader.first_row + first + r) * shape.heads + head; };
+                __syncthreads();
+                for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
+                    int r = i / head_dim;
+                    size_t at = place(r) * head_dim + i % head_dim;
+                    q[i] = r < rows ? saved.queries[at] : 0;
+                    dy[i] = r < rows ? saved.dy[at] : 0;
                 }
-                dk[i] = a, dv[i] = b;
+                __syncthreads();
+                for (int r = warp; r < TILE; r += THREADS / 32) {
+                    int position = reader.position + first + r, key = tile.position + lane;
+                    bool seen = r < rows && lane < tile.rows && key < reader.seen && key <= position &&
+                                key >= first_seen(position, shape.window);
+                    size_t at = place(r < rows ? r : 0);
+                    Weight weight = weigh(q + r * head_dim, dy + r * head_dim, k + lane * stride, v + lane * stride,
+                                          head_dim, seen, shape.scale, saved.log_sums[at], saved.deltas[at]);
+                    weights[r * TILE + lane] = weight.weight;
+                    gradients[r * TILE + lane] = weight.gradient;
+                }
+                __syncthreads();
+                for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
+                    int j = i / head_dim, d = i % head_dim;
+                    float a = dk[i], b = dv[i];
+                    for (int r = 0; r < TILE; r++) {
+                        a = fmaf(gradients[r * TILE + j], q[r * head_dim + d], a);
+                        b = fmaf(weights[r * TILE + j], dy[r * head_dim + d], b);
+                    }
+                    dk[i] = a, dv[i] = b;
+                }
             }
         }
     }

@@ -76,12 +76,23 @@ template <int D, typename From> __device__ __forceinline__ void copy_rows(Half *
 
 // Where keys and values of a head lie in a training pass.
 struct Rows {
-    const Half *keys, *values; // [rows, kv_heads, D], from the segment's first row on
+    const Half *keys, *values; // [rows, kv_heads, D], of the pass
+    Positions positions;
     size_t step, first;
-    __device__ Rows(const Half *keys, const Half *values, size_t row, Shape shape, int kv_head, int d)
-        : keys(keys), values(values), step((size_t)shape.kv_heads * d), first(row * step + (size_t)kv_head * d) {}
-    __device__ const Half *key(int position) const { return keys + first + position * step; }
-    __device__ const Half *value(int position) const { return values + first + position * step; }
+    __device__ Rows(const Half *keys, const Half *values, Section section, Shape shape, int kv_head, int d)
+        : keys(keys), values(values), positions(section), step((size_t)shape.kv_heads * d), first((size_t)kv_head * d) {}
+    // Copies those of BLOCK positions into shared memory, zeros from `end` on; as `copy_rows`.
+    template <int D> __device__ __forceinline__ void copy(Half *k, Half *v, int start, int end) const {
+        constexpr int STRIDE = D + 8, EACH = D / 8;
+#pragma unroll 2
+        for (int i = threadIdx.x; i < BLOCK * EACH; i += THREADS) {
+            int j = i / EACH, d = i % EACH * 8;
+            bool there = start + j < end;
+            size_t at = there ? first + positions.row(start + j) * step + d : 0;
+            copy_ahead(k + j * STRIDE + d, keys + at, there);
+            copy_ahead(v + j * STRIDE + d, values + at, there);
+        }
+    }
 };
 
 struct SavedOperands {
@@ -92,7 +103,7 @@ struct SavedOperands {
 // Where vector `v` of a task lies among rows and heads.
 struct Vectors {
     int first_row, position, group, heads, first_head, count;
-    __device__ Vectors(Task task, Shape shape, int kv_head)
+    __device__ Vectors(Section task, Shape shape, int kv_head)
         : first_row(task.first_row), position(task.position), group(shape.heads / shape.kv_heads), heads(shape.heads),
           first_head(kv_head * group), count(task.rows * group) {}
     __device__ size_t at(int v) const { return (size_t)(first_row + v / group) * heads + first_head + v % group; }
@@ -109,24 +120,18 @@ __device__ __forceinline__ int own(int m, int r) {
 }
 
 template <int D>
-__device__ void attention_bf16(const Half *queries, const Half *keys, const Half *values, const Task *tasks,
+__device__ void attention_bf16(const Half *queries, const Half *keys, const Half *values, const Section *sections,
                                Shape shape, Half *y, float *log_sums) {
     constexpr int STRIDE = D + 8, N = PART / 8, STAGE = 2 * BLOCK * STRIDE;
-    Task task = tasks[blockIdx.x];
+    Section task = sections[blockIdx.x];
     int kv_head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Vectors vectors(task, shape, kv_head);
     Half *q = reinterpret_cast<Half *>(dynamic), *stages = q + WIDE * BLOCK * STRIDE;
-    Rows source(keys, values, task.pages, shape, kv_head, D);
+    Rows source(keys, values, task, shape, kv_head, D);
     int end = task.position + task.rows, begin = first_seen(task.position, shape.window) / BLOCK * BLOCK;
     auto fetch = [&](int start) {
         Half *k = stages + start / BLOCK % 2 * STAGE;
-        auto from = [&](const Half *x) {
-            return [=](int j) { return start + j < end ? x + source.first + (start + j) * source.step : nullptr; };
-        };
-        if (start < end) {
-            copy_rows<D>(k, keys, BLOCK, from(keys));
-            copy_rows<D>(k + BLOCK * STRIDE, keys, BLOCK, from(values));
-        }
+        if (start < end) source.copy<D>(k, k + BLOCK * STRIDE, start, end);
         end_copies();
     };
     copy_rows<D>(q, queries, WIDE * BLOCK,
@@ -202,14 +207,14 @@ __device__ void attention_bf16(const Half *queries, const Half *keys, const Half
 }
 
 template <int D>
-__device__ void attention_dqueries_bf16(SavedOperands saved, const Task *tasks, Shape shape, Half *dqueries) {
+__device__ void attention_dqueries_bf16(SavedOperands saved, const Section *sections, Shape shape, Half *dqueries) {
     constexpr int STRIDE = D + 8, N = PART / 8;
-    Task task = tasks[blockIdx.x];
+    Section task = sections[blockIdx.x];
     int kv_head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Vectors vectors(task, shape, kv_head);
     Half *q = reinterpret_cast<Half *>(dynamic), *dy = q + WIDE * BLOCK * STRIDE, *k = dy + WIDE * BLOCK * STRIDE;
     Half *v = k + BLOCK * STRIDE;
-    Rows source(saved.keys, saved.values, task.pages, shape, kv_head, D);
+    Rows source(saved.keys, saved.values, task, shape, kv_head, D);
     auto own_rows = [&](const Half *x) {
         return [=](int i) { return i < vectors.count ? x + vectors.at(i) * D : nullptr; };
     };
@@ -229,8 +234,7 @@ __device__ void attention_dqueries_bf16(SavedOperands saved, const Task *tasks, 
     int end = task.position + task.rows;
     for (int start = first_seen(task.position, shape.window) / BLOCK * BLOCK; start < end; start += BLOCK) {
         __syncthreads();
-        copy_rows<D>(k, saved.keys, BLOCK, [&](int j) { return start + j < end ? source.key(start + j) : nullptr; });
-        copy_rows<D>(v, saved.keys, BLOCK, [&](int j) { return start + j < end ? source.value(start + j) : nullptr; });
+        source.copy<D>(k, v, start, end);
         end_copies();
         wait_for_copies<0>();
         __syncthreads();
@@ -298,10 +302,10 @@ __device__ __forceinline__ void rows_by_columns(float (&c)[M][N][4], const Half 
 // Weights and their gradients are left in shared memory: so a warp has half of the keys with half of the rows, and then
 // with half of the numbers of a key, and reads less of either than with a quarter of the keys and all of the others.
 template <int D>
-__device__ void attention_dkeys_bf16(SavedOperands saved, const Task *tiles, Shape shape, int rows, float *parts,
+__device__ void attention_dkeys_bf16(SavedOperands saved, const Tile *tiles, Shape shape, int rows, float *parts,
                                      Half *dkeys, Half *dvalues) {
     constexpr int STRIDE = D + 8, ACROSS = BLOCK + 8, HALF = BLOCK / 2, M = HALF / 16, N = HALF / 8;
-    Task tile = tiles[blockIdx.x];
+    Tile tile = tiles[blockIdx.x];
     int kv_head = blockIdx.y, group = gridDim.z, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Half *k = reinterpret_cast<Half *>(dynamic), *v = k + BLOCK * STRIDE, *q = v + BLOCK * STRIDE;
     Half *dy = q + BLOCK * STRIDE, *weights = dy + BLOCK * STRIDE, *dscores = weights + BLOCK * ACROSS;
@@ -311,50 +315,52 @@ __device__ void attention_dkeys_bf16(SavedOperands saved, const Task *tiles, Sha
     copy_rows<D>(v, saved.keys, BLOCK, [&](int j) { return j < tile.rows ? saved.values + place(j) : nullptr; });
     int keys_of = warp / 2 * HALF, rows_of = warp % 2 * HALF, numbers_of = warp % 2 * (D / 2);
     float dk[M][D / 16][4] = {}, dv[M][D / 16][4] = {};
-    int end = tile.pages;
-    if (shape.window) end = min(end, (int)(tile.first_row + tile.rows - 1) + shape.window);
-    // The rows from the first key's on see it.
-    int count = end - (int)tile.first_row, head = kv_head * group + blockIdx.z;
-    auto at = [&](int row) { return (size_t)(tile.first_row + row) * shape.heads + head; };
-    for (int first = 0; first < count; first += BLOCK) {
-        // Until all have read what was there.
-        __syncthreads();
-        auto from = [&](const Half *x, int i) { return first + i < count ? x + at(first + i) * D : nullptr; };
-        copy_rows<D>(q, saved.keys, BLOCK, [&](int i) { return from(saved.queries, i); });
-        copy_rows<D>(dy, saved.keys, BLOCK, [&](int i) { return from(saved.dy, i); });
-        end_copies();
-        if (threadIdx.x < BLOCK) {
-            int i = first + threadIdx.x;
-            log_sums[threadIdx.x] = i < count ? saved.log_sums[at(i)] * LOG2E : 0;
-            deltas[threadIdx.x] = i < count ? saved.deltas[at(i)] : 0;
-        }
-        wait_for_copies<0>();
-        __syncthreads();
-        float scores[M][N][4] = {}, slopes[M][N][4] = {};
-        rows_by_rows<D>(scores, k + keys_of * STRIDE, q + rows_of * STRIDE);
-        rows_by_rows<D>(slopes, v + keys_of * STRIDE, dy + rows_of * STRIDE);
+    int head = kv_head * group + blockIdx.z;
+    for (int nth = 0; nth < tile.readers; nth++) {
+        Reader reader = tile.reader(tiles)[nth];
+        int count = reader.count(tile.position + tile.rows, shape.window);
+        auto at = [&](int row) { return (size_t)(reader.first_row + row) * shape.heads + head; };
+        for (int first = 0; first < count; first += BLOCK) {
+            // Until all have read what was there.
+            __syncthreads();
+            auto from = [&](const Half *x, int i) { return first + i < count ? x + at(first + i) * D : nullptr; };
+            copy_rows<D>(q, saved.keys, BLOCK, [&](int i) { return from(saved.queries, i); });
+            copy_rows<D>(dy, saved.keys, BLOCK, [&](int i) { return from(saved.dy, i); });
+            end_copies();
+            if (threadIdx.x < BLOCK) {
+                int i = first + threadIdx.x;
+                log_sums[threadIdx.x] = i < count ? saved.log_sums[at(i)] * LOG2E : 0;
+                deltas[threadIdx.x] = i < count ? saved.deltas[at(i)] : 0;
+            }
+            wait_for_copies<0>();
+            __syncthreads();
+            float scores[M][N][4] = {}, slopes[M][N][4] = {};
+            rows_by_rows<D>(scores, k + keys_of * STRIDE, q + rows_of * STRIDE);
+            rows_by_rows<D>(slopes, v + keys_of * STRIDE, dy + rows_of * STRIDE);
 #pragma unroll
-        for (int m = 0; m < M; m++)
+            for (int m = 0; m < M; m++)
 #pragma unroll
-            for (int n = 0; n < N; n++)
+                for (int n = 0; n < N; n++)
 #pragma unroll
-                for (int r = 0; r < 2; r++) {
-                    int j = keys_of + m * 16 + lane / 4 + r * 8, row = rows_of + n * 8 + lane % 4 * 2;
-                    float weight[2], dscore[2];
+                    for (int r = 0; r < 2; r++) {
+                        int j = keys_of + m * 16 + lane / 4 + r * 8, row = rows_of + n * 8 + lane % 4 * 2;
+                        float weight[2], dscore[2];
 #pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        int position = first + row + i < count ? (int)tile.position + first + row + i : -1;
-                        bool seen = sees(position, tile.position + j, shape.window);
-                        float score = scores[m][n][2 * r + i] * shape.scale * LOG2E - log_sums[row + i];
-                        weight[i] = seen ? exp2f(score) : 0;
-                        dscore[i] = seen ? weight[i] * (slopes[m][n][2 * r + i] - deltas[row + i]) * shape.scale : 0;
+                        for (int i = 0; i < 2; i++) {
+                            int position = first + row + i < count ? reader.position + first + row + i : -1;
+                            int key = tile.position + j;
+                            bool seen = key < reader.seen && sees(position, key, shape.window);
+                            float score = scores[m][n][2 * r + i] * shape.scale * LOG2E - log_sums[row + i];
+                            weight[i] = seen ? exp2f(score) : 0;
+                            dscore[i] = seen ? weight[i] * (slopes[m][n][2 * r + i] - deltas[row + i]) * shape.scale : 0;
+                        }
+                        *reinterpret_cast<uint32_t *>(weights + j * ACROSS + row) = pack(weight[0], weight[1]);
+                        *reinterpret_cast<uint32_t *>(dscores + j * ACROSS + row) = pack(dscore[0], dscore[1]);
                     }
-                    *reinterpret_cast<uint32_t *>(weights + j * ACROSS + row) = pack(weight[0], weight[1]);
-                    *reinterpret_cast<uint32_t *>(dscores + j * ACROSS + row) = pack(dscore[0], dscore[1]);
-                }
-        __syncthreads();
-        rows_by_columns<BLOCK, ACROSS, STRIDE>(dv, weights + keys_of * ACROSS, dy + numbers_of);
-        rows_by_columns<BLOCK, ACROSS, STRIDE>(dk, dscores + keys_of * ACROSS, q + numbers_of);
+            __syncthreads();
+            rows_by_columns<BLOCK, ACROSS, STRIDE>(dv, weights + keys_of * ACROSS, dy + numbers_of);
+            rows_by_columns<BLOCK, ACROSS, STRIDE>(dk, dscores + keys_of * ACROSS, q + numbers_of);
+        }
     }
     size_t part = (size_t)rows * shape.kv_heads * D;
 #pragma unroll
@@ -397,16 +403,16 @@ KERNEL add_group(const float *parts, int group, size_t len, Half *dkeys, Half *d
 
 #define BF16_KERNELS(D)                                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_bf16_##D(                                          \
-        const Half *queries, const Half *keys, const Half *values, const Task *tasks, Shape shape, Half *y,            \
+        const Half *queries, const Half *keys, const Half *values, const Section *sections, Shape shape, Half *y,      \
         float *log_sums) {                                                                                             \
-        attention_bf16<D>(queries, keys, values, tasks, shape, y, log_sums);                                           \
+        attention_bf16<D>(queries, keys, values, sections, shape, y, log_sums);                                        \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_dqueries_bf16_##D(                                 \
-        SavedOperands saved, const Task *tasks, Shape shape, Half *dqueries) {                                         \
-        attention_dqueries_bf16<D>(saved, tasks, shape, dqueries);                                                     \
+        SavedOperands saved, const Section *sections, Shape shape, Half *dqueries) {                                   \
+        attention_dqueries_bf16<D>(saved, sections, shape, dqueries);                                                  \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_dkeys_bf16_##D(                                    \
-        SavedOperands saved, const Task *tiles, Shape shape, int rows, float *parts, Half *dkeys, Half *dvalues) {     \
+        SavedOperands saved, const Tile *tiles, Shape shape, int rows, float *parts, Half *dkeys, Half *dvalues) {     \
         attention_dkeys_bf16<D>(saved, tiles, shape, rows, parts, dkeys, dvalues);                                     \
     }
 

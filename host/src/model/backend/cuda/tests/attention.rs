@@ -84,7 +84,7 @@ fn over_the_cache<B: TrainingBackend>(
         next += count;
         (next - count..next).rev().collect::<Vec<_>>()
     });
-    let segment = |i: usize, position, rows| Segment { rows, position, pages: pages[i].clone() };
+    let segment = |i: usize, position, rows| Segment::cached(rows, position, pages[i].clone());
     let passes = [
         (false, vec![segment(0, 0, 480)]),
         (true, vec![segment(0, 480, 60), segment(1, 0, 40)]),
@@ -125,7 +125,7 @@ fn a_cache_in_bf16_holds_what_is_rounded() {
     assert_eq!((wide, narrow), (2 * 4 * 64 * 2 * PAGE, 2 * 2 * 64 * 2 * PAGE));
     let values = random("values", 20 * 64, 1.0);
     let x = card.upload(&values).unwrap();
-    let plan = card.plan(&[Segment { rows: 20, position: 0, pages: vec![1, 0] }]).unwrap();
+    let plan = card.plan(&[Segment::cached(20, 0, vec![1, 0])]).unwrap();
     let mut cache = card.cache(cache(WeightType::Bf16)).unwrap();
     card.store(&x, &x, 0, &plan, &mut cache);
     let mut y = poisoned(card, 20 * 64);
@@ -161,7 +161,7 @@ fn in_chunks(b: &Cuda, weight_type: WeightType, head_dim: usize) {
                 let width = heads * head_dim;
                 b.upload(&values[position * width..][..rows * width]).unwrap()
             };
-            let plan = b.plan(&[Segment { rows, position, pages: pages.clone() }]).unwrap();
+            let plan = b.plan(&[Segment::cached(rows, position, pages.clone())]).unwrap();
             b.store(&part(&k, kv_heads), &part(&v, kv_heads), 0, &plan, &mut cache);
             let mut y = poisoned_operands(b, rows * heads * head_dim);
             b.attend(&part(&q, heads), shape, 0, &plan, &cache, &mut y);
@@ -209,12 +209,12 @@ fn over_shared<B: TrainingBackend>(
         [(33, 1), (33, 1), (33, 1), (33, 30), (33, 2), (33, 1), (16, 40), (20, 1), (0, 50)];
     let first: Vec<u32> = (0..33).rev().collect();
     let mut next = first.len() as u32;
-    let mut segments = vec![Segment { rows: 33 * PAGE, position: 0, pages: first.clone() }];
+    let mut segments = vec![Segment::cached(33 * PAGE, 0, first.clone())];
     for (common, rows) in others.into_iter().chain([(33, 1); 14]) {
         let own = rows.div_ceil(PAGE) as u32;
         let pages = first[..common].iter().copied().chain(next..next + own).collect();
         next += own;
-        segments.push(Segment { rows, position: common * PAGE, pages });
+        segments.push(Segment::cached(rows, common * PAGE, pages));
     }
     let cache = CacheShape { layers: 1, kv_heads, head_dim, pages: next as usize, weight_type };
     let mut cache = b.cache(cache).unwrap();
@@ -256,9 +256,22 @@ fn attention_in_training() {
 
 fn attention_of(shape: AttentionShape, card: Option<&'static Cuda>, bound: f64) {
     let AttentionShape { heads, kv_heads, head_dim, window } = shape;
-    let lengths = [1, 300, 31, 65];
-    let rows: usize = lengths.iter().sum();
-    let segments = lengths.map(|rows| Segment { rows, position: 0, pages: Vec::new() });
+    // Some branch off another after so many of its rows: two off the second, one off all of the third.
+    let parts = [
+        (1, None),
+        (300, None),
+        (150, Some((1, 130))),
+        (70, Some((1, 3))),
+        (31, None),
+        (65, Some((301 + 220, 31))),
+    ];
+    let rows: usize = parts.iter().map(|&(rows, _)| rows).sum();
+    let segments = parts.map(|(rows, branch)| Segment {
+        rows,
+        position: branch.map_or(0, |(_, position)| position),
+        pages: Vec::new(),
+        stem: branch.map(|(stem, _)| stem),
+    });
     check!(card, bound, b => {
         let plan = b.plan(&segments).unwrap();
         let numbers =
