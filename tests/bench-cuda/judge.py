@@ -41,16 +41,23 @@ def linears(shape):
 
 
 def operations(shape, row):
-    """Returns how many multiplications and additions a training step needs, those computed again left out."""
+    """Returns how many multiplications and additions a training step needs: what is computed again is left out, and so is
+    the prompt of a pair where it goes through the model a second time."""
     s, size = PLAN["shapes"][shape], sizes(shape)
     count, length, layers = size["sequences"], size["length"], s["layers"]
     weights = layers * sum(a * b for a, b in linears(shape))
     pairs = layers * sum(PLAN["lora"]["r"] * (a + b) for a, b in linears(shape))
     head = s["hidden"] * s["vocab"]
-    rows = count * length
-    read = rows // 2 if row == "dpo" else rows
-    # Two products of queries, keys and values over half of the square; going back twice as many.
-    attention = layers * count * 2 * length**2 * s["heads"] * s["head_dim"]
+    rows = read = count * length
+    # Positions that each row sees, its own counted half, added up.
+    seen = count * length**2 / 2
+    if row == "dpo":
+        prompt = length // 2
+        read = count * (length - prompt)
+        rows -= count // 2 * prompt
+        seen -= count // 2 * prompt**2 / 2
+    # Two products of queries, keys and values; going back twice as many.
+    attention = layers * 4 * seen * s["heads"] * s["head_dim"]
     forward = 2 * (rows * weights + read * head) + attention
     # What is frozen has a gradient for its input alone.
     back = 2 if row == "full" else 1

@@ -285,13 +285,13 @@ pub fn prepare(order: &Order, device: Arc<AnyDevice>) -> Result<Work> {
             Ok(steps(trainer, device, || Ok(())))
         }
         "dpo" => {
-            let (items, tokens) = (order.pairs(), order.micro_batch_tokens);
-            let score = {
-                let (engine, items) = (engine.clone(), items.clone());
-                let hear = |_| ControlFlow::Continue(());
-                move || reference_logprobs(&engine, None, &items, tokens, &mut { hear })
-            };
+            let items = order.pairs();
             let settings = order.training(items.len());
+            let score = {
+                let (engine, items, settings) = (engine.clone(), items.clone(), settings.clone());
+                let hear = |_| ControlFlow::Continue(());
+                move || reference_logprobs(&engine, None, &items, &settings, &mut { hear })
+            };
             let objective = Preference::Dpo { beta: 0.1, label_smoothing: 0.0 };
             let reference = Reference::Logprobs(score()?);
             let data = Data::Preference { items, objective, reference };

@@ -240,8 +240,8 @@ impl Task {
             }
             Task::Train { trainer, compared } => {
                 if let Some((engine, items)) = compared {
-                    let tokens = TrainSettings::default().micro_batch_tokens;
-                    reference_logprobs(engine, None, items, tokens, &mut |_| {
+                    let settings = settings(items.len());
+                    reference_logprobs(engine, None, items, &settings, &mut |_| {
                         ControlFlow::Continue(())
                     })?;
                 }

@@ -257,7 +257,8 @@ fn pairs_from_a_file_are_learnt_from_as_they_stand() {
             // After raw text the end is learnt, and not measured: a whole text may go on.
             match record["variants"][variant]["prompt"].get("raw") {
                 Some(_) => assert!(b < a, "{record} {referred}"),
-                None => assert!((a - b).abs() < 1e-9 * a.abs(), "{record} {referred}"),
+                // The passes are not the same, so last bits may differ.
+                None => assert!((a - b).abs() < 1e-6 * a.abs(), "{record} {referred}"),
             }
             assert!(completion["tokens"].as_u64().unwrap() > 1);
         }

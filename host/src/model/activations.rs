@@ -5,7 +5,8 @@
 //! log sums of its weights, the residual stream between attention and MLP, gate and up projections,
 //! and `A·x` beside each layer that has a pair. With gradient checkpointing only the input is kept of
 //! each block, there is one such set for all of them, and the backward half fills it again block by
-//! block, with the same operations, so that no bit differs.
+//! block, with the same operations, so that no bit differs. A pass that only reads keeps nothing: the inputs of two
+//! blocks take turns, and there are no gradients.
 //!
 //! Everything is generic over the buffers, so what a pass takes is computed by the code that
 //! allocates it ([`Activations::bytes`]).
@@ -32,9 +33,16 @@ pub struct PassShape<'a> {
     pub gradient_checkpointing: bool,
 }
 
+/// What a pass does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Reads,
+    Learns,
+}
+
 /// The activations and gradients of a pass, kept from one pass to the next.
 pub struct Activations<T> {
-    /// What goes into each block, `[rows, hidden]`.
+    /// What goes into each block, `[rows, hidden]`; two that take turns where a pass only reads.
     pub(super) inputs: Vec<T>,
     /// For each block, or one for all with gradient checkpointing.
     pub(super) kept: Vec<Kept<T>>,
@@ -105,22 +113,44 @@ impl<T> Activations<T> {
         shape: PassShape<'_>,
         room: &mut dyn FnMut(Room) -> Result<T, E>,
     ) -> Result<Activations<T>, E> {
+        Self::make(shape, Does::Learns, room)
+    }
+
+    /// The same for passes that only read, of so many rows beside these pairs.
+    pub(super) fn of_reading<E>(
+        spec: &Spec,
+        pairs: &BTreeMap<(usize, Linear), PairConfig>,
+        rows: usize,
+        room: &mut dyn FnMut(Room) -> Result<T, E>,
+    ) -> Result<Activations<T>, E> {
+        Self::make(of_reading(spec, pairs, rows), Does::Reads, room)
+    }
+
+    fn make<E>(
+        shape: PassShape<'_>,
+        does: Does,
+        room: &mut dyn FnMut(Room) -> Result<T, E>,
+    ) -> Result<Activations<T>, E> {
         use Room::{Operands, Rows, Sums};
         let PassShape { spec, pairs, dropout, rows, gradient_checkpointing } = shape;
         let (hidden, intermediate) = (rows * spec.hidden, rows * spec.intermediate);
         let wide = rows * spec.heads * spec.head_dim;
         let narrow = rows * spec.kv_heads * spec.head_dim;
         // What layers with a pair read, going forward or backward, but for what attention makes.
-        let beside = |width| match pairs.is_empty() {
+        let beside = |rows, width| match pairs.is_empty() {
             true => Operands(rows * width),
             false => Rows { rows, width },
+        };
+        let (inputs_kept, back) = match does {
+            Does::Reads => (spec.layers.min(2), 0),
+            Does::Learns => (spec.layers, rows),
         };
         let widest = match dropout {
             true => hidden.max(intermediate).max(wide),
             false => 0,
         };
-        let mut inputs = Vec::with_capacity(spec.layers);
-        for _ in 0..spec.layers {
+        let mut inputs = Vec::with_capacity(inputs_kept);
+        for _ in 0..inputs_kept {
             inputs.push(room(Sums(hidden))?);
         }
         let sets = if gradient_checkpointing { spec.layers.min(1) } else { spec.layers };
@@ -155,26 +185,29 @@ impl<T> Activations<T> {
                 low: lows,
             });
         }
-        let low = rows * pairs.values().map(|pair| pair.r).max().unwrap_or(0);
+        let low = back * pairs.values().map(|pair| pair.r).max().unwrap_or(0);
+        let (dwide, dnarrow) =
+            (back * spec.heads * spec.head_dim, back * spec.kv_heads * spec.head_dim);
         let scratch = Scratch {
-            normed: room(beside(spec.hidden))?,
-            dnormed: room(Sums(hidden))?,
-            active: room(beside(spec.intermediate))?,
-            dactive: room(Operands(intermediate))?,
-            dgate: room(beside(spec.intermediate))?,
-            dup: room(beside(spec.intermediate))?,
-            dattended: room(Operands(wide))?,
-            dqueries: room(Operands(wide))?,
-            dkeys: room(Operands(narrow))?,
-            dvalues: room(Operands(narrow))?,
+            normed: room(beside(rows, spec.hidden))?,
+            dnormed: room(Sums(back * spec.hidden))?,
+            active: room(beside(rows, spec.intermediate))?,
+            dactive: room(Operands(back * spec.intermediate))?,
+            dgate: room(beside(back, spec.intermediate))?,
+            dup: room(beside(back, spec.intermediate))?,
+            dattended: room(Operands(dwide))?,
+            dqueries: room(Operands(dwide))?,
+            dkeys: room(Operands(dnarrow))?,
+            dvalues: room(Operands(dnarrow))?,
             low: LowScratch {
                 dlow: room(Operands(low))?,
                 dropped: room(Operands(widest))?,
                 ddropped: room(Operands(widest))?,
             },
         };
+        let dscored = back * spec.hidden;
         let scored =
-            [room(Sums(hidden))?, room(Sums(hidden))?, room(Sums(hidden))?, room(Sums(hidden))?];
+            [room(Sums(hidden))?, room(Sums(hidden))?, room(Sums(dscored))?, room(Sums(dscored))?];
         Ok(Activations { inputs, kept, stream: room(Sums(hidden))?, scratch, scored })
     }
 
@@ -214,8 +247,22 @@ impl<T: std::ops::Deref<Target = [f32]>> Activations<T> {
 impl Activations<()> {
     /// Returns how many bytes [`Activations::new`] asks room for; `bytes` says what room takes.
     pub fn bytes(shape: PassShape<'_>, bytes: &dyn Fn(Room) -> usize) -> usize {
+        Activations::count(shape, Does::Learns, bytes)
+    }
+
+    /// The same of [`Activations::of_reading`].
+    pub(super) fn bytes_of_reading(
+        spec: &Spec,
+        pairs: &BTreeMap<(usize, Linear), PairConfig>,
+        rows: usize,
+        bytes: &dyn Fn(Room) -> usize,
+    ) -> usize {
+        Activations::count(of_reading(spec, pairs, rows), Does::Reads, bytes)
+    }
+
+    fn count(shape: PassShape<'_>, does: Does, bytes: &dyn Fn(Room) -> usize) -> usize {
         let mut total = 0;
-        let counted = Activations::new(shape, &mut |room| {
+        let counted = Activations::make(shape, does, &mut |room| {
             total += bytes(room);
             Ok::<(), Infallible>(())
         });
@@ -224,4 +271,13 @@ impl Activations<()> {
             Err(never) => match never {},
         }
     }
+}
+
+/// Returns the shape of a pass that only reads: one set serves all blocks.
+fn of_reading<'a>(
+    spec: &'a Spec,
+    pairs: &'a BTreeMap<(usize, Linear), PairConfig>,
+    rows: usize,
+) -> PassShape<'a> {
+    PassShape { spec, pairs, dropout: false, rows, gradient_checkpointing: true }
 }

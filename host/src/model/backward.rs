@@ -6,12 +6,12 @@
 //! but its input. Attention weights are formed again from their log sums, and logits are held for a
 //! few rows at a time.
 
-mod pairs;
-mod reader;
+mod beside;
+mod reading;
 mod rewards;
 
-use self::pairs::Pairs;
-pub use self::reader::Reader;
+use self::beside::AdapterBeside;
+pub use self::reading::Reading;
 use super::activations::{Activations, Kept, LowScratch, Scratch};
 use super::adapter::LoraConfig;
 use super::backend::training::{AttentionGradients, AttentionSaved, Draw, Layer};
@@ -47,6 +47,7 @@ impl Sequences {
     pub fn branch(&mut self, tokens: &[u32], scored: &[bool], shared: usize, seed: u64) {
         let first = self.tokens.len();
         for (t, _) in scored.iter().enumerate().skip(1).filter(|&(_, &scored)| scored) {
+            assert!(t > shared, "token {t} is scored by a row of the sequence before");
             self.rows.push(first + t - 1 - shared);
             self.targets.push(tokens[t]);
         }
@@ -95,7 +96,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
         let Pass { backend, weights, trained, activations } = self;
         let plan = backend.plan(&sequences.segments)?;
         let run = Run { backend: *backend, weights, sequences, plan: &plan };
-        run.forward(trained.adapter.as_deref().map(Pairs::Trained), activations);
+        run.forward(trained.adapter.as_deref().map(AdapterBeside::Trained), activations);
         Ok(())
     }
 
@@ -117,7 +118,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
     /// backward pass follows.
     pub fn score(&mut self, sequences: &Sequences) -> Result<Vec<TokenLogprob>, BackendError> {
         let [_, after, ..] = &self.activations.scored;
-        self.backend.logprobs(after, self.weights.head(), &sequences.targets)
+        self.backend.logprobs_in_training(after, self.weights.head(), &sequences.targets)
     }
 
     /// Adds to the gradients of what is trained those of the sum of `weights[i] * logprob[i]` over
@@ -197,7 +198,7 @@ impl<B: TrainingBackend> Pass<'_, B> {
             let (input, kept) = (&inputs[layer], &mut kept[place]);
             // What the forward pass left there is the last block's.
             if recompute && layer + 1 < spec.layers {
-                let adapter = trained.adapter.as_deref().map(Pairs::Trained);
+                let adapter = trained.adapter.as_deref().map(AdapterBeside::Trained);
                 run.recompute_block(adapter, layer, input, kept, scratch);
             }
             run.leave_block(trained, layer, input, kept, scratch, dstream);
@@ -220,7 +221,7 @@ struct Run<'a, B: TrainingBackend> {
 
 /// What goes on beside the linear layers of a block in the forward pass.
 struct Beside<'a, B: TrainingBackend> {
-    adapter: Option<Pairs<'a, B>>,
+    adapter: Option<AdapterBeside<'a, B>>,
     low: &'a mut [Option<B::Buffer>; 7],
     scratch: &'a mut LowScratch<B::Buffer>,
 }
@@ -231,7 +232,11 @@ impl<B: TrainingBackend> Run<'_, B> {
     }
 
     /// Runs all blocks, and the last norm over the rows that are scored.
-    fn forward(&self, adapter: Option<Pairs<'_, B>>, activations: &mut Activations<B::Buffer>) {
+    fn forward(
+        &self,
+        adapter: Option<AdapterBeside<'_, B>>,
+        activations: &mut Activations<B::Buffer>,
+    ) {
         let Run { backend, weights, sequences, .. } = *self;
         let (spec, rows) = (&weights.spec, self.rows());
         for layer in 0..spec.layers {
@@ -241,10 +246,18 @@ impl<B: TrainingBackend> Run<'_, B> {
             if layer == 0 {
                 backend.embed(&weights.embedding, &sequences.tokens, &mut inputs[0]); // [rows, hidden]
             }
-            let (before, after) = inputs.split_at_mut(layer + 1);
-            self.enter_block(adapter, layer, &before[layer], kept, scratch);
-
-            let output = after.first_mut().unwrap_or(stream);
+            // All inputs are kept, or two take turns.
+            let (own, next) = (layer % inputs.len(), (layer + 1) % inputs.len());
+            let (input, output) = match layer + 1 < spec.layers {
+                true => {
+                    let [own, next] = inputs
+                        .get_disjoint_mut([own, next])
+                        .expect("there are two, and they differ");
+                    (own, next)
+                }
+                false => (&mut inputs[own], stream),
+            };
+            self.enter_block(adapter, layer, input, kept, scratch);
             let Kept { middle, gate, up, low, .. } = kept;
             let Scratch { active, low: low_scratch, .. } = scratch;
             backend.swiglu(gate, up, rows * spec.intermediate, active);
@@ -259,7 +272,7 @@ impl<B: TrainingBackend> Run<'_, B> {
     /// Runs a block from its input to the projections of its MLP.
     fn enter_block(
         &self,
-        adapter: Option<Pairs<'_, B>>,
+        adapter: Option<AdapterBeside<'_, B>>,
         layer: usize,
         input: &B::Buffer,
         kept: &mut Kept<B::Buffer>,
@@ -302,7 +315,7 @@ impl<B: TrainingBackend> Run<'_, B> {
     /// Fills again what the forward pass kept of a block.
     fn recompute_block(
         &self,
-        adapter: Option<Pairs<'_, B>>,
+        adapter: Option<AdapterBeside<'_, B>>,
         layer: usize,
         input: &B::Buffer,
         kept: &mut Kept<B::Buffer>,
@@ -348,8 +361,7 @@ impl<B: TrainingBackend> Run<'_, B> {
         let adapter = (*adapter)?;
         let [a, b] = adapter.pair(layer, linear)?;
         let low = low[linear as usize].as_mut()?;
-        let dropout = adapter.config();
-        match dropout.and_then(|config| Dropout::new(config, self.sequences, layer, linear)) {
+        match adapter.dropout(self.sequences, layer, linear) {
             Some(dropout) => {
                 let ((_, inputs), dropped) = (backend.shape(a), &mut scratch.dropped);
                 dropout.apply(backend, x, inputs, dropped, Write::Set);

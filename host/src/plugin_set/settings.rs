@@ -114,7 +114,7 @@ pub struct Train {
     /// trained, and where updates are short, one after each takes a good tenth of the time.
     pub save_steps: u32,
     /// Most tokens that go through the model at once; a longer example goes alone. More of them need more
-    /// memory, and change an update by no more than rounding. Default: 1024 on the processor, 4096 on a GPU.
+    /// memory, and change an update by no more than rounding. A reference is asked about as many. Default: 1024 on the processor, 4096 on a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<u32>,
     /// Keeps only the input of each block and computes the rest again: less memory, more work, and

@@ -290,12 +290,12 @@ fn after(round: u32) -> String {
     }
 }
 
-/// Returns what can be done where a device's memory did not suffice, though work was cut as small as it goes.
+/// Returns what can be done where a device's memory did not suffice, though what can be cut smaller was.
 fn no_room(error: &BackendError) -> Option<String> {
     let BackendError::OutOfMemory { .. } = error else { return None };
     Some(
-        "another program may hold the memory; a smaller `generate.max_new_tokens`, `train.max_length` or \
-         model takes less. All finished work stays, and `aligner resume` with the run directory goes on"
+        "another program may hold the memory; a smaller `generate.max_new_tokens`, `train.max_length`, \
+         `train.micro_batch_tokens` or model takes less. All finished work stays, and `aligner resume` with the run directory goes on"
             .into(),
     )
 }

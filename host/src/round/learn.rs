@@ -80,8 +80,8 @@ pub fn train(
                 (_, Lessons::Items(_, items)) => Ok(items),
                 (_, Lessons::Examples(_)) => Ok(Vec::new()),
             };
-            let tokens = tokens_at_once(settings, shop.models.device());
-            Some(reference::logprobs(shop, book, round, policy, depends, tokens, items)?)
+            let settings = train_settings(shop, place, settings);
+            Some(reference::logprobs(shop, book, round, policy, depends, &settings, items)?)
         }
     };
     let recorded = settings.trl.is_some();

@@ -8,12 +8,13 @@ use super::stage::{Made, Notebook, Place, label};
 use super::{Policy, RunError, Workshop};
 use crate::generate::SequenceError;
 use crate::progress::go_on;
-use crate::train::{Item, reference_logprobs};
+use crate::train::{Item, TrainSettings, reference_logprobs};
 
 /// Items that are scored before their logprobs are written down.
 const AT_ONCE: usize = 64;
 
-/// Returns the summed logprob of each sequence of each item under `reference`, by passes of at most `tokens_at_once`.
+/// Returns the summed logprob of each sequence of each item under `reference`, by passes like those of training
+/// with `settings`.
 ///
 /// `depends` holds all that the items depend on; `items` makes them.
 pub fn logprobs(
@@ -22,7 +23,7 @@ pub fn logprobs(
     round: u32,
     reference: &Policy,
     depends: Value,
-    tokens_at_once: usize,
+    settings: &TrainSettings,
     items: impl FnOnce() -> Result<Vec<Item>, RunError>,
 ) -> Result<Vec<Vec<f64>>, RunError> {
     let place = Place { round, stage: "reference" };
@@ -39,7 +40,7 @@ pub fn logprobs(
             let first = rows.len() / AT_ONCE * AT_ONCE;
             let batch = &items[first..items.len().min(first + AT_ONCE)];
             let mut go_on = |_| go_on(shop.cancel);
-            let scored = reference_logprobs(&engine, adapter, batch, tokens_at_once, &mut go_on);
+            let scored = reference_logprobs(&engine, adapter, batch, settings, &mut go_on);
             if let Err(SequenceError::Cancelled) = scored {
                 shop.check_cancel(book)?;
             }

@@ -417,9 +417,8 @@ fn referring(
     memory.map_err(|error| TrainError::from(error).into())
 }
 
-/// Returns the most rows that lessons, of which each has some sequences, take of a training pass: they are no longer than
-/// the rows that are dropped, and where they share, the second of a pair has its prompt with the first, but for the
-/// last token.
+/// Returns the most rows that a training pass over lessons has, of which each has some sequences. What is longer than
+/// `max_length` is dropped. Where they share, the second of a pair has its prompt with the first, but for the last token.
 fn rows_at_once<'a, L: Iterator<Item = &'a Sequence>>(
     prepared: &Prepared,
     train: &Train,

@@ -203,10 +203,19 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
     let mut trained = 0;
     for (round, &count) in (1..).zip(&selected) {
         let [learnt, scored] = set.train(round).map_or([0, 0], sequences);
-        trained += count * learnt * (plain + new / 2);
+        // The second of a pair shares its prompt with the first.
+        let tokens = |sequences: u64, pairs: bool| {
+            let prompts = if pairs { sequences.div_ceil(2) } else { sequences };
+            prompts * plain + sequences * new / 2
+        };
+        let preference = set.train(round).and_then(Train::preference);
+        let pairs = preference.is_some_and(|preference| preference.is_paired());
+        let lora = set.train(round).and_then(|train| train.lora.as_ref());
+        let drops = lora.is_some_and(|lora| lora.dropout > 0.0);
+        trained += count * tokens(learnt, pairs && !drops);
         // What is given is measured first.
-        let scored = scored + if prepared.given.is_empty() { 0 } else { 2 };
-        forward += count * scored * (plain + new / 2);
+        let given = if prepared.given.is_empty() { 0 } else { 2 };
+        forward += count * (tokens(scored, pairs) + tokens(given, true));
     }
     // Two operations a parameter forward; backward the same again for the inputs, and the same for
     // the gradients of every weight, or about half of that for an adapter's.

@@ -57,7 +57,7 @@ pub fn order(examples: usize, shuffle: Option<u64>, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Cuts a step's examples, of so many tokens each, into runs of at most `most` tokens; a longer
+/// Cuts a step's examples, of so many rows each, into runs of at most `most` rows; a longer
 /// example is alone.
 pub(super) fn micro_batches(indices: &[usize], lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn micro_batches(indices: &[usize], lengths: &[usize], most: usize) -
     batches
 }
 
-/// Returns the most tokens that [`micro_batches`] can put into one run, whatever the order.
+/// Returns the most rows that [`micro_batches`] can put into one run, whatever the order.
 pub(super) fn largest_micro_batch(lengths: &[usize], per_step: usize, most: usize) -> usize {
     let mut lengths = lengths.to_vec();
     lengths.sort_unstable_by(|a, b| b.cmp(a));

@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::tests::Tiny;
-use super::{Data, Example, StepMetrics, TrainSettings, Trainer, preference_tests, reward_tests};
+use super::{
+    Data, Example, Reference, StepMetrics, TrainSettings, Trainer, preference_tests, reward_tests,
+};
 use crate::generate::{self, Hooks, Job, Output, Sampling};
 use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::cpu::Cpu;
@@ -232,6 +234,25 @@ fn every_objective_is_that_of_the_processor() {
     for center in [0.0, 0.1] {
         let data = || reward_tests::data(center);
         as_on_the_processor(&format!("reward {center}"), &reward_tests::start(), data);
+    }
+}
+
+#[test]
+fn a_policy_that_is_its_own_reference_is_at_no_distance_from_it() {
+    let start = super::tests::adapter();
+    let (_, dpo) =
+        preference_tests::objectives().into_iter().find(|(name, _)| name == "dpo").unwrap();
+    for weight_type in [WeightType::F32, WeightType::Bf16] {
+        let Some(card) = open(weight_type) else { return };
+        let Data::Preference { items, objective, .. } = dpo() else { unreachable!() };
+        let reference = Reference::Adapter(start.clone());
+        let data = Data::Preference { items, objective, reference };
+        let engine = engine(card, &Tiny::new(true), weight_type);
+        let (said, _) = three_steps(engine, &start, data);
+        let means = said[0].preference;
+        for reward in [means.rewards_chosen.unwrap(), means.rewards_rejected.unwrap()] {
+            assert!(reward.abs() < 1e-4, "{weight_type}: {reward:e}");
+        }
     }
 }
 

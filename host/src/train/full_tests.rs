@@ -373,7 +373,8 @@ fn gradients_of_a_preference_are_slopes_of_the_whole() {
         let engine = Engine::new(Cpu::new(), weights(&model, Cpu::new()));
         let Data::Preference { items, .. } = preferences(Reference::Initial) else { panic!() };
         let mut progress = |_| std::ops::ControlFlow::Continue(());
-        let logprobs = reference_logprobs(&engine, None, &items, 1024, &mut progress).unwrap();
+        let logprobs =
+            reference_logprobs(&engine, None, &items, &full_settings(), &mut progress).unwrap();
         // Away from the reference, where every pair has a weight of its own.
         let shifted = logprobs.iter().enumerate().map(|(i, of)| vec![of[0] - i as f64, of[1]]);
         let reference = Reference::Logprobs(shifted.collect());
@@ -572,6 +573,7 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
             .sum(),
         Subject::Weights { .. } => 0,
     };
+    let lens = trainer.learner.activations.lens();
     TrainMemory {
         weights: bytes(
             WeightName::all(&weights.spec).into_iter().map(packed).sum::<usize>() + rotary,
@@ -580,7 +582,9 @@ fn held(trainer: &Trainer<Cpu>, want: &TrainMemory) -> TrainMemory {
         gradients: bytes(trainer.learner.subject.gradients().into_iter().map(|x| x.len()).sum())
             + bytes(trainer.sums.of.iter().map(|x| x.len()).sum()),
         moments: bytes(trainer.moments.iter().flatten().map(|x| x.len()).sum()),
-        activations: bytes(trainer.learner.activations.lens().into_iter().sum()),
+        activations: bytes(lens.iter().sum())
+            + backend
+                .attention_gradient_bytes(weights.spec.attention(0), lens[0] / weights.spec.hidden),
         logits: bytes(49 * weights.spec.vocab),
         ..*want
     }

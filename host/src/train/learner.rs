@@ -52,7 +52,7 @@ pub(super) struct Cut {
 /// What a micro-batch comes to that is not learnt from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Looked {
-    /// Tokens that went through the model.
+    /// Tokens of its sequences.
     pub(super) tokens: usize,
     pub(super) scored: Vec<Scored>,
 }

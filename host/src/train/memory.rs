@@ -13,7 +13,7 @@ use crate::generate::DecodeMemory;
 use crate::model::activations::{Activations, PassShape};
 use crate::model::adapter::{AdapterError, LoraConfig};
 use crate::model::backend::{TrainingBackend, WeightType};
-use crate::model::backward::Reader;
+use crate::model::backward::Reading;
 use crate::model::forward::products_bytes;
 use crate::model::spec::Spec;
 use crate::model::trainable::TrainableAdapter;
@@ -52,11 +52,18 @@ pub fn reference_memory<B: TrainingBackend>(
     let logits = backend.held_logits(rows, spec.vocab);
     let head = backend.product_bytes(logits / spec.vocab, spec.vocab, spec.hidden);
     let products = products_bytes(backend, spec, rows, false).max(head);
+    let attention = attention_bytes(backend, spec, rows);
     Ok(DecodeMemory {
         cache: 0,
-        pass: Reader::bytes(backend, spec, &pairs, rows) + products,
+        pass: Reading::bytes(backend, spec, &pairs, rows) + products + attention,
         logits: size_of::<f32>() * logits,
     })
+}
+
+/// Returns how many bytes attention works in, going back; going forward it needs no more.
+fn attention_bytes<B: TrainingBackend>(backend: &B, spec: &Spec, rows: usize) -> usize {
+    let layers = (0..spec.layers).map(|layer| spec.attention(layer));
+    layers.map(|shape| backend.attention_gradient_bytes(shape, rows)).max().unwrap_or(0)
 }
 
 impl TrainMemory {
@@ -65,7 +72,7 @@ impl TrainMemory {
     /// - `lora`: the adapter that is trained; without one every weight is.
     /// - `scores`: whether it is a reward model, which has a head of its own and no logits.
     /// - `weight_type`: how the weights beside an adapter are kept; those that are trained are f32.
-    /// - `rows`: most tokens in one micro-batch ([`rows`](TrainMemory::rows)). All of them count as
+    /// - `rows`: most rows of one micro-batch ([`rows`](TrainMemory::rows)). All of them count as
     ///   trained for the logits, of which only a few rows are held.
     pub fn predict<B: TrainingBackend>(
         backend: &B,
@@ -95,8 +102,6 @@ impl TrainMemory {
         let dropout = lora.is_some_and(|lora| lora.dropout > 0.0);
         let shape = PassShape { spec, pairs: &pairs, dropout, rows, gradient_checkpointing };
         let bytes = |numbers: usize| numbers * size_of::<f32>();
-        let layers = (0..spec.layers).map(|layer| spec.attention(layer));
-        let attention = layers.map(|shape| backend.attention_gradient_bytes(shape, rows)).max();
         let held_logits = if scores { 0 } else { backend.held_logits(rows, spec.vocab) };
         let head = backend.product_bytes(held_logits / spec.vocab, spec.vocab, spec.hidden);
         Ok(TrainMemory {
@@ -105,14 +110,14 @@ impl TrainMemory {
             gradients: bytes(gradients),
             moments: bytes(2 * trained),
             activations: Activations::bytes(shape, &|room| backend.room_bytes(room))
-                + attention.unwrap_or(0),
+                + attention_bytes(backend, spec, rows),
             products: products_bytes(backend, spec, rows, true).max(head),
             logits: bytes(held_logits),
             copies: bytes(copies),
         })
     }
 
-    /// Returns the most tokens that a micro-batch has, of examples or items of so many.
+    /// Returns the most rows that a micro-batch has, of examples or items of so many.
     pub fn rows(lengths: &[usize], settings: &TrainSettings) -> usize {
         largest_micro_batch(lengths, settings.examples_per_step(), settings.micro_batch_tokens)
     }

@@ -131,7 +131,7 @@ impl Side {
 }
 
 impl Share {
-    /// Begins that of a pass over so many tokens, with the step's reference point.
+    /// Begins that of a pass over sequences of so many tokens, with the step's reference point.
     pub(super) fn of(tokens: usize, kl: Option<f64>) -> Share {
         Share { tokens, kl, ..Share::default() }
     }

@@ -377,10 +377,11 @@ fn given_reference_logprobs_are_as_good_as_computed_ones() {
     for adapter in [None, Some(adapter())] {
         let loaded = adapter.as_ref().map(|adapter| engine.load_adapter(adapter, 1.0).unwrap());
         // Neither what fits into a pass nor what else is scored changes a bit.
-        let score = |items: &[Item], tokens_at_once| {
+        let score = |items: &[Item], micro_batch_tokens| {
             let mut progress = |_| std::ops::ControlFlow::Continue(());
-            let loaded = loaded.as_ref();
-            reference_logprobs(&engine, loaded, items, tokens_at_once, &mut progress).unwrap()
+            let (loaded, settings) =
+                (loaded.as_ref(), TrainSettings { micro_batch_tokens, ..settings() });
+            reference_logprobs(&engine, loaded, items, &settings, &mut progress).unwrap()
         };
         let logprobs = score(&items(), 512);
         assert_eq!(score(&items(), 3), logprobs);
@@ -405,7 +406,7 @@ fn a_completion_counts_where_it_is_marked() {
     let engine = Tiny::new(true).engine();
     let score = |items: &[Item]| {
         let mut progress = |_| std::ops::ControlFlow::Continue(());
-        reference_logprobs(&engine, None, items, 512, &mut progress).unwrap()
+        reference_logprobs(&engine, None, items, &settings(), &mut progress).unwrap()
     };
     let logprobs = score(&items);
     assert!(logprobs[0][0] > score(&self::items())[0][0]);

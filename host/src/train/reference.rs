@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use super::batches::{largest_micro_batch, micro_batches};
+use super::batches::micro_batches;
 use super::items::{Item, ItemProblem, SequenceProblem};
 use super::settings::SettingsError;
-use super::{TrainError, TrainSettings};
+use super::{TrainError, TrainMemory, TrainSettings};
 use crate::generate::{Progress, SequenceError, Unfit, check_policy, check_tokens};
 use crate::model::adapter::Adapter;
 use crate::model::backend::TrainingBackend;
-use crate::model::backward::{Reader, Sequences};
+use crate::model::backward::{Reading, Sequences};
 use crate::model::forward::Engine;
 use crate::model::weights::LoadedAdapter;
 use crate::objective::Preference;
@@ -29,14 +29,14 @@ pub enum Reference {
 /// Returns the summed logprob of each sequence's completion, for each item, in nats.
 ///
 /// `adapter` is a frozen one, or none for the initial model. Items go through the model in passes like those of
-/// training, of at most `micro_batch_tokens` but for an item that is longer: so what is rounded there is rounded here,
-/// and a policy that is its own reference is at no distance from it. The same items in the same order give the same
-/// bits, and may be kept and given as [`Reference::Logprobs`]. On the CPU no bit depends on the other items.
+/// training with `settings`, and no larger: so what is rounded there is rounded here, and a policy that is its own
+/// reference is at no distance from it, but for last bits. The same items in the same order give the same bits, and may
+/// be kept and given as [`Reference::Logprobs`]. On the CPU no bit depends on the other items.
 pub fn reference_logprobs<B: TrainingBackend>(
     engine: &Engine<B>,
     adapter: Option<&LoadedAdapter<B>>,
     items: &[Item],
-    micro_batch_tokens: usize,
+    settings: &TrainSettings,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f64>>, SequenceError> {
     check_policy(adapter)?;
@@ -46,18 +46,18 @@ pub fn reference_logprobs<B: TrainingBackend>(
         fits.map_err(SequenceError::of(index))?;
     }
     let rows: Vec<usize> = items.iter().map(|item| item.rows(item.all(), true)).collect();
-    let most = largest_micro_batch(&rows, items.len(), micro_batch_tokens);
-    let mut reader = Reader::new(&*engine.backend, &engine.weights, adapter, most)?;
+    let most = TrainMemory::rows(&rows, settings);
+    let mut reading = Reading::new(&*engine.backend, &engine.weights, adapter, most)?;
     let (mut sums, mut index) = (Vec::with_capacity(items.len()), 0);
     let mut state = Progress { total: items.len(), ..Progress::default() };
     let order: Vec<usize> = (0..items.len()).collect();
-    for micro_batch in micro_batches(&order, &rows, micro_batch_tokens) {
+    for micro_batch in micro_batches(&order, &rows, most) {
         let items = micro_batch.iter().map(|&i| &items[i]);
         let mut sequences = Sequences::default();
         for (sequence, shared) in items.clone().flat_map(|item| item.shared(item.all(), true)) {
             sequences.branch(&sequence.tokens, &sequence.trained, shared, 0);
         }
-        let said = engine.backend.enter(|| reader.logprobs(&sequences))?;
+        let said = engine.backend.enter(|| reading.logprobs(&sequences))?;
         let mut said = said.into_iter();
         for item in items {
             let mut of_item = Vec::with_capacity(item.sequences.len());
@@ -104,9 +104,9 @@ impl Reference {
                 Some(engine.load_adapter(&adapter, 1.0)?)
             }
         };
-        let (adapter, tokens) = (adapter.as_ref(), settings.micro_batch_tokens);
+        let adapter = adapter.as_ref();
         let mut progress = |_| ControlFlow::Continue(());
-        match reference_logprobs(engine, adapter, items, tokens, &mut progress) {
+        match reference_logprobs(engine, adapter, items, settings, &mut progress) {
             Ok(logprobs) => Ok(logprobs),
             Err(SequenceError::Sequence { index, problem: Unfit::NotFinite { .. } }) => {
                 let roles = objective.roles();

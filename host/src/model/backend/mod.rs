@@ -17,6 +17,7 @@
 //! result can fail. A failure in between is remembered and reported by the next of those.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -419,6 +420,33 @@ impl Segment {
     /// Returns a segment whose keys and values go into pages.
     pub fn cached(rows: usize, position: usize, pages: Vec<u32>) -> Segment {
         Segment { rows, position, pages, stem: None }
+    }
+
+    /// Returns the row of position 0 of each segment of a training pass, whose stems are as they must be.
+    pub(crate) fn stems(segments: &[Segment]) -> Vec<usize> {
+        // How many rows the segments at position 0 have, by their first.
+        let mut trunks = HashMap::new();
+        let mut first = 0;
+        let stem = |segment: &Segment| {
+            let Segment { rows, position, stem, .. } = *segment;
+            match stem {
+                None => {
+                    assert_eq!(
+                        position, 0,
+                        "a segment in training starts at position 0 or has a stem"
+                    );
+                    trunks.insert(first, rows);
+                }
+                Some(stem) => {
+                    let before = trunks.get(&stem).copied();
+                    let known = before.is_some_and(|before| (1..=before).contains(&position));
+                    assert!(known, "a stem starts at position 0 and has what is shared");
+                }
+            }
+            first += rows;
+            stem.unwrap_or(first - rows)
+        };
+        segments.iter().map(stem).collect()
     }
 }
 

@@ -242,6 +242,17 @@ pub trait TrainingBackend: Linking {
         gradients: AttentionGradients<'_, Self::Buffer>,
     );
 
+    /// Returns what [`logprobs_backward`](TrainingBackend::logprobs_backward) would, where there is nothing to go back
+    /// to: where it rounds otherwise than [`Backend::logprobs`], so does this.
+    fn logprobs_in_training(
+        &self,
+        hidden: &Self::Buffer,
+        head: &Self::Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        self.logprobs(hidden, head, targets)
+    }
+
     /// Sets `dhidden` `[rows, inputs]` to the gradient of the sum of `weights[i] * logprob[i]` over
     /// the rows of [`Backend::logprobs`], and returns what that would: the logits are formed anyway.
     ///

@@ -292,6 +292,15 @@ impl TrainingBackend for AnyDevice {
         })
     }
 
+    fn logprobs_in_training(
+        &self,
+        hidden: &Buffer,
+        head: &Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        on!(self, d => d.logprobs_in_training(of(d, hidden), of(d, head), targets))
+    }
+
     fn logprobs_backward(
         &self,
         hidden: &Buffer,

@@ -21,6 +21,11 @@ const HEAD_ROWS: usize = 256;
 impl crate::model::backend::Linking for Cpu {}
 
 impl TrainingBackend for Cpu {
+    /// What branches have for the keys and values that they share, which are fewer than all rows.
+    fn attention_gradient_bytes(&self, shape: AttentionShape, rows: usize) -> usize {
+        2 * size_of::<f32>() * rows * shape.kv_heads * shape.head_dim
+    }
+
     fn clear(&self, buffer: &mut Buffer) {
         buffer.fill(0.0);
     }

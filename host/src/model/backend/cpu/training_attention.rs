@@ -101,17 +101,12 @@ pub(super) fn attention_backward(
 /// Returns where each segment is, for its first head.
 fn places(plan: &CpuPlan, shape: AttentionShape) -> Vec<Place> {
     let mut first = 0;
-    let place = |segment: &Segment| {
-        let Segment { rows, position, stem, .. } = *segment;
-        let stem = stem.unwrap_or(first);
-        assert!(
-            stem + position <= first,
-            "a segment in training starts at position 0 or has a stem"
-        );
+    let place = |(segment, stem): (&Segment, usize)| {
+        let Segment { rows, position, .. } = *segment;
         first += rows;
         Place { shape, first: first - rows, rows, position, stem, kv_head: 0 }
     };
-    plan.segments.iter().map(place).collect()
+    plan.segments.iter().zip(Segment::stems(&plan.segments)).map(place).collect()
 }
 
 /// One key and value head of one segment.
@@ -336,7 +331,9 @@ impl Kernel for Backward<'_> {
         let mut weights = vec![0f32; BLOCK.min(task.rows) * width];
         let mut dscores = weights.clone();
         let gradients = [self.dkeys, self.dvalues].map(|to| Along { task, to });
-        for row in gradients.iter().flat_map(|to| (0..last).map(|position| to.row(position))) {
+        // Those of rows that are shared are zero already.
+        let own = task.position..last;
+        for row in gradients.iter().flat_map(|to| own.clone().map(|position| to.row(position))) {
             // SAFETY: rows of this head are this task's alone.
             unsafe { std::slice::from_raw_parts_mut(row, head_dim).fill(0.0) }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::argument::Argument;
-use super::buffer::Operand;
+use super::buffer::Rows;
 use super::driver::{Device, Memory};
 use super::product::{Kind, Number, Product};
 use super::{Buffer, Cuda, Matrix, Place, arguments};
@@ -23,6 +23,7 @@ impl Cuda {
         hidden: &Buffer,
         head: &Matrix,
         targets: &[u32],
+        training: bool,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let held = targets.len().min(HEAD_ROWS) * head.outputs;
         let logits = Memory::new(&self.device, size_of::<f32>() * held)?;
@@ -31,7 +32,13 @@ impl Cuda {
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let to = logits.address();
-            self.product(Kind::Forward, hidden, first, rows, head, Place::f32(to), Write::Set);
+            match training {
+                true => self.logits_in_training(hidden, first, rows, head, to),
+                false => {
+                    let to = Place::f32(to);
+                    self.product(Kind::Forward, hidden, first, rows, head, to, Write::Set);
+                }
+            }
             self.say(to, head.outputs, wanted.address(), &said, first, rows);
         }
         said.hear()
@@ -49,6 +56,22 @@ impl Cuda {
         said.hear()
     }
 
+    /// Forms the logits of rows from `first` on, by what is fastest on a device that rounds.
+    fn logits_in_training(
+        &self,
+        hidden: &Buffer,
+        first: usize,
+        rows: usize,
+        head: &Matrix,
+        to: u64,
+    ) {
+        let (result, number) = (Place::f32(to), head.operand().number);
+        self.with_operand(hidden, first..first + rows, head.inputs, number, false, |left| {
+            let product = Product::with_weight(Kind::Forward, left, rows, head, None, result);
+            self.products.run(Product { alike: number == Number::F32, ..product });
+        });
+    }
+
     pub(super) fn logprobs_and_gradients(
         &self,
         hidden: &Buffer,
@@ -59,8 +82,7 @@ impl Cuda {
         mut dhead: Option<&mut Buffer>,
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         let Matrix { outputs: vocab, inputs, .. } = *head;
-        let of_head = head.operand();
-        let number = of_head.number;
+        let number = head.operand().number;
         let held = targets.len().min(HEAD_ROWS) * vocab;
         let logits = Memory::new(&self.device, size_of::<f32>() * held)?;
         let rounded = match number {
@@ -75,25 +97,8 @@ impl Cuda {
         for first in (0..targets.len()).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(targets.len() - first);
             let from = logits.address();
-            let product = Product {
-                kind: Kind::Forward,
-                number,
-                rows,
-                outputs: vocab,
-                inputs,
-                left: Operand { address: 0, pitch: inputs },
-                right: of_head.operand(),
-                result: Place::f32(from),
-                added: from,
-                // On a device that rounds, training takes what is fastest.
-                alike: number == Number::F32,
-                scale: 1.0,
-                before: 0.0,
-            };
             let of_hidden = first..first + rows;
-            self.with_operand(hidden, of_hidden.clone(), inputs, number, false, |left| {
-                self.products.run(Product { left: left.operand(), ..product });
-            });
+            self.logits_in_training(hidden, first, rows, head, from);
             self.say(from, vocab, wanted.address(), &said, first, rows);
             let (name, gradient) = match &rounded {
                 None => ("logit_gradient_f32", from),
@@ -102,11 +107,10 @@ impl Cuda {
             let (targets, weights) = (at(&wanted, first), at(&weights, first));
             let arguments = arguments![from, vocab, targets, weights, said.row(first), gradient];
             self.device.launch(name, [vocab.div_ceil(1024), rows, 1], 256, 0, arguments);
-            let left = Operand { address: gradient, pitch: vocab };
-            let back = Product { left, alike: false, ..product };
+            let left = Rows { address: gradient, number, width: vocab, margin: 0 };
             let result = Place::f32(to).after(first * inputs);
-            let added = result.address;
-            self.products.run(Product { kind: Kind::Backward, result, added, ..back });
+            let back = Product::with_weight(Kind::Backward, left, rows, head, None, result);
+            self.products.run(back);
             if let Some(dhead) = &mut dhead {
                 assert!(head.number == Number::F32, "a head that is trained itself is f32");
                 let result = Place::f32(dhead.written(vocab * inputs));

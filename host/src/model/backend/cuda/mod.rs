@@ -490,7 +490,7 @@ impl Backend for Cuda {
         targets: &[u32],
     ) -> Result<Vec<TokenLogprob>, BackendError> {
         self.device.check()?;
-        self.logprobs_in_runs(hidden, head, targets)
+        self.logprobs_in_runs(hidden, head, targets, false)
     }
 
     fn logprobs_of_logits(

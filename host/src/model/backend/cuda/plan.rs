@@ -31,7 +31,7 @@ struct Place {
     pages: usize,
     /// The first chunks of positions whose pages are those of the segment before.
     shared: usize,
-    /// The first row of the segment that it branches off, or its own.
+    /// In training, the row of position 0: its own first, or that of the segment that it branches off.
     stem: usize,
 }
 
@@ -60,7 +60,11 @@ impl Plan {
         let (mut positions, mut tables, mut pages) = (vec![], vec![], vec![]);
         let (mut places, mut longest) = (Vec::with_capacity(segments.len()), 0);
         let mut before: &[u32] = &[];
-        for segment in segments {
+        let stems = match segments.iter().all(|segment| segment.pages.is_empty()) {
+            true => Segment::stems(segments),
+            false => vec![0; segments.len()],
+        };
+        for (segment, stem) in segments.iter().zip(stems) {
             let Segment { rows, position, .. } = *segment;
             let (first_row, first_page) = (positions.len(), pages.len());
             if rows == 0 {
@@ -68,7 +72,6 @@ impl Plan {
             }
             let shared = common_chunks(before, &segment.pages);
             before = &segment.pages;
-            let stem = segment.stem.unwrap_or(first_row);
             places.push(Place { first_row, rows, position, pages: first_page, shared, stem });
             positions.extend((position..position + rows).map(|position| position as u32));
             tables.extend(std::iter::repeat_n(first_page as u32, rows));
@@ -116,8 +119,8 @@ impl Plan {
                 (passes::bring(&self.device, &tasks), tasks.len())
             }
             Cut::Keys(each) => {
-                let (tiles, readers) = self.cut_keys(each);
-                let all = [tiles.as_flattened(), readers.as_flattened()].concat();
+                let (tiles, seeing) = self.cut_keys(each);
+                let all = [tiles.as_flattened(), seeing.as_flattened()].concat();
                 (passes::bring(&self.device, &all), tiles.len())
             }
         };
@@ -144,9 +147,7 @@ impl Plan {
     /// Returns each `Section`.
     fn cut_rows(&self, each: usize) -> Vec<[u32; 5]> {
         let mut tasks = Vec::new();
-        for place in &self.segments {
-            place.check();
-            let &Place { first_row, rows, position, stem, .. } = place;
+        for &Place { first_row, rows, position, stem, .. } in &self.segments {
             for start in (0..rows).step_by(each) {
                 let rows = each.min(rows - start);
                 let task = [first_row + start, rows, position + start, stem, position];
@@ -157,33 +158,28 @@ impl Plan {
         tasks
     }
 
-    /// Returns each `Tile` and each `Reader`.
+    /// Returns each `Tile` and each `Seeing`.
     fn cut_keys(&self, each: usize) -> (Vec<[u32; 5]>, Vec<[u32; 4]>) {
         /// All keys.
         const ANY: usize = i32::MAX as usize;
-        let (mut tiles, mut readers) = (Vec::new(), Vec::new());
-        for place in &self.segments {
-            place.check();
-            let &Place { first_row, rows, position, .. } = place;
-            let branches = || {
-                let off = |other: &&Place| other.stem == first_row && other.position > 0;
-                self.segments.iter().filter(off)
-            };
+        let (mut tiles, mut seeing) = (Vec::new(), Vec::new());
+        for &Place { first_row, rows, position, .. } in &self.segments {
+            let off = |other: &&Place| other.stem == first_row && other.position > 0;
+            let branches: Vec<&Place> = self.segments.iter().filter(off).collect();
             for start in (0..rows).step_by(each) {
-                let (row, at, first_reader) = (first_row + start, position + start, readers.len());
-                readers.push([row, rows - start, at, ANY]);
-                let seeing = branches().filter(|branch| branch.position > at);
-                readers.extend(seeing.map(|of| [of.first_row, of.rows, of.position, of.position]));
-                let count = readers.len() - first_reader;
-                tiles.push([row, each.min(rows - start), at, first_reader, count]);
+                let (row, at, first) = (first_row + start, position + start, seeing.len());
+                seeing.push([row, rows - start, at, ANY]);
+                let further = branches.iter().filter(|branch| branch.position > at);
+                seeing.extend(further.map(|of| [of.first_row, of.rows, of.position, of.position]));
+                tiles.push([row, each.min(rows - start), at, first, seeing.len() - first]);
             }
         }
         let rows = |&[.., first, count]: &[usize; 5]| {
-            readers[first..first + count].iter().map(|&[_, rows, ..]| rows).sum::<usize>()
+            seeing[first..first + count].iter().map(|&[_, rows, ..]| rows).sum::<usize>()
         };
         tiles.sort_by_key(|tile| Reverse(rows(tile)));
         let tiles = tiles.into_iter().map(|tile| tile.map(|number| number as u32)).collect();
-        (tiles, readers.into_iter().map(|reader| reader.map(|number| number as u32)).collect())
+        (tiles, seeing.into_iter().map(|rows| rows.map(|number| number as u32)).collect())
     }
 
     fn cut_chunks(&self, each: usize, window: Option<usize>) -> Vec<[u32; 6]> {
@@ -229,16 +225,6 @@ impl Plan {
         let step = (tasks.len() / 8).next_power_of_two();
         tasks.resize(tasks.len().next_multiple_of(step), [0; 6]);
         tasks
-    }
-}
-
-impl Place {
-    fn check(&self) {
-        let Place { first_row, position, stem, .. } = *self;
-        assert!(
-            stem + position <= first_row,
-            "a segment in training starts at position 0 or has a stem"
-        );
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) struct Product {
 
 impl Product {
     /// `result` = `added` + rows times a weight, going forward or backward, by what is fastest.
-    fn with_weight(
+    pub(super) fn with_weight(
         kind: Kind,
         left: Rows,
         rows: usize,

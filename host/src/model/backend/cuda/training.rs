@@ -427,6 +427,16 @@ impl TrainingBackend for Cuda {
         self.attention_backward_of(dy, saved, shape, plan, gradients);
     }
 
+    fn logprobs_in_training(
+        &self,
+        hidden: &Buffer,
+        head: &Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<TokenLogprob>, BackendError> {
+        self.device.check()?;
+        self.logprobs_in_runs(hidden, head, targets, true)
+    }
+
     fn logprobs_backward(
         &self,
         hidden: &Buffer,

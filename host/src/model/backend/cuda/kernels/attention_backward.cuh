@@ -93,7 +93,7 @@ __host__ __device__ inline size_t keys_room(int head_dim) {
 }
 
 // Rows in a row that see keys of a tile, but none from the position `seen` on.
-struct Reader {
+struct Seeing {
     int first_row, rows, position, seen;
     // How many rows see one of the keys before `end`.
     __device__ int count(int end, int window) const {
@@ -101,12 +101,12 @@ struct Reader {
     }
 };
 
-// Some keys of one segment, and who reads them: those of its own segment, then those of others that branch off it.
+// Some keys of one segment, and what sees them: rows of its own segment, then those of others that branch off it.
 struct Tile {
-    int first_row, rows, position, first_reader, readers;
-    // All readers lie behind the last tile.
-    __device__ const Reader *reader(const Tile *tiles) const {
-        return reinterpret_cast<const Reader *>(tiles + gridDim.x) + first_reader;
+    int first_row, rows, position, first_seeing, count;
+    // All that see lie behind the last tile.
+    __device__ const Seeing *seeing(const Tile *tiles) const {
+        return reinterpret_cast<const Seeing *>(tiles + gridDim.x) + first_seeing;
     }
 };
 
@@ -126,13 +126,13 @@ KERNEL attention_dkeys(Saved saved, const Tile *tiles, Shape shape, float *dkeys
         v[j * stride + d] = there ? saved.values[at] : 0;
         dk[i] = dv[i] = 0;
     }
-    for (int nth = 0; nth < tile.readers; nth++) {
-        Reader reader = tile.reader(tiles)[nth];
-        int count = reader.count(tile.position + tile.rows, shape.window);
+    for (int nth = 0; nth < tile.count; nth++) {
+        Seeing those = tile.seeing(tiles)[nth];
+        int count = those.count(tile.position + tile.rows, shape.window);
         for (int first = 0; first < count; first += TILE) {
             int rows = min(TILE, count - first);
             for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-                auto place = [&](int r) { return (size_t)(reader.first_row + first + r) * shape.heads + head; };
+                auto place = [&](int r) { return (size_t)(those.first_row + first + r) * shape.heads + head; };
                 __syncthreads();
                 for (int i = threadIdx.x; i < TILE * head_dim; i += THREADS) {
                     int r = i / head_dim;
@@ -142,8 +142,8 @@ KERNEL attention_dkeys(Saved saved, const Tile *tiles, Shape shape, float *dkeys
                 }
                 __syncthreads();
                 for (int r = warp; r < TILE; r += THREADS / 32) {
-                    int position = reader.position + first + r, key = tile.position + lane;
-                    bool seen = r < rows && lane < tile.rows && key < reader.seen && key <= position &&
+                    int position = those.position + first + r, key = tile.position + lane;
+                    bool seen = r < rows && lane < tile.rows && key < those.seen && key <= position &&
                                 key >= first_seen(position, shape.window);
                     size_t at = place(r < rows ? r : 0);
                     Weight weight = weigh(q + r * head_dim, dy + r * head_dim, k + lane * stride, v + lane * stride,

@@ -316,10 +316,10 @@ __device__ void attention_dkeys_bf16(SavedOperands saved, const Tile *tiles, Sha
     int keys_of = warp / 2 * HALF, rows_of = warp % 2 * HALF, numbers_of = warp % 2 * (D / 2);
     float dk[M][D / 16][4] = {}, dv[M][D / 16][4] = {};
     int head = kv_head * group + blockIdx.z;
-    for (int nth = 0; nth < tile.readers; nth++) {
-        Reader reader = tile.reader(tiles)[nth];
-        int count = reader.count(tile.position + tile.rows, shape.window);
-        auto at = [&](int row) { return (size_t)(reader.first_row + row) * shape.heads + head; };
+    for (int nth = 0; nth < tile.count; nth++) {
+        Seeing those = tile.seeing(tiles)[nth];
+        int count = those.count(tile.position + tile.rows, shape.window);
+        auto at = [&](int row) { return (size_t)(those.first_row + row) * shape.heads + head; };
         for (int first = 0; first < count; first += BLOCK) {
             // Until all have read what was there.
             __syncthreads();
@@ -347,9 +347,9 @@ __device__ void attention_dkeys_bf16(SavedOperands saved, const Tile *tiles, Sha
                         float weight[2], dscore[2];
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
-                            int position = first + row + i < count ? reader.position + first + row + i : -1;
+                            int position = first + row + i < count ? those.position + first + row + i : -1;
                             int key = tile.position + j;
-                            bool seen = key < reader.seen && sees(position, key, shape.window);
+                            bool seen = key < those.seen && sees(position, key, shape.window);
                             float score = scores[m][n][2 * r + i] * shape.scale * LOG2E - log_sums[row + i];
                             weight[i] = seen ? exp2f(score) : 0;
                             dscore[i] = seen ? weight[i] * (slopes[m][n][2 * r + i] - deltas[row + i]) * shape.scale : 0;
