@@ -59,7 +59,7 @@ use sha2::{Digest, Sha256};
 
 pub use batches::order;
 pub use error::TrainError;
-pub use items::{Data, Item, ItemProblem, Sequence, SequenceProblem};
+pub use items::{Data, Item, ItemProblem, Sequence, SequenceProblem, shares_prompts};
 pub use memory::{TrainMemory, reference_memory};
 pub use metrics::{PreferenceMetrics, StepMetrics};
 pub use ranks::{Base, RankError, Ranks, WireError, Work, Worker, WorkerError};

@@ -21,7 +21,7 @@ use crate::model::trainable::TrainableAdapter;
 use crate::plugin_set::{EmbeddedWork, Generate, Lora, PluginSet, Search, Train};
 use crate::record::{Finish, Text, Variant};
 use crate::round::{Aligned, RunError, given_variants, tokens_at_once};
-use crate::train::{TrainError, TrainMemory, TrainSettings, reference_memory};
+use crate::train::{TrainError, TrainMemory, TrainSettings, reference_memory, shares_prompts};
 
 /// Prompts that are rendered to estimate how long the others are: three batches of the default size.
 pub(super) const SAMPLE: usize = 96;
@@ -385,8 +385,7 @@ fn training(
     dtype: WeightType,
 ) -> Result<TrainMemory, RunError> {
     let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
-    // As the trainer cuts them.
-    let shares = lora.as_ref().is_none_or(|lora| lora.dropout == 0.0);
+    let shares = shares_prompts(lora.as_ref());
     let rows = |of: fn(&Lesson) -> &[Sequence]| {
         rows_at_once(prepared, train, lessons.iter().map(|lesson| of(lesson).iter()), shares)
     };
@@ -411,7 +410,9 @@ fn referring(
 ) -> Result<DecodeMemory, RunError> {
     let spec = &prepared.models["policy"].model.spec;
     let all = lessons.iter().map(|lesson| lesson.learnt.iter().chain(&lesson.looked_at));
-    let rows = rows_at_once(prepared, train, all, true);
+    // What has no pairs is compared with a completion of another prompt.
+    let pairs = train.preference().is_some_and(|preference| preference.is_paired());
+    let rows = rows_at_once(prepared, train, all, pairs);
     let lora: Option<LoraConfig> = train.lora.as_ref().map(Lora::config);
     let memory = reference_memory(&prepared.device, spec, lora.as_ref(), rows);
     memory.map_err(|error| TrainError::from(error).into())

@@ -9,12 +9,15 @@ use crate::memory::Estimate;
 use crate::model::backend::{AnyDevice, Backend, WeightType, Write};
 use crate::model::spec::{Linear, Spec};
 use crate::plugin::{Answerer, Ask, Candidate, Outcome, Place};
-use crate::plugin_set::{Alpha, Launch, OnAlarm, PluginSet, Scope, Search, Train, Trl, Watch};
+use crate::plugin_set::{
+    Alpha, Launch, Lora, OnAlarm, PluginSet, Scope, Search, Train, Trl, Watch,
+};
 use crate::progress::counted;
 use crate::record::{Answer, Exemplar, Prompt, Record, Text, Variant, VariantRole};
 use crate::report::{Plan, PlanPlugin, PlanTime};
 use crate::round::RunError;
 use crate::shown::one_line;
+use crate::train::shares_prompts;
 
 /// Prompts that are rendered to estimate how long the others are.
 pub(super) const PROBES: usize = 8;
@@ -210,9 +213,8 @@ fn tokens(prepared: &Prepared) -> Result<Tokens, RunError> {
         };
         let preference = set.train(round).and_then(Train::preference);
         let pairs = preference.is_some_and(|preference| preference.is_paired());
-        let lora = set.train(round).and_then(|train| train.lora.as_ref());
-        let drops = lora.is_some_and(|lora| lora.dropout > 0.0);
-        trained += count * tokens(learnt, pairs && !drops);
+        let lora = set.train(round).and_then(|train| train.lora.as_ref()).map(Lora::config);
+        trained += count * tokens(learnt, pairs && shares_prompts(lora.as_ref()));
         // What is given is measured first.
         let given = if prepared.given.is_empty() { 0 } else { 2 };
         forward += count * (tokens(scored, pairs) + tokens(given, true));

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::reference::Reference;
 use super::settings::{Example, SettingsError, check_examples};
 use super::{TrainError, TrainSettings};
-use crate::model::adapter::Adapter;
+use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::backend::TrainingBackend;
 use crate::model::forward::Engine;
 use crate::model::spec::Spec;
@@ -90,6 +90,12 @@ impl Sequence {
             None => Ok(()),
         }
     }
+}
+
+/// Returns whether the second of a pair shares its prompt with the first in training. Where inputs of the adapter are
+/// dropped it does not, as each sequence draws for itself.
+pub fn shares_prompts(lora: Option<&LoraConfig>) -> bool {
+    lora.is_none_or(|lora| lora.dropout == 0.0)
 }
 
 impl Item {

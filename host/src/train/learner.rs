@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::batches::{Batches, micro_batches};
-use super::items::{Item, Objective, Sequence};
+use super::items::{Item, Objective, Sequence, shares_prompts};
 use super::metrics::Share;
 use super::subject::Subject;
 use super::{TrainError, TrainMemory, TrainSettings};
@@ -27,8 +27,7 @@ pub(super) struct Learner<B: TrainingBackend> {
     pub(super) batches: Batches,
     /// Rows of a pass that each item takes, where it is learnt from, and where it is only looked at.
     lengths: [Vec<usize>; 2],
-    /// Whether a prompt goes through the model once for the completions that are compared. Where inputs of pairs are
-    /// dropped it does not, as each sequence draws for itself.
+    /// Whether a prompt goes through the model once for the completions that are compared ([`shares_prompts`]).
     shares: bool,
     pub(super) activations: Activations<B::Buffer>,
 }
@@ -68,7 +67,7 @@ impl<B: TrainingBackend> Learner<B> {
         let batches = Batches::new(&settings, items.len());
         let (spec, lora) = (&subject.model().spec, subject.lora());
         let (pairs, dropout) = (&subject.pairs(), lora.is_some_and(|lora| lora.dropout > 0.0));
-        let shares = !dropout;
+        let shares = shares_prompts(lora);
         let lengths = [objective.learnt(), objective.looked_at()].map(|which| {
             items.iter().map(|item| item.rows(which.clone(), shares)).collect::<Vec<_>>()
         });
